@@ -1,0 +1,1 @@
+"""Environments: the protocol, real LIBERO and a fast fake."""

@@ -1,0 +1,13 @@
+"""Errors that a user can act on: each message is one line and names the remedy."""
+
+
+class WprayError(Exception):
+    """Base of every error that wpray raises on purpose."""
+
+
+class BadInputError(WprayError, ValueError):
+    """The input (config, file, folder, machine) cannot be used as it is: exit code 2, one line, no traceback."""
+
+
+class RunStoppedError(WprayError, RuntimeError):
+    """The run stopped before every trial had a row, keeping what is finished: exit code 1."""

@@ -1,0 +1,47 @@
+"""The policy protocol: a stateless function from requests to replies, so that any replica can answer any request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """What a policy needs of the harness."""
+
+    name: str
+    images: bool  # needs camera images
+    privileged: bool  # needs simulator truth; the results say so
+    num_gpus: float  # GPUs of one replica
+    max_batch_size: int
+
+
+class Policy(Protocol):
+    """Answers batches. A request's reply must not depend on the other requests of its batch.
+
+    A request that cannot be answered raises; the caller then asks the others again one by one.
+    """
+
+    spec: PolicySpec
+
+    def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
+        """One reply a request, in order, each with the first segment's actions."""
+
+    def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
+        """One reply a request, in order."""
+
+
+class PolicyClient(Protocol):
+    """What an episode sees of a policy: one blocking call at a time."""
+
+    spec: PolicySpec
+
+    def plan(self, request: PlanRequest) -> PlanReply:
+        """Asks for a plan and its first segment."""
+
+    def act(self, request: SegmentRequest) -> SegmentReply:
+        """Asks for one segment."""

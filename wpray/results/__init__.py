@@ -1,0 +1,1 @@
+"""Results: schema, writing, merging, statistics."""

@@ -1,0 +1,230 @@
+"""What travels between the driver, the environments and the policy: frozen dataclasses of numpy arrays.
+
+Units are metres, radians and seconds; positions are in MuJoCo's world frame; quaternions are (x, y, z, w).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+ImageArray = NDArray[np.uint8]
+Status = Literal["success", "failure", "error"]
+
+ACTION_DIM = 7
+PROPRIO_DIM = 8
+POLICY_IMAGE_SIZE = 224
+MAX_SEGMENT_STEPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One LIBERO task of a suite, as the installed benchmark package describes it."""
+
+    suite: str
+    task_id: int
+    name: str
+    instruction: str
+    num_trials: int  # initial states available
+    max_steps: int  # control steps after the wait steps
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One episode's identity: everything its outcome may depend on besides the configuration."""
+
+    task: Task
+    trial: int  # index of the initial state
+    seed: int  # the run's seed, the same for every trial
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """(suite, task_id, trial): unique within a run."""
+        return (self.task.suite, self.task.task_id, self.trial)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectState:
+    """Privileged: one object's collision geometry in the world frame, as scripted policies need it."""
+
+    name: str
+    position: FloatArray  # (3,) body origin, m
+    footprint: FloatArray  # (K, 2) convex hull of its collision vertices seen from above, m
+    bottom: float  # lowest collision vertex, m
+    top: float  # highest collision vertex, m
+
+
+@dataclass(frozen=True, slots=True)
+class PrivilegedState:
+    """Simulator truth that no camera shows; only policies that ask for it get it, and the results say so."""
+
+    eef_pos: FloatArray  # (3,)
+    eef_rotation: FloatArray  # (3, 3) grip site
+    finger_axis: FloatArray  # (3,) unit vector from one finger pad to the other
+    objects: tuple[ObjectState, ...]
+    target: str  # object to pick
+    goal: str  # object or fixture to place it in
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a policy may see at a decision point (stock LIBERO's sampling instant, see envs/libero.py)."""
+
+    proprio: FloatArray  # (8,) eef position, axis-angle, two gripper joint positions
+    base_image: ImageArray | None = None  # (224, 224, 3) agentview, rotated and resized; None if not asked for
+    wrist_image: ImageArray | None = None  # (224, 224, 3)
+    privileged: PrivilegedState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WaypointPlan:
+    """Waypoints in the policy's normalized space, zero-padded to its model width."""
+
+    start: Float32Array  # (D,) normalized current proprio
+    waypoints: Float32Array  # (M, D)
+    durations: IntArray  # (M,) control steps; < 0 skip, 0 ends the plan
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An action chunk: executable environment actions of one segment, one row a control step."""
+
+    actions: FloatArray  # (H, 7) delta position, delta axis-angle, gripper -1 open .. +1 close
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """Asks for waypoints; the reply also carries the first segment, which sees the same observation."""
+
+    trial: Trial
+    plan_index: int
+    segment_index: int  # of the first segment that this plan starts, counted over the episode
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRequest:
+    """Asks for the actions from one waypoint to the next."""
+
+    trial: Trial
+    plan_index: int
+    segment_index: int  # counted over the episode
+    observation: Observation
+    start: Float32Array  # (D,) normalized
+    end: Float32Array  # (D,) normalized
+    duration: int  # 1..32 control steps
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a request's time went inside the policy."""
+
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    batch_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReply:
+    """Answer to a PlanRequest; `first` is None when the plan executes nothing."""
+
+    plan: WaypointPlan
+    first: Segment | None
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReply:
+    """Answer to a SegmentRequest."""
+
+    segment: Segment
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True, slots=True)
+class SimState:
+    """The simulator after a control step, and what a pixel-exact re-render of that step's images needs."""
+
+    qpos: FloatArray  # (nq,) after the step
+    qvel: FloatArray  # (nv,)
+    eef_pos: FloatArray  # (3,) as observed
+    eef_quat: FloatArray  # (4,) x, y, z, w, as observed
+    gripper_qpos: FloatArray  # (2,)
+    render_qpos: FloatArray  # (nq,) at the sampled substep, which the images show
+    render_site_alpha: Float32Array  # (nsite,) visual flags such as a lit stove
+
+
+@dataclass(frozen=True, slots=True)
+class SceneState:
+    """What a trial's reset decided and no step changes: fixture poses."""
+
+    body_pos: FloatArray  # (nbody, 3)
+    body_quat: FloatArray  # (nbody, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One policy call of an episode; a row of decisions.parquet."""
+
+    kind: Literal["plan", "segment"]
+    step: int  # control steps taken before it, wait steps included
+    plan_index: int
+    segment_index: int
+    waypoints: Float32Array | None  # plan: (M, 8) normalized
+    durations: IntArray | None  # plan: (M,)
+    waypoint_index: int | None  # segment: which waypoint of the plan it aims at
+    duration: int | None  # segment: control steps
+    wait_s: float  # request to reply, seen by the environment
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One row a control step, wait steps included; N rows."""
+
+    actions: FloatArray  # (N, 7)
+    states: tuple[SimState, ...]  # N; empty when recording is off
+    scene: SceneState | None
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeTimes:
+    """Seconds that an episode spent where."""
+
+    reset_s: float
+    env_s: float
+    render_s: float
+    policy_wait_s: float
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """What run_trial returns: the outcome and how it came about; errors are exceptions, not results."""
+
+    trial: Trial
+    success: bool
+    num_steps: int  # env.step calls, wait steps included
+    num_plans: int
+    num_segments: int
+    decisions: tuple[Decision, ...]
+    trajectory: Trajectory
+    times: EpisodeTimes
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def first_executable(durations: IntArray) -> int | None:
+    """Index of the waypoint that a plan executes first; None if a 0 (or the end) comes before any positive duration."""
+    for index, duration in enumerate(durations):
+        if duration == 0:
+            return None
+        if duration > 0:
+            return index
+    return None
