@@ -1,0 +1,212 @@
+"""One episode, as the protocol defines it. Knows neither Ray nor torch nor MuJoCo.
+
+Protocol: reset to the trial's initial state, wait, then plan; follow the plan's waypoints one segment at a time, each
+on a fresh observation and starting at the waypoint just aimed at; plan again when the plan is used up; until the
+task is solved or the step limit is reached. Success during the wait steps counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wpray.envs.base import NOOP_ACTION, Environment
+from wpray.policy.base import PolicyClient
+from wpray.types import (
+    ACTION_DIM,
+    MAX_SEGMENT_STEPS,
+    PROPRIO_DIM,
+    Decision,
+    EpisodeResult,
+    EpisodeTimes,
+    Float32Array,
+    FloatArray,
+    Observation,
+    PlanReply,
+    PlanRequest,
+    Segment,
+    SegmentReply,
+    SegmentRequest,
+    SimState,
+    Trajectory,
+    Trial,
+)
+
+
+class PolicyOutputError(RuntimeError):
+    """A policy answered with something that cannot be executed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """What an episode needs besides its trial."""
+
+    num_steps_wait: int = 10  # zero actions while the objects settle
+    record_states: bool = True
+    on_step: Callable[[int], None] | None = None  # called with the step count: a sign of life
+
+
+def run_trial(
+    env: Environment, policy: PolicyClient, trial: Trial, settings: RolloutSettings | None = None
+) -> EpisodeResult:
+    """Runs one episode of `trial` and returns its outcome.
+
+    Raises whatever the environment or the policy raises: an error is never an outcome.
+    """
+    episode = _Episode(env, policy, trial, settings or RolloutSettings())
+    episode.reset()
+    episode.wait()
+    while not episode.over:
+        reply = episode.plan()
+        if len(reply.plan.waypoints) == 0:
+            break
+        if not episode.follow(reply):
+            episode.execute([NOOP_ACTION])
+    return episode.result()
+
+
+@dataclass(slots=True)
+class _Episode:
+    """An episode under way: counts steps and calls, and records them."""
+
+    env: Environment
+    policy: PolicyClient
+    trial: Trial
+    settings: RolloutSettings
+    success: bool = False
+    num_plans: int = 0
+    num_segments: int = 0
+    actions: list[FloatArray] = field(default_factory=list)
+    states: list[SimState] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    reset_s: float = 0.0
+    env_s: float = 0.0
+    policy_wait_s: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def over(self) -> bool:
+        limit = self.settings.num_steps_wait + self.trial.task.max_steps
+        return self.success or len(self.actions) >= limit
+
+    def reset(self) -> None:
+        began = time.perf_counter()
+        self.env.load(self.trial.task)
+        self.env.reset(self.trial)
+        self.reset_s = time.perf_counter() - began
+
+    def wait(self) -> None:
+        self.execute([NOOP_ACTION] * self.settings.num_steps_wait)
+
+    def execute(self, actions: Iterable[FloatArray]) -> None:
+        """Steps through `actions` until they, or the episode, end."""
+        for action in actions:
+            if self.over:
+                return
+            began = time.perf_counter()
+            self.success = self.env.step(action)
+            self.env_s += time.perf_counter() - began
+            self.actions.append(action)
+            if self.settings.record_states:
+                self.states.append(self.env.state())
+            if self.settings.on_step is not None:
+                self.settings.on_step(len(self.actions))
+
+    def plan(self) -> PlanReply:
+        request = PlanRequest(self.trial, self.num_plans, self.num_segments, self.observe())
+        began = time.perf_counter()
+        reply = self.policy.plan(request)
+        waited = time.perf_counter() - began
+        self.policy_wait_s += waited
+        self.decisions.append(self._plan_decision(reply, waited))
+        self.num_plans += 1
+        return reply
+
+    def follow(self, reply: PlanReply) -> int:
+        """Executes the plan's segments; returns how many actions it executed."""
+        before = len(self.actions)
+        start, first = reply.plan.start, reply.first
+        for index, (waypoint, duration) in enumerate(zip(reply.plan.waypoints, reply.plan.durations, strict=True)):
+            if duration == 0 or self.over:
+                break
+            if duration < 0:
+                continue
+            steps = min(int(duration), MAX_SEGMENT_STEPS)
+            if first is not None:
+                answer, waited, first = SegmentReply(first, reply.timing), 0.0, None
+            else:
+                answer, waited = self.act(start, waypoint, steps)
+            self.decisions.append(self._segment_decision(index, steps, waited, answer))
+            self.num_segments += 1
+            self.execute(_executable(answer.segment, steps))
+            start = waypoint
+        return len(self.actions) - before
+
+    def act(self, start: Float32Array, end: Float32Array, duration: int) -> tuple[SegmentReply, float]:
+        plan_index = self.num_plans - 1
+        request = SegmentRequest(self.trial, plan_index, self.num_segments, self.observe(), start, end, duration)
+        began = time.perf_counter()
+        reply = self.policy.act(request)
+        waited = time.perf_counter() - began
+        self.policy_wait_s += waited
+        return reply, waited
+
+    def observe(self) -> Observation:
+        return self.env.observe(images=self.policy.spec.images, privileged=self.policy.spec.privileged)
+
+    def result(self) -> EpisodeResult:
+        wall_s = time.perf_counter() - self.started
+        actions = np.array(self.actions, dtype=np.float64).reshape(-1, ACTION_DIM)
+        scene = self.env.scene() if self.settings.record_states else None
+        return EpisodeResult(
+            trial=self.trial,
+            success=self.success,
+            num_steps=len(self.actions),
+            num_plans=self.num_plans,
+            num_segments=self.num_segments,
+            decisions=tuple(self.decisions),
+            trajectory=Trajectory(actions, tuple(self.states), scene),
+            times=EpisodeTimes(self.reset_s, self.env_s, self.env.render_s, self.policy_wait_s, wall_s),
+        )
+
+    def _plan_decision(self, reply: PlanReply, waited: float) -> Decision:
+        return Decision(
+            kind="plan",
+            step=len(self.actions),
+            plan_index=self.num_plans,
+            segment_index=self.num_segments,
+            waypoints=reply.plan.waypoints[:, :PROPRIO_DIM],
+            durations=reply.plan.durations,
+            waypoint_index=None,
+            duration=None,
+            wait_s=waited,
+            timing=reply.timing,
+        )
+
+    def _segment_decision(self, waypoint_index: int, duration: int, waited: float, answer: SegmentReply) -> Decision:
+        return Decision(
+            kind="segment",
+            step=len(self.actions),
+            plan_index=self.num_plans - 1,
+            segment_index=self.num_segments,
+            waypoints=None,
+            durations=None,
+            waypoint_index=waypoint_index,
+            duration=duration,
+            wait_s=waited,
+            timing=answer.timing,
+        )
+
+
+def _executable(segment: Segment, steps: int) -> FloatArray:
+    """The segment's first `steps` actions, checked: NaN or a short chunk would fail silently inside the simulator."""
+    actions = segment.actions[:steps]
+    if actions.shape != (steps, ACTION_DIM):
+        wanted = f"({steps} or more, {ACTION_DIM})"
+        raise PolicyOutputError(f"the policy's action chunk has shape {segment.actions.shape}, expected {wanted}")
+    if not np.isfinite(actions).all():
+        raise PolicyOutputError("the policy's action chunk holds a value that is not finite")
+    return actions

@@ -1,0 +1,36 @@
+"""Suite -> trials, minus those already recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from wpray.errors import BadInputError
+from wpray.types import Task, Trial
+
+
+def select_tasks(tasks: Sequence[Task], wanted: Sequence[int] | None) -> tuple[Task, ...]:
+    """The tasks whose ids are `wanted` (all if None), in id order; raises BadInputError for an id out of range."""
+    if wanted is None:
+        return tuple(tasks)
+    by_id = {task.task_id: task for task in tasks}
+    unknown = sorted(set(wanted) - set(by_id))
+    if unknown:
+        suite, last = tasks[0].suite, max(by_id)
+        raise BadInputError(f"tasks: {suite} has no task {unknown[0]}; its tasks are 0 to {last}")
+    return tuple(by_id[task_id] for task_id in sorted(set(wanted)))
+
+
+def make_trials(tasks: Sequence[Task], num_trials: int, seed: int) -> tuple[Trial, ...]:
+    """(task, trial) pairs, tasks in order; raises BadInputError if a task has fewer initial states than trials."""
+    for task in tasks:
+        if num_trials > task.num_trials:
+            raise BadInputError(
+                f"num_trials_per_task: {num_trials} trials asked for, but task {task.task_id} ({task.name}) of "
+                f"{task.suite} has {task.num_trials} initial states; use at most {task.num_trials}"
+            )
+    return tuple(Trial(task, trial, seed) for task in tasks for trial in range(num_trials))
+
+
+def remaining(trials: Sequence[Trial], recorded: Collection[tuple[str, int, int]]) -> tuple[Trial, ...]:
+    """Those of `trials` whose key is not in `recorded`."""
+    return tuple(trial for trial in trials if trial.key not in recorded)
