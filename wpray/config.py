@@ -1,0 +1,226 @@
+"""The configuration of a run: YAML, then command line, validated before anything heavy is imported.
+
+Existing configs keep their flat keys and meaning; everything new is grouped. This module imports pydantic only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Auto = Literal["auto"]
+
+
+def _expand_ranges(value: Any) -> Any:
+    """Lets task ids be written `3`, `0,3,5` or `0-4` on the command line and in YAML."""
+    items = value if isinstance(value, list) else [value]
+    expanded: list[Any] = []
+    for item in items:
+        for part in item.strip("[] ").split(",") if isinstance(item, str) else [item]:
+            expanded.extend(_expand_range(part))
+    return expanded
+
+
+def _expand_range(part: Any) -> list[Any]:
+    first, dash, last = part.strip().partition("-") if isinstance(part, str) else ("", "", "")
+    if dash and first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < 1000:
+        return list(range(int(first), int(last) + 1))
+    return [part]
+
+
+TaskIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_expand_ranges)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class EnvConfig(_Group):
+    """The simulated environment."""
+
+    renderer: Literal["auto", "osmesa", "egl"] = Field(
+        "auto", description="OpenGL library that renders the cameras; auto: EGL where a GPU driver is present"
+    )
+    protocol: Literal["wpray", "serial"] = Field(
+        "wpray",
+        description="wpray: every trial gets the scene of a fresh, freshly seeded process; "
+        "serial: the order-dependent scenes of a stock serial evaluator",
+    )
+    memory_gb: PositiveFloat = Field(2.1, description="memory reserved for each env actor, GiB")
+    max_steps: PositiveInt | None = Field(
+        None, description="control steps after the wait steps; default: the suite's own limit"
+    )
+
+
+class RayConfig(_Group):
+    """Where and how wide the run is."""
+
+    address: str | None = Field(
+        None, description="none: a local Ray in this process; auto or ray://HOST:10001: join a cluster"
+    )
+    submit: str | None = Field(None, description="http://HEAD:8265: run the driver itself on the cluster (Ray Jobs)")
+    follow: bool = Field(True, description="with ray.submit: stream the job's log until it ends")
+    fetch: bool = Field(True, description="with ray.submit: bring the result folder back at the end")
+    num_env_actors: PositiveInt | Auto = Field(
+        "auto", description="environments at once; auto: from the cluster's CPUs and memory"
+    )
+    num_policy_actors: PositiveInt | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
+    env_cpus: PositiveFloat = Field(1.0, description="CPUs reserved for each env actor")
+    env_resources: dict[str, float] = Field(
+        default_factory=dict, description="custom resources that each env actor needs, such as {env_node: 1}"
+    )
+    policy_resources: dict[str, float] = Field(
+        default_factory=dict, description="custom resources that each policy actor needs"
+    )
+
+
+class BatchingConfig(_Group):
+    """How the policy actor forms batches."""
+
+    max_batch_size: PositiveInt = Field(32, le=256, description="most requests answered together")
+    max_wait_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
+    deterministic: bool = Field(
+        False, description="make the arithmetic independent of a batch's size and composition (fixed shapes)"
+    )
+
+
+class VideoConfig(_Group):
+    """Videos, rendered from recorded states after the episodes."""
+
+    mode: Literal["none", "failures", "sample", "all"] = Field(
+        "sample", description="sample: the first success and the first failure of each task"
+    )
+    fps: PositiveInt = Field(10, le=120, description="frames per second of the file")
+    every: PositiveInt = Field(2, description="keep every n-th control step")
+    max_count: int = Field(20, ge=0, description="most videos of a run")
+    overlay: bool = Field(False, description="write step, waypoint and outcome in the corner")
+
+
+class RetryConfig(_Group):
+    """What happens when something fails."""
+
+    max_attempts: PositiveInt = Field(3, le=100, description="attempts of a trial before it becomes an error row")
+    stall_s: PositiveFloat = Field(120.0, description="seconds without a step or reply after which an actor is hung")
+    max_error_share: float = Field(
+        0.05, ge=0, le=1, description="stop the run at this share of error rows (and at least 3)"
+    )
+
+
+class StopWhenConfig(_Group):
+    """Optional early stop, decided on finished episodes."""
+
+    half_width: float | None = Field(
+        None, gt=0, lt=1, description="stop when the overall 95% interval's half-width is under this"
+    )
+    reference_rate: float | None = Field(None, gt=0, lt=1, description="sequential test against this success rate")
+    difference: float = Field(0.1, gt=0, lt=1, description="smallest difference from reference_rate that matters")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="rate of falsely finding a difference")
+    beta: float = Field(0.05, gt=0, lt=0.5, description="rate of missing that difference")
+
+
+class Config(_Group):
+    """Every setting of an evaluation run."""
+
+    policy: str = Field(
+        "", description="scripted | waypoint_vla | noop | random; default: waypoint_vla if checkpoints are named"
+    )
+    robot_type: Literal["libero"] = Field("libero", description="the robot and its benchmark")
+    task_suite: str = Field("libero_object", pattern=r"^[A-Za-z0-9_]{1,100}$", description="LIBERO suite")
+    tasks: TaskIds | None = Field(
+        None, min_length=1, description="task ids, such as 0,3 or 0-4; default: all of the suite"
+    )
+    num_trials_per_task: PositiveInt = Field(1, le=100_000, description="trials of each task, from its initial states")
+    num_steps_wait: int = Field(10, ge=0, le=1000, description="zero actions at the start while objects settle")
+    num_parallel: PositiveInt | None = Field(None, description="environments at once (as ray.num_env_actors)")
+    seed: int = Field(0, ge=0, lt=2**32, description="seeds every trial, with its own key")
+    output_dir: str | None = Field(
+        None, description="result folder; default: a new one under runs/, or the unfinished one of the same config"
+    )
+    resume: Literal["never", "auto", "only"] = Field(
+        "auto", description="go on with a folder's finished trials: if it has any (auto), not at all, or nothing else"
+    )
+    record: Literal["full", "light", "none"] = Field(
+        "full", description="trajectories: with the simulator's full state, the robot's alone, or none"
+    )
+    video_out_path: str | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
+
+    vlm_checkpoint: str | None = Field(None, description="waypoint VLM: model directory or training step")
+    ae_checkpoint: str | None = Field(None, description="action expert: model directory or training step")
+    dataset_statistics_path: str | None = Field(None, description="dataset_statistics.json of the training data")
+    tokenizer_path: str | None = Field(
+        None, description="PaliGemma's tokenizer.model; default: found beside the checkpoint"
+    )
+    model_action_dim: PositiveInt = Field(32, le=4096, description="action width of the action expert")
+    model_proprio_dim: PositiveInt = Field(32, le=4096, description="waypoint width of the action expert")
+    horizon_steps: PositiveInt = Field(32, le=4096, description="actions of one segment's chunk")
+    num_waypoints: PositiveInt = Field(7, le=64, description="waypoints of one plan")
+    max_token_len: PositiveInt = Field(256, le=8192, description="longest VLM prompt, tokens")
+    paligemma_variant: str = Field("gemma_2b", description="VLM size; checked against the checkpoint")
+    action_expert_variant: str = Field("gemma_300m", description="expert size; checked against the checkpoint")
+    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="action expert's compute precision")
+    vlm_precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="VLM's compute precision")
+    norm_type: Literal["q99", "normal"] = Field("q99", description="normalization of proprio and actions")
+    torch_compile: bool = Field(True, description="capture the models' work as CUDA graphs (false: eager)")
+
+    env: EnvConfig = EnvConfig()
+    ray: RayConfig = RayConfig()
+    batching: BatchingConfig = BatchingConfig()
+    video: VideoConfig = VideoConfig()
+    retry: RetryConfig = RetryConfig()
+    stop_when: StopWhenConfig = StopWhenConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_policy(cls, data: Any) -> Any:
+        """Without `policy`, a config that names checkpoints means the learned policy."""
+        if isinstance(data, dict) and not data.get("policy"):
+            learned = data.get("vlm_checkpoint") or data.get("ae_checkpoint")
+            return {**data, "policy": "waypoint_vla" if learned else "scripted"}
+        return data
+
+    @model_validator(mode="after")
+    def _learned_policy_has_files(self) -> Config:
+        if self.policy == "waypoint_vla":
+            for name in ("vlm_checkpoint", "ae_checkpoint", "dataset_statistics_path"):
+                if not getattr(self, name):
+                    raise ValueError(f"policy waypoint_vla needs {name}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_number_of_environments(self) -> Config:
+        both = self.num_parallel is not None and self.ray.num_env_actors != "auto"
+        if both and self.num_parallel != self.ray.num_env_actors:
+            raise ValueError("num_parallel and ray.num_env_actors mean the same: give one of them")
+        return self
+
+    @property
+    def num_env_actors(self) -> int | Auto:
+        """Environments at once, under either of its names."""
+        return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
+
+
+# What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.
+_NO_OUTCOME = frozenset(
+    {"tasks", "num_trials_per_task", "num_parallel", "output_dir", "resume", "record", "video_out_path", "ray"}
+    | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms"}
+)
+
+
+def outcome_fields(config: Config) -> dict[str, Any]:
+    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder."""
+    flat: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": item for key, item in value.items() if name not in _NO_OUTCOME}
+        else:
+            flat[name] = value
+    return {name: value for name, value in flat.items() if name not in _NO_OUTCOME}
+
+
+def fingerprint(config: Config) -> str:
+    """16 hex digits that name `outcome_fields`."""
+    text = json.dumps(outcome_fields(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,147 @@
+"""Reads a Config from a YAML file and the command line; every mistake is one line that names the remedy."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from wpray.config import Config
+from wpray.errors import BadInputError
+
+_MAX_YAML_BYTES = 1_000_000
+_ABOUT = (
+    "Evaluate a policy on LIBERO in parallel. Without --config: LIBERO-Object, scripted policy, this machine. "
+    "Every field below can be set in the YAML file and as --field VALUE; the command line wins."
+)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Raises BadInputError where argparse would print a usage text and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Turns argparse's complaint into one line."""
+        found, _, rest = message.partition("unrecognized arguments: ")
+        if not found and rest.startswith("--"):
+            raise BadInputError(unknown_key(rest.split()[0].lstrip("-").partition("=")[0], prefix="--"))
+        raise BadInputError(f"{message} (see --help)")
+
+
+def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Config:
+    """The configuration that `argv` means: `[--config FILE] [--any.config.field VALUE ...]`.
+
+    `parser` may hold a command's own options. Raises BadInputError for anything that is not a valid configuration;
+    `--help` prints every field and exits.
+    """
+    parser = parser or ArgumentParser(prog="python -m wpray.launch", description=_ABOUT, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
+    source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
+        _CliConfig, root_parser=parser, cli_parse_args=list(argv), formatter_class=argparse.HelpFormatter
+    )
+    given = source()
+    before = ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config")
+    path = before.parse_known_args(list(argv))[0].config
+    return validate(_merge(read_yaml(Path(path)) if path else {}, given))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, dotted keys expanded; raises BadInputError if there is none."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_YAML_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
+    except ValueError as error:
+        raise BadInputError(f"{str(path)!r} is not a file name") from error
+    if len(raw) > _MAX_YAML_BYTES:
+        raise BadInputError(f"{path}: larger than 1 MB, which no configuration is")
+    data = _parse_yaml(path, raw)
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise BadInputError(f"{path}: must hold 'key: value' lines, such as 'task_suite: libero_object'")
+    return _expand_dots(data)
+
+
+def validate(data: dict[str, Any]) -> Config:
+    """The Config of a plain mapping; raises BadInputError naming the first field that is wrong."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise BadInputError(_explain(error)) from error
+
+
+def field_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every settable field by its dotted name."""
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from field_names(info.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def unknown_key(name: str, prefix: str = "") -> str:
+    """The one line for a key that no field has, naming the nearest one."""
+    names = list(field_names())
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = near or [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]]
+    hint = f"did you mean {prefix}{near[0]}?" if near else "--help lists every field"
+    return f"unknown key {prefix}{name}: {hint}"
+
+
+class _CliConfig(Config, BaseSettings):
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_parse_none_str="null",
+    )
+
+
+def _parse_yaml(path: Path, raw: bytes) -> Any:
+    try:
+        data = yaml.safe_load(raw.decode("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadInputError(f"{path}: not readable as YAML ({reason})") from error
+    return {} if data is None else data
+
+
+def _expand_dots(data: dict[str, Any]) -> dict[str, Any]:
+    """`ray.address: auto` means the same as `ray: {address: auto}`."""
+    expanded: dict[str, Any] = {}
+    for name, value in data.items():
+        group, dot, field = name.partition(".")
+        expanded = _merge(expanded, {group: {field: value}} if dot else {name: value})
+    return expanded
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"] if part not in ("int", "literal['auto']", "constrained-int"))
+    if first["type"] == "extra_forbidden":
+        return unknown_key(name)
+    reason = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return reason
+    return f"{name}: {reason}, not {_shorten(first['input'])}"
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
