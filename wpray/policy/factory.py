@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
+from types import ModuleType
 from typing import cast
 
 from wpray.config import Config
@@ -20,8 +21,8 @@ _BUILT_IN = {
 
 
 def policy_spec(config: Config) -> PolicySpec:
-    """What the configured policy needs of the harness, without building it. Raises BadInputError for an unknown name."""
-    return cast(PolicySpec, import_module(_module(config.policy)).spec_of(config))
+    """What the configured policy needs of the harness, without building it. Raises BadInputError for an unknown one."""
+    return cast(PolicySpec, _module(config.policy).spec_of(config))
 
 
 def build_policy(config: Config) -> Policy:
@@ -29,15 +30,18 @@ def build_policy(config: Config) -> Policy:
 
     Raises BadInputError for an unknown name, and whatever is wrong with its files.
     """
-    return cast(Policy, import_module(_module(config.policy)).build(config))
+    return cast(Policy, _module(config.policy).build(config))
 
 
-def _module(name: str) -> str:
+def _module(name: str) -> ModuleType:
     """The module of a built-in policy, or `my_package.my_policy` for a user's own with the same two functions."""
     if name in _BUILT_IN:
-        return _BUILT_IN[name]
+        return import_module(_BUILT_IN[name])
     if "." in name:
-        return name
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            raise BadInputError(f"policy: cannot import {name} ({error}); install it or set PYTHONPATH") from error
     near = difflib.get_close_matches(name, _BUILT_IN, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(_BUILT_IN)}"
     raise BadInputError(f"policy: unknown policy {name!r}; {hint} (or a module path with spec_of and build)")
