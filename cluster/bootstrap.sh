@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# Sets everything up on a fresh Linux machine, then runs wpray. A second call finds nothing to do and starts at once.
+#
+#   bash cluster/bootstrap.sh launch [ARGS]   evaluate (no ARGS: the quickstart); also doctor, report, compare, video, bench
+#   bash cluster/bootstrap.sh test [ARGS]     the tests (ARGS go to pytest)
+#   bash cluster/bootstrap.sh node            just the set-up, as a node of a cluster needs it
+#   bash cluster/bootstrap.sh setup [EXTRA]   just the set-up, with an extra such as vla, rlds or dev
+#
+# WPRAY_VENV=DIR puts the virtual environment elsewhere (default: .venv beside pyproject.toml);
+# WPRAY_PYTHON=FILE chooses the interpreter (3.11 to 3.13).
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${WPRAY_VENV:-$root/.venv}
+# The newest CPU build that the tests ran with; any torch from 2.6 to 2.14 works.
+torch_cpu=2.13.0
+
+say() { printf 'wpray: %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 2; }
+
+# ---- system libraries ------------------------------------------------------------------------------------------
+
+has_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$1"; }
+
+has_nvidia_driver() { has_library libcuda.so.1 || [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidiactl ]; }
+
+missing_packages() {
+    has_library libOSMesa.so || echo libosmesa6
+    has_library libGL.so.1 || echo libgl1
+    has_library libglib-2.0.so.0 || echo libglib2.0-0
+    if has_nvidia_driver; then
+        has_library libEGL.so.1 || echo libegl1
+        has_library libGLESv2.so.2 || echo libgles2
+    fi
+}
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    local fix="apt-get install -y $*"
+    command -v apt-get >/dev/null || die "missing system libraries; install what your system calls: $*"
+    [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || die "missing system libraries; as root: $fix"
+    say "installing system packages: $*"
+    as_root apt-get update -qq >/dev/null || say "apt-get update failed; trying with the lists that are here"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
+        die "installing system packages failed; as root: apt-get update && $fix"
+}
+
+# ---- Python ----------------------------------------------------------------------------------------------------
+
+find_python() {
+    local candidate
+    for candidate in ${WPRAY_PYTHON:-python3.12 python3.11 python3.13 python3}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    die "no Python 3.11, 3.12 or 3.13 found; install one or set WPRAY_PYTHON"
+}
+
+make_venv() {
+    local python
+    [ -x "$venv/bin/python" ] && return
+    python=$(find_python)
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        install_packages "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    fi
+    say "creating $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+}
+
+pip_install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+
+# A plain `torch` for x86 Linux is a CUDA build of several GB: without a driver the CPU build is asked for by name.
+install_torch() {
+    "$venv/bin/python" -c 'import torch' 2>/dev/null && return
+    if has_nvidia_driver; then
+        pip_install 'torch>=2.6'
+    else
+        pip_install --retries 0 --timeout 10 --index-url https://download.pytorch.org/whl/cpu "torch==$torch_cpu" \
+            2>/dev/null || pip_install "torch==$torch_cpu"
+    fi
+}
+
+stamp_name() { # what an installation depends on; a change of it installs again
+    { cat "$root/pyproject.toml"; echo "$1"; "$venv/bin/python" --version; } | sha256sum | cut -c1-16
+}
+
+install_project() {
+    local extra=$1 stamp
+    stamp=$venv/.wpray-$(stamp_name "$extra")
+    [ -e "$stamp" ] && return
+    say "installing wpray${extra:+[$extra]} and what it needs; this happens once"
+    pip_install --upgrade pip || say "pip could not be upgraded; going on with the one that is here"
+    case $extra in *vla* | *dev*) install_torch ;; esac
+    pip_install --editable "$root${extra:+[$extra]}" || die "pip failed; see its message above"
+    touch "$stamp"
+}
+
+setup() {
+    local packages
+    mapfile -t packages < <(missing_packages)
+    install_packages "${packages[@]}"
+    make_venv
+    install_project "$1"
+}
+
+# The learned policy needs torch; a scripted run does not, so it is not made to wait for it.
+extra_for() {
+    local argument
+    for argument in "$@"; do
+        case $argument in *waypoint_vla* | *vlm_checkpoint* | *ae_checkpoint*) echo vla && return ;; esac
+        if [ -f "$argument" ] && grep -qE '^ *(policy: *waypoint_vla|vlm_checkpoint:)' "$argument"; then
+            echo vla && return
+        fi
+    done
+}
+
+main() {
+    local command=${1:-}
+    [ $# -gt 0 ] && shift
+    case $command in
+        launch | doctor | report | compare | video | bench)
+            setup "$(extra_for "$@")"
+            exec "$venv/bin/python" -m "wpray.$command" "$@"
+            ;;
+        test)
+            setup dev
+            cd "$root"
+            exec "$venv/bin/python" -m pytest "$@"
+            ;;
+        setup) setup "${1:-}" ;;
+        node) setup vla ;;
+        *)
+            sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2
+            exit 2
+            ;;
+    esac
+}
+
+main "$@"

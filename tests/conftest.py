@@ -1,0 +1,41 @@
+"""Shared by all tests: what a machine cannot run is skipped, with the reason."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+
+import pytest
+
+# Before anything imports MuJoCo: tests render with OSMesa, which every machine can have.
+os.environ.setdefault("MUJOCO_GL", "osmesa")
+os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+
+def _has_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_libero() -> bool:
+    renderer = os.environ["MUJOCO_GL"] == "egl" or ctypes.util.find_library("OSMesa") is not None
+    return renderer and importlib.util.find_spec("libero") is not None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what needs a GPU or LIBERO where there is none, and the fault suite unless it is asked for."""
+    gpu = any("gpu" in item.keywords for item in items) and _has_gpu()
+    libero = _has_libero()
+    for item in items:
+        if "gpu" in item.keywords and not gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
+        if "libero" in item.keywords and not libero:
+            item.add_marker(pytest.mark.skip(reason="LIBERO or OSMesa is not installed"))
+        if "faults" in item.keywords and "faults" not in (config.option.markexpr or ""):
+            item.add_marker(pytest.mark.skip(reason="long: run with -m faults"))

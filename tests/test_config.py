@@ -1,0 +1,124 @@
+"""The configuration: same meaning for existing files, one clear line for every mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wpray.config import Config, fingerprint, outcome_fields
+from wpray.config_cli import field_names, read_config
+from wpray.errors import BadInputError
+
+EXISTING = """
+robot_type: libero
+task_suite: libero_object
+vlm_checkpoint: /models/vlm    # or .../checkpoints/waypoint_vlm_libero/5000
+ae_checkpoint: /models/ae
+dataset_statistics_path: /data/dataset_statistics.json
+model_action_dim: 32
+model_proprio_dim: 32
+horizon_steps: 32
+num_waypoints: 7
+max_token_len: 256
+paligemma_variant: gemma_2b
+action_expert_variant: gemma_300m
+precision: bfloat16
+norm_type: q99
+vlm_precision: bfloat16
+torch_compile: true
+num_trials_per_task: 3
+num_steps_wait: 10
+num_parallel: 10
+video_out_path: data/libero/videos_wp
+"""
+
+
+def test_an_existing_config_works_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "eval_waypoint_libero.yaml"
+    path.write_text(EXISTING)
+    config = read_config(["--config", str(path)])
+    assert config.policy == "waypoint_vla"
+    assert config.num_env_actors == 10
+    assert config.video_out_path == "data/libero/videos_wp"
+
+
+def test_without_config_it_is_the_quickstart() -> None:
+    config = read_config([])
+    assert (config.policy, config.task_suite, config.num_trials_per_task) == ("scripted", "libero_object", 1)
+
+
+def test_the_command_line_wins_over_the_file_field_by_field(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3\nray:\n  num_env_actors: 2\n  address: auto\nvideo.fps: 20\n")
+    config = read_config(["--config", str(path), "--ray.num_env_actors", "5", "--tasks", "0-2,7"])
+    assert (config.seed, config.ray.num_env_actors, config.ray.address) == (3, 5, "auto")
+    assert (config.video.fps, config.tasks) == (20, [0, 1, 2, 7])
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["--task_suit", "x"], "did you mean --task_suite?"),
+        (["--num_env_actors", "3"], "did you mean --ray.num_env_actors?"),
+        (["--seed", "-1"], "seed"),
+        (["--tasks", "-3"], "tasks"),
+        (["--tasks", "a"], "tasks"),
+        (["--num_trials_per_task", "0"], "num_trials_per_task"),
+        (["--env.renderer", "glx"], "'osmesa' or 'egl'"),
+        (["--policy", "waypoint_vla"], "needs vlm_checkpoint"),
+        (["--task_suite", "../../etc"], "task_suite"),
+        (["--retry.stall_s", "nan"], "retry.stall_s"),
+        (["--num_parallel", "2", "--ray.num_env_actors", "3"], "num_parallel"),
+        (["--config"], "--config"),
+        (["--config", "/does/not/exist.yaml"], "No such file"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_remedy(argv: list[str], hint: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        read_config(argv)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [b", "- 1", "x", "\x00", "task_suite: *nowhere", "1: 2", "a:\n\t- b", "!!python/object:os.x {}"]
+)
+def test_an_unreadable_file_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInputError) as caught:
+        read_config(["--config", str(path)])
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_outcomes_depend_on_the_fields_that_say_so() -> None:
+    base = Config()
+    same = read_config(["--ray.num_env_actors", "7", "--num_trials_per_task", "5", "--video.mode", "none"])
+    other = read_config(["--seed", "1"])
+    assert fingerprint(base) == fingerprint(same) != fingerprint(other)
+    assert "env.protocol" in outcome_fields(base)
+
+
+def test_help_lists_every_field() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from wpray.config_cli import read_config; read_config(['--help'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    missing = [name for name in field_names() if f"--{name}" not in done.stdout]
+    assert not missing
+
+
+def test_reading_a_config_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from wpray.config_cli import read_config; read_config([]); "
+        "print([name for name in ('ray', 'torch', 'mujoco', 'pyarrow', 'libero') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

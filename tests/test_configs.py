@@ -1,0 +1,33 @@
+"""Every configuration file that is shipped is a test case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wpray.config import Config
+from wpray.config_cli import read_config
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_is_valid(path: Path) -> None:
+    config = read_config(["--config", str(path)])
+    assert config.task_suite in path.read_text()
+
+
+def test_there_is_one_for_each_suite_and_the_quickstart_is_the_default() -> None:
+    names = {path.stem for path in CONFIGS}
+    assert names >= {
+        "libero_object",
+        "libero_spatial",
+        "libero_goal",
+        "libero_10",
+        "libero_90",
+        "quickstart",
+        "cluster",
+    }
+    quickstart = next(path for path in CONFIGS if path.stem == "quickstart")
+    assert read_config(["--config", str(quickstart)]) == Config()
