@@ -1,0 +1,110 @@
+"""What is shipped under cluster/ is what Ray, Kubernetes, Docker, Slurm and bash accept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+LAUNCHER_FILES = sorted(CLUSTER.glob("*.yaml"))
+KUBERAY_FILES = sorted((CLUSTER / "kuberay").glob("*.yaml"))
+SCRIPTS = [CLUSTER / "bootstrap.sh", *sorted((CLUSTER / "slurm").iterdir())]
+
+
+def _tool(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@pytest.mark.parametrize("path", LAUNCHER_FILES, ids=lambda path: path.stem)
+def test_rays_own_schema_accepts_the_cluster_file(path: Path) -> None:
+    import jsonschema
+    import ray
+
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    data = yaml.safe_load(path.read_text())
+    jsonschema.validate(data, schema)
+    for node_type in data.get("available_node_types", {}).values():
+        assert node_type.get("max_workers", 0) <= data.get("max_workers", 0)
+    if "available_node_types" in data:
+        assert data["head_node_type"] in data["available_node_types"]
+
+
+def _ray_clusters(data: dict[str, Any]) -> dict[str, Any]:
+    return data["spec"]["rayClusterSpec"] if data["kind"] == "RayJob" else data["spec"]
+
+
+@pytest.mark.parametrize("path", KUBERAY_FILES, ids=lambda path: path.stem)
+def test_kubernetes_accepts_every_pod_of_the_kuberay_file(path: Path) -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    data = yaml.safe_load(path.read_text())
+    assert data["apiVersion"] == "ray.io/v1"
+    spec = _ray_clusters(data)
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    for group in groups:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": group["template"]["spec"]}
+        validate.validate(pod, "1.31", strict=True)
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+
+
+@pytest.mark.parametrize("path", KUBERAY_FILES, ids=lambda path: path.stem)
+def test_kuberay_knows_every_field(path: Path) -> None:
+    """Field names of the KubeRay v1 API that the files use; an unknown one would be dropped without a word."""
+    data = yaml.safe_load(path.read_text())
+    job = {"entrypoint", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "rayClusterSpec"}
+    if data["kind"] == "RayJob":
+        assert set(data["spec"]) <= job
+    spec = _ray_clusters(data)
+    cluster = {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
+    worker = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+    assert set(spec) <= cluster
+    assert set(spec["headGroupSpec"]) <= {"rayStartParams", "template"}
+    for group in spec["workerGroupSpecs"]:
+        assert set(group) <= worker
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_job_and_cluster_describe_the_same_nodes() -> None:
+    job, cluster = (
+        yaml.safe_load((CLUSTER / "kuberay" / f"{name}.yaml").read_text()) for name in ("rayjob", "raycluster")
+    )
+    assert _ray_clusters(job) == _ray_clusters(cluster)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_sound(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    done = subprocess.run([_tool("shellcheck"), str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_dockerfile_is_sound_and_does_not_run_as_root() -> None:
+    done = subprocess.run([_tool("hadolint"), str(CLUSTER / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    users = [line.split()[1] for line in (CLUSTER / "Dockerfile").read_text().splitlines() if line.startswith("USER")]
+    assert users and users[-1] not in ("root", "0")
+
+
+def test_bootstrap_without_a_command_explains_itself() -> None:
+    done = subprocess.run(["bash", str(CLUSTER / "bootstrap.sh")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "bootstrap.sh launch" in done.stderr
+
+
+def test_bootstrap_names_the_interpreters_it_can_use() -> None:
+    environment = {"PATH": "/usr/bin:/bin", "WPRAY_PYTHON": "/nonexistent", "WPRAY_VENV": "/nonexistent/venv"}
+    done = subprocess.run(
+        ["bash", str(CLUSTER / "bootstrap.sh"), "setup"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "WPRAY_PYTHON" in done.stderr.splitlines()[-1]
