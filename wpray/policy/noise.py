@@ -1,0 +1,43 @@
+"""The flow's initial noise: a function of the request's key alone, never of what else runs.
+
+Philox is counter-based and its key is hashed from the request's, so any replica on any machine draws the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from wpray.types import Float32Array, PlanRequest, SegmentRequest
+
+_DOMAIN = "wpray flow noise 1"  # change it, and every outcome changes
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseKey:
+    """What one segment's noise depends on."""
+
+    seed: int
+    suite: str
+    task_id: int
+    trial: int
+    plan_index: int
+    segment_index: int  # counted over the episode
+
+
+def noise_key(request: PlanRequest | SegmentRequest) -> NoiseKey:
+    """The key of the segment that `request` asks for; a plan asks for its first segment."""
+    trial = request.trial
+    suite, task_id, index = trial.key
+    return NoiseKey(trial.seed, suite, task_id, index, request.plan_index, request.segment_index)
+
+
+def flow_noise(key: NoiseKey, shape: tuple[int, ...]) -> Float32Array:
+    """Standard normal noise of `shape`, float32 (drawn in float64)."""
+    text = json.dumps([_DOMAIN, *astuple(key)])
+    digest = hashlib.sha256(text.encode()).digest()
+    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)))
+    return generator.standard_normal(shape).astype(np.float32)

@@ -1,0 +1,118 @@
+"""The two models' prompts, and the sentencepiece tokenizer that turns them into ids (BOS first, no padding)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol, cast
+
+import sentencepiece
+
+from wpray.errors import BadInputError
+from wpray.policy.waypoint_tokens import LOWEST_SPECIAL_TOKEN, VOCABULARY, to_bins
+from wpray.types import Float32Array
+
+ANSWER_HEADER = "Action: "  # what the VLM's answer starts with; encoded on its own, without BOS
+MAX_ACTION_PROMPT_TOKENS = 64
+_TOKENIZER_NAME = "tokenizer.model"
+_MAX_BYTES = 64_000_000
+_CACHED_PROMPTS = 4096
+_REMEDY = "set tokenizer_path to PaliGemma's tokenizer.model"
+
+TokenIds = tuple[int, ...]
+
+
+class PromptTooLongError(ValueError):
+    """An instruction needs more tokens than the model was made for."""
+
+
+class _SentencePiece(Protocol):
+    def encode(self, text: str) -> list[int]: ...
+    def vocab_size(self) -> int: ...
+    def bos_id(self) -> int: ...
+
+
+def clean(instruction: str) -> str:
+    """The instruction as training wrote it: stripped, `_` as space, lower-case."""
+    return instruction.strip().replace("_", " ").lower()
+
+
+def plan_prompt(instruction: str, state: Float32Array) -> str:
+    """The VLM's prompt for an instruction and the (8,) normalized proprio."""
+    return f"Task: {clean(instruction)}, State: {' '.join(map(str, to_bins(state)))};\n"
+
+
+def action_prompt(instruction: str) -> str:
+    """The action expert's prompt."""
+    return f"Task: {clean(instruction)}, \n"
+
+
+class PromptEncoder:
+    """Token ids of the prompts. A task's prompts are encoded once."""
+
+    def __init__(self, tokenizer: _SentencePiece, max_plan_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_plan_tokens = max_plan_tokens
+        self.header: TokenIds = tuple(tokenizer.encode(ANSWER_HEADER))
+        self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_uncached)
+
+    def plan(self, instruction: str, state: Float32Array) -> TokenIds:
+        """Ids of the VLM's prompt for the (8,) normalized proprio; raises PromptTooLongError naming the task."""
+        return self._bounded(plan_prompt(instruction, state), self._max_plan_tokens, "max_token_len", instruction)
+
+    def act(self, instruction: str) -> TokenIds:
+        """Ids of the action expert's prompt; raises PromptTooLongError naming the task."""
+        return self._bounded(action_prompt(instruction), MAX_ACTION_PROMPT_TOKENS, "the action expert", instruction)
+
+    def _bounded(self, prompt: str, limit: int, what: str, instruction: str) -> TokenIds:
+        ids = self._encode(prompt)
+        if len(ids) > limit:
+            raise PromptTooLongError(f"the prompt of task {instruction!r} has {len(ids)} tokens; {what} allows {limit}")
+        return ids
+
+    def _encode_uncached(self, prompt: str) -> TokenIds:
+        return (self._tokenizer.bos_id(), *self._tokenizer.encode(prompt))
+
+
+def find_tokenizer(path: Path | None, beside: Iterable[Path]) -> Path:
+    """The tokenizer file: `path` (a file, or the folder that holds it), else the first found near `beside`.
+
+    Near a checkpoint means in its folder or in one of the two above it. Raises BadInputError if there is none.
+    """
+    if path is not None:
+        file = path / _TOKENIZER_NAME if path.is_dir() else path
+        if file.is_file():
+            return file
+        raise BadInputError(f"tokenizer_path: {file} is not a file; {_REMEDY}")
+    checkpoints = list(beside)
+    for checkpoint in checkpoints:
+        absolute = checkpoint.absolute()
+        for folder in (absolute, *absolute.parents[:2]):
+            if (folder / _TOKENIZER_NAME).is_file():
+                return folder / _TOKENIZER_NAME
+    names = " or ".join(map(str, checkpoints))
+    raise BadInputError(f"no {_TOKENIZER_NAME} beside {names}; {_REMEDY}")
+
+
+def load_tokenizer(path: Path, *, small: bool) -> _SentencePiece:
+    """The sentencepiece tokenizer in `path`.
+
+    It must have PaliGemma's vocabulary, since the embedding table has it. A `small` one, as synthetic test checkpoints
+    have, may have any number of pieces below the waypoint tokens. Raises BadInputError for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+        if not 0 < len(raw) <= _MAX_BYTES:
+            raise RuntimeError("empty, or larger than 64 MB")
+        tokenizer = cast(_SentencePiece, sentencepiece.SentencePieceProcessor(model_proto=raw))
+        pieces = tokenizer.vocab_size()
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInputError(f"{path}: not a sentencepiece model ({reason}); {_REMEDY}") from error
+    if tokenizer.bos_id() < 0:
+        raise BadInputError(f"{path}: has no token that begins a sequence; {_REMEDY}")
+    if pieces != VOCABULARY and not (small and pieces <= LOWEST_SPECIAL_TOKEN):
+        raise BadInputError(f"{path}: has {pieces} pieces, the checkpoint's vocabulary has {VOCABULARY}; {_REMEDY}")
+    return tokenizer
