@@ -20,7 +20,9 @@ die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
 # ---- system libraries ------------------------------------------------------------------------------------------
 
-has_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$1"; }
+libraries=$(PATH=$PATH:/sbin ldconfig -p)
+
+has_library() { grep -F "$1" <<<"$libraries" >/dev/null; }
 
 has_nvidia_driver() { has_library libcuda.so.1 || [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidiactl ]; }
 
