@@ -11,7 +11,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from wpray.envs.libero_import import load
+from wpray.envs.osc_math import osc_torques
 from wpray.types import FloatArray
 
 _GRIPPER_SIGNS = np.array([-1.0, 1.0])
@@ -45,12 +45,6 @@ class OscController:
         self._site = sim.model.site_name2id(controller.eef_name)
         self._bind_arm(robot, controller)
         self._bind_gripper(robot.gripper, sim)
-        utils = load("robosuite.utils.control_utils")
-        self._opspace, self._error, self._nullspace = (
-            utils.opspace_matrices,
-            utils.orientation_error,
-            utils.nullspace_torques,
-        )
 
     def _bind_arm(self, robot: Any, controller: Any) -> None:
         data, nv = self._data, self._model.nv
@@ -68,11 +62,9 @@ class OscController:
         self._j_ori = np.empty((3, dof), order=_order(controller.J_ori))
         self._j = np.empty((6, dof), order=_order(controller.J_full))
         self._mass = np.empty((dof, dof), order=_order(controller.mass_matrix))
-        self._kp_pos, self._kp_ori = controller.kp[0:3], controller.kp[3:6]
-        self._kd_pos, self._kd_ori = controller.kd[0:3], controller.kd[3:6]
+        self._gains = np.array([controller.kp, controller.kd])
         self._initial_joint = controller.initial_joint
         self._low, self._high = robot.torque_limits
-        self._wrench = np.empty(6)
 
     def _bind_gripper(self, gripper: Any, sim: Any) -> None:
         actuators = np.array([sim.model.actuator_name2id(name) for name in gripper.actuators])
@@ -108,15 +100,23 @@ class OscController:
 
     def apply(self) -> None:
         """Writes the torques and the gripper command of one substep into the simulator's ctrl."""
-        error = self._error(self._goal_ori, self._ori)
-        force = (self._goal_pos - self._pos) * self._kp_pos + (-self._vel_pos) * self._kd_pos
-        torque = error * self._kp_ori + (-self._vel_ori) * self._kd_ori
-        _, lambda_pos, lambda_ori, nullspace = self._opspace(self._mass, self._j, self._j_pos, self._j_ori)
-        wrench = self._wrench
-        wrench[:3] = np.dot(lambda_pos, force)
-        wrench[3:] = np.dot(lambda_ori, torque)
-        torques = np.dot(self._j.T, wrench) + self._bias
-        torques += self._nullspace(self._mass, nullspace, self._initial_joint, self._q, self._v)
+        torques = osc_torques(
+            self._goal_pos,
+            self._goal_ori,
+            self._pos,
+            self._ori,
+            self._vel_pos,
+            self._vel_ori,
+            self._gains,
+            self._mass,
+            self._j,
+            self._j_pos,
+            self._j_ori,
+            self._bias,
+            self._initial_joint,
+            self._q,
+            self._v,
+        )
         np.minimum(np.maximum(torques, self._low), self._high, out=self._arm_ctrl)
         gripper = self._gripper
         gripper.current_action = np.minimum(np.maximum(gripper.current_action + self._gripper_step, -1.0), 1.0)
@@ -130,7 +130,7 @@ class OscController:
         mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
         mujoco.mj_fullM(self._model, self._full_mass, self._data.qM)
         joints = self._joints
-        self._pos, self._ori = self._eef_pos, np.array(self._eef_ori)
+        self._pos, self._ori = self._eef_pos, self._eef_ori
         self._vel_pos = np.dot(self._jac_pos, self._qvel_all)
         self._vel_ori = np.dot(self._jac_ori, self._qvel_all)
         self._j_pos[:] = self._jac_pos[:, joints]
