@@ -37,5 +37,6 @@ def osc_torques(
     wrench = np.empty(6)
     wrench[:3] = np.dot(lambda_pos, force)
     wrench[3:] = np.dot(lambda_ori, torque)
-    torques = np.dot(jac.T, wrench) + bias
-    return torques + nullspace_torques(mass, nullspace, initial_joint, joint_pos, joint_vel)
+    torques: FloatArray = np.dot(jac.T, wrench) + bias
+    torques += nullspace_torques(mass, nullspace, initial_joint, joint_pos, joint_vel)
+    return torques

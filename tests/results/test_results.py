@@ -1,0 +1,170 @@
+"""Writing, resuming, merging and summing up, with real files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from wpray.errors import BadInputError
+from wpray.results.encode import EpisodeContext, encode_episode, encode_error, scene_from_metadata
+from wpray.results.merge import merge
+from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
+from wpray.results.statistics import stratified, wilson
+from wpray.results.summary import Tally, log_lines
+from wpray.results.writer import DiskFullError, RunFolder, safe_name, write_atomic
+from wpray.types import (
+    Decision,
+    EpisodeResult,
+    EpisodeTimes,
+    SceneState,
+    SimState,
+    Task,
+    Timing,
+    Trajectory,
+    Trial,
+)
+
+TASK = Task("libero_object", 3, "pick_up_the_soup", "pick up the soup", num_trials=50, max_steps=280)
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+CONTEXT = EpisodeContext("run", "scripted", None, "wpray", "host", "env-0", 1, NOW, NOW)
+
+
+def _result(trial: int = 0, steps: int = 150, success: bool = True) -> EpisodeResult:
+    """An episode whose joints move smoothly, as real ones do."""
+    rng = np.random.default_rng(trial)
+    phase = np.cumsum(rng.normal(0, 0.01, (steps, 80)), axis=0)
+    states = tuple(SimState(p[:70], p[:62], p[:3], p[3:7], p[7:9], p[:70], np.ones(5, np.float32)) for p in phase)
+    decisions = (
+        Decision("plan", 10, 0, 0, np.ones((7, 8), np.float32), np.arange(7), None, None, 0.1, Timing(0.01, 0.02, 4)),
+        Decision("segment", 10, 0, 0, None, None, 1, 20, 0.0, Timing()),
+    )
+    return EpisodeResult(
+        trial=Trial(TASK, trial, 0),
+        success=success,
+        num_steps=steps,
+        num_plans=1,
+        num_segments=1,
+        decisions=decisions,
+        trajectory=Trajectory(rng.uniform(-1, 1, (steps, 7)), states, SceneState(np.ones((9, 3)), np.ones((9, 4)))),
+        times=EpisodeTimes(0.1, 0.2, 0.3, 0.4, 1.0),
+    )
+
+
+def _folder(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    folder.open()
+    return folder
+
+
+def test_tables_hold_one_row_an_episode_and_one_a_decision(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    for trial in (2, 0, 1):
+        folder.write_episode(encode_episode(_result(trial, success=trial != 1), CONTEXT, "full"))
+    folder.write_episode(encode_error(Trial(TASK, 3, 0), CONTEXT, "ValueError", "boom\ntraceback"))
+    merge(folder)
+    episodes, decisions = pq.read_table(tmp_path / "episodes.parquet"), pq.read_table(tmp_path / "decisions.parquet")
+    assert episodes.schema.equals(EPISODE_SCHEMA, check_metadata=True)
+    assert decisions.schema.equals(DECISION_SCHEMA)
+    assert episodes["trial"].to_pylist() == [0, 1, 2, 3]
+    assert episodes["success"].to_pylist() == [True, False, True, None]
+    assert episodes["error_message"].to_pylist()[3] == "boom\ntraceback"
+    assert decisions["trial"].to_pylist() == [0, 0, 1, 1, 2, 2]
+    assert decisions["batch_size"].to_pylist()[0] == 4
+    assert np.array(decisions["waypoints"].to_pylist()[0]).shape == (7, 8)
+
+
+def test_a_trajectory_is_exact_small_and_the_same_bytes_every_time(tmp_path: Path) -> None:
+    result = _result()
+    light = encode_episode(result, CONTEXT, "light").trajectory
+    full = encode_episode(result, CONTEXT, "full").trajectory
+    assert light is not None and full is not None
+    assert len(light) <= 40_000
+    assert full == encode_episode(_result(), CONTEXT, "full").trajectory
+    path = tmp_path / "t.parquet"
+    path.write_bytes(full)
+    table = pq.read_table(path)
+    assert np.array_equal(np.array(table["action"].to_pylist()), result.trajectory.actions)
+    assert np.array_equal(np.array(table["qpos"].to_pylist()), [state.qpos for state in result.trajectory.states])
+    assert np.array_equal(scene_from_metadata(table.schema.metadata).body_quat, np.ones((9, 4)))
+    assert encode_episode(result, CONTEXT, "none").trajectory is None
+
+
+def test_resume_keeps_outcomes_tries_errors_again_and_sets_damaged_files_aside(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    for trial in range(4):
+        folder.write_episode(encode_episode(_result(trial), CONTEXT, "light"))
+    folder.write_episode(encode_error(Trial(TASK, 4, 0), CONTEXT, "E", "m"))
+    truncated = folder.part_path(("libero_object", 3, 1))
+    truncated.write_bytes(truncated.read_bytes()[:-20])
+    folder.part_path(("libero_object", 3, 2)).write_bytes(b"")
+    broken = folder.trajectory_path(("libero_object", 3, 3))
+    broken.write_bytes(broken.read_bytes()[: len(broken.read_bytes()) // 2])
+    assert folder.finished() == {("libero_object", 3, 0): "success"}
+    assert len(list(tmp_path.rglob("*.damaged"))) == 3
+    assert folder.finished() == {("libero_object", 3, 0): "success"}
+
+
+def test_a_second_driver_is_refused_and_a_dead_ones_lock_holds_nothing(tmp_path: Path) -> None:
+    first = _folder(tmp_path)
+    with pytest.raises(BadInputError, match="another driver"):
+        RunFolder(tmp_path).open()
+    first.close()
+    _folder(tmp_path).close()
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFullError):
+        write_atomic(tmp_path / "x", b"data")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/abs", "..", "a/b\\c\x00d", "", ".hidden", "x" * 500, "ü"])
+def test_names_cannot_leave_the_folder(name: str, tmp_path: Path) -> None:
+    path = tmp_path / safe_name(name)
+    assert path.parent == tmp_path
+    assert path.resolve().is_relative_to(tmp_path)
+    assert path != tmp_path and len(path.name) <= 150
+
+
+def test_intervals_agree_with_statsmodels_and_known_strata() -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    for successes, trials in ((0, 10), (3, 10), (10, 10), (471, 500)):
+        low, high = proportion_confint(successes, trials, method="wilson")
+        rate = wilson(successes, trials)
+        assert (rate.low, rate.high) == pytest.approx((low, high), abs=1e-12)
+    even, uneven = stratified([(25, 50)] * 10), stratified([(50, 50)] * 5 + [(0, 50)] * 5)
+    assert even.rate == uneven.rate == 0.5
+    assert uneven.high - uneven.low < 0.5 * (even.high - even.low)
+    assert stratified([]).trials == 0
+
+
+def test_the_stratified_interval_covers_what_it_should() -> None:
+    rng = np.random.default_rng(0)
+    rates = np.array([0.5, 0.8, 0.9, 0.95, 0.99, 1.0, 0.7, 0.85, 0.3, 0.97])
+    draws = rng.binomial(10, rates, size=(2000, 10))
+    covered = 0
+    for row in draws:
+        interval = stratified([(int(k), 10) for k in row])
+        covered += interval.low <= rates.mean() <= interval.high
+    assert 0.94 <= covered / 2000 <= 0.995
+
+
+def test_the_log_ends_as_monitoring_expects() -> None:
+    tally = Tally.planned([(TASK, 30)])
+    for index in range(30):
+        tally.add("libero_object", 3, "success" if index < 28 else "failure", 120)
+    assert log_lines(tally)[-1] == "Overall success rate: 93.33% (28/30)"
+    assert log_lines(tally)[0].startswith("Task 3 pick_up_the_soup: 93.33% (28/30)")
+    tally.add("libero_object", 3, "error", 0)
+    assert log_lines(tally)[-1] == "Overall success rate: 93.33% (28/30)"

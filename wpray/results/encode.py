@@ -1,0 +1,184 @@
+"""An episode as Parquet bytes, made by the worker that ran it: the driver only writes them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wpray.results.schema import PART_SCHEMA, trajectory_schema
+from wpray.types import Decision, EpisodeResult, FloatArray, SceneState, Status, Trajectory, Trial
+
+RecordMode = Literal["full", "light", "none"]
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeContext:
+    """What an episode's row says besides the episode: which run, and who ran it."""
+
+    run_id: str
+    policy: str
+    checkpoint: str | None
+    protocol: str
+    node: str | None
+    worker: str | None
+    attempt: int
+    started_at: datetime
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEpisode:
+    """A finished trial on its way to the driver."""
+
+    key: Key
+    status: Status
+    num_steps: int
+    wall_s: float
+    part: bytes
+    trajectory: bytes | None
+    error: str | None = None  # type and first line, for the log
+    utilisation: tuple[float, float] = (0.0, 0.0)  # seconds stepping or rendering, seconds waiting for the policy
+
+
+def encode_episode(result: EpisodeResult, context: EpisodeContext, record: RecordMode) -> EncodedEpisode:
+    """The rows of a finished episode."""
+    status: Status = "success" if result.success else "failure"
+    times = result.times
+    row = _common(result.trial, context) | {
+        "status": status,
+        "success": result.success,
+        "num_steps": result.num_steps,
+        "num_plans": result.num_plans,
+        "num_segments": result.num_segments,
+        "reset_s": times.reset_s,
+        "env_s": times.env_s,
+        "render_s": times.render_s,
+        "policy_wait_s": times.policy_wait_s,
+        "wall_s": times.wall_s,
+        "decisions": [_decision_row(decision) for decision in result.decisions],
+    }
+    keep = record != "none" and len(result.trajectory.states) > 0
+    trajectory = _trajectory_bytes(result.trajectory, record == "full") if keep else None
+    busy = (times.env_s + times.render_s + times.reset_s, times.policy_wait_s)
+    return EncodedEpisode(
+        result.trial.key, status, result.num_steps, times.wall_s, _part_bytes(row), trajectory, None, busy
+    )
+
+
+def encode_error(trial: Trial, context: EpisodeContext, error_type: str, error_message: str) -> EncodedEpisode:
+    """The row of a trial that has no outcome."""
+    nothing = {"num_steps": 0, "num_plans": 0, "num_segments": 0, "decisions": []}
+    times = dict.fromkeys(("reset_s", "env_s", "render_s", "policy_wait_s", "wall_s"), 0.0)
+    error = {"status": "error", "success": None, "error_type": error_type, "error_message": error_message}
+    row = _common(trial, context) | nothing | times | error
+    summary = f"{error_type}: {(error_message.strip().splitlines() or [''])[0]}"
+    return EncodedEpisode(trial.key, "error", 0, 0.0, _part_bytes(row), None, summary)
+
+
+def scene_from_metadata(metadata: dict[bytes, bytes]) -> SceneState:
+    """The fixture poses that a full trajectory file carries in its schema's metadata."""
+    poses = np.frombuffer(base64.b64decode(metadata[b"scene"]), dtype=np.float64).reshape(-1, 7)
+    return SceneState(poses[:, :3].copy(), poses[:, 3:].copy())
+
+
+def _common(trial: Trial, context: EpisodeContext) -> dict[str, Any]:
+    task = trial.task
+    return {
+        "run_id": context.run_id,
+        "policy": context.policy,
+        "checkpoint": context.checkpoint,
+        "protocol": context.protocol,
+        "suite": task.suite,
+        "task_id": task.task_id,
+        "task_name": task.name,
+        "instruction": task.instruction,
+        "trial": trial.trial,
+        "seed": trial.seed,
+        "max_steps": task.max_steps,
+        "attempt": context.attempt,
+        "node": context.node,
+        "worker": context.worker,
+        "started_at": context.started_at,
+        "ended_at": context.ended_at,
+    }
+
+
+def _decision_row(decision: Decision) -> dict[str, Any]:
+    timing = decision.timing
+    return {
+        "kind": decision.kind,
+        "step": decision.step,
+        "plan_index": decision.plan_index,
+        "segment_index": decision.segment_index,
+        "waypoints": None if decision.waypoints is None else decision.waypoints.tolist(),
+        "durations": None if decision.durations is None else decision.durations.tolist(),
+        "waypoint_index": decision.waypoint_index,
+        "duration": decision.duration,
+        "wait_s": decision.wait_s,
+        "queue_s": timing.queue_s,
+        "compute_s": timing.compute_s,
+        "batch_size": timing.batch_size,
+    }
+
+
+def _part_bytes(row: dict[str, Any]) -> bytes:
+    filled = {name: row.get(name) for name in PART_SCHEMA.names}
+    return _parquet_bytes(pa.Table.from_pylist([filled], schema=PART_SCHEMA))
+
+
+def _trajectory_bytes(trajectory: Trajectory, full: bool) -> bytes:
+    states = trajectory.states
+    columns: dict[str, Any] = {
+        "action": trajectory.actions,
+        "eef_pos": np.stack([state.eef_pos for state in states]),
+        "eef_quat": np.stack([state.eef_quat for state in states]),
+        "gripper_qpos": np.stack([state.gripper_qpos for state in states]),
+    }
+    if full:
+        for name in ("qpos", "qvel", "render_qpos", "render_site_alpha"):
+            columns[name] = np.stack([getattr(state, name) for state in states])
+    first = states[0]
+    schema = trajectory_schema(len(first.qpos), len(first.qvel), len(first.render_site_alpha), full)
+    arrays = [pa.array(np.arange(len(states), dtype=np.int32))]
+    arrays += [_fixed_lists(columns[field.name], field.type) for field in schema if field.name != "step"]
+    if full and trajectory.scene is not None:
+        poses = np.concatenate([trajectory.scene.body_pos, trajectory.scene.body_quat], axis=1)
+        schema = schema.with_metadata(schema.metadata | {b"scene": base64.b64encode(poses.tobytes())})
+    return _parquet_bytes(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _fixed_lists(values: FloatArray, kind: pa.DataType) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=kind.value_type)
+    if values.shape[1] == 0:
+        return pa.array([[]] * len(values), type=kind)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+
+
+def _parquet_bytes(table: pa.Table) -> bytes:
+    """zstd; floats byte by byte (a slowly moving joint's high bytes repeat), which halves a trajectory."""
+    sink = io.BytesIO()
+    floats = [path for field in table.schema for path in _float_paths(field)]
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=6,
+        use_dictionary=[field.name for field in table.schema if pa.types.is_string(field.type)],
+        use_byte_stream_split=floats,
+        write_statistics=False,
+    )
+    return sink.getvalue()
+
+
+def _float_paths(field: pa.Field) -> list[str]:
+    if pa.types.is_fixed_size_list(field.type) and pa.types.is_floating(field.type.value_type):
+        return [f"{field.name}.list.element"]
+    return []

@@ -1,0 +1,101 @@
+"""Columns of every table in a result folder, with their units: what readers may rely on."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+
+def _field(name: str, kind: pa.DataType, about: str, unit: str = "", nullable: bool = False) -> pa.Field:
+    metadata = {"description": about} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=nullable, metadata=metadata)
+
+
+def _schema(fields: list[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={"wpray_schema": SCHEMA_VERSION})
+
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+
+EPISODE_FIELDS = [
+    _field("run_id", pa.string(), "names the run; in run.json too"),
+    _field("policy", pa.string(), "policy's name; 'privileged' policies say so in run.json"),
+    _field("checkpoint", pa.string(), "the policy's checkpoint", nullable=True),
+    _field("protocol", pa.string(), "evaluation protocol: env.protocol of the run"),
+    _field("suite", pa.string(), "LIBERO suite"),
+    _field("task_id", pa.int32(), "index of the task in the suite"),
+    _field("task_name", pa.string(), "LIBERO's name of the task"),
+    _field("instruction", pa.string(), "language instruction given to the policy"),
+    _field("trial", pa.int32(), "index of the initial state"),
+    _field("seed", pa.int64(), "the run's seed"),
+    _field("status", pa.string(), "success | failure | error"),
+    _field("success", pa.bool_(), "null for an error, which is never counted as a failure", nullable=True),
+    _field("num_steps", pa.int32(), "control steps taken, wait steps included"),
+    _field("max_steps", pa.int32(), "limit of control steps after the wait steps"),
+    _field("num_plans", pa.int32(), "plan requests"),
+    _field("num_segments", pa.int32(), "segments executed"),
+    _field("reset_s", pa.float64(), "bringing the scene to the trial's start", "s"),
+    _field("env_s", pa.float64(), "stepping the simulator", "s"),
+    _field("render_s", pa.float64(), "rendering", "s"),
+    _field("policy_wait_s", pa.float64(), "waiting for the policy's replies", "s"),
+    _field("wall_s", pa.float64(), "the whole episode", "s"),
+    _field("attempt", pa.int32(), "1 for the first attempt"),
+    _field("node", pa.string(), "host that ran the episode", nullable=True),
+    _field("worker", pa.string(), "env actor that ran the episode", nullable=True),
+    _field("started_at", _INSTANT, "start of this attempt, UTC"),
+    _field("ended_at", _INSTANT, "end of this attempt, UTC"),
+    _field("video_path", pa.string(), "video, relative to the run folder unless video_out_path is set", nullable=True),
+    _field("error_type", pa.string(), "class of the error", nullable=True),
+    _field("error_message", pa.string(), "the error and its traceback", nullable=True),
+]
+EPISODE_SCHEMA = _schema(EPISODE_FIELDS)
+
+# Columns that the number of actors, retries, crashes and batch sizes must not change.
+OUTCOME_COLUMNS = (
+    *("policy", "protocol", "suite", "task_id", "task_name", "instruction", "trial", "seed", "status", "success"),
+    *("num_steps", "max_steps", "num_plans", "num_segments"),
+)
+
+_DECISION_FIELDS = [
+    _field("kind", pa.string(), "plan | segment"),
+    _field("step", pa.int32(), "control steps taken before it"),
+    _field("plan_index", pa.int32(), "which plan of the episode"),
+    _field("segment_index", pa.int32(), "which segment of the episode"),
+    _field("waypoints", pa.list_(pa.list_(pa.float32())), "plan: (M, 8), normalized proprio", nullable=True),
+    _field("durations", pa.list_(pa.int32()), "plan: (M,)", "control steps", nullable=True),
+    _field("waypoint_index", pa.int32(), "segment: the waypoint it aims at", nullable=True),
+    _field("duration", pa.int32(), "segment: its length", "control steps", nullable=True),
+    _field("wait_s", pa.float64(), "request to reply as the environment sees it", "s"),
+    _field("queue_s", pa.float64(), "waiting for a batch inside the policy", "s"),
+    _field("compute_s", pa.float64(), "the batch's computation", "s"),
+    _field("batch_size", pa.int32(), "requests answered together"),
+]
+_KEY_FIELDS = [EPISODE_SCHEMA.field(name) for name in ("run_id", "suite", "task_id", "trial")]
+DECISION_SCHEMA = _schema([*_KEY_FIELDS, *_DECISION_FIELDS])
+
+# An episode's part: its row and its decisions in one file, so that both appear at once or not at all.
+PART_SCHEMA = _schema(
+    [*EPISODE_FIELDS, pa.field("decisions", pa.list_(pa.struct(_DECISION_FIELDS)), nullable=False)],
+)
+
+_TRAJECTORY_FIELDS = [
+    _field("step", pa.int32(), "control step, from 0; the wait steps come first"),
+    _field("action", pa.list_(pa.float64(), 7), "delta position, delta axis-angle, gripper (1 closes)"),
+    _field("eef_pos", pa.list_(pa.float64(), 3), "gripper site as observed, world frame", "m"),
+    _field("eef_quat", pa.list_(pa.float64(), 4), "hand orientation as observed (x, y, z, w), world frame"),
+    _field("gripper_qpos", pa.list_(pa.float64(), 2), "finger joints as observed", "m"),
+]
+
+
+def trajectory_schema(nq: int, nv: int, nsite: int, full: bool) -> pa.Schema:
+    """One row a control step; `full` adds the simulator's state and what re-renders its images exactly."""
+    fields = list(_TRAJECTORY_FIELDS)
+    if full:
+        fields += [
+            _field("qpos", pa.list_(pa.float64(), nq), "generalized positions after the step"),
+            _field("qvel", pa.list_(pa.float64(), nv), "generalized velocities after the step"),
+            _field("render_qpos", pa.list_(pa.float64(), nq), "positions that the step's images show"),
+            _field("render_site_alpha", pa.list_(pa.float32(), nsite), "opacity of each site (a lit stove)"),
+        ]
+    return _schema(fields)

@@ -1,0 +1,123 @@
+"""What a run found, for the log and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from wpray.results.statistics import Rate, stratified, wilson
+from wpray.types import Status, Task
+
+
+@dataclass(slots=True)
+class TaskTally:
+    """Counts of one task's episodes."""
+
+    task: Task
+    planned: int
+    successes: int = 0
+    failures: int = 0
+    errors: int = 0
+    steps_to_success: int = 0  # summed
+
+    @property
+    def rate(self) -> Rate:
+        """Success rate over the episodes that have an outcome."""
+        return wilson(self.successes, self.successes + self.failures)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running counts of a run; fed one finished episode at a time."""
+
+    tasks: dict[tuple[str, int], TaskTally] = field(default_factory=dict)
+
+    @classmethod
+    def planned(cls, planned: Iterable[tuple[Task, int]]) -> Tally:
+        """A tally of `(task, number of trials)` with nothing done yet."""
+        return cls({(task.suite, task.task_id): TaskTally(task, count) for task, count in planned})
+
+    def add(self, suite: str, task_id: int, status: Status, num_steps: int) -> None:
+        """Counts one episode."""
+        row = self.tasks[(suite, task_id)]
+        if status == "success":
+            row.successes += 1
+            row.steps_to_success += num_steps
+        elif status == "failure":
+            row.failures += 1
+        else:
+            row.errors += 1
+
+    @property
+    def rows(self) -> Sequence[TaskTally]:
+        """Tasks in order."""
+        return [self.tasks[key] for key in sorted(self.tasks)]
+
+    @property
+    def overall(self) -> Rate:
+        """The run's success rate, its interval stratified by task."""
+        return stratified([(row.successes, row.successes + row.failures) for row in self.tasks.values()])
+
+    @property
+    def errors(self) -> int:
+        """Episodes without an outcome."""
+        return sum(row.errors for row in self.tasks.values())
+
+    @property
+    def done(self) -> int:
+        """Episodes with a row."""
+        return sum(row.successes + row.failures + row.errors for row in self.tasks.values())
+
+    @property
+    def total(self) -> int:
+        """Episodes planned."""
+        return sum(row.planned for row in self.tasks.values())
+
+
+def log_lines(tally: Tally) -> list[str]:
+    """The lines that close run.log: a line a task, then the overall rate in the form that monitoring follows."""
+    lines = []
+    for row in tally.rows:
+        errors = f", {row.errors} errors" if row.errors else ""
+        lines.append(
+            f"Task {row.task.task_id} {row.task.name}: {_percent(row.rate)} "
+            f"({row.successes}/{row.successes + row.failures}){errors}"
+        )
+    overall = tally.overall
+    if tally.errors:
+        lines.append(f"Errors, counted neither as success nor as failure: {tally.errors}")
+    lines.append(f"Overall success rate: {_percent(overall)} ({overall.successes}/{overall.trials})")
+    return lines
+
+
+def task_table(tally: Tally, title: str | None = None) -> Table:
+    """A row a task, for a terminal."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in ("task", "instruction"):
+        table.add_column(name, overflow="ellipsis", no_wrap=True)
+    for name in ("success", "rate", "95% interval", "mean steps", "errors"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in tally.rows:
+        rate = row.rate
+        mean = f"{row.steps_to_success / row.successes:.0f}" if row.successes else "-"
+        table.add_row(
+            str(row.task.task_id),
+            row.task.instruction,
+            f"{rate.successes}/{rate.trials}" if rate.trials else f"0 of {row.planned}",
+            _percent(rate) if rate.trials else "-",
+            interval(rate),
+            mean,
+            f"[red]{row.errors}[/]" if row.errors else "0",
+        )
+    return table
+
+
+def interval(rate: Rate) -> str:
+    """'72.2% to 100.0%', or '-' before the first outcome."""
+    return f"{rate.low:.1%} to {rate.high:.1%}" if rate.trials else "-"
+
+
+def _percent(rate: Rate) -> str:
+    return f"{100 * rate.rate:.2f}%" if rate.trials else "n/a"

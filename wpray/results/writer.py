@@ -1,0 +1,165 @@
+"""A run's folder: parts written so that a crash at any instant leaves whole files or none."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wpray.errors import BadInputError, RunStoppedError
+from wpray.results.encode import EncodedEpisode, Key
+
+_SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+class DiskFullError(RunStoppedError):
+    """There is no room for a result; what was written before is intact."""
+
+
+def safe_name(text: str) -> str:
+    """`text` as a file name that cannot leave its folder."""
+    return _SAFE.sub("_", text).lstrip(".")[:150] or "_"
+
+
+class RunFolder:
+    """One run's results on a local or shared file system; one driver at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    def open(self) -> None:
+        """Creates the folder and takes its lock, which dies with this process.
+
+        Raises BadInputError if the folder cannot be written or another driver is at work in it.
+        """
+        try:
+            for name in ("parts", "trajectories"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock = None
+            raise BadInputError(
+                f"output_dir: another driver is writing to {self.path}; wait or choose another"
+            ) from error
+        except OSError as error:
+            raise BadInputError(
+                f"output_dir: cannot write to {self.path} ({error.strerror}); choose another"
+            ) from error
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write_episode(self, episode: EncodedEpisode) -> None:
+        """Trajectory first, part last: the part is the sign that the trial is finished.
+
+        Raises DiskFullError, leaving neither half behind.
+        """
+        if episode.trajectory is not None:
+            write_atomic(self.trajectory_path(episode.key), episode.trajectory)
+        path = self.part_path(episode.key)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, episode.part)
+
+    def part_path(self, key: Key) -> Path:
+        """parts/SUITE/TASK_TRIAL.parquet."""
+        suite, task_id, trial = key
+        return self.path / "parts" / safe_name(suite) / f"{task_id:03d}_{trial:05d}.parquet"
+
+    def trajectory_path(self, key: Key) -> Path:
+        """trajectories/SUITE_TASK_TRIAL.parquet."""
+        suite, task_id, trial = key
+        return self.path / "trajectories" / f"{safe_name(suite)}_{task_id:03d}_{trial:05d}.parquet"
+
+    def parts(self) -> list[Path]:
+        """Every finished trial's part, in (suite, task, trial) order."""
+        return sorted((self.path / "parts").glob("*/*.parquet"))
+
+    def finished(self) -> dict[Key, str]:
+        """Status by key of the trials that have an outcome; damaged files are set aside so that they run again.
+
+        An error row does not count as finished: the next run tries that trial again.
+        """
+        found: dict[Key, str] = {}
+        for path, row in self._readable_rows():
+            key = (row["suite"], row["task_id"], row["trial"])
+            if row["status"] == "error" or path != self.part_path(key):
+                path.unlink()
+            else:
+                found[key] = row["status"]
+        return found
+
+    def read_info(self) -> dict[str, Any] | None:
+        """run.json, or None if there is none. Raises BadInputError if it is not ours."""
+        try:
+            data = json.loads((self.path / "run.json").read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise BadInputError(
+                f"{self.path / 'run.json'}: not readable ({error}); choose another output_dir"
+            ) from error
+        if not isinstance(data, dict):
+            raise BadInputError(f"{self.path / 'run.json'}: not a run's description; choose another output_dir")
+        return data
+
+    def write_info(self, data: dict[str, Any]) -> None:
+        """Replaces run.json at once."""
+        write_atomic(self.path / "run.json", (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
+
+    def _readable_rows(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in self.parts():
+            try:
+                row = pq.read_table(path, columns=["suite", "task_id", "trial", "status", "num_steps"]).to_pylist()[0]
+                trajectory = self.trajectory_path((row["suite"], row["task_id"], row["trial"]))
+                if trajectory.exists():
+                    pq.read_table(trajectory, columns=["step"])
+            except (pa.ArrowException, OSError, IndexError, KeyError, TypeError, ValueError):
+                _set_aside(path)
+                continue
+            yield path, row
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes a file so that it appears whole or not at all, and survives a power cut once this returns.
+
+    Raises DiskFullError when there is no room.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"no room left for {path}") from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _set_aside(path: Path) -> None:
+    """Out of the way, not deleted: a damaged file may still tell somebody something."""
+    path.replace(path.with_name(path.name + ".damaged"))
