@@ -1,0 +1,125 @@
+"""Which actor runs which trial next: pure bookkeeping, knows neither Ray nor the clock.
+
+An actor keeps the task that it has compiled as long as that task has trials left; then it takes the task with the most
+work to come and the fewest actors on it, so that the longest tasks start first and nobody idles while work is left.
+Every trial ends exactly once: in a result, or, after too many lost attempts, as an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from wpray.types import Trial
+
+TaskKey = tuple[str, int]
+TrialKey = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One attempt of a trial by one worker."""
+
+    trial: Trial
+    attempt: int  # from 1
+    worker: str
+
+
+class Scheduler:
+    """Hands out trials and remembers who has which."""
+
+    def __init__(self, trials: Iterable[Trial], max_attempts: int) -> None:
+        self._max_attempts = max_attempts
+        self._pending: dict[TaskKey, deque[Trial]] = {}
+        for trial in trials:
+            self._pending.setdefault(_task_of(trial), deque()).append(trial)
+        self._running: dict[str, Assignment] = {}
+        self._task: dict[str, TaskKey] = {}
+        self._workers_on: Counter[TaskKey] = Counter()
+        self._attempts: Counter[TrialKey] = Counter()
+        self._taking = True
+        self.num_pending = sum(len(queue) for queue in self._pending.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing will."""
+        return not self._running and (not self._taking or self.num_pending == 0)
+
+    @property
+    def running(self) -> dict[str, Assignment]:
+        """What each busy worker has in hand."""
+        return self._running
+
+    def stop_taking(self) -> None:
+        """No further trial is handed out; those in hand go on."""
+        self._taking = False
+
+    def next_for(self, worker: str) -> Assignment | None:
+        """The next attempt for an idle `worker`, or None if there is nothing left to hand out."""
+        if not self._taking or self.num_pending == 0 or worker in self._running:
+            return None
+        task = self._choose(worker)
+        self._move(worker, task)
+        trial = self._pending[task].popleft()
+        self.num_pending -= 1
+        self._attempts[trial.key] += 1
+        assignment = Assignment(trial, self._attempts[trial.key], worker)
+        self._running[worker] = assignment
+        return assignment
+
+    def done(self, assignment: Assignment) -> bool:
+        """Closes an attempt; False if it had been given up before, so that a late result must be dropped."""
+        if self._running.get(assignment.worker) != assignment:
+            return False
+        del self._running[assignment.worker]
+        return True
+
+    def failed(self, assignment: Assignment) -> bool:
+        """Closes a failed attempt and queues the trial again, first in line; False if its attempts are used up.
+
+        Call it only for an attempt that `done` would accept.
+        """
+        if not self.done(assignment):
+            raise ValueError(f"{assignment} is not running")
+        if assignment.attempt >= self._max_attempts:
+            return False
+        self._pending[_task_of(assignment.trial)].appendleft(assignment.trial)
+        self.num_pending += 1
+        return True
+
+    def forget(self, worker: str) -> Assignment | None:
+        """Removes a dead worker; returns the attempt that it had in hand, still to be `failed`."""
+        self._leave(worker)
+        return self._running.get(worker)
+
+    def _choose(self, worker: str) -> TaskKey:
+        current = self._task.get(worker)
+        if current is not None and self._pending[current]:
+            return current
+        return max((task for task, queue in self._pending.items() if queue), key=self._urgency)
+
+    def _urgency(self, task: TaskKey) -> float:
+        """Steps still to come for each actor that would share them."""
+        queue = self._pending[task]
+        return len(queue) * queue[0].task.max_steps / (1 + self._workers_on[task])
+
+    def _move(self, worker: str, task: TaskKey) -> None:
+        if self._task.get(worker) != task:
+            self._leave(worker)
+            self._task[worker] = task
+            self._workers_on[task] += 1
+
+    def _leave(self, worker: str) -> None:
+        task = self._task.pop(worker, None)
+        if task is not None:
+            self._workers_on[task] -= 1
+
+
+def too_many_errors(errors: int, finished: int, max_share: float) -> bool:
+    """The stop rule: at least three errors, and more than `max_share` of the finished trials."""
+    return errors >= 3 and errors > max_share * finished
+
+
+def _task_of(trial: Trial) -> TaskKey:
+    return (trial.task.suite, trial.task.task_id)
