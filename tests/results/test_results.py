@@ -17,7 +17,7 @@ from wpray.results.merge import merge
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
 from wpray.results.statistics import stratified, wilson
 from wpray.results.summary import Tally, log_lines
-from wpray.results.writer import DiskFullError, RunFolder, safe_name, write_atomic
+from wpray.results.writer import DiskFullError, Outcome, RunFolder, safe_name, write_atomic
 from wpray.types import (
     Decision,
     EpisodeResult,
@@ -105,9 +105,9 @@ def test_resume_keeps_outcomes_tries_errors_again_and_sets_damaged_files_aside(t
     folder.part_path(("libero_object", 3, 2)).write_bytes(b"")
     broken = folder.trajectory_path(("libero_object", 3, 3))
     broken.write_bytes(broken.read_bytes()[: len(broken.read_bytes()) // 2])
-    assert folder.finished() == {("libero_object", 3, 0): "success"}
+    assert folder.finished() == {("libero_object", 3, 0): Outcome("success", 150)}
     assert len(list(tmp_path.rglob("*.damaged"))) == 3
-    assert folder.finished() == {("libero_object", 3, 0): "success"}
+    assert folder.finished() == {("libero_object", 3, 0): Outcome("success", 150)}
 
 
 def test_a_second_driver_is_refused_and_a_dead_ones_lock_holds_nothing(tmp_path: Path) -> None:

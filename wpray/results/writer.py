@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,8 +17,17 @@ import pyarrow.parquet as pq
 
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.results.encode import EncodedEpisode, Key
+from wpray.types import Status
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a recorded trial came to."""
+
+    status: Status
+    num_steps: int
 
 
 class DiskFullError(RunStoppedError):
@@ -87,18 +97,18 @@ class RunFolder:
         """Every finished trial's part, in (suite, task, trial) order."""
         return sorted((self.path / "parts").glob("*/*.parquet"))
 
-    def finished(self) -> dict[Key, str]:
-        """Status by key of the trials that have an outcome; damaged files are set aside so that they run again.
+    def finished(self) -> dict[Key, Outcome]:
+        """Outcomes of the trials that have one; damaged files are set aside so that their trials run again.
 
         An error row does not count as finished: the next run tries that trial again.
         """
-        found: dict[Key, str] = {}
+        found: dict[Key, Outcome] = {}
         for path, row in self._readable_rows():
             key = (row["suite"], row["task_id"], row["trial"])
             if row["status"] == "error" or path != self.part_path(key):
                 path.unlink()
             else:
-                found[key] = row["status"]
+                found[key] = Outcome(row["status"], row["num_steps"])
         return found
 
     def read_info(self) -> dict[str, Any] | None:

@@ -1,0 +1,23 @@
+"""What every command line has in common: bad input is one line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from wpray.errors import BadInputError, RunStoppedError
+
+
+def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Runs `main` and turns its errors into an exit code: 1 a run that stopped early, 2 bad input, 130 Ctrl-C."""
+    try:
+        return main(argv)
+    except BadInputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunStoppedError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

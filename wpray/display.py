@@ -1,0 +1,133 @@
+"""What a person sees of a run: a live table on a terminal, plain lines elsewhere, and the same lines in run.log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from wpray.results.encode import EncodedEpisode
+from wpray.results.summary import Tally, interval, log_lines, task_table
+from wpray.types import Trial
+
+_LOG = logging.getLogger("wpray")
+
+
+def open_log(path: Path, console: Console) -> None:
+    """Sends the project's log lines to run.log, and warnings (all lines, if not a terminal) to the console."""
+    _LOG.setLevel(logging.DEBUG)
+    _LOG.propagate = False
+    close_log()
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    file.setLevel(logging.DEBUG)
+    screen = _ConsoleHandler(console)
+    screen.setLevel(logging.WARNING if console.is_terminal else logging.INFO)
+    _LOG.addHandler(file)
+    _LOG.addHandler(screen)
+
+
+def close_log() -> None:
+    """Closes run.log."""
+    for handler in list(_LOG.handlers):
+        _LOG.removeHandler(handler)
+        handler.close()
+
+
+class RunDisplay:
+    """Shows a run's progress; a context manager around the driver's loop."""
+
+    def __init__(self, console: Console, tally: Tally, num_workers: int) -> None:
+        self._console, self._tally, self._num_workers = console, tally, num_workers
+        self._began = time.monotonic()
+        self._first = tally.done
+        self._busy = (0.0, 0.0)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("elapsed"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            expand=True,
+        )
+        self._bar = self._progress.add_task("episodes", total=tally.total, completed=tally.done)
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render, transient=True)
+
+    def __enter__(self) -> RunDisplay:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
+        """Counts an episode and logs its line."""
+        task = trial.task
+        self._tally.add(task.suite, task.task_id, episode.status, episode.num_steps)
+        self._progress.update(self._bar, completed=self._tally.done)
+        _LOG.info(episode_line(trial, episode))
+
+    def busy(self, env_s: float, policy_s: float) -> None:
+        """Updates the seconds that env actors and policy actors have been at work."""
+        self._busy = (env_s, policy_s)
+
+    def _render(self) -> RenderableType:
+        tally, elapsed = self._tally, max(time.monotonic() - self._began, 1e-9)
+        overall = tally.overall
+        rate = f"{overall.rate:.1%} ({interval(overall)})" if overall.trials else "-"
+        speed = 60 * (tally.done - self._first) / elapsed
+        env_share = min(1.0, self._busy[0] / (elapsed * self._num_workers))
+        facts = (
+            f"success {rate}   {speed:.1f} episodes/min   envs busy {env_share:.0%}   "
+            f"policy busy {min(1.0, self._busy[1] / elapsed):.0%}   errors {tally.errors}"
+        )
+        return Group(self._progress, Text(facts), task_table(tally))
+
+
+def episode_line(trial: Trial, episode: EncodedEpisode) -> str:
+    """`Task 3 pick_up_the_bbq_sauce... trial 2: SUCCESS in 128 steps (4.1 s)`."""
+    label = f"Task {trial.task.task_id} {trial.task.name} trial {trial.trial}"
+    if episode.error is not None:
+        return f"{label}: ERROR {episode.error}"
+    outcome = "SUCCESS" if episode.status == "success" else "FAIL"
+    return f"{label}: {outcome} in {episode.num_steps} steps ({episode.wall_s:.1f} s)"
+
+
+def print_summary(console: Console, tally: Tally, folder: Path) -> None:
+    """The closing table and rate, where the files are and how to query them; the log gets the plain lines."""
+    for line in log_lines(tally):
+        _LOG.log(logging.INFO, line)
+    overall = tally.overall
+    if console.is_terminal:
+        console.print(task_table(tally))
+        console.print()
+    if overall.trials:
+        console.print(
+            f"[bold]Success rate {overall.rate:.1%}[/] ({overall.successes}/{overall.trials}), "
+            f"95% interval {interval(overall)}" + (f", {tally.errors} errors apart" if tally.errors else ""),
+            highlight=False,
+        )
+    table = folder / "episodes.parquet"
+    console.print(f"Results in {folder}", highlight=False, soft_wrap=True)
+    query = f"SELECT task_name, avg(success::int) AS rate FROM '{table}' GROUP BY task_name ORDER BY rate"
+    console.print(f'Query them: duckdb -c "{query}"', highlight=False, soft_wrap=True, markup=False)
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        self._console.print(record.getMessage(), style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,21 @@
+"""`python -m wpray.launch`: evaluates a policy. Reads the configuration before anything heavy is imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from wpray.command import run_command
+from wpray.config_cli import read_config
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0 all episodes ran, 1 some have no outcome, 2 bad input."""
+    config = read_config(argv)
+    from wpray.evaluation import evaluate
+
+    return evaluate(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
