@@ -1,0 +1,195 @@
+"""The action expert: flow matching from noise to an action chunk between two waypoints.
+
+A PaliGemma prefix reads images and instruction once; then ten Euler steps run a narrower Gemma over 34 tokens (start,
+end, 32 noisy actions) that attends to the prefix's keys of the same layer. Its norms are modulated by the flow time and
+the duration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from wpray.models.config import IMAGE_TOKENS, ActionExpertConfig
+from wpray.models.gemma import (
+    Modulation,
+    adaptive_norm,
+    attend,
+    feed_forward,
+    load_layers,
+    project_qkv,
+    rms_norm,
+    rope_tables,
+)
+from wpray.models.graphs import GraphCache
+from wpray.models.siglip import Siglip
+
+NUM_STEPS = 10
+MAX_PROMPT = 64
+_LONGEST = 33.0  # control steps that a duration is divided by
+_PERIODS = (4e-3, 4.0)
+
+
+class ActionExpert:
+    """A loaded action expert on one device. Not thread-safe: one caller at a time."""
+
+    def __init__(self, weights: Mapping[str, Tensor], config: ActionExpertConfig, graphs: bool) -> None:
+        """`weights` as `Checkpoint.tensors` gives them; `graphs` captures the work on CUDA."""
+        stem = "paligemma_with_expert."
+        self.config = config
+        self._vision = Siglip(weights, stem + "paligemma.model.", config.vision)
+        self._prefix = load_layers(weights, stem + "paligemma.model.language_model.", config.text)
+        self._expert = load_layers(weights, stem + "gemma_expert.model.", config.expert, adaptive=True)
+        self._embedding = weights[stem + "paligemma.lm_head.weight"]
+        self._linear = {
+            name: (weights[name + ".weight"], weights[name + ".bias"])
+            for name in ("action_in_proj", "action_out_proj", "proprio_encoder", "time_mlp_in", "time_mlp_out")
+        }
+        self._modulate = _modulation_weights(weights, stem + "gemma_expert.model.", config.expert.depth)
+        self.device = self._embedding.device
+        self._scale = self._embedding.new_tensor(config.text.width**0.5)
+        times = [1.0 - step / NUM_STEPS for step in range(NUM_STEPS)]
+        self._times = _sincos(torch.tensor(times, dtype=torch.float64), config.expert.width).to(self.device)
+        self._graphs = GraphCache(self._flow) if graphs and self.device.type == "cuda" else None
+
+    @torch.inference_mode()
+    def act(
+        self,
+        images: Tensor,
+        prompts: Sequence[Sequence[int]],
+        start: Tensor,
+        end: Tensor,
+        duration: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """(B, 32, 32) float32 normalized actions.
+
+        images (B, 2, 224, 224, 3) uint8 [base, wrist]; prompts of at most 64 ids (BOS first); start and end (B, 32);
+        duration (B,) control steps; noise (B, 32, 32) standard normal. Raises ValueError for a longer prompt,
+        torch.cuda.OutOfMemoryError when the batch is too large.
+        """
+        if max(map(len, prompts)) > MAX_PROMPT:
+            raise ValueError(f"a prompt has {max(map(len, prompts))} tokens; {MAX_PROMPT} are the most")
+        rows = torch.tensor([[*prompt, *[0] * (MAX_PROMPT - len(prompt))] for prompt in prompts])
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        embedded = _sincos(duration.double() / _LONGEST, self.config.expert.width)
+        given = (images, rows, lengths, start.float(), end.float(), embedded, noise.float())
+        arguments = tuple(tensor.to(self.device, non_blocking=True) for tensor in given)
+        return self._graphs(*arguments) if self._graphs is not None else self._flow(*arguments)
+
+    def _flow(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        lengths: Tensor,
+        start: Tensor,
+        end: Tensor,
+        duration: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """Ten Euler steps from t = 1 to 0; every shape is fixed, so all of it is one CUDA graph."""
+        keys, values, seen = self._run_prefix(images, tokens, lengths)
+        cos, sin, bias = self._suffix_mask(lengths, seen)
+        ends = self._apply("proprio_encoder", torch.stack([start, end], dim=1))
+        modulations = self._modulations(duration)
+        x = noise
+        for step in range(NUM_STEPS):
+            velocity = self._velocity(x, ends, modulations[step], keys, values, cos, sin, bias)
+            x = x - (1.0 / NUM_STEPS) * velocity
+        return x
+
+    def _run_prefix(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Every layer's prefix keys and values (B, S, D), and which slots are real (B, S)."""
+        batch, config = tokens.shape[0], self.config.text
+        text = F.embedding(tokens, self._embedding) * self._scale
+        x = torch.cat([self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1), text], dim=1)
+        slots = torch.arange(x.shape[1], device=self.device)
+        seen = slots < 2 * IMAGE_TOKENS + lengths[:, None]
+        bias = torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, float("-inf"))[:, None]
+        cos, sin = rope_tables(slots.expand(batch, -1), config.head_dim)
+        keys, values = [], []
+        for index, layer in enumerate(self._prefix):
+            q, k, v = project_qkv(rms_norm(x, layer.norm_in), layer, config, cos, sin)
+            keys.append(k)
+            values.append(v)
+            if index < len(self._prefix) - 1:  # of the last layer only keys and values are read
+                x = x + F.linear(attend(q, k, v, bias), layer.out)
+                x = x + feed_forward(rms_norm(x, layer.norm_post), layer)
+        return keys, values, seen
+
+    def _suffix_mask(self, lengths: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotary tables of the suffix and its bias (B, T, S + T): start and end see each other, actions see all."""
+        count = 2 + self.config.horizon
+        index = torch.arange(count, device=self.device)
+        cos, sin = rope_tables(2 * IMAGE_TOKENS + lengths[:, None] + index, self.config.expert.head_dim)
+        own = (index[None, :] < 2) | (index[:, None] >= 2)
+        batch = seen.shape[0]
+        allowed = torch.cat([seen[:, None].expand(-1, count, -1), own.expand(batch, -1, -1)], dim=2)
+        return cos, sin, torch.zeros(allowed.shape, device=self.device).masked_fill_(~allowed, float("-inf"))
+
+    def _modulations(self, duration: Tensor) -> list[list[Modulation]]:
+        """Of every flow step, each norm's modulation; they depend on the time and the duration alone."""
+        batch, width = duration.shape[0], self.config.expert.width
+        both = torch.cat([self._times[:, None].expand(-1, batch, -1), duration.expand(NUM_STEPS, -1, -1)], dim=-1)
+        hidden = F.silu(self._apply("time_mlp_in", both.float()))
+        condition = F.silu(self._apply("time_mlp_out", hidden))
+        weight, bias = self._modulate
+        every = F.linear(condition, weight, bias).view(NUM_STEPS, batch, -1, 3, width)
+        return [
+            [Modulation(*every[step, :, norm].unbind(1)) for norm in range(every.shape[2])] for step in range(NUM_STEPS)
+        ]
+
+    def _velocity(
+        self,
+        x: Tensor,
+        ends: Tensor,
+        modulations: list[Modulation],
+        keys: list[Tensor],
+        values: list[Tensor],
+        cos: Tensor,
+        sin: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        """The flow's velocity (B, 32, 32) at x."""
+        config = self.config.expert
+        tokens = torch.cat([ends, self._apply("action_in_proj", x)], dim=1).to(self._embedding.dtype)
+        for index, layer in enumerate(self._expert):
+            before, after = modulations[2 * index], modulations[2 * index + 1]
+            q, k, v = project_qkv(adaptive_norm(tokens, before), layer, config, cos, sin)
+            seen = attend(q, torch.cat([keys[index], k], dim=1), torch.cat([values[index], v], dim=1), bias)
+            tokens = _gated(tokens, F.linear(seen, layer.out), before)
+            tokens = _gated(tokens, feed_forward(adaptive_norm(tokens, after), layer), after)
+        final = adaptive_norm(tokens[:, -self.config.horizon :], modulations[-1])
+        return self._apply("action_out_proj", final.float())
+
+    def _apply(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self._linear[name]
+        return F.linear(x, weight, bias)
+
+
+def _gated(x: Tensor, branch: Tensor, modulation: Modulation) -> Tensor:
+    return (x.float() + branch.float() * modulation.gate[:, None]).to(x.dtype)
+
+
+def _modulation_weights(weights: Mapping[str, Tensor], stem: str, depth: int) -> tuple[Tensor, Tensor]:
+    """All adaptive norms' Linears as one: before and after each layer's attention, then the final norm."""
+    names = [
+        f"{stem}layers.{i}.{norm}" for i in range(depth) for norm in ("input_layernorm", "post_attention_layernorm")
+    ]
+    names.append(stem + "norm")
+    dense = [(weights[name + ".dense.weight"], weights[name + ".dense.bias"]) for name in names]
+    return torch.cat([weight for weight, _ in dense]), torch.cat([bias for _, bias in dense])
+
+
+def _sincos(values: Tensor, width: int) -> Tensor:
+    """(..., width) float32: sines then cosines of 2 pi x / period, periods geometric; computed in float64."""
+    shortest, longest = _PERIODS
+    fractions = torch.from_numpy(np.linspace(0.0, 1.0, width // 2)).to(values.device)
+    periods = shortest * (longest / shortest) ** fractions
+    angles = values.double()[..., None] * (2 * math.pi / periods)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).float()

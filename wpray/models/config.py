@@ -1,0 +1,204 @@
+"""Sizes of the two models, and the exact checkpoint layout that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from wpray.errors import BadInputError
+
+Precision = Literal["float32", "bfloat16"]
+Manifest = dict[str, tuple[tuple[int, ...], Precision]]
+
+VOCABULARY = 257152
+IMAGE_SIZE, PATCH = 224, 14
+IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2  # of one camera
+
+
+@dataclass(frozen=True, slots=True)
+class GemmaConfig:
+    """A Gemma decoder stack."""
+
+    width: int
+    depth: int
+    mlp: int
+    heads: int
+    head_dim: int
+    kv_heads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SiglipConfig:
+    """A SigLIP vision tower at 224 pixels, patch 14."""
+
+    width: int
+    depth: int
+    mlp: int
+    heads: int
+
+
+GEMMAS = {
+    "gemma_2b": GemmaConfig(2048, 18, 16384, 8, 256),
+    "gemma_300m": GemmaConfig(1024, 18, 4096, 8, 256),
+    "tiny_2b": GemmaConfig(64, 2, 128, 4, 16),
+    "tiny_300m": GemmaConfig(32, 2, 64, 4, 16),
+}
+_SIGLIPS = {"so400m": SiglipConfig(1152, 27, 4304, 16), "tiny": SiglipConfig(32, 2, 64, 2)}
+
+
+@dataclass(frozen=True, slots=True)
+class VlmConfig:
+    """The waypoint VLM."""
+
+    vision: SiglipConfig
+    text: GemmaConfig
+
+    @classmethod
+    def full(cls) -> VlmConfig:
+        """PaliGemma 3B."""
+        return cls(_SIGLIPS["so400m"], GEMMAS["gemma_2b"])
+
+    @classmethod
+    def tiny(cls) -> VlmConfig:
+        """The same layout at a size for tests."""
+        return cls(_SIGLIPS["tiny"], GEMMAS["tiny_2b"])
+
+
+@dataclass(frozen=True, slots=True)
+class ActionExpertConfig:
+    """The action expert: a PaliGemma prefix and a narrower Gemma that attends to it."""
+
+    vision: SiglipConfig
+    text: GemmaConfig
+    expert: GemmaConfig
+    action_dim: int = 32
+    horizon: int = 32
+
+    @classmethod
+    def full(cls) -> ActionExpertConfig:
+        """PaliGemma 3B with Gemma 300M."""
+        return cls(_SIGLIPS["so400m"], GEMMAS["gemma_2b"], GEMMAS["gemma_300m"])
+
+    @classmethod
+    def tiny(cls) -> ActionExpertConfig:
+        """The same layout at a size for tests."""
+        return cls(_SIGLIPS["tiny"], GEMMAS["tiny_2b"], GEMMAS["tiny_300m"])
+
+
+def vlm_manifest(config: VlmConfig, precision: Precision) -> Manifest:
+    """Name -> (shape, dtype) of every tensor in a VLM checkpoint, as training saves it.
+
+    A float32 file holds Gemma's norms in bfloat16, a bfloat16 file in float32: odd, but so it is.
+    """
+    manifest = _paligemma("paligemma.", config.vision, config.text, precision)
+    if precision == "float32":
+        norms = [name for name in manifest if "language_model" in name and "norm.weight" in name]
+        manifest |= {name: (manifest[name][0], "bfloat16") for name in norms}
+    return manifest
+
+
+def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> Manifest:
+    """Name -> (shape, dtype) of every tensor in an action expert checkpoint, as training saves it."""
+    expert, width, dim = config.expert, config.expert.width, config.action_dim
+    manifest = _paligemma("paligemma_with_expert.paligemma.", config.vision, config.text, precision)
+    stem = "paligemma_with_expert.gemma_expert."
+    manifest[stem + "lm_head.weight"] = ((VOCABULARY, width), precision)
+    manifest |= _gemma(stem + "model.", expert, precision, adaptive=True)
+    for name, rows, columns in (
+        ("action_in_proj", width, dim),
+        ("action_out_proj", dim, width),
+        ("proprio_encoder", width, dim),
+        ("time_mlp_in", width, 2 * width),
+        ("time_mlp_out", width, width),
+    ):
+        manifest |= _linear(name, rows, columns, "float32")
+    return manifest
+
+
+def infer_vlm_config(shapes: Mapping[str, tuple[int, ...]]) -> VlmConfig:
+    """The sizes that a checkpoint's shapes mean (names as in `vlm_manifest`)."""
+    stem = "paligemma.model."
+    return VlmConfig(_infer_siglip(shapes, stem), _infer_gemma(shapes, stem + "language_model."))
+
+
+def infer_action_expert_config(shapes: Mapping[str, tuple[int, ...]]) -> ActionExpertConfig:
+    """The sizes that a checkpoint's shapes mean (names as in `action_expert_manifest`)."""
+    stem = "paligemma_with_expert.paligemma.model."
+    expert = _infer_gemma(shapes, "paligemma_with_expert.gemma_expert.model.")
+    dim = _shape(shapes, "action_in_proj.weight")[1]
+    return ActionExpertConfig(
+        _infer_siglip(shapes, stem), _infer_gemma(shapes, stem + "language_model."), expert, action_dim=dim
+    )
+
+
+def _infer_gemma(shapes: Mapping[str, tuple[int, ...]], stem: str) -> GemmaConfig:
+    width = _shape(shapes, stem + "layers.0.mlp.down_proj.weight")[0]
+    known = next((gemma for gemma in GEMMAS.values() if gemma.width == width), None)
+    if known is None:
+        raise BadInputError(f"{stem} has width {width}; known are {sorted(g.width for g in GEMMAS.values())}")
+    return known
+
+
+def _infer_siglip(shapes: Mapping[str, tuple[int, ...]], stem: str) -> SiglipConfig:
+    width = _shape(shapes, stem + "vision_tower.vision_model.post_layernorm.weight")[0]
+    known = next((siglip for siglip in _SIGLIPS.values() if siglip.width == width), None)
+    if known is None:
+        raise BadInputError(f"the vision tower has width {width}; known are 1152 (and 32 for tests)")
+    return known
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+    if name not in shapes:
+        raise BadInputError(f"the checkpoint lacks {name}: it is not of this model")
+    return shapes[name]
+
+
+def _paligemma(stem: str, vision: SiglipConfig, text: GemmaConfig, precision: Precision) -> Manifest:
+    manifest: Manifest = {stem + "lm_head.weight": ((VOCABULARY, text.width), precision)}
+    manifest |= _gemma(stem + "model.language_model.", text, precision, adaptive=False)
+    manifest |= _linear(stem + "model.multi_modal_projector.linear", text.width, vision.width, precision)
+    tower = stem + "model.vision_tower.vision_model."
+    manifest[tower + "embeddings.patch_embedding.bias"] = ((vision.width,), "float32")
+    manifest[tower + "embeddings.patch_embedding.weight"] = ((vision.width, 3, PATCH, PATCH), "float32")
+    manifest[tower + "embeddings.position_embedding.weight"] = ((IMAGE_TOKENS, vision.width), "float32")
+    for layer in range(vision.depth):
+        block = f"{tower}encoder.layers.{layer}."
+        for norm in ("layer_norm1", "layer_norm2"):
+            manifest |= _norm(block + norm, vision.width, precision)
+        manifest |= _linear(block + "mlp.fc1", vision.mlp, vision.width, precision)
+        manifest |= _linear(block + "mlp.fc2", vision.width, vision.mlp, precision)
+        for projection in ("k_proj", "out_proj", "q_proj", "v_proj"):
+            manifest |= _linear(f"{block}self_attn.{projection}", vision.width, vision.width, precision)
+    return manifest | _norm(tower + "post_layernorm", vision.width, precision)
+
+
+def _gemma(stem: str, config: GemmaConfig, precision: Precision, adaptive: bool) -> Manifest:
+    manifest: Manifest = {}
+    width, inner, kv = config.width, config.heads * config.head_dim, config.kv_heads * config.head_dim
+    for layer in range(config.depth):
+        block = f"{stem}layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            manifest |= _rms_norm(block + norm, width, adaptive)
+        manifest[block + "mlp.down_proj.weight"] = ((width, config.mlp), precision)
+        manifest[block + "mlp.gate_proj.weight"] = ((config.mlp, width), precision)
+        manifest[block + "mlp.up_proj.weight"] = ((config.mlp, width), precision)
+        manifest[block + "self_attn.k_proj.weight"] = ((kv, width), precision)
+        manifest[block + "self_attn.o_proj.weight"] = ((width, inner), precision)
+        manifest[block + "self_attn.q_proj.weight"] = ((inner, width), precision)
+        manifest[block + "self_attn.v_proj.weight"] = ((kv, width), precision)
+    return manifest | _rms_norm(stem + "norm", width, adaptive)
+
+
+def _rms_norm(name: str, width: int, adaptive: bool) -> Manifest:
+    if adaptive:
+        return _linear(name + ".dense", 3 * width, width, "float32")
+    return {name + ".weight": ((width,), "float32")}
+
+
+def _linear(name: str, rows: int, columns: int, precision: Precision) -> Manifest:
+    return {name + ".bias": ((rows,), precision), name + ".weight": ((rows, columns), precision)}
+
+
+def _norm(name: str, width: int, precision: Precision) -> Manifest:
+    return {name + ".bias": ((width,), precision), name + ".weight": ((width,), precision)}

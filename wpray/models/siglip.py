@@ -1,0 +1,90 @@
+"""SigLIP's vision tower and PaliGemma's projector, as free functions on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from wpray.models.config import IMAGE_SIZE, IMAGE_TOKENS, PATCH, SiglipConfig
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class _Affine:
+    weight: Tensor
+    bias: Tensor
+
+    def linear(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, _EPS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    norm1: _Affine
+    qkv: _Affine
+    out: _Affine
+    norm2: _Affine
+    fc1: _Affine
+    fc2: _Affine
+
+
+class Siglip:
+    """Images to features in the text model's width."""
+
+    def __init__(self, weights: Mapping[str, Tensor], stem: str, config: SiglipConfig) -> None:
+        """`weights` by checkpoint name; `stem` ends in 'model.' and is followed by vision_tower and the projector."""
+
+        def affine(name: str) -> _Affine:
+            return _Affine(weights[name + ".weight"], weights[name + ".bias"])
+
+        tower = stem + "vision_tower.vision_model."
+        self._heads = config.heads
+        # A patch embedding is a convolution without overlap: one matrix product over flattened patches.
+        patch = affine(tower + "embeddings.patch_embedding")
+        self._patch = _Affine(patch.weight.flatten(1), patch.bias)
+        self._position = weights[tower + "embeddings.position_embedding.weight"]
+        self._blocks = [self._block(affine, f"{tower}encoder.layers.{index}.") for index in range(config.depth)]
+        self._post = affine(tower + "post_layernorm")
+        self._projector = affine(stem + "multi_modal_projector.linear")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, 224, 224, 3) uint8 -> (N, 256, width) image features."""
+        x = (self._patch.linear(_patches(images)) + self._position).to(self._post.weight.dtype)
+        for block in self._blocks:
+            x = x + block.out.linear(self._attend(block, block.norm1.norm(x)))
+            x = x + block.fc2.linear(F.gelu(block.fc1.linear(block.norm2.norm(x)), approximate="tanh"))
+        return self._projector.linear(self._post.norm(x))
+
+    def _attend(self, block: _Block, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        q, k, v = block.qkv.linear(x).view(batch, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
+
+    @staticmethod
+    def _block(affine: object, stem: str) -> _Block:
+        assert callable(affine)
+        parts = [affine(f"{stem}self_attn.{name}_proj") for name in "qkv"]
+        qkv = _Affine(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+        return _Block(
+            norm1=affine(stem + "layer_norm1"),
+            qkv=qkv,
+            out=affine(stem + "self_attn.out_proj"),
+            norm2=affine(stem + "layer_norm2"),
+            fc1=affine(stem + "mlp.fc1"),
+            fc2=affine(stem + "mlp.fc2"),
+        )
+
+
+def _patches(images: Tensor) -> Tensor:
+    """(N, 224, 224, 3) uint8 -> (N, 256, 588) float32 in [-1, 1]; a patch's values in channel, row, column order."""
+    count, side = images.shape[0], IMAGE_SIZE // PATCH
+    tiles = images.view(count, side, PATCH, side, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
+    return tiles.reshape(count, IMAGE_TOKENS, 3 * PATCH * PATCH).float() / 127.5 - 1.0

@@ -1,0 +1,201 @@
+"""The waypoint VLM: two images and a prompt in, seven waypoints out, greedily.
+
+What the answer must contain is known beforehand: every waypoint is `<wp>`, eight proprio bins, `<dur>`, a duration.
+The header and the first `<wp>` are part of the prefill; every later forced token is fed together with the sampled one
+before it, so seven waypoints take 62 passes of one or two tokens; and only the ids that may come next are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from wpray.models.config import IMAGE_TOKENS, GemmaConfig, VlmConfig
+from wpray.models.gemma import attend, feed_forward, load_layers, project_qkv, rms_norm, rope_tables
+from wpray.models.graphs import GraphCache
+from wpray.models.siglip import Siglip
+
+_WAYPOINT, _DURATION = 256733, 256732  # the forced ids
+_FIRST_BIN, _NUM_BINS = 257023, 256  # ids count down from here as bins count up
+_FIRST_DURATION, _NUM_DURATIONS = 256767, 34
+_NUM_BINS_PER_WAYPOINT = 8
+_PASSES = _NUM_BINS_PER_WAYPOINT + 1  # sampled values of a waypoint
+PROMPT_SIZES = (64, 96, 128, 192, 256, 512)  # prompts are padded to the next of these
+
+
+@dataclass(frozen=True, slots=True)
+class VlmOutput:
+    """Sampled waypoints of a batch."""
+
+    bins: Tensor  # (B, M, 8) int64, 0..255
+    durations: Tensor  # (B, M) int64, control steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    """One batch's inputs on the device."""
+
+    images: Tensor  # (B, 2, 224, 224, 3) uint8
+    tokens: Tensor  # (B, P) prompt, right-padded with 0
+    lengths: Tensor  # (B,) prompt tokens
+    forced: Tensor  # (B, M, 9) values to feed instead of the sampled ones where >= 0
+
+
+class WaypointVLM:
+    """A loaded VLM on one device. Not thread-safe: one caller at a time."""
+
+    def __init__(self, weights: Mapping[str, Tensor], config: VlmConfig, header: Sequence[int], graphs: bool) -> None:
+        """`weights` as `Checkpoint.tensors` gives them, `header` the ids of "Action: "; `graphs` captures on CUDA."""
+        stem = "paligemma.model."
+        self.config = config
+        self._vision = Siglip(weights, stem, config.vision)
+        self._layers = load_layers(weights, stem + "language_model.", config.text)
+        self._norm = 1 + weights[stem + "language_model.norm.weight"].float()
+        self._embedding = weights["paligemma.lm_head.weight"]
+        self.device = self._embedding.device
+        self._scale = self._embedding.new_tensor(config.text.width**0.5)
+        self._answer = torch.tensor([*header, _WAYPOINT], device=self.device)
+        bins = torch.arange(_NUM_BINS, device=self.device)
+        self._bin_rows = self._embedding[_FIRST_BIN - bins].float()  # row b scores bin b
+        self._duration_rows = self._embedding[_FIRST_DURATION - bins[:_NUM_DURATIONS]].float()
+        self._graphs = GraphCache(self._answer_batch) if graphs and self.device.type == "cuda" else None
+        self.hidden: list[Tensor] | None = None  # set to a list to collect what each next token is read from
+
+    @torch.inference_mode()
+    def plan(
+        self, images: Tensor, prompts: Sequence[Sequence[int]], num_waypoints: int = 7, forced: Tensor | None = None
+    ) -> VlmOutput:
+        """Waypoints for images (B, 2, 224, 224, 3) uint8 [base, wrist] and prompts (BOS first, any mix of lengths).
+
+        `forced` (B, M, 9): feed these bins and durations instead of the sampled ones (to compare hidden states).
+        Raises ValueError for a prompt over 512 tokens, torch.cuda.OutOfMemoryError when the batch is too large.
+        """
+        prefix = self._prefix(images, prompts, num_waypoints, forced)
+        arguments = (prefix.images, prefix.tokens, prefix.lengths, prefix.forced)
+        values = self._graphs(*arguments) if self._graphs is not None else self._answer_batch(*arguments)
+        return VlmOutput(values[..., :_NUM_BINS_PER_WAYPOINT], values[..., _NUM_BINS_PER_WAYPOINT])
+
+    def _prefix(
+        self, images: Tensor, prompts: Sequence[Sequence[int]], num_waypoints: int, forced: Tensor | None
+    ) -> _Prefix:
+        longest = max(map(len, prompts))
+        size = next((known for known in PROMPT_SIZES if known >= longest), None)
+        if size is None:
+            raise ValueError(f"a prompt has {longest} tokens; {PROMPT_SIZES[-1]} are the most")
+        rows = torch.tensor([[*prompt, *[0] * (size - len(prompt))] for prompt in prompts])
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        if forced is None:
+            forced = torch.full((len(prompts), num_waypoints, _PASSES), -1)
+        to = self.device
+        return _Prefix(images.to(to, non_blocking=True), rows.to(to), lengths.to(to), forced.to(to))
+
+    def _answer_batch(self, images: Tensor, tokens: Tensor, lengths: Tensor, forced: Tensor) -> Tensor:
+        """(B, M, 9) sampled values; every shape is fixed, so the whole of it is one CUDA graph."""
+        batch, num_waypoints = images.shape[0], forced.shape[1]
+        cache, hidden, allowed = self._prefill(images, tokens, lengths, num_waypoints)
+        cursor = cache.prefix  # where the next token goes in the cache
+        position = 2 * IMAGE_TOKENS + lengths + len(self._answer)  # of the next token
+        values: list[Tensor] = []
+        for waypoint in range(num_waypoints):
+            for index in range(_PASSES):
+                rows = self._duration_rows if index == _NUM_BINS_PER_WAYPOINT else self._bin_rows
+                value = self._sample(hidden, rows, forced[:, waypoint, index])
+                values.append(value)
+                if waypoint == num_waypoints - 1 and index == _PASSES - 1:
+                    break
+                fed = self._tokens_after(value, index)
+                hidden = self._pass(fed, position, cache, cursor, allowed)
+                cursor, position = cursor + fed.shape[1], position + fed.shape[1]
+        return torch.stack(values, dim=1).view(batch, num_waypoints, _PASSES)
+
+    def _sample(self, hidden: Tensor, rows: Tensor, forced: Tensor) -> Tensor:
+        """(B,) the best of the values that `rows` score, or the forced one; a tie takes the larger value (lower id)."""
+        scores = torch.matmul(hidden.float(), rows.T)
+        best = rows.shape[0] - 1 - scores.flip(-1).argmax(-1)
+        return torch.where(forced >= 0, forced, best)
+
+    def _tokens_after(self, value: Tensor, index: int) -> Tensor:
+        """(B, 1 or 2) the sampled token, with the forced one that must follow it."""
+        if index < _NUM_BINS_PER_WAYPOINT - 1:
+            return (_FIRST_BIN - value)[:, None]
+        if index == _NUM_BINS_PER_WAYPOINT - 1:
+            return torch.stack([_FIRST_BIN - value, torch.full_like(value, _DURATION)], dim=1)
+        return torch.stack([_FIRST_DURATION - value, torch.full_like(value, _WAYPOINT)], dim=1)
+
+    def _prefill(
+        self, images: Tensor, tokens: Tensor, lengths: Tensor, num_waypoints: int
+    ) -> tuple[_Cache, Tensor, Tensor]:
+        """Fills the cache with images, prompt and header; returns it, the last hidden state and who may be seen."""
+        batch, padded = tokens.shape
+        text = torch.cat([tokens, self._answer.expand(batch, -1)], dim=1)
+        x = torch.cat([self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1), self._embed(text)], dim=1)
+        prefix = x.shape[1]
+        cache = _Cache(len(self._layers), batch, prefix, num_waypoints * 11, self.config.text, x)
+        positions, bias, allowed = self._prefix_mask(lengths, padded, cache)
+        cos, sin = rope_tables(positions, self.config.text.head_dim)
+        hidden = self._run(x, cos, sin, bias, cache, 0, last_only=True)
+        return cache, hidden, allowed
+
+    def _prefix_mask(self, lengths: Tensor, padded: int, cache: _Cache) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (B, S), attention bias (B, S, S) and the prefix slots (B, S) that later tokens may see."""
+        prefix, answer = cache.prefix, len(self._answer)
+        slots = torch.arange(prefix, device=self.device)
+        body = 2 * IMAGE_TOKENS + padded  # images and prompt; the header follows
+        real = (slots < 2 * IMAGE_TOKENS + lengths[:, None]) | (slots >= body)
+        positions = torch.where(slots >= body, slots - padded + lengths[:, None], slots)
+        causal = (slots[None, :] < body) | (slots[None, :] <= slots[:, None])  # the header is causal
+        visible = causal & ((slots[:, None] >= body) | (slots[None, :] < body))  # and unseen by what precedes it
+        allowed = visible[None] & real[:, None, :]
+        assert answer == prefix - body
+        return positions, _bias(allowed), real
+
+    def _pass(self, tokens: Tensor, position: Tensor, cache: _Cache, cursor: int, allowed: Tensor) -> Tensor:
+        """Feeds (B, T) tokens; returns the last one's hidden state (B, width)."""
+        count = tokens.shape[1]
+        positions = position[:, None] + torch.arange(count, device=self.device)
+        cos, sin = rope_tables(positions, self.config.text.head_dim)
+        seen = torch.arange(cache.prefix, cursor + count, device=self.device)
+        new = seen[None, None, :] <= (cursor + torch.arange(count, device=self.device))[None, :, None]
+        batch = tokens.shape[0]
+        visible = torch.cat([allowed[:, None].expand(-1, count, -1), new.expand(batch, -1, -1)], dim=2)
+        return self._run(self._embed(tokens), cos, sin, _bias(visible), cache, cursor)
+
+    def _run(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: _Cache, start: int, last_only: bool = False
+    ) -> Tensor:
+        """All layers over tokens at cache slots `start`...; the final norm of the last token (B, width)."""
+        config, end = self.config.text, start + x.shape[1]
+        for index, layer in enumerate(self._layers):
+            q, k, v = project_qkv(rms_norm(x, layer.norm_in), layer, config, cos, sin)
+            cache.keys[index][:, start:end], cache.values[index][:, start:end] = k, v
+            if index == len(self._layers) - 1 and self.hidden is None:
+                # Nothing but the last token's hidden state is read from the last layer.
+                x, q, bias = x[:, -1:], q[:, -1:], bias[:, -1:]
+            seen = attend(q, cache.keys[index][:, :end], cache.values[index][:, :end], bias)
+            x = x + F.linear(seen, layer.out)
+            x = x + feed_forward(rms_norm(x, layer.norm_post), layer)
+        final = rms_norm(x, self._norm)
+        if self.hidden is not None:
+            fed = len(self._answer) if last_only else final.shape[1]
+            self.hidden.append(final[:, -fed:])
+        return final[:, -1]
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self._embedding) * self._scale
+
+
+class _Cache:
+    """Keys and values of every layer, (B, slots, D) each; slots hold the prefix first."""
+
+    def __init__(self, layers: int, batch: int, prefix: int, answer: int, config: GemmaConfig, like: Tensor) -> None:
+        self.prefix = prefix
+        shape = (layers, batch, prefix + answer, config.head_dim)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+
+
+def _bias(allowed: Tensor) -> Tensor:
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, float("-inf"))
