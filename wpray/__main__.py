@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from wpray.command import run_command
 from wpray.errors import BadInputError
 
+_MODULES = {"bench": "wpray.bench.__main__"}
 _COMMANDS = {
     "launch": "evaluate a policy (no arguments: the quickstart)",
     "bench": "benchmarks: env, e2e, policy",
@@ -18,7 +19,7 @@ _COMMANDS = {
 def dispatch(argv: Sequence[str]) -> int:
     """Runs the command that `argv` names. Raises BadInputError if there is none."""
     if argv and argv[0] in _COMMANDS:
-        result: int = importlib.import_module(f"wpray.{argv[0]}").main(argv[1:])
+        result: int = importlib.import_module(_MODULES.get(argv[0], f"wpray.{argv[0]}")).main(argv[1:])
         return result
     if argv and argv[0] in ("-h", "--help"):
         for name, about in _COMMANDS.items():

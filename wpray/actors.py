@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import time
 import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
+from wpray import provenance
 from wpray.config import Config
+from wpray.envs.base import Environment
+from wpray.envs.factory import FAKE_SUITE, make_environment
+from wpray.errors import BadInputError
 from wpray.policy.batching import Batcher, PolicyError
 from wpray.policy.factory import build_policy, policy_spec
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
-from wpray.rollout import RolloutSettings, run_trial
+from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.scheduler import Assignment
 from wpray.transport import Address, PolicyServer, RemotePolicy
-from wpray.types import Trial
+
+_CHOOSE_AGAIN_S = 60.0  # how long an env actor keeps its replica before it looks for a less loaded one
+_ANSWER_S = 5.0  # a replica that takes longer to say where it listens is loading or gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,29 @@ class RunContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """The machine and process that an actor runs in."""
+
+    name: str
+    pid: int
+    renderer: str | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A policy replica that is ready to answer."""
+
+    host: Host
+    seconds: float  # that loading took
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """A sign of life."""
 
     idle_s: float  # since the last step, reply or start of work; 0 when there is nothing to do
-    busy_s: float  # at work, in all
+    busy_s: float = 0.0  # at work, in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +69,41 @@ class Attempt:
     """What came of an assignment: a row either way, and whose fault an error is."""
 
     episode: EncodedEpisode
-    error_from: str | None = None  # "policy" or "environment"
+    error_from: Literal["policy", "environment"] | None = None
+    error_kind: str = ""  # class of the error
+    replica: int | None = None  # that answered last
 
 
 class PolicyShell:
     """Holds the policy and serves it; restarted by Ray if it dies, loading it again."""
 
-    def __init__(self, context: RunContext) -> None:
-        config = context.config
+    def __init__(self, replica: int, context: RunContext) -> None:
+        self._replica = replica
+        self._bad_input: BadInputError | None = None
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         began = time.perf_counter()
-        policy = build_policy(config)
+        try:
+            policy = build_policy(context.config)
+        except BadInputError as error:  # kept: an exception here would reach the driver as text only
+            self._bad_input = error
+            return
         self._load_s = time.perf_counter() - began
-        size = min(config.batching.max_batch_size, policy.spec.max_batch_size)
-        self._batcher = Batcher(policy, size, config.batching.max_wait_ms / 1000)
-        host = ray.util.get_node_ip_address()
+        batching = context.config.batching
+        size = min(batching.max_batch_size, policy.spec.max_batch_size)
+        self._batcher = Batcher(policy, size, batching.max_wait_ms / 1000)
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = PolicyServer(self._batcher, host, context.key)
+        self._node = ray.get_runtime_context().get_node_id()
+
+    def loaded(self) -> Loaded:
+        """Answers once the policy is loaded. Raises BadInputError if its files are not what the config says."""
+        if self._bad_input is not None:
+            raise self._bad_input
+        return Loaded(_this_host(None), self._load_s)
 
     def address(self) -> Address:
         """Where env actors connect."""
-        return self._server.address
-
-    def load_s(self) -> float:
-        """Seconds that loading the policy took."""
-        return self._load_s
+        return Address(self._server.host, self._server.port, self._replica, self._node, self._server.clients)
 
     def health(self) -> Health:
         """How long the batch in hand has been computing."""
@@ -78,32 +114,27 @@ class PolicyShell:
 class EnvShell:
     """Holds one environment in a process of its own; dies alone."""
 
-    def __init__(self, name: str, context: RunContext, policies: list[Any]) -> None:
-        self._name, self._context, self._policies = name, context, policies
-        self._busy_s, self._since = 0.0, time.monotonic()
+    def __init__(self, name: str, context: RunContext, replicas: list[Any]) -> None:
+        self._name, self._context, self._replicas = name, context, replicas
+        self._since, self._chosen = time.monotonic(), 0.0
         self._working = False
 
     @ray.method(concurrency_group="work")
-    def start(self) -> str:
-        """Imports the simulator and prepares rendering; returns the node's name. Raises what a bad machine raises."""
-        from wpray.envs.factory import FAKE_SUITE, make_environment
-
+    def start(self) -> Host:
+        """Imports the simulator and prepares rendering. Raises BadInputError on a machine that cannot render."""
         config = self._context.config
-        if config.task_suite != FAKE_SUITE:
-            from wpray.envs import gl
-
-            gl.prepare(gl.choose(config.env.renderer))
-        self._env = make_environment(config.task_suite, config.env.protocol)
+        renderer = _prepare_rendering(config)
+        self._env: Environment = make_environment(config.task_suite, config.env.protocol)
         self._policy = RemotePolicy(policy_spec(config), self._find_policy, self._context.key, self._alive)
-        return os.uname().nodename
+        return _this_host(renderer)
 
     @ray.method(concurrency_group="work")
     def run(self, assignment: Assignment) -> Attempt:
         """Runs one attempt; an exception of the policy or the environment becomes an error row."""
         self._working = True
         self._alive()
-        started, began = datetime.now(UTC), time.monotonic()
-        config = self._context.config
+        self._spread_load()
+        started, config = datetime.now(UTC), self._context.config
         settings = RolloutSettings(config.num_steps_wait, config.record != "none", lambda _: self._alive())
         try:
             result = run_trial(self._env, self._policy, assignment.trial, settings)
@@ -111,67 +142,95 @@ class EnvShell:
         except Exception as error:  # the one place where an episode's exception becomes a row
             return self._failed(assignment, started, error)
         finally:
-            self._busy_s += time.monotonic() - began
             self._working = False
 
     @ray.method(concurrency_group="health")
     def health(self) -> Health:
         """How long ago the last step or reply was; runs beside `run`."""
-        return Health(time.monotonic() - self._since if self._working else 0.0, self._busy_s)
+        return Health(time.monotonic() - self._since if self._working else 0.0)
 
     def _failed(self, assignment: Assignment, started: datetime, error: Exception) -> Attempt:
-        text = "".join(traceback.format_exception(error)).strip()
-        message = f"{error}\n{text}"
-        row = encode_error(assignment.trial, self._row_context(assignment, started), type(error).__name__, message)
+        kind, trace = type(error).__name__, traceback.format_exc()
         if isinstance(error, PolicyError):
-            return Attempt(row, "policy")
-        self._env.close()  # whatever state it is in now: compile again before the next trial
-        return Attempt(row, "environment")
+            kind, trace = error.kind, error.trace
+        message = f"{error.message if isinstance(error, PolicyError) else error}\n{trace}"
+        row = encode_error(assignment.trial, self._row_context(assignment, started), kind, message)
+        origin: Literal["policy", "environment"] = (
+            "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
+        )
+        return Attempt(row, origin, kind, self._policy.replica)
 
     def _alive(self) -> None:
         self._since = time.monotonic()
 
-    def _find_policy(self) -> Address:
-        """A replica that answers; the first choice is spread evenly over the replicas by this actor's name."""
-        for replica in self._preference():
-            try:
-                address: Address = ray.get(replica.address.remote(), timeout=60.0)
-                return address
-            except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-                self._alive()
-        raise ConnectionError("no policy replica answers yet")
+    def _spread_load(self) -> None:
+        """Between episodes, now and then: a replica that came back, or joined, has no clients yet."""
+        now = time.monotonic()
+        if len(self._replicas) > 1 and now - self._chosen > _CHOOSE_AGAIN_S:
+            self._policy.disconnect()
 
-    def _preference(self) -> list[Any]:
-        order = list(self._policies)
-        random.Random(self._name).shuffle(order)
-        return order
+    def _find_policy(self) -> Address:
+        """A replica on this node if there is one, else the least loaded; raises OSError if none answers."""
+        asked = [replica.address.remote() for replica in self._replicas]
+        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S)
+        here = ray.get_runtime_context().get_node_id()
+        ties = random.Random(self._name)
+        known = [address for address in map(_answer, ready) if address is not None]
+        if not known:
+            raise ConnectionError("no policy replica answers yet")
+        self._chosen = time.monotonic()
+        return min(known, key=lambda address: (address.node != here, address.clients, ties.random()))
 
     def _row_context(self, assignment: Assignment, started: datetime) -> EpisodeContext:
-        config = self._context.config
-        return EpisodeContext(
-            run_id=self._context.run_id,
-            policy=config.policy,
-            checkpoint=config.vlm_checkpoint,
-            protocol=config.env.protocol,
-            node=os.uname().nodename,
-            worker=self._name,
-            attempt=assignment.attempt,
-            started_at=started,
-            ended_at=datetime.now(UTC),
-        )
+        return row_context(self._context, self._name, platform.node(), assignment.attempt, started)
 
 
-def lost_row(context: RunContext, trial: Trial, attempt: int, worker: str, reason: str) -> EncodedEpisode:
+def lost_row(context: RunContext, assignment: Assignment, reason: str) -> EncodedEpisode:
     """The error row of a trial whose actors all died."""
-    now = datetime.now(UTC)
+    row = row_context(context, assignment.worker, None, assignment.attempt, datetime.now(UTC))
+    return encode_error(assignment.trial, row, "ActorLostError", reason)
+
+
+def row_context(context: RunContext, worker: str, node: str | None, attempt: int, started: datetime) -> EpisodeContext:
+    """What a row that ends now says besides the episode."""
     config = context.config
-    row = EpisodeContext(
-        context.run_id, config.policy, config.vlm_checkpoint, config.env.protocol, None, worker, attempt, now, now
+    return EpisodeContext(
+        run_id=context.run_id,
+        policy=config.policy,
+        checkpoint=config.vlm_checkpoint,
+        protocol=config.env.protocol,
+        node=node,
+        worker=worker,
+        attempt=attempt,
+        started_at=started,
+        ended_at=datetime.now(UTC),
     )
-    return encode_error(trial, row, "ActorLostError", reason)
 
 
-_FOREVER = {"max_restarts": -1, "max_task_retries": -1}
-PolicyActor: Any = ray.remote(num_cpus=0, max_concurrency=4, **_FOREVER)(PolicyShell)
-# An env actor that dies is replaced by a new one: the driver must know, because its trial in hand is lost.
-EnvActor: Any = ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})(EnvShell)
+_remote: Any = ray.remote  # its stubs know only some of its options
+# A call that a dying replica had in hand is not repeated by Ray: whoever asked asks again, perhaps another replica.
+PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=4)(PolicyShell)
+# An env actor that dies is replaced by a new one, not restarted: the driver must know, for its trial in hand is lost.
+EnvActor = _remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})(EnvShell)
+
+
+def _prepare_rendering(config: Config) -> str | None:
+    if config.task_suite == FAKE_SUITE:
+        return None
+    from wpray.envs import gl
+
+    renderer = gl.choose(config.env.renderer)
+    gl.prepare(renderer)
+    return renderer
+
+
+def _answer(reference: Any) -> Address | None:
+    try:
+        address: Address = ray.get(reference)
+        return address
+    except ray.exceptions.RayError:
+        return None
+
+
+def _this_host(renderer: str | None) -> Host:
+    return Host(platform.node(), os.getpid(), renderer, provenance.package_versions())

@@ -5,25 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from wpray.config import Config
+from wpray.envs.factory import FAKE_SUITE, list_tasks
 from wpray.errors import BadInputError
+from wpray.quiet_ray import WORKER_DEFAULTS
 from wpray.types import Task
 
 # What workers may see of the driver's environment when it joins a cluster: nothing secret.
-_PASSED_ON = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID", "LP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
-_WORKER_DEFAULTS = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "1",
-    "PYTHONFAULTHANDLER": "1",
-}
-_MIN_OBJECT_STORE = 128 * 2**20
+_PASSED_ON = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "LIBGL_ALWAYS_SOFTWARE", "PYTORCH_CUDA_ALLOC_CONF")
+_OBJECT_STORE = 256 * 2**20  # results pass through it one at a time
+_FAKE_MEMORY = 200 * 2**20
+_PLENTY = 10_000.0  # custom resources name kinds of nodes; one machine alone is of every kind
+_PACKAGE = Path(__file__).parent
 
 
 def start_ray(config: Config) -> None:
@@ -31,75 +30,113 @@ def start_ray(config: Config) -> None:
 
     Raises BadInputError if the cluster cannot be reached.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     warnings.filterwarnings("ignore", module="ray")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": False}
     address = config.ray.address
+    options = _join_options(address) if address else _local_options(config)
     try:
-        if address is None:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                object_store_memory=_MIN_OBJECT_STORE,
-                **common,
-            )
-        else:
-            ray.init(address=address, **common)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise BadInputError(f"ray.address {address}: cannot start or join Ray ({reason})") from error
-
-
-def worker_environment() -> dict[str, str]:
-    """Environment variables of every actor: one thread each, and what the user set of an allow-list."""
-    return _WORKER_DEFAULTS | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({reason})") from error
 
 
 def num_env_actors(config: Config, num_trials: int) -> int:
-    """Environments at once: as configured, else what the cluster's CPUs and memory hold, never more than trials.
+    """Environments at once: as configured, else what the nodes' CPUs and memory hold; never more than trials.
 
     Raises BadInputError if not even one fits.
     """
-    if config.num_env_actors != "auto":
-        return min(int(config.num_env_actors), num_trials)
-    resources = _resources()
-    by_cpu = int(resources.get("CPU", 0) / config.ray.env_cpus)
-    by_memory = int(resources.get("memory", 0) / env_memory(config))
-    for name, share in config.ray.env_resources.items():
-        by_cpu = min(by_cpu, int(resources.get(name, 0) / share))
-    if min(by_cpu, by_memory) < 1:
-        lacking = "CPU" if by_cpu < 1 else f"{config.env.memory_gb} GiB of memory"
-        raise BadInputError(f"no node has {lacking} for one env actor; lower ray.env_cpus or env.memory_gb")
-    return min(by_cpu, by_memory, num_trials)
+    wanted, fitting = config.num_env_actors, env_actors_that_fit(config)
+    if wanted != "auto":
+        if fitting == 0 and config.ray.address is None:
+            raise _nothing_fits(config)
+        return min(wanted, num_trials)
+    if fitting == 0:
+        raise _nothing_fits(config)
+    return min(fitting, num_trials)
+
+
+def env_actors_that_fit(config: Config) -> int:
+    """How many the nodes that are here now can hold."""
+    return sum(_fitting(node, _needs(config)) for node in _nodes())
 
 
 def num_policy_actors(config: Config, num_gpus: float) -> int:
-    """Policy replicas: as configured, else one, or as many as the cluster's GPUs hold."""
+    """Policy replicas: as configured, else one, or as many as the nodes' GPUs hold.
+
+    Raises BadInputError if the policy needs a GPU and no node has one.
+    """
     if config.ray.num_policy_actors != "auto":
-        return int(config.ray.num_policy_actors)
-    gpus = _resources().get("GPU", 0)
-    return max(1, int(gpus / num_gpus)) if num_gpus else 1
+        return config.ray.num_policy_actors
+    if num_gpus == 0:
+        return 1
+    fitting = sum(_fitting(node, {"GPU": num_gpus, **config.ray.policy_resources}) for node in _nodes())
+    if fitting == 0:
+        raise BadInputError(f"policy {config.policy} needs a GPU and no node has one; see ray.address")
+    return fitting
 
 
 def env_memory(config: Config) -> int:
     """Bytes reserved for an env actor."""
-    return int(config.env.memory_gb * 2**30)
+    return _FAKE_MEMORY if config.task_suite == FAKE_SUITE else int(config.env.memory_gb * 2**30)
 
 
-def cluster_tasks(suite: str, max_steps: int | None) -> tuple[Task, ...]:
-    """The suite's tasks, read by a worker: this machine may have no LIBERO."""
-    return ray.get(_list_tasks.remote(suite, max_steps))
+def cluster_tasks(config: Config) -> tuple[Task, ...]:
+    """The suite's tasks; read by a worker if the run joins a cluster, for this machine may have no LIBERO.
+
+    Raises BadInputError for a suite that does not exist.
+    """
+    if config.ray.address is None:
+        return list_tasks(config.task_suite, config.env.max_steps)
+    try:
+        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(config.task_suite, config.env.max_steps))
+        return tasks
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BadInputError):
+            raise error.cause from error
+        raise
 
 
-def _resources() -> dict[str, float]:
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+def _join_options(address: str) -> dict[str, Any]:
+    """The nodes get this package as it is here, and of this environment what is on the allow-list."""
+    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {
+        "address": address,
+        "runtime_env": {"py_modules": [str(_PACKAGE)], "env_vars": {**WORKER_DEFAULTS, **passed}},
+    }
+
+
+def _local_options(config: Config) -> dict[str, Any]:
+    """Workers inherit this process's environment: a runtime_env would cost a second for each actor."""
+    cores = len(os.sched_getaffinity(0))
+    asked = 0 if config.num_env_actors == "auto" else config.num_env_actors * config.ray.env_cpus
+    return {
+        "address": "local",
+        "include_dashboard": False,
+        "num_cpus": max(cores, int(asked + 0.999)),
+        "object_store_memory": _OBJECT_STORE,
+        "resources": dict.fromkeys([*config.ray.policy_resources, *config.ray.env_resources], _PLENTY),
+    }
+
+
+def _needs(config: Config) -> dict[str, float]:
+    return {"CPU": config.ray.env_cpus, "memory": env_memory(config), **config.ray.env_resources}
+
+
+def _nodes() -> Iterable[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _fitting(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    return min(int(node.get(name, 0) / share) for name, share in needs.items() if share > 0)
+
+
+def _nothing_fits(config: Config) -> BadInputError:
+    needs = f"{config.ray.env_cpus:g} CPU and {env_memory(config) / 2**30:.1f} GiB of memory"
+    custom = "".join(f", {share:g} {name}" for name, share in config.ray.env_resources.items())
+    remedy = "lower env.memory_gb or ray.env_cpus, or (a cluster that grows) give ray.num_env_actors"
+    return BadInputError(f"no node has what one env actor needs ({needs}{custom} free); {remedy}")
 
 
 @ray.remote(num_cpus=0)
 def _list_tasks(suite: str, max_steps: int | None) -> tuple[Task, ...]:
-    from wpray.envs.factory import list_tasks
-
     return list_tasks(suite, max_steps)

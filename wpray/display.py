@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -18,35 +20,36 @@ from wpray.types import Trial
 _LOG = logging.getLogger("wpray")
 
 
-def open_log(path: Path, console: Console) -> None:
+@contextlib.contextmanager
+def logging_to(path: Path, console: Console) -> Iterator[None]:
     """Sends the project's log lines to run.log, and warnings (all lines, if not a terminal) to the console."""
-    _LOG.setLevel(logging.DEBUG)
-    _LOG.propagate = False
-    close_log()
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-    file.setLevel(logging.DEBUG)
     screen = _ConsoleHandler(console)
     screen.setLevel(logging.WARNING if console.is_terminal else logging.INFO)
-    _LOG.addHandler(file)
-    _LOG.addHandler(screen)
-
-
-def close_log() -> None:
-    """Closes run.log."""
-    for handler in list(_LOG.handlers):
-        _LOG.removeHandler(handler)
-        handler.close()
+    before = _LOG.level, _LOG.propagate
+    _LOG.setLevel(logging.DEBUG)
+    _LOG.propagate = False
+    for handler in (file, screen):
+        _LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (file, screen):
+            _LOG.removeHandler(handler)
+            handler.close()
+        _LOG.setLevel(before[0])
+        _LOG.propagate = before[1]
 
 
 class RunDisplay:
     """Shows a run's progress; a context manager around the driver's loop."""
 
-    def __init__(self, console: Console, tally: Tally, num_workers: int) -> None:
-        self._console, self._tally, self._num_workers = console, tally, num_workers
+    def __init__(self, console: Console, tally: Tally, num_policies: int) -> None:
+        self._console, self._tally, self._num_policies = console, tally, num_policies
         self._began = time.monotonic()
         self._first = tally.done
-        self._busy = (0.0, 0.0)
+        self._env_busy_s, self._policy_busy_s, self._num_workers = 0.0, 0.0, 0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -71,27 +74,29 @@ class RunDisplay:
             self._live.stop()
 
     def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
-        """Counts an episode and logs its line."""
-        task = trial.task
-        self._tally.add(task.suite, task.task_id, episode.status, episode.num_steps)
+        """Logs an episode's line."""
+        self._env_busy_s += episode.utilisation[0]
         self._progress.update(self._bar, completed=self._tally.done)
         _LOG.info(episode_line(trial, episode))
 
-    def busy(self, env_s: float, policy_s: float) -> None:
-        """Updates the seconds that env actors and policy actors have been at work."""
-        self._busy = (env_s, policy_s)
+    def tick(self, policy_busy_s: float, num_workers: int) -> None:
+        """Notes how long the policies have computed, and how many env actors there are."""
+        self._policy_busy_s, self._num_workers = policy_busy_s, num_workers
 
     def _render(self) -> RenderableType:
+        return Group(self._progress, Text(self._facts()), task_table(self._tally))
+
+    def _facts(self) -> str:
         tally, elapsed = self._tally, max(time.monotonic() - self._began, 1e-9)
         overall = tally.overall
         rate = f"{overall.rate:.1%} ({interval(overall)})" if overall.trials else "-"
         speed = 60 * (tally.done - self._first) / elapsed
-        env_share = min(1.0, self._busy[0] / (elapsed * self._num_workers))
-        facts = (
-            f"success {rate}   {speed:.1f} episodes/min   envs busy {env_share:.0%}   "
-            f"policy busy {min(1.0, self._busy[1] / elapsed):.0%}   errors {tally.errors}"
+        env_share = min(1.0, self._env_busy_s / (elapsed * max(1, self._num_workers)))
+        policy_share = min(1.0, self._policy_busy_s / (elapsed * self._num_policies))
+        return (
+            f"success {rate}   {speed:.1f} episodes/min   {self._num_workers} envs busy {env_share:.0%}   "
+            f"policy busy {policy_share:.0%}   errors {tally.errors}"
         )
-        return Group(self._progress, Text(facts), task_table(tally))
 
 
 def episode_line(trial: Trial, episode: EncodedEpisode) -> str:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from wpray.actors import RunContext, lost_row
-from wpray.pool import Event, Finished, Lost, Pool, Ready
+from wpray.actors import Host, RunContext, lost_row
+from wpray.cluster_setup import env_actors_that_fit
+from wpray.errors import BadInputError
+from wpray.events import Event, EventQueue, Finished, Lost, PolicyLost, PolicyReady, Ready
+from wpray.pool import Pool
+from wpray.replicas import Replicas
 from wpray.results.encode import EncodedEpisode
+from wpray.results.summary import Tally
 from wpray.results.writer import DiskFullError, RunFolder
-from wpray.scheduler import Assignment, Scheduler, too_many_errors
+from wpray.scheduler import Assignment, Scheduler
+from wpray.stopping import ErrorBook, decided
 from wpray.types import Trial
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
+_COUNT_NODES_S = 15.0
 _DISK_PAUSE_S = 5.0
 _DISK_PATIENCE_S = 600.0
-_FAILED_STARTS = 3  # env actors that never became ready, before the machine is to blame
+_FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +34,51 @@ class Stop:
 
     reason: str
     at_once: bool = False  # leave the trials in hand
+    intended: bool = False  # the configuration asked for it: the outcomes are enough
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """A run's actors and what happens to them."""
+
+    events: EventQueue
+    replicas: Replicas
+    pool: Pool
+
+    def next_event(self) -> Event | None:
+        """The next event; hung actors are found on the way."""
+        return self.pool.check() or self.replicas.check() or self.events.next(_TICK_S)
+
+    def close(self) -> None:
+        """Ends every actor."""
+        self.pool.close()
+        self.replicas.close()
+
+
+class Watcher(Protocol):
+    """Whoever shows the run to a person."""
+
+    def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
+        """An episode was written."""
+
+    def tick(self, policy_busy_s: float, num_workers: int) -> None:
+        """A moment has passed; seconds that the policies have computed and env actors alive."""
 
 
 class Driver:
-    """Runs trials to their rows. `on_episode` and `on_tick` are for whoever watches."""
+    """Runs trials to their rows."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        pool: Pool,
-        folder: RunFolder,
-        on_episode: Callable[[Trial, EncodedEpisode], None],
-        on_tick: Callable[[], None],
-    ) -> None:
-        self._context, self._pool, self._folder = context, pool, folder
-        self._on_episode, self._on_tick = on_episode, on_tick
-        self._errors: Counter[str] = Counter()
-        self._policy_failures: Counter[tuple[str, int, int]] = Counter()
-        self._finished = 0
-        self._failed_starts = 0
+    def __init__(self, context: RunContext, crew: Crew, folder: RunFolder, tally: Tally, watcher: Watcher) -> None:
+        self._context, self._crew, self._pool = context, crew, crew.pool
+        self._folder, self._tally, self._watcher = folder, tally, watcher
+        self._errors = ErrorBook(context.config.retry.max_error_share)
+        self._finished = 0  # rows of this run, which may go on where another stopped
+        self._idle: list[str] = []
         self._size = 0
+        self._failed_starts = 0
+        self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
+        self._policy_is_ready = False
+        self.hosts: dict[str, Host] = {}  # by actor name
         self.stop: Stop | None = None
 
     def request_stop(self, stop: Stop) -> None:
@@ -55,86 +86,126 @@ class Driver:
         self.stop = stop if self.stop is None or stop.at_once else self.stop
 
     def run(self, scheduler: Scheduler, num_workers: int) -> None:
-        """Runs every trial of `scheduler` on `num_workers` env actors; returns when all have rows, or on a stop."""
+        """Runs every trial of `scheduler` on up to `num_workers` env actors, until all have rows or the run must stop.
+
+        Raises BadInputError if no actor can start for a reason that the user can mend.
+        """
         self._scheduler, self._size = scheduler, num_workers
-        for _ in range(num_workers):
-            self._pool.start_worker()
         while not scheduler.finished:
-            event = self._pool.next_event(_TICK_S)
+            self._staff()
+            self._hand_out()
+            event = self._crew.next_event()
             if event is not None:
                 self._handle(event)
             if self.stop is not None:
                 scheduler.stop_taking()
                 if self.stop.at_once:
                     return
-            self._on_tick()
+            self._watcher.tick(self._crew.replicas.busy_s, self._pool.size)
+
+    def _staff(self) -> None:
+        """As many env actors as the nodes hold and the work left can use."""
+        config, now = self._context.config, time.monotonic()
+        if config.ray.address and config.num_env_actors == "auto" and now > self._count_nodes_at:
+            self._count_nodes_at = now + _COUNT_NODES_S
+            self._size = max(1, env_actors_that_fit(config))
+        for _ in range(min(self._size, self._scheduler.num_open) - self._pool.size):
+            self._pool.start()
+
+    def _hand_out(self) -> None:
+        """Nobody idles while there is work, and nobody gets work before there is a policy to ask."""
+        while self._policy_is_ready and self._idle:
+            assignment = self._scheduler.next_for(self._idle[-1])
+            if assignment is None:
+                return
+            self._idle.pop()
+            self._pool.submit(assignment)
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Ready(worker):
+            case Ready(worker, host):
                 self._failed_starts = 0
-                self._assign(worker)
-            case Finished(assignment, attempt):
-                if attempt.error_from is None:
-                    self._accept(assignment, attempt.episode)
-                else:
-                    self._retry(assignment, attempt.episode, from_policy=attempt.error_from == "policy")
-                self._assign(assignment.worker)
-            case Lost(worker, reason, started):
-                self._replace(worker, reason, started)
+                self.hosts[worker] = host
+                self._idle.append(worker)
+            case Finished(_, attempt):
+                self._failed(event) if attempt.error_from else self._succeeded(event)
+            case Lost():
+                self._lost(event)
+            case PolicyReady(replica, host, load_s):
+                self._policy_is_ready = True
+                self.hosts[f"policy-{replica}"] = host
+                _LOG.info("policy-%d is ready on %s (loaded in %.1f s)", replica, host.name, load_s)
+            case PolicyLost(failure):
+                if failure.bad_input:
+                    raise BadInputError(failure.reason)
+                self.request_stop(Stop(f"the policy cannot run: {failure.reason}", at_once=True))
 
-    def _assign(self, worker: str) -> None:
-        assignment = self._scheduler.next_for(worker)
+    def _succeeded(self, event: Finished) -> None:
+        self._idle.append(event.assignment.worker)
+        if self._scheduler.done(event.assignment):  # else a late result of an attempt already given up
+            self._write(event.assignment.trial, event.attempt.episode)
+
+    def _failed(self, event: Finished) -> None:
+        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one."""
+        assignment, attempt = event.assignment, event.attempt
+        if attempt.error_from == "policy":
+            self._idle.append(assignment.worker)
+            if self._errors.policy_repeats(attempt.error_kind):
+                self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
+            elif attempt.replica is not None:
+                self._crew.replicas.restart(attempt.replica)
+        else:
+            self._pool.retire(assignment.worker)
+        if self._scheduler.running.get(assignment.worker) == assignment:
+            self._try_again(assignment, attempt.episode)
+        if attempt.error_from != "policy":
+            self._scheduler.forget(assignment.worker)
+
+    def _lost(self, event: Lost) -> None:
+        """An env actor is gone: its trial goes to another, and a new actor will take its place."""
+        _LOG.warning("%s is gone: %s", event.worker, event.failure.reason)
+        if event.worker in self._idle:
+            self._idle.remove(event.worker)
+        assignment = self._scheduler.forget(event.worker)
         if assignment is not None:
-            self._pool.submit(assignment)
+            reason = f"the env actor died in attempt {assignment.attempt}: {event.failure.reason}"
+            self._try_again(assignment, lost_row(self._context, assignment, reason))
+        if not event.started:
+            self._could_not_start(event)
 
-    def _accept(self, assignment: Assignment, episode: EncodedEpisode) -> None:
-        """Writes a finished trial; a late result of an attempt already given up is dropped."""
-        if not self._scheduler.done(assignment):
+    def _could_not_start(self, event: Lost) -> None:
+        self._failed_starts += 1
+        if event.failure.bad_input and not any(name.startswith("env-") for name in self.hosts):
+            raise BadInputError(event.failure.reason)
+        if self._failed_starts < _FAILED_STARTS:
             return
-        self._write(assignment.trial, episode)
+        if self._pool.size == 0:
+            self.request_stop(Stop(f"env actors cannot start: {event.failure.reason}", at_once=True))
+        self._failed_starts, self._size = 0, self._pool.size
+        _LOG.warning("going on with %d env actors", self._size)
 
-    def _retry(self, assignment: Assignment, episode: EncodedEpisode, from_policy: bool) -> None:
-        """Queues a failed trial again, or writes its error row when its attempts are used up."""
-        if self._scheduler.running.get(assignment.worker) != assignment:
+    def _try_again(self, assignment: Assignment, error_row: EncodedEpisode) -> None:
+        """Queues a failed trial again; its attempts used up, or the run stopping, it gets its error row."""
+        _LOG.warning("%s attempt %d: %s", _label(assignment.trial), assignment.attempt, error_row.error)
+        if self.stop is not None:
+            self._scheduler.done(assignment)
+        elif self._scheduler.failed(assignment):
             return
-        _LOG.warning("%s attempt %d: %s", _label(assignment.trial), assignment.attempt, episode.error)
-        if from_policy:
-            self._policy_failures[assignment.trial.key] += 1
-            if self._policy_failures[assignment.trial.key] > 1:
-                self.request_stop(Stop(f"the policy fails again and again: {episode.error}"))
-        stopping = self.stop is not None
-        if stopping or not self._scheduler.failed(assignment):
-            if stopping:
-                self._scheduler.done(assignment)
-            self._write(assignment.trial, episode)
-
-    def _replace(self, worker: str, reason: str, started: bool) -> None:
-        """An env actor is gone: its trial goes to another, and a new actor takes its place."""
-        _LOG.warning("%s is gone: %s", worker, reason)
-        assignment = self._scheduler.forget(worker)
-        if assignment is not None:
-            message = f"the env actor died in attempt {assignment.attempt}: {reason}"
-            trial = assignment.trial
-            self._retry(assignment, lost_row(self._context, trial, assignment.attempt, worker, message), False)
-        if not started:
-            self._failed_starts += 1
-            if self._failed_starts >= _FAILED_STARTS:
-                self.request_stop(Stop(f"env actors cannot start: {reason}", at_once=True))
-                return
-        if not self._scheduler.finished:
-            self._pool.start_worker()
+        self._write(assignment.trial, error_row)
 
     def _write(self, trial: Trial, episode: EncodedEpisode) -> None:
         self._write_when_there_is_room(episode)
         self._finished += 1
-        self._on_episode(trial, episode)
+        self._tally.add(trial.task.suite, trial.task.task_id, episode.status, episode.num_steps)
+        self._watcher.episode(trial, episode)
         if episode.error is not None:
-            self._errors[episode.error] += 1
-        errors = sum(self._errors.values())
-        if too_many_errors(errors, self._finished, self._context.config.retry.max_error_share) and self.stop is None:
-            most, count = self._errors.most_common(1)[0]
-            self.request_stop(Stop(f"{errors} of {self._finished} trials ended in an error; {count} times: {most}"))
+            self._errors.add_row(episode.error)
+        reason = self._errors.reason_to_stop(self._finished)
+        if reason is not None:
+            self.request_stop(Stop(reason))
+        enough = decided(lambda: self._tally.overall, self._context.config.stop_when)
+        if enough is not None:
+            self.request_stop(Stop(enough, intended=True))
 
     def _write_when_there_is_room(self, episode: EncodedEpisode) -> None:
         deadline = time.monotonic() + _DISK_PATIENCE_S
@@ -146,7 +217,6 @@ class Driver:
                 if self.stop is not None or time.monotonic() > deadline:
                     raise
                 _LOG.error("%s; waiting for room (Ctrl-C stops, keeping what is finished)", error)
-                self._on_tick()
                 time.sleep(_DISK_PAUSE_S)
 
 

@@ -6,9 +6,9 @@ import contextlib
 import logging
 import secrets
 import signal
-import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,13 +18,15 @@ from wpray import display
 from wpray.actors import RunContext
 from wpray.cluster_setup import cluster_tasks, num_env_actors, num_policy_actors, start_ray
 from wpray.config import Config
-from wpray.driver import Driver, Stop
-from wpray.errors import BadInputError, RunStoppedError
+from wpray.driver import Crew, Driver, Stop
+from wpray.errors import RunStoppedError
+from wpray.events import EventQueue
 from wpray.machine import check_machine
-from wpray.output import check_resume, choose_folder, describe_run
+from wpray.output import RunInfo, choose_folder, opened
 from wpray.policy.base import PolicySpec
 from wpray.policy.factory import policy_spec
 from wpray.pool import Pool
+from wpray.replicas import Replicas
 from wpray.results.encode import Key
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
@@ -36,6 +38,18 @@ from wpray.types import Task, Trial
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is to be done, and where its results go."""
+
+    config: Config
+    spec: PolicySpec
+    folder: RunFolder
+    todo: Sequence[Trial]
+    tally: Tally
+    info: RunInfo
+
+
 def evaluate(config: Config) -> int:
     """Runs the evaluation that `config` describes; returns the exit code (0 all episodes ran, 1 not all).
 
@@ -43,84 +57,59 @@ def evaluate(config: Config) -> int:
     """
     spec = policy_spec(config)
     facts = check_machine(config)
-    folder = choose_folder(config)
-    folder.open()
-    console = Console(stderr=False)
-    try:
-        known = check_resume(config, folder)
-        display.open_log(folder.path / "run.log", console)
-        return _evaluate_in(folder, config, spec, facts, known, console)
-    finally:
-        display.close_log()
-        folder.close()
-
-
-def _evaluate_in(
-    folder: RunFolder,
-    config: Config,
-    spec: PolicySpec,
-    facts: dict[str, Any],
-    known: dict[str, Any] | None,
-    console: Console,
-) -> int:
-    with _ray(config, console):
-        tasks = select_tasks(cluster_tasks(config.task_suite, config.env.max_steps), config.tasks)
+    console = Console(soft_wrap=True)
+    with contextlib.ExitStack() as stack:
+        if config.ray.address is not None:
+            stack.enter_context(_ray(config, console))
+        tasks = select_tasks(cluster_tasks(config), config.tasks)
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
+        folder = stack.enter_context(opened(choose_folder(config), config))
+        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], {**facts, "privileged": spec.privileged})
+        stack.enter_context(display.logging_to(folder.path / "run.log", console))
         finished = folder.finished()
-        tally = _tally(tasks, config.num_trials_per_task, finished)
         todo = remaining(trials, finished)
-        run_id = known["run_id"] if known else uuid.uuid4().hex[:12]
-        info = describe_run(config, run_id, {**facts, "privileged": spec.privileged})
-        folder.write_info(info)
-        if known:
-            _LOG.info("resuming %s: %d of %d trials are finished", folder.path, len(trials) - len(todo), len(trials))
-        stop = _run(RunContext(run_id, config, secrets.token_bytes(32)), spec, folder, todo, tally, console)
-    merge(folder)
-    complete = tally.done - tally.errors == tally.total
-    folder.write_info({**info, "state": "finished" if complete else "stopped", "stop_reason": stop and stop.reason})
-    display.print_summary(console, tally, folder.path)
-    if stop is not None and not complete:
-        raise RunStoppedError(f"{stop.reason} (the same command goes on where this stopped)")
-    return 0 if complete else 1
+        if info.resumed:
+            _LOG.info("resuming %s: %d of %d episodes are finished", folder.path, len(trials) - len(todo), len(trials))
+        run = _Run(config, spec, folder, todo, _tally(tasks, config.num_trials_per_task, finished), info)
+        info.save("running")
+        if todo and config.ray.address is None:
+            stack.enter_context(_ray(config, console))
+        return _finish(run, _carry_out(run, console) if todo else None, console)
 
 
-def _run(
-    context: RunContext, spec: PolicySpec, folder: RunFolder, todo: Sequence[Trial], tally: Tally, console: Console
-) -> Stop | None:
+def _carry_out(run: _Run, console: Console) -> Stop | None:
     """Runs what is left to do; returns why it stopped early, if it did."""
-    if not todo:
-        return None
-    config = context.config
-    num_workers = num_env_actors(config, len(todo))
-    replicas = num_policy_actors(config, spec.num_gpus)
-    pool = Pool(context, spec)
+    config = run.config
+    context = RunContext(run.info.run_id, config, secrets.token_bytes(32))
+    num_workers = num_env_actors(config, len(run.todo))
+    num_replicas = num_policy_actors(config, run.spec.num_gpus)
+    _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
+    events = EventQueue()
+    replicas = Replicas(context, run.spec, num_replicas, events)
+    crew = Crew(events, replicas, Pool(context, replicas.handles, events))
     try:
-        _start_policies(pool, replicas, config.policy)
-        _LOG.info("Running %d episodes on %d environments and %d policies", len(todo), num_workers, replicas)
-        with display.RunDisplay(console, tally, num_workers) as shown:
-            driver = Driver(context, pool, folder, shown.episode, lambda: shown.busy(*pool.busy_s))
+        with display.RunDisplay(console, run.tally, num_replicas) as shown:
+            driver = Driver(context, crew, run.folder, run.tally, shown)
             with _ctrl_c(driver):
-                driver.run(Scheduler(todo, config.retry.max_attempts), num_workers)
+                driver.run(Scheduler(run.todo, config.retry.max_attempts), num_workers)
+        run.info.add_hosts(driver.hosts)
         return driver.stop
     finally:
-        pool.close()
+        crew.close()
 
 
-def _start_policies(pool: Pool, count: int, name: str) -> None:
-    began = time.monotonic()
-    try:
-        load_s = pool.start_policies(count)
-    except ray.exceptions.RayTaskError as error:
-        raise _unwrap(error) from error
-    except ray.exceptions.ActorDiedError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise BadInputError(f"policy {name} cannot start: {lines[-1]}") from error
-    _LOG.info("Policy %s loaded in %.1f s (%.1f s with its process)", name, load_s, time.monotonic() - began)
-
-
-def _unwrap(error: ray.exceptions.RayTaskError) -> BaseException:
-    cause = error.cause
-    return cause if isinstance(cause, BadInputError) else BadInputError(f"the policy cannot start: {cause}")
+def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
+    """Merges the parts, says what came out, and turns it into an exit code."""
+    merge(run.folder)
+    tally = run.tally
+    complete = tally.done - tally.errors == tally.total or (stop is not None and stop.intended)
+    run.info.save("finished" if complete else "stopped", stop.reason if stop else None)
+    display.print_summary(console, tally, run.folder.path)
+    if stop is not None and stop.intended:
+        _LOG.info("Stopped before the last episode, as stop_when asks: %s", stop.reason)
+    elif stop is not None and not complete:
+        raise RunStoppedError(f"{stop.reason} (the same command goes on where this stopped)")
+    return 0 if complete else 1
 
 
 @contextlib.contextmanager
@@ -137,10 +126,10 @@ def _ray(config: Config, console: Console) -> Iterator[None]:
 def _ctrl_c(driver: Driver) -> Iterator[None]:
     """Ctrl-C once: finish the trials in hand; twice: stop now, keeping what is finished."""
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: Any) -> None:
         again = driver.stop is not None
-        _LOG.warning("stopping now" if again else "finishing the trials in hand; Ctrl-C again stops now")
         driver.request_stop(Stop("interrupted", at_once=again))
+        _LOG.warning("stopping now" if again else "finishing the episodes in hand; Ctrl-C again stops now")
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from wpray import quiet_ray
 from wpray.command import run_command
 from wpray.config_cli import read_config
 
@@ -12,6 +13,7 @@ from wpray.config_cli import read_config
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 all episodes ran, 1 some have no outcome, 2 bad input."""
     config = read_config(argv)
+    quiet_ray.prepare(joins_a_cluster=config.ray.address is not None)
     from wpray.evaluation import evaluate
 
     return evaluate(config)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from wpray import provenance
+from wpray.actors import Host
 from wpray.config import Config, fingerprint, outcome_fields
 from wpray.errors import BadInputError
 from wpray.results.writer import RunFolder, safe_name
@@ -16,56 +20,120 @@ _ROOT = Path("runs")
 
 
 def choose_folder(config: Config) -> RunFolder:
-    """The configured folder; else the newest unfinished one of the same configuration; else a new one under runs/."""
+    """The configured folder; else the newest unfinished one of the same configuration; else a new one under runs/.
+
+    Raises BadInputError, touching nothing, if the configured one is of something else than a run.
+    """
     if config.output_dir is not None:
-        return RunFolder(Path(config.output_dir))
+        path = Path(config.output_dir)
+        _check_is_a_run_or_empty(path)
+        return RunFolder(path)
     stem = safe_name(f"{config.task_suite}_{config.policy}")
     if config.resume != "never":
         for path in sorted(_ROOT.glob(f"{stem}_*"), reverse=True):
-            if _is_unfinished(path, fingerprint(config)):
+            if _goes_on_with(path, config):
                 return RunFolder(path)
-    return RunFolder(_ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}")
+    return RunFolder(_new_path(_ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}"))
 
 
-def check_resume(config: Config, folder: RunFolder) -> dict[str, Any] | None:
-    """run.json of the run that is to go on, None for a new one.
-
-    Raises BadInputError if the folder holds results that this configuration must not mix with.
-    """
+@contextlib.contextmanager
+def opened(folder: RunFolder, config: Config) -> Iterator[RunFolder]:
+    """The folder, locked. Raises BadInputError if it holds results that `config` must not mix with."""
+    if config.resume == "only" and not (folder.path / "run.json").exists():
+        raise BadInputError(f"resume only: {folder.path} holds no run to go on with; use resume auto")
     info = folder.read_info()
-    if info is None:
-        if any((folder.path / "parts").glob("*/*.parquet")):
-            raise BadInputError(f"output_dir: {folder.path} holds parts but no run.json; choose another output_dir")
-        if config.resume == "only":
-            raise BadInputError(f"resume only: {folder.path} holds no run to go on with")
-        return None
+    if info is not None:
+        _check_same_run(info, config, folder.path)
+    folder.open()
+    try:
+        yield folder
+    finally:
+        folder.close()
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """What run.json says."""
+
+    folder: RunFolder
+    data: dict[str, Any]
+    resumed: bool
+
+    @classmethod
+    def read_or_new(cls, config: Config, folder: RunFolder, run_id: str, facts: Mapping[str, Any]) -> RunInfo:
+        """Goes on with the folder's run.json, or begins one; `facts` are what only the run knows (renderer, policy)."""
+        known = folder.read_info()
+        fresh = {
+            "run_id": known["run_id"] if known else run_id,
+            "started_at": known["started_at"] if known else _now(),
+            "config": config.model_dump(mode="json"),
+            "outcome_fields": outcome_fields(config),
+            "fingerprint": fingerprint(config),
+            **provenance.collect().as_dict(),
+            **facts,
+        }
+        return cls(folder, {**(known or {}), **fresh}, known is not None)
+
+    @property
+    def run_id(self) -> str:
+        """Names the run in every row."""
+        run_id: str = self.data["run_id"]
+        return run_id
+
+    def add_hosts(self, hosts: Mapping[str, Host]) -> None:
+        """Notes which machines took part, with their renderer and package versions."""
+        known = self.data.setdefault("hosts", {})
+        for host in hosts.values():
+            entry = known.setdefault(host.name, {"versions": host.versions, "renderer": None})
+            entry["renderer"] = host.renderer or entry["renderer"]
+
+    def save(self, state: str, reason: str | None = None) -> None:
+        """Writes run.json; `state` is running, finished or stopped (for `reason`)."""
+        self.data |= {"state": state, "stop_reason": reason, "written_at": _now()}
+        self.folder.write_info(self.data)
+
+
+def _check_is_a_run_or_empty(path: Path) -> None:
+    try:
+        names = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    except OSError as error:
+        raise BadInputError(f"output_dir: cannot read the folder {path} ({error.strerror}); choose another") from error
+    if names - {".lock", "parts", "trajectories"} and "run.json" not in names:
+        raise BadInputError(f"output_dir: {path} holds files but no run.json, so not a run; choose another output_dir")
+    if "run.json" not in names and any((path / "parts").glob("*/*.parquet")):
+        raise BadInputError(f"output_dir: {path} holds results but no run.json; choose another output_dir")
+
+
+def _check_same_run(info: Mapping[str, Any], config: Config, path: Path) -> None:
     if config.resume == "never":
-        raise BadInputError(f"output_dir: {folder.path} holds another run's results; choose another, or resume auto")
-    theirs, ours = info.get("outcome_fields", {}), outcome_fields(config)
+        raise BadInputError(f"output_dir: {path} holds another run's results; choose another, or use resume auto")
+    theirs, ours = info.get("outcome_fields"), outcome_fields(config)
+    if not isinstance(theirs, dict) or not isinstance(info.get("run_id"), str) or "started_at" not in info:
+        raise BadInputError(f"output_dir: {path / 'run.json'} does not describe a run; choose another output_dir")
     different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if different:
         listed = ", ".join(f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)" for name in different[:5])
-        raise BadInputError(f"output_dir: {folder.path} holds results of another configuration: {listed}")
-    return info
+        raise BadInputError(f"output_dir: {path} holds another configuration's results, which differs in: {listed}")
 
 
-def describe_run(config: Config, run_id: str, details: dict[str, Any]) -> dict[str, Any]:
-    """run.json of a run that starts now; `details` are facts that only the run knows (renderer, hosts, policy)."""
-    return {
-        "run_id": run_id,
-        "state": "running",
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config.model_dump(mode="json"),
-        "outcome_fields": outcome_fields(config),
-        "fingerprint": fingerprint(config),
-        **provenance.collect().as_dict(),
-        **details,
-    }
-
-
-def _is_unfinished(path: Path, wanted: str) -> bool:
+def _goes_on_with(path: Path, config: Config) -> bool:
+    """Whether the run in `path` is unfinished, and the same as `config` asks for, trials included."""
     try:
         info = json.loads((path / "run.json").read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(info, dict) and info.get("fingerprint") == wanted and info.get("state") != "finished"
+    if not isinstance(info, dict) or not isinstance(info.get("config"), dict) or info.get("state") == "finished":
+        return False
+    asked = config.model_dump(mode="json")
+    same_trials = all(info["config"].get(name) == asked[name] for name in ("tasks", "num_trials_per_task"))
+    return same_trials and info.get("fingerprint") == fingerprint(config) and not RunFolder(path).is_locked()
+
+
+def _new_path(path: Path) -> Path:
+    """`path`, or it with a number: two runs may start within a second."""
+    names = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 100))]
+    return next(name for name in names if not name.exists())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,14 +1,9 @@
-"""The actors of a run: starts them, hands them work, notices those that died or hang, replaces them.
-
-Everything that happens arrives as an event in one queue, so that the driver's loop is a plain `for`.
-"""
+"""The env actors of a run: starts them, hands them work, notices those that died or hang."""
 
 from __future__ import annotations
 
 import itertools
-import queue
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -16,92 +11,36 @@ from typing import Any
 
 import ray
 
-from wpray.actors import Attempt, EnvActor, Health, PolicyActor, RunContext
-from wpray.cluster_setup import env_memory, worker_environment
-from wpray.policy.base import PolicySpec
+from wpray.actors import EnvActor, Health, Host, RunContext
+from wpray.cluster_setup import env_memory
+from wpray.events import Event, EventQueue, Failure, Finished, Lost, Ready, failure_of
 from wpray.scheduler import Assignment
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """An env actor has started and is idle."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """An attempt came back."""
-
-    assignment: Assignment
-    attempt: Attempt
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """An env actor is gone, with whatever it had in hand."""
-
-    worker: str
-    reason: str
-    started: bool  # False if it never became ready: a machine that cannot run it
-
-
-Event = Ready | Finished | Lost
 
 
 @dataclass(slots=True)
 class _Worker:
     handle: Any
-    ready: bool = False
+    host: Host | None = None
     busy: bool = False
-    probe_since: float | None = None
-    busy_s: float = 0.0
-
-
-@dataclass(slots=True)
-class _Replica:
-    handle: Any
-    probe_since: float | None = None
-    busy_s: float = 0.0
+    sign_of_life: float = 0.0  # monotonic instant
+    asked: float | None = None  # since when a question for one is open
 
 
 class Pool:
-    """Env actors and policy actors of one run."""
+    """Env actors by name. Not thread-safe."""
 
-    def __init__(self, context: RunContext, spec: PolicySpec) -> None:
-        self._context, self._spec = context, spec
+    def __init__(self, context: RunContext, replicas: list[Any], events: EventQueue) -> None:
+        self._context, self._replicas, self._events = context, replicas, events
         self._workers: dict[str, _Worker] = {}
-        self._replicas: list[_Replica] = []
         self._numbers = itertools.count()
-        self._events: queue.SimpleQueue[Callable[[], Event | None]] = queue.SimpleQueue()
-        self._next_probe = 0.0
+        self._next_check = 0.0
 
     @property
     def size(self) -> int:
         """Env actors alive or starting."""
         return len(self._workers)
 
-    @property
-    def busy_s(self) -> tuple[float, float]:
-        """Seconds at work of (env actors alive, policy actors), as last heard."""
-        return sum(w.busy_s for w in self._workers.values()), sum(r.busy_s for r in self._replicas)
-
-    def start_policies(self, count: int) -> float:
-        """Starts `count` replicas and waits until they have loaded; returns the longest load time, seconds.
-
-        Raises what building the policy raises.
-        """
-        config = self._context.config
-        options = PolicyActor.options(
-            num_gpus=self._spec.num_gpus,
-            resources=config.ray.policy_resources,
-            runtime_env={"env_vars": worker_environment()},
-        )
-        self._replicas = [_Replica(options.remote(self._context)) for _ in range(count)]
-        loads: list[float] = ray.get([replica.handle.load_s.remote() for replica in self._replicas])
-        return max(loads)
-
-    def start_worker(self) -> None:
+    def start(self) -> None:
         """Starts one env actor; a Ready or a Lost event follows."""
         config = self._context.config
         name = f"env-{next(self._numbers)}"
@@ -109,97 +48,81 @@ class Pool:
             num_cpus=config.ray.env_cpus,
             memory=env_memory(config),
             resources=config.ray.env_resources,
-            runtime_env={"env_vars": worker_environment()},
-        ).remote(name, self._context, [replica.handle for replica in self._replicas])
+        ).remote(name, self._context, self._replicas)
         self._workers[name] = _Worker(handle)
-        self._watch(handle.start.remote(), partial(self._started, name))
+        self._events.watch(handle.start.remote(), partial(self._started, name))
 
     def submit(self, assignment: Assignment) -> None:
         """Gives an idle worker an attempt; a Finished or a Lost event follows."""
         worker = self._workers[assignment.worker]
-        worker.busy = True
-        self._watch(worker.handle.run.remote(assignment), partial(self._ran, assignment))
+        worker.busy, worker.sign_of_life, worker.asked = True, time.monotonic(), None
+        self._events.watch(worker.handle.run.remote(assignment), partial(self._ran, assignment))
 
-    def next_event(self, timeout_s: float) -> Event | None:
-        """The next event, or None if there is none within `timeout_s`; also where hung actors are found."""
-        self._probe()
-        try:
-            return self._events.get(timeout=timeout_s)()
-        except queue.Empty:
+    def retire(self, name: str) -> None:
+        """Ends an idle env actor whose process is not to be trusted any more; no event follows."""
+        worker = self._workers.pop(name, None)
+        if worker is not None:
+            ray.kill(worker.handle, no_restart=True)
+
+    def check(self) -> Event | None:
+        """Finds an env actor without a step or a reply for retry.stall_s, and gives it up.
+
+        A sign of life is asked for only when an attempt has been silent for half of that time: a healthy run costs
+        the driver nothing.
+        """
+        now, stall_s = time.monotonic(), self._context.config.retry.stall_s
+        if now < self._next_check:
             return None
+        for name, worker in self._workers.items():
+            if not worker.busy or now - worker.sign_of_life < stall_s / 2:
+                continue
+            if worker.asked is None:
+                worker.asked = now
+                self._events.watch(worker.handle.health.remote(), partial(self._heard, name))
+            elif now - worker.sign_of_life > stall_s and now - worker.asked > stall_s / 2:
+                return self._give_up(name)
+        self._next_check = now + min(stall_s / 8, 1.0)
+        return None
 
     def close(self) -> None:
-        """Kills every actor."""
-        handles = [worker.handle for worker in self._workers.values()] + [replica.handle for replica in self._replicas]
-        for handle in handles:
-            ray.kill(handle, no_restart=True)
-        self._workers.clear()
-        self._replicas.clear()
-
-    def _watch(self, reference: Any, event: Callable[[Future[Any]], Event | None]) -> None:
-        """Queues `event` for when `reference` is resolved; it runs on the driver's thread."""
-        reference.future().add_done_callback(lambda future: self._events.put(lambda: event(future)))
+        """Kills every env actor."""
+        for name in list(self._workers):
+            self.retire(name)
 
     def _started(self, name: str, future: Future[Any]) -> Event | None:
         if future.exception() is not None:
-            return self._lose(name, future.exception())
+            return self._lose(name, failure_of(future.exception()))
         if name not in self._workers:
             return None
-        self._workers[name].ready = True
-        return Ready(name)
+        host: Host = future.result()
+        self._workers[name].host = host
+        return Ready(name, host)
 
     def _ran(self, assignment: Assignment, future: Future[Any]) -> Event | None:
         if future.exception() is not None:
-            return self._lose(assignment.worker, future.exception())
-        if assignment.worker in self._workers:
-            self._workers[assignment.worker].busy = False
-        return Finished(assignment, future.result())
-
-    def _lose(self, name: str, error: BaseException | None) -> Event | None:
-        worker = self._workers.pop(name, None)
+            return self._lose(assignment.worker, failure_of(future.exception()))
+        worker = self._workers.get(assignment.worker)
         if worker is None:
-            return None
-        ray.kill(worker.handle, no_restart=True)
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        return Lost(name, f"{type(cause).__name__}: {' '.join(lines)[:500]}", worker.ready)
-
-    def _probe(self) -> None:
-        """Asks busy actors for a sign of life, a few times in each stall_s."""
-        now, stall_s = time.monotonic(), self._context.config.retry.stall_s
-        if now < self._next_probe:
-            return
-        self._next_probe = now + min(stall_s / 4, 2.0)
-        for name, worker in list(self._workers.items()):
-            if worker.busy and worker.probe_since is None:
-                worker.probe_since = now
-                self._watch(worker.handle.health.remote(), partial(self._heard, name))
-            elif worker.probe_since is not None and now - worker.probe_since > stall_s:
-                self._hung(name)
-        for replica in self._replicas:
-            if replica.probe_since is None:
-                replica.probe_since = now
-                self._watch(replica.handle.health.remote(), partial(self._replica_heard, replica))
+            return None  # given up before: a late result
+        worker.busy = False
+        return Finished(assignment, future.result())
 
     def _heard(self, name: str, future: Future[Any]) -> Event | None:
         worker = self._workers.get(name)
         if worker is None or future.exception() is not None:
             return None  # its run has an event of its own
         health: Health = future.result()
-        worker.probe_since, worker.busy_s = None, health.busy_s
-        return self._hung(name) if health.idle_s > self._context.config.retry.stall_s else None
+        worker.asked, worker.sign_of_life = None, time.monotonic() - health.idle_s
+        return self._give_up(name) if worker.busy and health.idle_s > self._context.config.retry.stall_s else None
 
-    def _hung(self, name: str) -> Event | None:
-        """Kills a hung actor; its run fails then, which is the event."""
-        worker = self._workers[name]
-        ray.kill(worker.handle, no_restart=True)
-        return None
+    def _give_up(self, name: str) -> Event | None:
+        stall_s = self._context.config.retry.stall_s
+        return self._lose(name, Failure(f"no step or reply for {stall_s:g} s (retry.stall_s): hung", bad_input=False))
 
-    def _replica_heard(self, replica: _Replica, future: Future[Any]) -> Event | None:
-        replica.probe_since = None
-        if future.exception() is None:
-            health: Health = future.result()
-            replica.busy_s = max(replica.busy_s, health.busy_s)
-            if health.idle_s > self._context.config.retry.stall_s:
-                ray.kill(replica.handle, no_restart=False)
-        return None
+    def _lose(self, name: str, failure: Failure) -> Event | None:
+        """Once for each env actor, whatever notices first that it is gone."""
+        worker = self._workers.get(name)
+        if worker is None:
+            return None
+        self.retire(name)
+        return Lost(name, failure, started=worker.host is not None)

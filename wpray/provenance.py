@@ -41,12 +41,17 @@ class Provenance:
 
 def collect() -> Provenance:
     """The provenance of this process's host; imports none of the packages."""
+    return Provenance(package_versions(), _git_commit(), platform.node(), platform.platform())
+
+
+def package_versions() -> dict[str, str]:
+    """Version of Python, wpray and the packages that decide results; those not installed are left out."""
     versions = {"python": platform.python_version(), "wpray": wpray.__version__}
     for name, candidates in _PACKAGES.items():
         found = next((text for text in map(_version, candidates) if text), None)
         if found:
             versions[name] = found
-    return Provenance(versions, _git_commit(), platform.node(), platform.platform())
+    return versions
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> dict[str, tuple[str, str]]:

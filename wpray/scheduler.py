@@ -51,6 +51,11 @@ class Scheduler:
         """What each busy worker has in hand."""
         return self._running
 
+    @property
+    def num_open(self) -> int:
+        """Trials in hand or still to be handed out."""
+        return len(self._running) + (self.num_pending if self._taking else 0)
+
     def stop_taking(self) -> None:
         """No further trial is handed out; those in hand go on."""
         self._taking = False
@@ -114,11 +119,6 @@ class Scheduler:
         task = self._task.pop(worker, None)
         if task is not None:
             self._workers_on[task] -= 1
-
-
-def too_many_errors(errors: int, finished: int, max_share: float) -> bool:
-    """The stop rule: at least three errors, and more than `max_share` of the finished trials."""
-    return errors >= 3 and errors > max_share * finished
 
 
 def _task_of(trial: Trial) -> TaskKey:

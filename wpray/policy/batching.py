@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -27,7 +28,17 @@ Reply = TypeVar("Reply", bound=PlanReply | SegmentReply)
 
 
 class PolicyError(RuntimeError):
-    """The policy raised while it answered a request, alone: its own fault, not the environment's."""
+    """The policy raised while it answered a request, alone: its own fault, not the environment's.
+
+    Holds text only, so that it travels to processes that have none of the policy's classes.
+    """
+
+    def __init__(self, kind: str, message: str, trace: str = "") -> None:
+        super().__init__(kind, message, trace)
+        self.kind, self.message, self.trace = kind, message, trace
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
 
 
 @dataclass(slots=True)
@@ -54,27 +65,35 @@ class _Queue(Generic[Request, Reply]):
         return [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
 
     def run(self, batch: list[_Waiting[Request, Reply]]) -> None:
-        """Answers a batch; if it fails, asks one by one, so that only the request at fault fails."""
+        """Answers a batch. One that fails is halved until only the requests at fault fail, alone.
+
+        Halving is also what a batch that does not fit into memory needs.
+        """
+        failure = self._try(batch)
+        if failure is None:
+            return
+        if len(batch) == 1:
+            _LOG.warning("the policy failed on %s: %s", batch[0].request.trial.key, failure)
+            batch[0].future.set_exception(failure)
+            return
+        middle = len(batch) // 2
+        self.run(batch[:middle])
+        self.run(batch[middle:])
+
+    def _try(self, batch: list[_Waiting[Request, Reply]]) -> PolicyError | None:
+        """Answers a batch; returns what went wrong, as text: the exception would keep its frames' tensors alive."""
         began = time.perf_counter()
         try:
             replies = self.answer([item.request for item in batch])
+            if len(replies) != len(batch):
+                raise ValueError(f"{len(replies)} replies to {len(batch)} requests")
         except Exception as error:  # whatever a policy raises belongs to its requests, never to the actor
-            self._fail(batch, error)
-            return
+            return PolicyError(type(error).__name__, str(error), traceback.format_exc())
         compute_s = time.perf_counter() - began
         for item, reply in zip(batch, replies, strict=True):
             timing = Timing(began - item.since, compute_s, len(batch))
             item.future.set_result(dataclasses.replace(reply, timing=timing))
-
-    def _fail(self, batch: list[_Waiting[Request, Reply]], error: Exception) -> None:
-        if len(batch) == 1:
-            _LOG.warning("the policy failed on %s", batch[0].request.trial.key, exc_info=error)
-            failure = PolicyError(f"{type(error).__name__}: {error}")
-            failure.__cause__ = error
-            batch[0].future.set_exception(failure)
-            return
-        for item in batch:
-            self.run([item])
+        return None
 
 
 class Batcher:
@@ -87,6 +106,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self.busy_s = 0.0  # computing, in all
+        self.batches = 0  # computed, in all
         self.busy_since: float | None = None  # start of the batch that computes now (monotonic), for a watchdog
         self._thread = threading.Thread(target=self._work, name="policy", daemon=True)
         self._thread.start()
@@ -122,6 +142,7 @@ class Batcher:
             self.busy_since = time.monotonic()
             run()
             self.busy_s += time.monotonic() - self.busy_since
+            self.batches += 1
             self.busy_since = None
 
     def _next(self) -> Callable[[], None] | None:

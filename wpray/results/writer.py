@@ -66,6 +66,17 @@ class RunFolder:
                 f"output_dir: cannot write to {self.path} ({error.strerror}); choose another"
             ) from error
 
+    def is_locked(self) -> bool:
+        """Whether a driver is at work in it now."""
+        try:
+            with (self.path / ".lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def close(self) -> None:
         """Gives the lock back."""
         if self._lock is not None:

@@ -1,0 +1,24 @@
+"""`python -m wpray.bench NAME ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from wpray.command import run_command
+from wpray.errors import BadInputError
+
+_BENCHMARKS = ("env", "e2e", "policy")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the benchmark that `argv` names. Raises BadInputError if there is none."""
+    if not argv or argv[0] not in _BENCHMARKS:
+        raise BadInputError(f"use: python -m wpray.bench {' | '.join(_BENCHMARKS)} (each has --help)")
+    result: int = importlib.import_module(f"wpray.bench.{argv[0]}").main(argv[1:])
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

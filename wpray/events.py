@@ -1,0 +1,96 @@
+"""What happens to a run's actors, as events in one queue, so that the driver's loop is a plain `for`."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from wpray.actors import Attempt, Host
+from wpray.errors import BadInputError
+from wpray.scheduler import Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an actor is gone."""
+
+    reason: str
+    bad_input: bool  # its machine or its files are at fault, and the reason names the remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An env actor has started and is idle."""
+
+    worker: str
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt came back."""
+
+    assignment: Assignment
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An env actor is gone, with whatever it had in hand."""
+
+    worker: str
+    failure: Failure
+    started: bool  # False if it never became ready: a machine that cannot run it
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyReady:
+    """A policy replica has loaded."""
+
+    replica: int
+    host: Host
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLost:
+    """No policy replica is left, nor will one come back."""
+
+    failure: Failure
+
+
+Event = Ready | Finished | Lost | PolicyReady | PolicyLost
+Handler = Callable[[Future[Any]], Event | None]
+
+
+class EventQueue:
+    """Turns what Ray calls come to into events, on the thread that asks for them."""
+
+    def __init__(self) -> None:
+        self._arrived: queue.SimpleQueue[tuple[Handler, Future[Any]]] = queue.SimpleQueue()
+
+    def watch(self, reference: Any, handler: Handler) -> None:
+        """When the call behind `reference` has ended, `handler` makes the event of it."""
+        reference.future().add_done_callback(lambda future: self._arrived.put((handler, future)))
+
+    def next(self, timeout_s: float) -> Event | None:
+        """The next event; None if nothing came within `timeout_s`, or nothing of interest."""
+        try:
+            handler, future = self._arrived.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        return handler(future)
+
+
+def failure_of(error: BaseException | None) -> Failure:
+    """One line for an exception that a Ray call ended in."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(cause, BadInputError):
+        return Failure(str(cause), bad_input=True)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return Failure(f"{type(cause).__name__}: {' '.join(lines)[:500]}", bad_input=False)

@@ -1,0 +1,33 @@
+"""Environment variables that Ray and the libraries read when they are imported: set them before that.
+
+The processes of a local Ray inherit them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+
+# One env actor is one core: libraries that start a thread for each core only fight each other.
+WORKER_DEFAULTS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "LP_NUM_THREADS": "1",
+    "PYTHONFAULTHANDLER": "1",
+    # Env actors use a GPU for rendering without reserving it: Ray must not hide it from them.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# Linux's default binds to every interface; a Ray that is told that there will be no other node, to loopback.
+_NO_OTHER_NODE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def prepare(joins_a_cluster: bool, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Sets what is not set yet. Call it before the first import of ray, numpy or torch."""
+    for name, value in WORKER_DEFAULTS.items():
+        environ.setdefault(name, value)
+    environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
+    if not joins_a_cluster:
+        environ[_NO_OTHER_NODE] = "0"

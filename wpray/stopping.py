@@ -1,0 +1,83 @@
+"""When a run stops before every trial has run: pure rules on what has come in so far."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from wpray.config import StopWhenConfig
+from wpray.results.statistics import Rate
+
+_LEAST_ERRORS = 3
+
+
+@dataclass(slots=True)
+class ErrorBook:
+    """The errors of a run so far, and whether they are a reason to stop it."""
+
+    max_share: float
+    rows: int = 0  # error rows
+    _seen: Counter[str] = field(default_factory=Counter)
+    _fresh_since: set[str] = field(default_factory=set)  # kinds of policy error that a replica was replaced for
+
+    def add_row(self, summary: str) -> None:
+        """Counts a trial that ended in an error row; `summary` is its first line."""
+        self.rows += 1
+        self._seen[summary] += 1
+
+    def policy_repeats(self, kind: str) -> bool:
+        """Whether a policy error of this kind was seen before: then a fresh replica has failed in the same way."""
+        repeats = kind in self._fresh_since
+        self._fresh_since.add(kind)
+        return repeats
+
+    def reason_to_stop(self, finished: int) -> str | None:
+        """Why the run must stop after `finished` rows, errors included; None if it need not."""
+        if not too_many_errors(self.rows, finished, self.max_share):
+            return None
+        summary, count = self._seen.most_common(1)[0]
+        return f"{self.rows} of {finished} episodes ended in an error; most often ({count}): {summary}"
+
+
+def too_many_errors(errors: int, finished: int, max_share: float) -> bool:
+    """The stop rule: at least three errors, and more than `max_share` of the finished trials."""
+    return errors >= _LEAST_ERRORS and errors > max_share * finished
+
+
+def decided(overall: Callable[[], Rate], settings: StopWhenConfig) -> str | None:
+    """Why the outcomes so far are enough, as `settings` asks; None if they are not, or it asks for nothing.
+
+    `half_width`: of the 95% interval. `reference_rate`: Wald's sequential probability ratio tests of the reference
+    against a rate that is `difference` better, and one that is `difference` worse.
+    """
+    if settings.half_width is None and settings.reference_rate is None:
+        return None
+    rate = overall()
+    half = (rate.high - rate.low) / 2
+    if settings.half_width is not None and rate.trials > 0 and half < settings.half_width:
+        return f"the 95% interval's half-width is {half:.1%}"
+    if settings.reference_rate is None:
+        return None
+    return _compared(rate.successes, rate.trials, settings, settings.reference_rate)
+
+
+def _compared(successes: int, trials: int, settings: StopWhenConfig, reference: float) -> str | None:
+    accept = math.log((1 - settings.beta) / settings.alpha)
+    reject = math.log(settings.beta / (1 - settings.alpha))
+    ratios = [
+        _log_ratio(successes, trials, reference, min(max(reference + sign * settings.difference, 1e-3), 1 - 1e-3))
+        for sign in (1, -1)
+    ]
+    for word, ratio in zip(("better", "worse"), ratios, strict=True):
+        if ratio >= accept:
+            return f"{successes}/{trials} is {word} than the reference rate {reference:.1%}"
+    if all(ratio <= reject for ratio in ratios):
+        return f"{successes}/{trials} is within {settings.difference:.1%} of the reference rate {reference:.1%}"
+    return None
+
+
+def _log_ratio(successes: int, trials: int, null: float, other: float) -> float:
+    failures = trials - successes
+    return successes * math.log(other / null) + failures * math.log((1 - other) / (1 - null))
