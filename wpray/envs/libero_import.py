@@ -20,6 +20,7 @@ from types import ModuleType
 
 import yaml
 
+from wpray.envs import gl
 from wpray.errors import BadInputError
 
 
@@ -30,6 +31,8 @@ def prepare() -> Path:
     Raises BadInputError if no LIBERO is installed. Imports nothing of it.
     """
     root = package_root()
+    if "MUJOCO_GL" not in os.environ:  # robosuite reads it at import and would take EGL without asking
+        gl.prepare(gl.choose("auto"))
     folder = Path(tempfile.mkdtemp(prefix="wpray-libero-"))
     (folder / "config.yaml").write_text(yaml.safe_dump(_paths(root)))
     os.environ["LIBERO_CONFIG_PATH"] = str(folder)

@@ -11,7 +11,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from wpray.envs.osc_math import osc_torques
+from wpray.envs.osc_math import gripper_substep, osc_substep
 from wpray.types import FloatArray
 
 _GRIPPER_SIGNS = np.array([-1.0, 1.0])
@@ -64,15 +64,15 @@ class OscController:
         self._mass = np.empty((dof, dof), order=_order(controller.mass_matrix))
         self._gains = np.array([controller.kp, controller.kd])
         self._initial_joint = controller.initial_joint
-        self._low, self._high = robot.torque_limits
+        self._limits = np.array(robot.torque_limits)
 
     def _bind_gripper(self, gripper: Any, sim: Any) -> None:
         actuators = np.array([sim.model.actuator_name2id(name) for name in gripper.actuators])
         limits = self._model.actuator_ctrlrange[actuators]
         self._gripper = gripper
         self._gripper_ctrl = self._data.ctrl[_as_slice(actuators)]
-        self._gripper_middle = 0.5 * (limits[:, 1] + limits[:, 0])
-        self._gripper_half = 0.5 * (limits[:, 1] - limits[:, 0])
+        self._gripper_scale = np.array([0.5 * (limits[:, 1] + limits[:, 0]), 0.5 * (limits[:, 1] - limits[:, 0])])
+        self._gripper_state = np.zeros(len(actuators))
 
     def begin(self, action: FloatArray) -> bool:
         """Takes a new action (7,) at a control step's first substep; returns whether the state was read anew.
@@ -100,7 +100,7 @@ class OscController:
 
     def apply(self) -> None:
         """Writes the torques and the gripper command of one substep into the simulator's ctrl."""
-        torques = osc_torques(
+        osc_substep(
             self._goal_pos,
             self._goal_ori,
             self._pos,
@@ -116,11 +116,10 @@ class OscController:
             self._initial_joint,
             self._q,
             self._v,
+            self._limits,
+            self._arm_ctrl,
         )
-        np.minimum(np.maximum(torques, self._low), self._high, out=self._arm_ctrl)
-        gripper = self._gripper
-        gripper.current_action = np.minimum(np.maximum(gripper.current_action + self._gripper_step, -1.0), 1.0)
-        np.add(self._gripper_middle, self._gripper_half * gripper.current_action, out=self._gripper_ctrl)
+        gripper_substep(self._gripper_state, self._gripper_step, self._gripper_scale, self._gripper_ctrl)
 
     def end(self) -> None:
         """Closes the control step."""

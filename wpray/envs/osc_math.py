@@ -13,7 +13,7 @@ from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, o
 
 
 @numba.njit(cache=True)
-def osc_torques(
+def osc_substep(
     goal_pos: FloatArray,
     goal_ori: FloatArray,
     pos: FloatArray,
@@ -29,14 +29,29 @@ def osc_torques(
     initial_joint: FloatArray,
     joint_pos: FloatArray,
     joint_vel: FloatArray,
-) -> FloatArray:
-    """(7,) joint torques before clipping, N m; `gains` (2, 6) is kp and kd, the matrices are laid out as stock's."""
+    limits: FloatArray,
+    ctrl: FloatArray,
+) -> None:
+    """Writes (7,) clipped joint torques, N m, into `ctrl`.
+
+    `gains` (2, 6) is kp and kd, `limits` (2, 7) lowest and highest torque; the matrices are laid out as stock's.
+    """
     force = (goal_pos - pos) * gains[0, :3] + (-vel_pos) * gains[1, :3]
     torque = orientation_error(goal_ori, ori) * gains[0, 3:] + (-vel_ori) * gains[1, 3:]
     _, lambda_pos, lambda_ori, nullspace = opspace_matrices(mass, jac, jac_pos, jac_ori)
     wrench = np.empty(6)
     wrench[:3] = np.dot(lambda_pos, force)
     wrench[3:] = np.dot(lambda_ori, torque)
-    torques: FloatArray = np.dot(jac.T, wrench) + bias
+    torques = np.dot(jac.T, wrench) + bias
     torques += nullspace_torques(mass, nullspace, initial_joint, joint_pos, joint_vel)
-    return torques
+    ctrl[:] = np.minimum(np.maximum(torques, limits[0]), limits[1])
+
+
+@numba.njit(cache=True)
+def gripper_substep(state: FloatArray, change: FloatArray, scale: FloatArray, ctrl: FloatArray) -> None:
+    """Moves the gripper's command `state` (2,) by `change` within [-1, 1] and writes it, scaled, into `ctrl`.
+
+    `scale` (2, 2) is the middle and the half width of the actuators' range.
+    """
+    state[:] = np.minimum(np.maximum(state + change, -1.0), 1.0)
+    ctrl[:] = scale[0] + scale[1] * state

@@ -29,6 +29,8 @@ class Scene:
         self.env = _make(bddl)
         self.model: mujoco.MjModel = self.env.sim.model._model
         self.data: mujoco.MjData = self.env.sim.data._data
+        # Nothing reads the force sensors, and no dynamics depend on them.
+        self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
         self._initialisers = self.env.pristine_initialisers
         self._visible_sites = {
             name: copy.deepcopy(thing.object_properties.get("vis_site_names")) for name, thing in self._things()

@@ -1,8 +1,8 @@
 """A control step that is bit-identical to stock LIBERO's and skips what only its observables need.
 
 Stock runs `forward` before the controller, again inside it, and then `step`, 25 times a control step. On MuJoCo 3.3.2
-each `forward` changes the solver's warm start, so its solver passes must stay; the position and velocity stages would
-compute the same numbers again and are skipped.
+each `forward` changes the solver's warm start, so its solver passes must stay. The other stages would compute the same
+numbers again: the first `forward` is `mj_step1` and what follows the velocity stage, the second is the solver alone.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Stepper:
             mujoco.mj_forwardSkip(model, data, _AFTER_VELOCITY, 1)
             if substep == 0:
                 if osc.begin(action):
-                    mujoco.mj_forwardSkip(model, data, _AFTER_VELOCITY, 1)
+                    mujoco.mj_fwdConstraint(model, data)
             else:
-                mujoco.mj_forwardSkip(model, data, _AFTER_VELOCITY, 1)
+                mujoco.mj_fwdConstraint(model, data)
                 osc.update()
             osc.apply()
             samples = clock.tick()

@@ -20,11 +20,14 @@ from wpray.models.gemma import (
     Modulation,
     adaptive_norm,
     attend,
+    attend_prefix,
+    bias_of,
     feed_forward,
+    finish_layer,
     load_layers,
     project_qkv,
-    rms_norm,
     rope_tables,
+    split_qkv,
 )
 from wpray.models.graphs import GraphCache
 from wpray.models.siglip import Siglip
@@ -93,44 +96,42 @@ class ActionExpert:
         noise: Tensor,
     ) -> Tensor:
         """Ten Euler steps from t = 1 to 0; every shape is fixed, so all of it is one CUDA graph."""
-        keys, values, seen = self._run_prefix(images, tokens, lengths)
-        cos, sin, bias = self._suffix_mask(lengths, seen)
+        cache, real = self._run_prefix(images, tokens, lengths)
+        cos, sin, bias = self._suffix_mask(lengths, real)
         ends = self._apply("proprio_encoder", torch.stack([start, end], dim=1))
         modulations = self._modulations(duration)
         x = noise
         for step in range(NUM_STEPS):
-            velocity = self._velocity(x, ends, modulations[step], keys, values, cos, sin, bias)
-            x = x - (1.0 / NUM_STEPS) * velocity
+            x = x - (1.0 / NUM_STEPS) * self._velocity(x, ends, modulations[step], cache, cos, sin, bias)
         return x
 
-    def _run_prefix(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Every layer's prefix keys and values (B, S, D), and which slots are real (B, S)."""
+    def _run_prefix(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys beside values (depth, B, S + T, 2 D), the suffix's slots last and empty, and the real slots (B, S)."""
         batch, config = tokens.shape[0], self.config.text
         text = F.embedding(tokens, self._embedding) * self._scale
-        x = torch.cat([self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1), text], dim=1)
-        slots = torch.arange(x.shape[1], device=self.device)
-        seen = slots < 2 * IMAGE_TOKENS + lengths[:, None]
-        bias = torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, float("-inf"))[:, None]
+        seen = self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1)
+        x = torch.cat([seen, text], dim=1)
+        prefix = x.shape[1]
+        slots = torch.arange(prefix, device=self.device)
+        real = slots < 2 * IMAGE_TOKENS + lengths[:, None]
+        bias = bias_of(real, x.dtype)[:, None]
         cos, sin = rope_tables(slots.expand(batch, -1), config.head_dim)
-        keys, values = [], []
+        cache = x.new_zeros((len(self._prefix), batch, prefix + 2 + self.config.horizon, 2 * config.head_dim))
         for index, layer in enumerate(self._prefix):
-            q, k, v = project_qkv(rms_norm(x, layer.norm_in), layer, config, cos, sin)
-            keys.append(k)
-            values.append(v)
+            q, kv = project_qkv(x, layer.norm_in, layer.qkv, cos, sin, config)
+            cache[index, :, :prefix] = kv
             if index < len(self._prefix) - 1:  # of the last layer only keys and values are read
-                x = x + F.linear(attend(q, k, v, bias), layer.out)
-                x = x + feed_forward(rms_norm(x, layer.norm_post), layer)
-        return keys, values, seen
+                x = finish_layer(x, attend_prefix(q, kv, bias), layer)
+        return cache, real
 
-    def _suffix_mask(self, lengths: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _suffix_mask(self, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotary tables of the suffix and its bias (B, T, S + T): start and end see each other, actions see all."""
         count = 2 + self.config.horizon
         index = torch.arange(count, device=self.device)
         cos, sin = rope_tables(2 * IMAGE_TOKENS + lengths[:, None] + index, self.config.expert.head_dim)
         own = (index[None, :] < 2) | (index[:, None] >= 2)
-        batch = seen.shape[0]
-        allowed = torch.cat([seen[:, None].expand(-1, count, -1), own.expand(batch, -1, -1)], dim=2)
-        return cos, sin, torch.zeros(allowed.shape, device=self.device).masked_fill_(~allowed, float("-inf"))
+        allowed = torch.cat([real[:, None].expand(-1, count, -1), own.expand(len(real), -1, -1)], dim=2)
+        return cos, sin, bias_of(allowed, torch.float32)
 
     def _modulations(self, duration: Tensor) -> list[list[Modulation]]:
         """Of every flow step, each norm's modulation; they depend on the time and the duration alone."""
@@ -149,21 +150,21 @@ class ActionExpert:
         x: Tensor,
         ends: Tensor,
         modulations: list[Modulation],
-        keys: list[Tensor],
-        values: list[Tensor],
+        cache: Tensor,
         cos: Tensor,
         sin: Tensor,
         bias: Tensor,
     ) -> Tensor:
-        """The flow's velocity (B, 32, 32) at x."""
+        """The flow's velocity (B, 32, 32) at x; writes the suffix's slots of the cache."""
         config = self.config.expert
         tokens = torch.cat([ends, self._apply("action_in_proj", x)], dim=1).to(self._embedding.dtype)
         for index, layer in enumerate(self._expert):
             before, after = modulations[2 * index], modulations[2 * index + 1]
-            q, k, v = project_qkv(adaptive_norm(tokens, before), layer, config, cos, sin)
-            seen = attend(q, torch.cat([keys[index], k], dim=1), torch.cat([values[index], v], dim=1), bias)
-            tokens = _gated(tokens, F.linear(seen, layer.out), before)
-            tokens = _gated(tokens, feed_forward(adaptive_norm(tokens, after), layer), after)
+            q, kv = split_qkv(F.linear(adaptive_norm(tokens, before), layer.qkv), cos, sin, config)
+            cache[index, :, -kv.shape[1] :] = kv
+            seen = attend(q, cache[index], bias)
+            tokens = gated(tokens, F.linear(seen, layer.out), before)
+            tokens = gated(tokens, feed_forward(adaptive_norm(tokens, after), layer.gate_up, layer.down), after)
         final = adaptive_norm(tokens[:, -self.config.horizon :], modulations[-1])
         return self._apply("action_out_proj", final.float())
 
@@ -172,7 +173,8 @@ class ActionExpert:
         return F.linear(x, weight, bias)
 
 
-def _gated(x: Tensor, branch: Tensor, modulation: Modulation) -> Tensor:
+def gated(x: Tensor, branch: Tensor, modulation: Modulation) -> Tensor:
+    """x plus the gated branch, in float32."""
     return (x.float() + branch.float() * modulation.gate[:, None]).to(x.dtype)
 
 

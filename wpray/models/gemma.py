@@ -90,29 +90,54 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def project_qkv(
-    x: Tensor, layer: GemmaLayer, config: GemmaConfig, cos: Tensor, sin: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotated queries (B, T, heads, D), rotated keys (B, T, D) and values (B, T, D) of normed x (B, T, width)."""
-    batch, tokens, _ = x.shape
-    dim = config.head_dim
-    q, k, v = torch.split(F.linear(x, layer.qkv), [config.heads * dim, dim, dim], dim=-1)
-    q = rotate(q.reshape(batch, tokens, config.heads, dim), cos, sin)
-    k = rotate(k.reshape(batch, tokens, 1, dim), cos, sin).squeeze(2)
-    return q, k, v
+    x: Tensor, norm: Tensor, qkv: Tensor, cos: Tensor, sin: Tensor, config: GemmaConfig
+) -> tuple[Tensor, Tensor]:
+    """Queries (B, T, heads, D), and keys beside values (B, T, 2 D), rotated, of x (B, T, width)."""
+    return split_qkv(F.linear(rms_norm(x, norm), qkv), cos, sin, config)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of q (B, T, heads, D) over k, v (B, S, D); `bias` (B, T, S) float32 is 0 where allowed, else -inf.
+def split_qkv(projected: Tensor, cos: Tensor, sin: Tensor, config: GemmaConfig) -> tuple[Tensor, Tensor]:
+    """Rotates what the fused projection (B, T, heads D + 2 D) gave; see `project_qkv`."""
+    batch, tokens, _ = projected.shape
+    dim, heads = config.head_dim, config.heads
+    rotated = rotate(projected[..., : (heads + 1) * dim].reshape(batch, tokens, heads + 1, dim), cos, sin)
+    return rotated[:, :, :heads], torch.cat([rotated[:, :, heads], projected[..., (heads + 1) * dim :]], dim=-1)
 
-    Returns (B, T, heads * D).
+
+def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
+    """Attention of q (B, T, heads, D) over keys beside values kv (B, S, 2 D); returns (B, T, heads * D).
+
+    `bias` (B or 1, T or 1, S), in q's dtype, is 0 where a token may look, else -inf.
     """
     batch, tokens, heads, dim = q.shape
+    k, v = kv[..., :dim], kv[..., dim:]
     scores = torch.matmul(q.reshape(batch, tokens * heads, dim), k.transpose(1, 2)).reshape(batch, tokens, heads, -1)
     weights = torch.softmax(scores.float() * dim**-0.5 + bias[:, :, None], dim=-1).to(v.dtype)
     return torch.matmul(weights.reshape(batch, tokens * heads, -1), v).reshape(batch, tokens, heads * dim)
 
 
-def feed_forward(x: Tensor, layer: GemmaLayer) -> Tensor:
+def attend_prefix(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
+    """As `attend`, for many queries: a fused kernel, which wants a mask for each query."""
+    if q.device.type != "cuda":
+        return attend(q, kv, bias)
+    batch, tokens, heads, dim = q.shape
+    k, v = (part[:, None].expand(-1, heads, -1, -1) for part in (kv[..., :dim], kv[..., dim:]))
+    mask = bias[:, None].expand(batch, heads, tokens, -1)
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, mask).transpose(1, 2).reshape(batch, tokens, -1)
+
+
+def finish_layer(x: Tensor, seen: Tensor, layer: GemmaLayer) -> Tensor:
+    """Residual, norm, gated MLP, residual, after the attention's output `seen`."""
+    x = x + F.linear(seen, layer.out)
+    return x + feed_forward(rms_norm(x, layer.norm_post), layer.gate_up, layer.down)
+
+
+def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The GELU-gated MLP of normed x."""
-    gate, up = F.linear(x, layer.gate_up).chunk(2, dim=-1)
-    return F.linear(F.gelu(gate, approximate="tanh") * up, layer.down)
+    gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
+    return F.linear(F.gelu(gate, approximate="tanh") * up, down)
+
+
+def bias_of(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where allowed, else -inf."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))

@@ -15,7 +15,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, VlmConfig
-from wpray.models.gemma import attend, feed_forward, load_layers, project_qkv, rms_norm, rope_tables
+from wpray.models.gemma import (
+    attend,
+    attend_prefix,
+    bias_of,
+    finish_layer,
+    load_layers,
+    project_qkv,
+    rms_norm,
+    rope_tables,
+)
 from wpray.models.graphs import GraphCache
 from wpray.models.siglip import Siglip
 
@@ -96,7 +105,7 @@ class WaypointVLM:
     def _answer_batch(self, images: Tensor, tokens: Tensor, lengths: Tensor, forced: Tensor) -> Tensor:
         """(B, M, 9) sampled values; every shape is fixed, so the whole of it is one CUDA graph."""
         batch, num_waypoints = images.shape[0], forced.shape[1]
-        cache, hidden, allowed = self._prefill(images, tokens, lengths, num_waypoints)
+        cache, hidden, real = self._prefill(images, tokens, lengths, num_waypoints)
         cursor = cache.prefix  # where the next token goes in the cache
         position = 2 * IMAGE_TOKENS + lengths + len(self._answer)  # of the next token
         values: list[Tensor] = []
@@ -108,7 +117,7 @@ class WaypointVLM:
                 if waypoint == num_waypoints - 1 and index == _PASSES - 1:
                     break
                 fed = self._tokens_after(value, index)
-                hidden = self._pass(fed, position, cache, cursor, allowed)
+                hidden = self._pass(fed, position, cache, cursor, real)
                 cursor, position = cursor + fed.shape[1], position + fed.shape[1]
         return torch.stack(values, dim=1).view(batch, num_waypoints, _PASSES)
 
@@ -132,70 +141,61 @@ class WaypointVLM:
         """Fills the cache with images, prompt and header; returns it, the last hidden state and who may be seen."""
         batch, padded = tokens.shape
         text = torch.cat([tokens, self._answer.expand(batch, -1)], dim=1)
-        x = torch.cat([self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1), self._embed(text)], dim=1)
-        prefix = x.shape[1]
-        cache = _Cache(len(self._layers), batch, prefix, num_waypoints * 11, self.config.text, x)
-        positions, bias, allowed = self._prefix_mask(lengths, padded, cache)
+        seen = self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1)
+        x = torch.cat([seen, self._embed(text)], dim=1)
+        # The last duration is fed to nothing, so it needs no slot; slots are a multiple of 8 for aligned kernels.
+        slots = -(-(x.shape[1] + 11 * num_waypoints - 2) // 8) * 8
+        cache = _Cache(len(self._layers), batch, x.shape[1], slots, self.config.text, x)
+        positions, bias, real = self._prefix_mask(lengths, padded, x)
         cos, sin = rope_tables(positions, self.config.text.head_dim)
-        hidden = self._run(x, cos, sin, bias, cache, 0, last_only=True)
-        return cache, hidden, allowed
+        for index, layer in enumerate(self._layers):
+            q, kv = project_qkv(x, layer.norm_in, layer.qkv, cos, sin, self.config.text)
+            cache.layers[index][:, : cache.prefix] = kv
+            if index == len(self._layers) - 1:
+                # Of the last layer only the answer's own hidden states are read.
+                fed = len(self._answer)
+                x, q, bias = x[:, -fed:], q[:, -fed:], bias[:, -fed:]
+            x = finish_layer(x, attend_prefix(q, kv, bias), layer)
+        return cache, self._final(x), real
 
-    def _prefix_mask(self, lengths: Tensor, padded: int, cache: _Cache) -> tuple[Tensor, Tensor, Tensor]:
+    def _prefix_mask(self, lengths: Tensor, padded: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (B, S), attention bias (B, S, S) and the prefix slots (B, S) that later tokens may see."""
-        prefix, answer = cache.prefix, len(self._answer)
-        slots = torch.arange(prefix, device=self.device)
+        slots = torch.arange(x.shape[1], device=self.device)
         body = 2 * IMAGE_TOKENS + padded  # images and prompt; the header follows
         real = (slots < 2 * IMAGE_TOKENS + lengths[:, None]) | (slots >= body)
         positions = torch.where(slots >= body, slots - padded + lengths[:, None], slots)
         causal = (slots[None, :] < body) | (slots[None, :] <= slots[:, None])  # the header is causal
         visible = causal & ((slots[:, None] >= body) | (slots[None, :] < body))  # and unseen by what precedes it
-        allowed = visible[None] & real[:, None, :]
-        assert answer == prefix - body
-        return positions, _bias(allowed), real
+        return positions, bias_of(visible[None] & real[:, None, :], x.dtype), real
 
-    def _pass(self, tokens: Tensor, position: Tensor, cache: _Cache, cursor: int, allowed: Tensor) -> Tensor:
-        """Feeds (B, T) tokens; returns the last one's hidden state (B, width)."""
-        count = tokens.shape[1]
-        positions = position[:, None] + torch.arange(count, device=self.device)
-        cos, sin = rope_tables(positions, self.config.text.head_dim)
-        seen = torch.arange(cache.prefix, cursor + count, device=self.device)
-        new = seen[None, None, :] <= (cursor + torch.arange(count, device=self.device))[None, :, None]
-        batch = tokens.shape[0]
-        visible = torch.cat([allowed[:, None].expand(-1, count, -1), new.expand(batch, -1, -1)], dim=2)
-        return self._run(self._embed(tokens), cos, sin, _bias(visible), cache, cursor)
-
-    def _run(
-        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: _Cache, start: int, last_only: bool = False
-    ) -> Tensor:
-        """All layers over tokens at cache slots `start`...; the final norm of the last token (B, width)."""
-        config, end = self.config.text, start + x.shape[1]
+    def _pass(self, tokens: Tensor, position: Tensor, cache: _Cache, cursor: int, real: Tensor) -> Tensor:
+        """Feeds (B, T) tokens; returns the last one's hidden state (B, width). Always over all slots: fixed shapes."""
+        batch, count = tokens.shape
+        steps = torch.arange(count, device=self.device)
+        cos, sin = rope_tables(position[:, None] + steps, self.config.text.head_dim)
+        new = torch.arange(cache.prefix, cache.slots, device=self.device)
+        reached = (new <= cursor + steps[:, None]).expand(batch, -1, -1)
+        bias = bias_of(torch.cat([real[:, None].expand(-1, count, -1), reached], dim=2), torch.float32)
+        x = self._embed(tokens)
         for index, layer in enumerate(self._layers):
-            q, k, v = project_qkv(rms_norm(x, layer.norm_in), layer, config, cos, sin)
-            cache.keys[index][:, start:end], cache.values[index][:, start:end] = k, v
-            if index == len(self._layers) - 1 and self.hidden is None:
-                # Nothing but the last token's hidden state is read from the last layer.
-                x, q, bias = x[:, -1:], q[:, -1:], bias[:, -1:]
-            seen = attend(q, cache.keys[index][:, :end], cache.values[index][:, :end], bias)
-            x = x + F.linear(seen, layer.out)
-            x = x + feed_forward(rms_norm(x, layer.norm_post), layer)
-        final = rms_norm(x, self._norm)
+            q, kv = project_qkv(x, layer.norm_in, layer.qkv, cos, sin, self.config.text)
+            cache.layers[index][:, cursor : cursor + count] = kv
+            x = finish_layer(x, attend(q, cache.layers[index], bias), layer)
+        return self._final(x)
+
+    def _final(self, x: Tensor) -> Tensor:
+        """The last token's hidden state (B, width) after the final norm."""
         if self.hidden is not None:
-            fed = len(self._answer) if last_only else final.shape[1]
-            self.hidden.append(final[:, -fed:])
-        return final[:, -1]
+            self.hidden.append(rms_norm(x, self._norm))
+        return rms_norm(x[:, -1], self._norm)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self._embedding) * self._scale
 
 
 class _Cache:
-    """Keys and values of every layer, (B, slots, D) each; slots hold the prefix first."""
+    """Keys beside values of every layer, (B, slots, 2 D) each; the prefix comes first."""
 
-    def __init__(self, layers: int, batch: int, prefix: int, answer: int, config: GemmaConfig, like: Tensor) -> None:
-        self.prefix = prefix
-        shape = (layers, batch, prefix + answer, config.head_dim)
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-
-
-def _bias(allowed: Tensor) -> Tensor:
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+    def __init__(self, depth: int, batch: int, prefix: int, slots: int, config: GemmaConfig, like: Tensor) -> None:
+        self.prefix, self.slots = prefix, slots
+        self.layers = like.new_zeros((depth, batch, slots, 2 * config.head_dim))
