@@ -18,16 +18,23 @@ ALLOWED = {
     "config_cli": {"config", "errors"},
     "trials": {"types", "errors"},
     "rollout": {"types", "envs.base", "policy.base", "errors"},
-    "models": {"errors"},
+    "models": {"errors", "command"},
     "envs": {"types", "errors", "config"},
     "policy": {"types", "errors", "config", "models"},
     "results": {"types", "errors", "config", "provenance"},
     "scheduler": {"types", "errors"},
+    "planning": set(),
+    "report": {"types", "errors", "results", "config_cli", "command"},
+    "video.choose": set(),
+    "video.encode": {"types"},
+    "video.frames": {"types", "errors", "envs.base", "results"},
 }
 HEAVY_ONLY_IN = {
     "torch": ("models", "policy.waypoint_vla", "bench.policy", "envs", "doctor"),
     "mujoco": ("envs", "bench.env", "doctor", "video"),
     "robosuite": ("envs", "bench.env", "doctor"),
+    "tensorflow": ("rlds",),
+    "tensorflow_datasets": ("rlds",),
 }
 
 

@@ -121,7 +121,7 @@ class _Episode:
         reply = self.policy.plan(request)
         waited = time.perf_counter() - began
         self.policy_wait_s += waited
-        self.decisions.append(self._plan_decision(reply, waited))
+        self.decisions.append(self._plan_decision(reply, began, waited))
         self.num_plans += 1
         return reply
 
@@ -172,7 +172,7 @@ class _Episode:
             times=EpisodeTimes(self.reset_s, self.env_s, self.env.render_s, self.policy_wait_s, wall_s),
         )
 
-    def _plan_decision(self, reply: PlanReply, waited: float) -> Decision:
+    def _plan_decision(self, reply: PlanReply, began: float, waited: float) -> Decision:
         return Decision(
             kind="plan",
             step=len(self.actions),
@@ -184,6 +184,7 @@ class _Episode:
             duration=None,
             wait_s=waited,
             timing=reply.timing,
+            asked_s=began - self.started,
         )
 
     def _segment_decision(self, waypoint_index: int, duration: int, waited: float, answer: SegmentReply) -> Decision:
@@ -198,6 +199,7 @@ class _Episode:
             duration=duration,
             wait_s=waited,
             timing=answer.timing,
+            asked_s=time.perf_counter() - self.started - waited,
         )
 
 

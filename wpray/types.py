@@ -183,6 +183,7 @@ class Decision:
     duration: int | None  # segment: control steps
     wait_s: float  # request to reply, seen by the environment
     timing: Timing
+    asked_s: float = 0.0  # when it was asked, seconds after the episode began
 
 
 @dataclass(frozen=True, slots=True)

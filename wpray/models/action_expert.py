@@ -8,32 +8,21 @@ the duration.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from wpray.models import ops
 from wpray.models.config import IMAGE_TOKENS, ActionExpertConfig
-from wpray.models.gemma import (
-    Modulation,
-    adaptive_norm,
-    attend,
-    attend_prefix,
-    bias_of,
-    feed_forward,
-    finish_layer,
-    load_layers,
-    project_qkv,
-    rope_tables,
-    split_qkv,
-)
+from wpray.models.gemma import Modulation, aligned, bias_of, load_layers, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
 from wpray.models.siglip import Siglip
 
 NUM_STEPS = 10
-MAX_PROMPT = 64
+PROMPT_SIZES = (32, 64)  # prompts are padded to the next of these
 _LONGEST = 33.0  # control steps that a duration is divided by
 _PERIODS = (4e-3, 4.0)
 
@@ -41,8 +30,8 @@ _PERIODS = (4e-3, 4.0)
 class ActionExpert:
     """A loaded action expert on one device. Not thread-safe: one caller at a time."""
 
-    def __init__(self, weights: Mapping[str, Tensor], config: ActionExpertConfig, graphs: bool) -> None:
-        """`weights` as `Checkpoint.tensors` gives them; `graphs` captures the work on CUDA."""
+    def __init__(self, weights: dict[str, Tensor], config: ActionExpertConfig, graphs: bool) -> None:
+        """`weights` as `Checkpoint.tensors` gives them; what is fused is taken out. `graphs` captures on CUDA."""
         stem = "paligemma_with_expert."
         self.config = config
         self._vision = Siglip(weights, stem + "paligemma.model.", config.vision)
@@ -76,9 +65,8 @@ class ActionExpert:
         duration (B,) control steps; noise (B, 32, 32) standard normal. Raises ValueError for a longer prompt,
         torch.cuda.OutOfMemoryError when the batch is too large.
         """
-        if max(map(len, prompts)) > MAX_PROMPT:
-            raise ValueError(f"a prompt has {max(map(len, prompts))} tokens; {MAX_PROMPT} are the most")
-        rows = torch.tensor([[*prompt, *[0] * (MAX_PROMPT - len(prompt))] for prompt in prompts])
+        size = padded_size(max(map(len, prompts)), PROMPT_SIZES)
+        rows = torch.tensor([[*prompt, *[0] * (size - len(prompt))] for prompt in prompts])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         embedded = _sincos(duration.double() / _LONGEST, self.config.expert.width)
         given = (images, rows, lengths, start.float(), end.float(), embedded, noise.float())
@@ -102,11 +90,11 @@ class ActionExpert:
         modulations = self._modulations(duration)
         x = noise
         for step in range(NUM_STEPS):
-            x = x - (1.0 / NUM_STEPS) * self._velocity(x, ends, modulations[step], cache, cos, sin, bias)
+            x = x - (1.0 / NUM_STEPS) * self._velocity(x, ends, modulations[step], cache, cos, sin, bias, real.shape[1])
         return x
 
     def _run_prefix(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys beside values (depth, B, S + T, 2 D), the suffix's slots last and empty, and the real slots (B, S)."""
+        """Keys beside values (depth, B, slots, 2 D), the suffix's still empty, and the prefix's real slots (B, S)."""
         batch, config = tokens.shape[0], self.config.text
         text = F.embedding(tokens, self._embedding) * self._scale
         seen = self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1)
@@ -114,14 +102,18 @@ class ActionExpert:
         prefix = x.shape[1]
         slots = torch.arange(prefix, device=self.device)
         real = slots < 2 * IMAGE_TOKENS + lengths[:, None]
-        bias = bias_of(real, x.dtype)[:, None]
+        bias = bias_of(real)[:, None]
         cos, sin = rope_tables(slots.expand(batch, -1), config.head_dim)
-        cache = x.new_zeros((len(self._prefix), batch, prefix + 2 + self.config.horizon, 2 * config.head_dim))
+        slots_in_all = aligned(prefix + 2 + self.config.horizon)
+        cache = x.new_zeros((len(self._prefix), batch, slots_in_all, 2 * config.head_dim))
+        branch = None
         for index, layer in enumerate(self._prefix):
-            q, kv = project_qkv(x, layer.norm_in, layer.qkv, cos, sin, config)
-            cache[index, :, :prefix] = kv
+            kv = cache[index, :, :prefix]
+            x, normed = ops.add_norm(x, branch, layer.norm_in)
+            q = ops.queries(normed, layer.qkv, cos, sin, config, kv)
             if index < len(self._prefix) - 1:  # of the last layer only keys and values are read
-                x = finish_layer(x, attend_prefix(q, kv, bias), layer)
+                x, normed = ops.add_norm(x, F.linear(ops.attend(q, kv, bias), layer.out), layer.norm_post)
+                branch = ops.feed_forward(normed, layer.gate_up, layer.down)
         return cache, real
 
     def _suffix_mask(self, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,8 +122,9 @@ class ActionExpert:
         index = torch.arange(count, device=self.device)
         cos, sin = rope_tables(2 * IMAGE_TOKENS + lengths[:, None] + index, self.config.expert.head_dim)
         own = (index[None, :] < 2) | (index[:, None] >= 2)
+        own = F.pad(own, (0, aligned(real.shape[1] + count) - real.shape[1] - count))
         allowed = torch.cat([real[:, None].expand(-1, count, -1), own.expand(len(real), -1, -1)], dim=2)
-        return cos, sin, bias_of(allowed, torch.float32)
+        return cos, sin, bias_of(allowed)
 
     def _modulations(self, duration: Tensor) -> list[list[Modulation]]:
         """Of every flow step, each norm's modulation; they depend on the time and the duration alone."""
@@ -154,18 +147,20 @@ class ActionExpert:
         cos: Tensor,
         sin: Tensor,
         bias: Tensor,
+        prefix: int,
     ) -> Tensor:
         """The flow's velocity (B, 32, 32) at x; writes the suffix's slots of the cache."""
         config = self.config.expert
         tokens = torch.cat([ends, self._apply("action_in_proj", x)], dim=1).to(self._embedding.dtype)
+        branch = gate = None
         for index, layer in enumerate(self._expert):
             before, after = modulations[2 * index], modulations[2 * index + 1]
-            q, kv = split_qkv(F.linear(adaptive_norm(tokens, before), layer.qkv), cos, sin, config)
-            cache[index, :, -kv.shape[1] :] = kv
-            seen = attend(q, cache[index], bias)
-            tokens = gated(tokens, F.linear(seen, layer.out), before)
-            tokens = gated(tokens, feed_forward(adaptive_norm(tokens, after), layer.gate_up, layer.down), after)
-        final = adaptive_norm(tokens[:, -self.config.horizon :], modulations[-1])
+            tokens, normed = ops.add_adaptive_norm(tokens, branch, gate, before)
+            q = ops.queries(normed, layer.qkv, cos, sin, config, cache[index, :, prefix : prefix + tokens.shape[1]])
+            seen = F.linear(ops.attend(q, cache[index], bias), layer.out)
+            tokens, normed = ops.add_adaptive_norm(tokens, seen, before.gate, after)
+            branch, gate = ops.feed_forward(normed, layer.gate_up, layer.down), after.gate
+        final = ops.add_adaptive_norm(tokens, branch, gate, modulations[-1])[1][:, -self.config.horizon :]
         return self._apply("action_out_proj", final.float())
 
     def _apply(self, name: str, x: Tensor) -> Tensor:
@@ -173,19 +168,15 @@ class ActionExpert:
         return F.linear(x, weight, bias)
 
 
-def gated(x: Tensor, branch: Tensor, modulation: Modulation) -> Tensor:
-    """x plus the gated branch, in float32."""
-    return (x.float() + branch.float() * modulation.gate[:, None]).to(x.dtype)
-
-
-def _modulation_weights(weights: Mapping[str, Tensor], stem: str, depth: int) -> tuple[Tensor, Tensor]:
+def _modulation_weights(weights: dict[str, Tensor], stem: str, depth: int) -> tuple[Tensor, Tensor]:
     """All adaptive norms' Linears as one: before and after each layer's attention, then the final norm."""
     names = [
         f"{stem}layers.{i}.{norm}" for i in range(depth) for norm in ("input_layernorm", "post_attention_layernorm")
     ]
     names.append(stem + "norm")
-    dense = [(weights[name + ".dense.weight"], weights[name + ".dense.bias"]) for name in names]
-    return torch.cat([weight for weight, _ in dense]), torch.cat([bias for _, bias in dense])
+    parts = (".dense.weight", ".dense.bias")
+    weight, bias = (torch.cat([weights.pop(name + part) for name in names]) for part in parts)
+    return weight, bias
 
 
 def _sincos(values: Tensor, width: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ _TIED = {  # name in the manifest -> the other name under which the same tensor 
         "paligemma_with_expert.gemma_expert.model.embed_tokens.weight"
     ),
 }
+SYNTHETIC = "wpray.synthetic"  # in the metadata of a file of random weights
 UNUSED = frozenset(
     {
         "paligemma_with_expert.gemma_expert.lm_head.weight",
@@ -52,6 +52,7 @@ class Checkpoint:
     path: Path
     stored: dict[str, str]  # manifest name -> name in the file
     manifest: Manifest
+    synthetic: bool = False  # random weights of `python -m wpray.models.synthetic`
 
     def tensors(self, device: torch.device, precision: Precision) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of all that is used, one at a time, on `device`, in the dtype that `precision` means."""
@@ -104,15 +105,18 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
         if odd:
             raise ValueError(f"{odd[0]} has dtype {tensors[odd[0]]['dtype']}")
         return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        struct.error,
+        SafetensorError,
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BadInputError(f"{path}: not a safetensors file ({reason}); copy it again") from error
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked(path: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, str], manifest: Manifest) -> Checkpoint:
@@ -135,4 +139,6 @@ def _checked(path: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, s
     ]
     if problems:
         raise BadInputError(f"{path}: not this model's checkpoint; {'; '.join(problems)}")
-    return Checkpoint(path, found, manifest)
+    with safe_open(path, framework="pt") as file:
+        synthetic = SYNTHETIC in (file.metadata() or {})
+    return Checkpoint(path, found, manifest, synthetic)

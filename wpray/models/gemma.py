@@ -6,7 +6,7 @@ heads, so queries of all heads are rows of one matrix product, and keys are neve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,10 +40,11 @@ class Modulation:
     gate: Tensor
 
 
-def load_layers(
-    weights: Mapping[str, Tensor], stem: str, config: GemmaConfig, adaptive: bool = False
-) -> list[GemmaLayer]:
-    """The stack's layers from checkpoint tensors named `stem` + layers.N...."""
+def load_layers(weights: dict[str, Tensor], stem: str, config: GemmaConfig, adaptive: bool = False) -> list[GemmaLayer]:
+    """The stack's layers from checkpoint tensors named `stem` + layers.N....
+
+    Takes what it fuses out of `weights`, layer by layer, so that no second copy of a stack is ever on the device.
+    """
     layers = []
     for index in range(config.depth):
         block = f"{stem}layers.{index}."
@@ -51,15 +52,28 @@ def load_layers(
         empty = torch.empty(0)
         layers.append(
             GemmaLayer(
-                qkv=torch.cat([weights[f"{attention}{name}_proj.weight"] for name in "qkv"]),
+                qkv=torch.cat([weights.pop(f"{attention}{name}_proj.weight") for name in "qkv"]),
                 out=weights[attention + "o_proj.weight"],
-                gate_up=torch.cat([weights[f"{mlp}{name}_proj.weight"] for name in ("gate", "up")]),
+                gate_up=torch.cat([weights.pop(f"{mlp}{name}_proj.weight") for name in ("gate", "up")]),
                 down=weights[mlp + "down_proj.weight"],
                 norm_in=empty if adaptive else 1 + weights[block + "input_layernorm.weight"].float(),
                 norm_post=empty if adaptive else 1 + weights[block + "post_attention_layernorm.weight"].float(),
             )
         )
     return layers
+
+
+def padded_size(tokens: int, sizes: Sequence[int]) -> int:
+    """The first of ascending `sizes` that holds `tokens`. Raises ValueError if none does."""
+    size = next((known for known in sizes if known >= tokens), None)
+    if size is None:
+        raise ValueError(f"a prompt has {tokens} tokens; {sizes[-1]} are the most")
+    return size
+
+
+def aligned(slots: int) -> int:
+    """`slots` rounded up to a multiple of 8: the tensor cores' fast kernels want rows of 16 bytes."""
+    return -(-slots // 8) * 8
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
@@ -89,15 +103,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
-def project_qkv(
-    x: Tensor, norm: Tensor, qkv: Tensor, cos: Tensor, sin: Tensor, config: GemmaConfig
-) -> tuple[Tensor, Tensor]:
-    """Queries (B, T, heads, D), and keys beside values (B, T, 2 D), rotated, of x (B, T, width)."""
-    return split_qkv(F.linear(rms_norm(x, norm), qkv), cos, sin, config)
-
-
 def split_qkv(projected: Tensor, cos: Tensor, sin: Tensor, config: GemmaConfig) -> tuple[Tensor, Tensor]:
-    """Rotates what the fused projection (B, T, heads D + 2 D) gave; see `project_qkv`."""
+    """Rotated queries (B, T, heads, D), and rotated keys beside values (B, T, 2 D), of a fused projection."""
     batch, tokens, _ = projected.shape
     dim, heads = config.head_dim, config.heads
     rotated = rotate(projected[..., : (heads + 1) * dim].reshape(batch, tokens, heads + 1, dim), cos, sin)
@@ -107,7 +114,7 @@ def split_qkv(projected: Tensor, cos: Tensor, sin: Tensor, config: GemmaConfig) 
 def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
     """Attention of q (B, T, heads, D) over keys beside values kv (B, S, 2 D); returns (B, T, heads * D).
 
-    `bias` (B or 1, T or 1, S), in q's dtype, is 0 where a token may look, else -inf.
+    `bias` (B or 1, T or 1, S) float32 is 0 where a token may look, else -inf.
     """
     batch, tokens, heads, dim = q.shape
     k, v = kv[..., :dim], kv[..., dim:]
@@ -116,28 +123,12 @@ def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
     return torch.matmul(weights.reshape(batch, tokens * heads, -1), v).reshape(batch, tokens, heads * dim)
 
 
-def attend_prefix(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
-    """As `attend`, for many queries: a fused kernel, which wants a mask for each query."""
-    if q.device.type != "cuda":
-        return attend(q, kv, bias)
-    batch, tokens, heads, dim = q.shape
-    k, v = (part[:, None].expand(-1, heads, -1, -1) for part in (kv[..., :dim], kv[..., dim:]))
-    mask = bias[:, None].expand(batch, heads, tokens, -1)
-    return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, mask).transpose(1, 2).reshape(batch, tokens, -1)
-
-
-def finish_layer(x: Tensor, seen: Tensor, layer: GemmaLayer) -> Tensor:
-    """Residual, norm, gated MLP, residual, after the attention's output `seen`."""
-    x = x + F.linear(seen, layer.out)
-    return x + feed_forward(rms_norm(x, layer.norm_post), layer.gate_up, layer.down)
-
-
 def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The GELU-gated MLP of normed x."""
     gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
     return F.linear(F.gelu(gate, approximate="tanh") * up, down)
 
 
-def bias_of(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where allowed, else -inf."""
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+def bias_of(allowed: Tensor) -> Tensor:
+    """0 where allowed, else -inf, float32."""
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, float("-inf"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,18 +38,18 @@ class _Block:
 class Siglip:
     """Images to features in the text model's width."""
 
-    def __init__(self, weights: Mapping[str, Tensor], stem: str, config: SiglipConfig) -> None:
+    def __init__(self, weights: dict[str, Tensor], stem: str, config: SiglipConfig) -> None:
         """`weights` by checkpoint name; `stem` ends in 'model.' and is followed by vision_tower and the projector."""
 
         def affine(name: str) -> _Affine:
-            return _Affine(weights[name + ".weight"], weights[name + ".bias"])
+            return _Affine(weights.pop(name + ".weight"), weights.pop(name + ".bias"))
 
         tower = stem + "vision_tower.vision_model."
         self._heads = config.heads
         # A patch embedding is a convolution without overlap: one matrix product over flattened patches.
         patch = affine(tower + "embeddings.patch_embedding")
         self._patch = _Affine(patch.weight.flatten(1), patch.bias)
-        self._position = weights[tower + "embeddings.position_embedding.weight"]
+        self._position = weights.pop(tower + "embeddings.position_embedding.weight")
         self._blocks = [self._block(affine, f"{tower}encoder.layers.{index}.") for index in range(config.depth)]
         self._post = affine(tower + "post_layernorm")
         self._projector = affine(stem + "multi_modal_projector.linear")

@@ -7,24 +7,16 @@ before it, so seven waypoints take 62 passes of one or two tokens; and only the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from wpray.models import ops
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, VlmConfig
-from wpray.models.gemma import (
-    attend,
-    attend_prefix,
-    bias_of,
-    finish_layer,
-    load_layers,
-    project_qkv,
-    rms_norm,
-    rope_tables,
-)
+from wpray.models.gemma import GemmaLayer, aligned, bias_of, load_layers, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
 from wpray.models.siglip import Siglip
 
@@ -33,7 +25,7 @@ _FIRST_BIN, _NUM_BINS = 257023, 256  # ids count down from here as bins count up
 _FIRST_DURATION, _NUM_DURATIONS = 256767, 34
 _NUM_BINS_PER_WAYPOINT = 8
 _PASSES = _NUM_BINS_PER_WAYPOINT + 1  # sampled values of a waypoint
-PROMPT_SIZES = (64, 96, 128, 192, 256, 512)  # prompts are padded to the next of these
+_TEXT_SIZES = (64, 96, 128, 192, 256, 512)  # prompt and answer's header together are padded to the next of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +49,11 @@ class _Prefix:
 class WaypointVLM:
     """A loaded VLM on one device. Not thread-safe: one caller at a time."""
 
-    def __init__(self, weights: Mapping[str, Tensor], config: VlmConfig, header: Sequence[int], graphs: bool) -> None:
-        """`weights` as `Checkpoint.tensors` gives them, `header` the ids of "Action: "; `graphs` captures on CUDA."""
+    def __init__(self, weights: dict[str, Tensor], config: VlmConfig, header: Sequence[int], graphs: bool) -> None:
+        """`weights` as `Checkpoint.tensors` gives them; what is fused is taken out.
+
+        `header` holds the ids of "Action: "; `graphs` captures on CUDA.
+        """
         stem = "paligemma.model."
         self.config = config
         self._vision = Siglip(weights, stem, config.vision)
@@ -81,20 +76,22 @@ class WaypointVLM:
         """Waypoints for images (B, 2, 224, 224, 3) uint8 [base, wrist] and prompts (BOS first, any mix of lengths).
 
         `forced` (B, M, 9): feed these bins and durations instead of the sampled ones (to compare hidden states).
-        Raises ValueError for a prompt over 512 tokens, torch.cuda.OutOfMemoryError when the batch is too large.
+        Raises ValueError for a prompt over 500 tokens, torch.cuda.OutOfMemoryError when the batch is too large.
         """
         prefix = self._prefix(images, prompts, num_waypoints, forced)
         arguments = (prefix.images, prefix.tokens, prefix.lengths, prefix.forced)
         values = self._graphs(*arguments) if self._graphs is not None else self._answer_batch(*arguments)
         return VlmOutput(values[..., :_NUM_BINS_PER_WAYPOINT], values[..., _NUM_BINS_PER_WAYPOINT])
 
+    def prompt_size(self, tokens: int) -> int:
+        """The length that a prompt is padded to. Raises ValueError if it is too long."""
+        header = len(self._answer)
+        return padded_size(tokens + header, _TEXT_SIZES) - header
+
     def _prefix(
         self, images: Tensor, prompts: Sequence[Sequence[int]], num_waypoints: int, forced: Tensor | None
     ) -> _Prefix:
-        longest = max(map(len, prompts))
-        size = next((known for known in PROMPT_SIZES if known >= longest), None)
-        if size is None:
-            raise ValueError(f"a prompt has {longest} tokens; {PROMPT_SIZES[-1]} are the most")
+        size = self.prompt_size(max(map(len, prompts)))
         rows = torch.tensor([[*prompt, *[0] * (size - len(prompt))] for prompt in prompts])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         if forced is None:
@@ -143,20 +140,21 @@ class WaypointVLM:
         text = torch.cat([tokens, self._answer.expand(batch, -1)], dim=1)
         seen = self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1)
         x = torch.cat([seen, self._embed(text)], dim=1)
-        # The last duration is fed to nothing, so it needs no slot; slots are a multiple of 8 for aligned kernels.
-        slots = -(-(x.shape[1] + 11 * num_waypoints - 2) // 8) * 8
+        slots = aligned(x.shape[1] + 11 * num_waypoints - 2)  # the last duration is fed to nothing
         cache = _Cache(len(self._layers), batch, x.shape[1], slots, self.config.text, x)
         positions, bias, real = self._prefix_mask(lengths, padded, x)
         cos, sin = rope_tables(positions, self.config.text.head_dim)
+        branch = None
         for index, layer in enumerate(self._layers):
-            q, kv = project_qkv(x, layer.norm_in, layer.qkv, cos, sin, self.config.text)
-            cache.layers[index][:, : cache.prefix] = kv
+            kv = cache.layers[index][:, : cache.prefix]
+            x, normed = ops.add_norm(x, branch, layer.norm_in)
+            q = ops.queries(normed, layer.qkv, cos, sin, self.config.text, kv)
             if index == len(self._layers) - 1:
                 # Of the last layer only the answer's own hidden states are read.
                 fed = len(self._answer)
-                x, q, bias = x[:, -fed:], q[:, -fed:], bias[:, -fed:]
-            x = finish_layer(x, attend_prefix(q, kv, bias), layer)
-        return cache, self._final(x), real
+                x, q, bias = x[:, -fed:], q[:, -fed:].contiguous(), bias[:, -fed:]
+            x, branch = self._finish(x, ops.attend(q, kv, bias), layer)
+        return cache, self._final(x, branch), real
 
     def _prefix_mask(self, lengths: Tensor, padded: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (B, S), attention bias (B, S, S) and the prefix slots (B, S) that later tokens may see."""
@@ -166,7 +164,7 @@ class WaypointVLM:
         positions = torch.where(slots >= body, slots - padded + lengths[:, None], slots)
         causal = (slots[None, :] < body) | (slots[None, :] <= slots[:, None])  # the header is causal
         visible = causal & ((slots[:, None] >= body) | (slots[None, :] < body))  # and unseen by what precedes it
-        return positions, bias_of(visible[None] & real[:, None, :], x.dtype), real
+        return positions, bias_of(visible[None] & real[:, None, :]), real
 
     def _pass(self, tokens: Tensor, position: Tensor, cache: _Cache, cursor: int, real: Tensor) -> Tensor:
         """Feeds (B, T) tokens; returns the last one's hidden state (B, width). Always over all slots: fixed shapes."""
@@ -175,19 +173,27 @@ class WaypointVLM:
         cos, sin = rope_tables(position[:, None] + steps, self.config.text.head_dim)
         new = torch.arange(cache.prefix, cache.slots, device=self.device)
         reached = (new <= cursor + steps[:, None]).expand(batch, -1, -1)
-        bias = bias_of(torch.cat([real[:, None].expand(-1, count, -1), reached], dim=2), torch.float32)
-        x = self._embed(tokens)
+        bias = bias_of(torch.cat([real[:, None].expand(-1, count, -1), reached], dim=2))
+        x, branch = self._embed(tokens), None
         for index, layer in enumerate(self._layers):
-            q, kv = project_qkv(x, layer.norm_in, layer.qkv, cos, sin, self.config.text)
-            cache.layers[index][:, cursor : cursor + count] = kv
-            x = finish_layer(x, attend(q, cache.layers[index], bias), layer)
-        return self._final(x)
+            x, normed = ops.add_norm(x, branch, layer.norm_in)
+            new_kv = cache.layers[index][:, cursor : cursor + count]
+            q = ops.queries(normed, layer.qkv, cos, sin, self.config.text, new_kv)
+            x, branch = self._finish(x, ops.attend(q, cache.layers[index], bias), layer)
+        return self._final(x, branch)
 
-    def _final(self, x: Tensor) -> Tensor:
+    @staticmethod
+    def _finish(x: Tensor, seen: Tensor, layer: GemmaLayer) -> tuple[Tensor, Tensor]:
+        """After the attention's output `seen`: the residual stream, and the MLP's branch that is still to be added."""
+        x, normed = ops.add_norm(x, F.linear(seen, layer.out), layer.norm_post)
+        return x, ops.feed_forward(normed, layer.gate_up, layer.down)
+
+    def _final(self, x: Tensor, branch: Tensor | None) -> Tensor:
         """The last token's hidden state (B, width) after the final norm."""
+        normed = ops.add_norm(x, branch, self._norm)[1]
         if self.hidden is not None:
-            self.hidden.append(rms_norm(x, self._norm))
-        return rms_norm(x[:, -1], self._norm)
+            self.hidden.append(normed)
+        return normed[:, -1]
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self._embedding) * self._scale

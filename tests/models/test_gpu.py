@@ -1,0 +1,136 @@
+"""On a GPU: kernels against their torch twins, graphs against eager, batches against single requests, at full size."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from wpray.models import gemma, ops
+from wpray.models.action_expert import ActionExpert
+from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
+from wpray.models.gemma import Modulation
+from wpray.models.vlm import WaypointVLM
+
+pytestmark = pytest.mark.gpu
+HEADER = (4022, 235292, 235248)
+PROMPTS = [list(range(2, 2 + length)) for length in (56, 40, 63, 50, 45)]
+
+
+@pytest.fixture(autouse=True)
+def _empty_gpu() -> Iterator[None]:
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _random(*shape: int, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(shape, generator=generator, device="cuda").to(dtype)
+
+
+def _error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 16])
+@pytest.mark.parametrize(("width", "mlp"), [(2048, 16384), (1024, 4096)])
+def test_a_feed_forward_is_that_of_torch(rows: int, width: int, mlp: int) -> None:
+    x, gate_up, down = (
+        _random(rows, 1, width),
+        _random(2 * mlp, width, seed=1) * 0.02,
+        _random(width, mlp, seed=2) * 0.02,
+    )
+    ours, theirs = ops.feed_forward(x, gate_up, down), gemma.feed_forward(x.float(), gate_up.float(), down.float())
+    assert _error(ours, theirs) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_norms_and_attention_are_those_of_torch(dtype: torch.dtype) -> None:
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    x, branch, scale = (
+        _random(3, 34, 1024, dtype=dtype),
+        _random(3, 34, 1024, dtype=dtype, seed=1),
+        _random(1024).float(),
+    )
+    total, normed = ops.add_norm(x, branch, scale)
+    assert torch.equal(total, x + branch)
+    assert _error(normed, gemma.rms_norm(x + branch, scale)) < tolerance
+    modulation = Modulation(*(_random(3, 1024, dtype=torch.float32, seed=seed) for seed in (2, 3, 4)))
+    total, normed = ops.add_adaptive_norm(x, branch, modulation.gate, modulation)
+    expected = (x.float() + branch.float() * modulation.gate[:, None]).to(dtype)
+    assert _error(total, expected) < tolerance
+    assert _error(normed, gemma.adaptive_norm(expected, modulation)) < tolerance
+    q, kv = _random(3, 34, 8, 256, dtype=dtype), _random(3, 610, 512, dtype=dtype, seed=5)
+    bias = gemma.bias_of(_random(3, 34, 610, dtype=torch.float32, seed=6) > 0)
+    assert _error(ops.attend(q, kv, bias), gemma.attend(q, kv, bias)) < tolerance
+
+
+def _vlm(precision: Precision, graphs: bool) -> WaypointVLM:
+    from wpray.bench.policy import random_weights
+
+    config = VlmConfig.full()
+    return WaypointVLM(random_weights(vlm_manifest(config, "bfloat16"), precision), config, HEADER, graphs)
+
+
+def _images(count: int) -> torch.Tensor:
+    values = np.random.default_rng(0).integers(0, 256, (count, 2, 224, 224, 3), dtype=np.uint8)
+    return torch.from_numpy(values)
+
+
+def test_a_full_size_vlm_plans_the_same_alone_batched_and_captured() -> None:
+    eager, images = _vlm("float32", graphs=False), _images(5)
+    together = eager.plan(images, PROMPTS)
+    for row in range(5):
+        alone = eager.plan(images[row : row + 1], PROMPTS[row : row + 1])
+        assert torch.equal(alone.bins[0], together.bins[row])
+        assert torch.equal(alone.durations[0], together.durations[row])
+    del eager
+    gc.collect()
+    captured = _vlm("float32", graphs=True)
+    for _ in range(2):
+        again = captured.plan(images, PROMPTS)
+        assert torch.equal(again.bins, together.bins)
+        assert torch.equal(again.durations, together.durations)
+
+
+def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32() -> None:
+    images = _images(5)
+    forced = torch.randint(0, 32, (5, 7, 9), generator=torch.Generator().manual_seed(0))
+    hidden = {}
+    for precision in ("float32", "bfloat16"):
+        model = _vlm(precision, graphs=False)
+        model.hidden = []
+        eager = model.plan(images, PROMPTS, forced=forced)
+        hidden[precision] = torch.cat(model.hidden, dim=1)
+        assert torch.equal(eager.bins.cpu(), forced[..., :8])
+        del model
+        gc.collect()
+    assert _error(hidden["bfloat16"], hidden["float32"]) < 0.1
+    free = {graphs: _vlm("bfloat16", graphs).plan(images, PROMPTS) for graphs in (False, True)}
+    assert torch.equal(free[True].bins, free[False].bins)
+    assert torch.equal(free[True].durations, free[False].durations)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-2)])
+def test_a_full_size_action_expert_agrees_alone_batched_and_captured(precision: Precision, tolerance: float) -> None:
+    from wpray.bench.policy import random_weights
+
+    config, images = ActionExpertConfig.full(), _images(5)
+    manifest = action_expert_manifest(config, "bfloat16")
+    start, end = torch.rand(2, 5, 32, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(2))
+    given = (start, end, torch.tensor([1, 8, 16, 24, 32]), noise)
+    eager = ActionExpert(random_weights(manifest, precision), config, graphs=False)
+    together = eager.act(images, PROMPTS, *given)
+    for row in range(5):
+        alone = eager.act(images[row : row + 1], PROMPTS[row : row + 1], *(part[row : row + 1] for part in given))
+        assert _error(alone[0], together[row]) < tolerance
+    del eager
+    gc.collect()
+    captured = ActionExpert(random_weights(manifest, precision), config, graphs=True)
+    for _ in range(2):
+        assert torch.equal(captured.act(images, PROMPTS, *given), together)

@@ -1,0 +1,227 @@
+"""Dynamic batching: who is answered together, how long anybody waits, and that one bad request fails alone."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from wpray.policy.base import PolicySpec
+from wpray.policy.batching import Batcher, PolicyError
+from wpray.types import (
+    Observation,
+    PlanReply,
+    PlanRequest,
+    Segment,
+    SegmentReply,
+    SegmentRequest,
+    Task,
+    Trial,
+    WaypointPlan,
+)
+
+TASK = Task("toy", 0, "toy", "do it", num_trials=1000, max_steps=10)
+LONG_S = 30.0  # a wait that no test may see the end of
+
+
+class RecordingPolicy:
+    """Answers each request with its own number; holds every batch while `gate` is closed."""
+
+    spec = PolicySpec("recording", images=False, privileged=False, num_gpus=0, max_batch_size=64)
+
+    def __init__(self, poison: Sequence[int] = ()) -> None:
+        self.poison = frozenset(poison)
+        self.batches: list[tuple[str, list[int]]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.holding = threading.Event()
+
+    def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
+        numbers = self._note("plan", requests)
+        return [PlanReply(_plan(number), None) for number in numbers]
+
+    def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
+        return [SegmentReply(Segment(np.full((1, 7), float(number)))) for number in self._note("act", requests)]
+
+    def _note(self, kind: str, requests: Sequence[PlanRequest] | Sequence[SegmentRequest]) -> list[int]:
+        numbers = [request.trial.trial for request in requests]
+        self.batches.append((kind, numbers))
+        self.holding.set()
+        assert self.gate.wait(LONG_S)
+        bad = self.poison.intersection(numbers)
+        if bad:
+            raise FloatingPointError(f"cannot answer {sorted(bad)}")
+        return numbers
+
+
+def _plan(number: int) -> WaypointPlan:
+    return WaypointPlan(np.full(8, number, np.float32), np.zeros((1, 8), np.float32), np.zeros(1, np.int64))
+
+
+def _plan_request(number: int) -> PlanRequest:
+    return PlanRequest(Trial(TASK, number, 0), 0, 0, Observation(np.zeros(8)))
+
+
+def _act_request(number: int) -> SegmentRequest:
+    nowhere = np.zeros(8, np.float32)
+    return SegmentRequest(Trial(TASK, number, 0), 0, 0, Observation(np.zeros(8)), nowhere, nowhere, 1)
+
+
+class Clients:
+    """Many threads, each with one request."""
+
+    def __init__(self, policy: RecordingPolicy, batcher: Batcher, pool: ThreadPoolExecutor) -> None:
+        self.policy, self.batcher, self._pool = policy, batcher, pool
+
+    def plan(self, number: int) -> Future[PlanReply]:
+        return self._submit(lambda: self.batcher.plan(_plan_request(number)), self.batcher._plans.waiting)
+
+    def act(self, number: int) -> Future[SegmentReply]:
+        return self._submit(lambda: self.batcher.act(_act_request(number)), self.batcher._acts.waiting)
+
+    def hold(self) -> Future[PlanReply]:
+        """Keeps the policy busy with a request of its own until `policy.gate` opens, so that others queue up."""
+        self.policy.gate.clear()
+        held = self.plan(999)
+        assert self.policy.holding.wait(LONG_S)
+        return held
+
+    def _submit(self, ask: Callable[[], object], waiting: Sequence[object]) -> Future:  # type: ignore[type-arg]
+        """Returns once the request is queued (or taken), so that requests arrive in order."""
+        before, batches = len(waiting), len(self.policy.batches)
+        future = self._pool.submit(ask)
+        deadline = time.monotonic() + LONG_S
+        while len(waiting) <= before and len(self.policy.batches) == batches and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        return future
+
+
+@contextmanager
+def _clients(policy: RecordingPolicy, size: int, wait_s: float) -> Iterator[Clients]:
+    batcher = Batcher(policy, size, wait_s)
+    with ThreadPoolExecutor(64) as pool:
+        try:
+            yield Clients(policy, batcher, pool)
+        finally:
+            policy.gate.set()
+    batcher.close()
+
+
+def test_a_full_batch_goes_at_once_and_each_gets_its_own_answer() -> None:
+    with _clients(RecordingPolicy(), size=4, wait_s=LONG_S) as clients:
+        began = time.monotonic()
+        replies = [clients.plan(number) for number in range(4)]
+        assert [int(reply.result(LONG_S).plan.start[0]) for reply in replies] == [0, 1, 2, 3]
+        assert time.monotonic() - began < LONG_S / 2
+        assert clients.policy.batches == [("plan", [0, 1, 2, 3])]
+        assert {reply.result().timing.batch_size for reply in replies} == {4}
+
+
+def test_a_lone_request_waits_for_company_as_long_as_it_may_and_no_longer() -> None:
+    with _clients(RecordingPolicy(), size=4, wait_s=0.2) as clients:
+        began = time.monotonic()
+        reply = clients.act(7).result(LONG_S)
+        assert 0.19 <= time.monotonic() - began < 5
+        assert 0.19 <= reply.timing.queue_s < 5
+        assert reply.timing.batch_size == 1
+
+
+def test_requests_that_come_while_a_batch_computes_go_together_in_order() -> None:
+    with _clients(RecordingPolicy(), size=3, wait_s=0.0) as clients:
+        held = clients.hold()
+        replies = [clients.plan(number) for number in range(5)]
+        clients.policy.gate.set()
+        for reply in (held, *replies):
+            reply.result(LONG_S)
+        assert clients.policy.batches == [("plan", [999]), ("plan", [0, 1, 2]), ("plan", [3, 4])]
+
+
+def test_plans_and_segments_are_never_mixed_and_the_older_batch_goes_first() -> None:
+    with _clients(RecordingPolicy(), size=8, wait_s=0.0) as clients:
+        held = clients.hold()
+        replies = [clients.act(1), clients.plan(2), clients.act(3), clients.plan(4)]
+        clients.policy.gate.set()
+        for reply in (held, *replies):
+            reply.result(LONG_S)
+        assert clients.policy.batches[1:] == [("act", [1, 3]), ("plan", [2, 4])]
+
+
+def test_full_batches_of_one_kind_do_not_starve_the_other() -> None:
+    with _clients(RecordingPolicy(), size=2, wait_s=0.0) as clients:
+        held = clients.hold()
+        plans = [clients.plan(number) for number in range(2)]
+        act = clients.act(50)
+        plans += [clients.plan(number) for number in range(2, 10)]
+        clients.policy.gate.set()
+        for reply in (held, act, *plans):
+            reply.result(LONG_S)
+        assert clients.policy.batches.index(("act", [50])) <= 2
+
+
+@pytest.mark.parametrize("poison", [[5], [0, 7], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_halving_isolates_the_requests_at_fault_and_answers_all_others(poison: list[int]) -> None:
+    with _clients(RecordingPolicy(poison), size=8, wait_s=LONG_S) as clients:
+        replies = [clients.plan(number) for number in range(8)]
+        for number, reply in enumerate(replies):
+            if number in poison:
+                error = reply.exception(LONG_S)
+                assert isinstance(error, PolicyError)
+                assert (error.kind, error.message) == ("FloatingPointError", f"cannot answer [{number}]")
+                assert "Traceback" in error.trace
+            else:
+                assert int(reply.result(LONG_S).plan.start[0]) == number
+        assert len(clients.policy.batches) <= 1 + 2 * len(poison) * math.log2(8)
+        clients.policy.poison = frozenset()
+        again = [clients.plan(number) for number in range(8)]
+        assert [int(reply.result(LONG_S).plan.start[0]) for reply in again] == list(range(8))
+
+
+@pytest.mark.parametrize("answer", [[], None, [None], ["x", "y"]])
+def test_an_answer_that_makes_no_sense_fails_its_request_and_not_the_batcher(answer: object) -> None:
+    policy = RecordingPolicy()
+    sound = policy.plan
+    policy.plan = lambda requests: answer  # type: ignore[method-assign, assignment, return-value]
+    with _clients(policy, size=1, wait_s=0.0) as clients:
+        with pytest.raises(PolicyError):
+            clients.batcher.plan(_plan_request(1))
+        clients.batcher._plans.answer = sound
+        assert int(clients.batcher.plan(_plan_request(2)).plan.start[0]) == 2
+
+
+def test_the_batcher_tells_a_watchdog_how_long_it_has_been_computing() -> None:
+    with _clients(RecordingPolicy(), size=1, wait_s=0.0) as clients:
+        assert clients.batcher.busy_since is None
+        held = clients.hold()
+        assert clients.batcher.busy_since is not None
+        assert time.monotonic() - clients.batcher.busy_since < LONG_S
+        clients.policy.gate.set()
+        held.result(LONG_S)
+        deadline = time.monotonic() + LONG_S
+        while clients.batcher.busy_since is not None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert clients.batcher.busy_since is None
+        assert clients.batcher.busy_s > 0
+        assert clients.batcher.batches == 1
+
+
+def test_many_clients_of_both_kinds_all_get_their_own_answer() -> None:
+    def converse(batcher: Batcher, number: int) -> list[float]:
+        answers = []
+        for _ in range(10):
+            answers.append(float(batcher.plan(_plan_request(number)).plan.start[0]))
+            answers.append(float(batcher.act(_act_request(number)).segment.actions[0, 0]))
+        return answers
+
+    policy = RecordingPolicy()
+    batcher = Batcher(policy, 8, 0.001)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda number: converse(batcher, number), range(20)))
+    batcher.close()
+    assert answers == [[float(number)] * 20 for number in range(20)]
+    assert max(len(numbers) for _, numbers in policy.batches) <= 8

@@ -1,0 +1,70 @@
+"""The operations of both models: Triton kernels on a GPU, plain torch elsewhere, the same function either way."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from wpray.models import gemma
+from wpray.models.config import GemmaConfig
+from wpray.models.gemma import Modulation
+
+
+def add_norm(x: Tensor, branch: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """(x + branch, its RMS norm times `scale`); x (B, T, width), `scale` (width,) float32."""
+    if x.is_cuda:
+        from wpray.models import kernels
+
+        return kernels.add_norm(x, branch, scale)
+    total = x if branch is None else x + branch
+    return total, gemma.rms_norm(total, scale)
+
+
+def add_adaptive_norm(
+    x: Tensor, branch: Tensor | None, gate: Tensor | None, modulation: Modulation
+) -> tuple[Tensor, Tensor]:
+    """(x + gate * branch, its adaptive norm); x (B, T, width), `gate` (B, width) of the branch's own norm."""
+    if x.is_cuda:
+        from wpray.models import kernels
+
+        return kernels.add_adaptive_norm(x, branch, gate, modulation.scale, modulation.shift)
+    if branch is not None and gate is not None:
+        x = (x.float() + branch.float() * gate[:, None]).to(x.dtype)
+    return x, gemma.adaptive_norm(x, modulation)
+
+
+def queries(normed: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, config: GemmaConfig, kv: Tensor) -> Tensor:
+    """Rotated queries (B, T, heads, D) of normed tokens; their keys beside values are written to `kv` (B, T, 2 D)."""
+    projected = F.linear(normed, weight)
+    if normed.is_cuda:
+        from wpray.models import kernels
+
+        return kernels.rope_store(projected, cos, sin, kv, config.heads)
+    q, kv[:] = gemma.split_qkv(projected, cos, sin, config)
+    return q
+
+
+def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
+    """Attention of q (B, T, heads, D) over keys beside values kv (B, S, 2 D); returns (B, T, heads * D).
+
+    `bias` (B or 1, T or 1, S) float32 is 0 where a token may look, else -inf. All heads share the keys, so their
+    queries are rows of one product.
+    """
+    if not q.is_cuda:
+        return gemma.attend(q, kv, bias)
+    from wpray.models import kernels
+
+    batch, tokens, heads, dim = q.shape
+    scores = torch.matmul(q.view(batch, tokens * heads, dim), kv[..., :dim].transpose(1, 2))
+    weights = kernels.softmax(scores, bias, heads, dim**-0.5)
+    return torch.matmul(weights, kv[..., dim:]).view(batch, tokens, heads * dim)
+
+
+def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """The GELU-gated MLP of normed x."""
+    if not x.is_cuda:
+        return gemma.feed_forward(x, gate_up, down)
+    from wpray.models import kernels
+
+    return F.linear(kernels.geglu(F.linear(x, gate_up)), down)

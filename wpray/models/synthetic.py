@@ -1,0 +1,186 @@
+"""`python -m wpray.models.synthetic OUT`: random checkpoints of the real layout, with all that a run of them needs.
+
+OUT/vlm and OUT/ae hold the weights, OUT/tokenizer.model a small sentencepiece tokenizer, OUT/dataset_statistics.json
+plausible ranges, OUT/config.yaml a configuration that names them: `python -m wpray.launch --config OUT/config.yaml`.
+Random weights solve nothing, but they cost what trained ones do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import sentencepiece
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from wpray.command import run_command
+from wpray.errors import BadInputError
+from wpray.models.checkpoint import SYNTHETIC
+from wpray.models.config import (
+    ActionExpertConfig,
+    Manifest,
+    Precision,
+    VlmConfig,
+    action_expert_manifest,
+    vlm_manifest,
+)
+
+Variant = Literal["tiny", "full"]
+_SHARP = ("q_proj", "k_proj", "o_proj", "down_proj")  # larger, so that greedy decoding has clear winners
+_DURATION_0, _NUM_DURATIONS = 256767, 34  # ids count down as durations count up
+_USUAL_DURATIONS = range(8, 25)  # control steps, as trained policies plan them
+_INSTRUCTIONS = (
+    "pick up the alphabet soup and place it in the basket",
+    "pick up the black bowl between the plate and the ramekin and place it on the plate",
+    "open the middle drawer of the cabinet",
+    "put both the cream cheese box and the butter in the basket",
+    "turn on the stove and put the moka pot on it",
+    "put the yellow and white mug in the microwave and close it",
+    "push the plate to the front of the stove",
+    "put the wine bottle on top of the cabinet and the book in the back compartment of the caddy",
+)
+_PROPRIO = {  # eef position (m), axis-angle (rad), finger joints (m): where an arm over a table is
+    "q01": [-0.4, -0.3, 0.03, 2.7, -0.6, -0.5, 0.0, -0.04],
+    "q99": [0.15, 0.28, 0.5, 3.4, 0.7, 0.5, 0.04, 0.0],
+}
+_ACTION = {
+    "q01": [-0.75, -0.8, -0.9, -0.12, -0.18, -0.3, -1.0],
+    "q99": [0.9, 0.85, 0.93, 0.17, 0.15, 0.33, 1.0],
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes everything to a folder. Raises BadInputError if it cannot be written."""
+    parser = argparse.ArgumentParser(prog="python -m wpray.models.synthetic", description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--variant", choices=("tiny", "full"), default="tiny", help="full: 13 GB in bfloat16")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="of the files")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    try:
+        write(args.out, args.variant, args.precision, args.seed)
+    except OSError as error:
+        raise BadInputError(f"{args.out}: cannot be written ({error.strerror}); choose another folder") from error
+    print(f"python -m wpray.launch --config {args.out / 'config.yaml'}")
+    return 0
+
+
+def write(out: Path, variant: Variant, precision: Precision, seed: int = 0) -> None:
+    """Writes checkpoints, tokenizer, statistics and configuration to `out`."""
+    vlm, expert = (
+        (VlmConfig.tiny(), ActionExpertConfig.tiny())
+        if variant == "tiny"
+        else (VlmConfig.full(), ActionExpertConfig.full())
+    )
+    tensors = state_dict(vlm_manifest(vlm, precision), seed)
+    _usual_durations(tensors["paligemma.lm_head.weight"])
+    save(tensors, out / "vlm")
+    del tensors
+    save(state_dict(action_expert_manifest(expert, precision), seed), out / "ae")
+    (out / "tokenizer.model").write_bytes(_tokenizer())
+    (out / "dataset_statistics.json").write_text(json.dumps(_statistics(), indent=1) + "\n")
+    (out / "config.yaml").write_text(_config(out, variant, precision))
+
+
+def state_dict(manifest: Manifest, seed: int) -> dict[str, torch.Tensor]:
+    """Random tensors of a manifest's names, shapes and dtypes."""
+
+    def tensor(item: tuple[str, tuple[tuple[int, ...], Precision]]) -> tuple[str, torch.Tensor]:
+        name, (shape, dtype) = item
+        return name, torch.from_numpy(weight(name, shape, seed)).to(getattr(torch, dtype))
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+        return dict(threads.map(tensor, manifest.items()))
+
+
+def weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    """The tensor called `name`: a function of its name, shape and seed alone; activations keep their size."""
+    rng = np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), seed]))
+    values: NDArray[np.float32] = rng.standard_normal(shape, dtype=np.float32)
+    if "lm_head" in name or "embed_tokens" in name:
+        return values * np.float32(0.01)
+    if len(shape) > 1:
+        gain = np.float32(3.0 if any(part in name for part in _SHARP) else 1.0)
+        values *= gain / np.sqrt(np.prod(shape[1:], dtype=np.float64)).astype(np.float32)
+        return values
+    if name.endswith("bias"):
+        return values * np.float32(0.02)
+    values *= np.float32(0.1)
+    if "layer_norm" in name or "post_layernorm" in name:
+        values += np.float32(1)
+    return values
+
+
+def save(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """folder/model.safetensors, marked as synthetic."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", SYNTHETIC: "random weights"})
+
+
+def _usual_durations(embedding: torch.Tensor) -> None:
+    """Durations that no trained policy plans score 0 and never win: a run of random weights then costs what it would.
+
+    A plan that is all zeros, say, would ask for a new plan after every step.
+    """
+    for duration in range(_NUM_DURATIONS):
+        if duration not in _USUAL_DURATIONS:
+            embedding[_DURATION_0 - duration] = 0
+
+
+def _tokenizer() -> bytes:
+    """A sentencepiece model with bytes for what it has not seen."""
+    model = io.BytesIO()
+    states = [f"State: {' '.join(str((17 * row + 31 * dim) % 256) for dim in range(8))};" for row in range(256)]
+    prompts = [f"Task: {text}, {states[row]}" for row, text in enumerate(_INSTRUCTIONS)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*prompts, *states, "Action: "]),
+        model_writer=model,
+        vocab_size=700,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _statistics() -> dict[str, object]:
+    return {"action": _complete(_ACTION), "proprio": _complete(_PROPRIO), "num_samples": 0}
+
+
+def _complete(ranges: dict[str, list[float]]) -> dict[str, list[float]]:
+    low, high = np.array(ranges["q01"]), np.array(ranges["q99"])
+    mean, std = ((low + high) / 2).tolist(), ((high - low) / 4).tolist()
+    return {"mean": mean, "std": std, **ranges, "min": ranges["q01"], "max": ranges["q99"]}
+
+
+def _config(out: Path, variant: Variant, precision: Precision) -> str:
+    suffix = {"tiny": ("tiny_2b", "tiny_300m"), "full": ("gemma_2b", "gemma_300m")}[variant]
+    entries = {
+        "vlm_checkpoint": out / "vlm",
+        "ae_checkpoint": out / "ae",
+        "dataset_statistics_path": out / "dataset_statistics.json",
+        "paligemma_variant": suffix[0],
+        "action_expert_variant": suffix[1],
+        "precision": precision,
+        "vlm_precision": precision,
+    }
+    lines = [f"{name}: {json.dumps(str(value))}" for name, value in entries.items()]
+    return "\n".join(["# Random weights: they solve nothing, but cost what trained ones do.", *lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
