@@ -8,6 +8,7 @@ import pytest
 
 from wpray.config import Config
 from wpray.config_cli import read_config
+from wpray.errors import BadInputError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -31,3 +32,13 @@ def test_there_is_one_for_each_suite_and_the_quickstart_is_the_default() -> None
     }
     quickstart = next(path for path in CONFIGS if path.stem == "quickstart")
     assert read_config(["--config", str(quickstart)]) == Config()
+
+
+@pytest.mark.libero
+def test_a_suite_of_the_package_without_a_known_step_limit_needs_one_in_the_config() -> None:
+    from wpray.envs.factory import list_tasks
+
+    config = read_config(["--task_suite", "libero_object_swap", "--policy", "noop", "--env.max_steps", "280"])
+    assert len(list_tasks(config.task_suite, config.env.max_steps)) == 10
+    with pytest.raises(BadInputError, match=r"set env\.max_steps"):
+        list_tasks("libero_object_swap")

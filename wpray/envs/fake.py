@@ -6,6 +6,8 @@ policy has something to move: the object counts as grasped once the closed hand 
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from wpray.envs.seeding import reset_seed
@@ -22,14 +24,14 @@ from wpray.types import (
     Trial,
 )
 
-_NUM_TASKS, _NUM_TRIALS, _MAX_STEPS = 10, 50, 120
+_NUM_TASKS, _NUM_TRIALS, _MAX_STEPS = 10, 200, 120
 _SPEED = 0.0133  # metres a step at full command, as the real arm
 _HALF = 0.02  # half an object's edge, m
 _SQUARE = np.array([[-_HALF, -_HALF], [_HALF, -_HALF], [_HALF, _HALF], [-_HALF, _HALF]])
 
 
 def fake_tasks(max_steps: int | None = None) -> tuple[Task, ...]:
-    """Ten tasks of fifty trials each."""
+    """Ten tasks of 200 trials each."""
     return tuple(
         Task("fake", index, f"move_the_cube_{index}", f"move the cube {index}", _NUM_TRIALS, max_steps or _MAX_STEPS)
         for index in range(_NUM_TASKS)
@@ -71,9 +73,10 @@ class FakeEnvironment:
         """Proprio, flat-coloured images whose colour is the hand's position, and the two objects."""
         base = wrist = None
         if images:
-            colour = np.clip(128 + 300 * self._hand, 0, 255).astype(np.uint8)
-            base = np.broadcast_to(colour, (POLICY_IMAGE_SIZE, POLICY_IMAGE_SIZE, 3)).copy()
+            began = time.perf_counter()
+            base = _flat_image(self._hand, POLICY_IMAGE_SIZE, POLICY_IMAGE_SIZE)
             wrist = base[::-1].copy()
+            self.render_s += time.perf_counter() - began
         return Observation(self._proprio(), base, wrist, self._truth() if privileged else None)
 
     def state(self) -> SimState:
@@ -90,8 +93,7 @@ class FakeEnvironment:
 
     def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
         """A flat image whose colour is the hand's position."""
-        colour = np.clip(128 + 300 * state.render_qpos[:3], 0, 255).astype(np.uint8)
-        return np.broadcast_to(colour, (height, width, 3)).copy()
+        return _flat_image(state.render_qpos[:3], height, width)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -112,6 +114,11 @@ class FakeEnvironment:
             target="cube",
             goal="basket",
         )
+
+
+def _flat_image(hand: FloatArray, height: int, width: int) -> ImageArray:
+    colour = np.clip(128 + 300 * hand, 0, 255).astype(np.uint8)
+    return np.broadcast_to(colour, (height, width, 3)).copy()
 
 
 def _cube(name: str, position: FloatArray) -> ObjectState:

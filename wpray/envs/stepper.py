@@ -16,6 +16,7 @@ from wpray.envs.clock import ObservableClock
 from wpray.envs.osc import OscController
 from wpray.types import FloatArray
 
+_READING = frozenset({"on", "in", "up", "open", "close"})  # predicates that change nothing when evaluated
 _AFTER_VELOCITY = int(mujoco.mjtStage.mjSTAGE_VEL)
 
 
@@ -55,6 +56,7 @@ class Stepper:
         self._clock = ObservableClock(env.model_timestep, period)
         self._clock.tick(force=True)
         self.sample = Sample(env)
+        self._goal_only_reads = all(predicate[0].lower() in _READING for predicate in env.parsed_problem["goal_state"])
 
     def set_state(self, flattened: FloatArray) -> None:
         """Puts the simulator into an initial state (1 + nq + nv,), as LIBERO's `set_init_state` does."""
@@ -90,8 +92,8 @@ class Stepper:
         return self._finish()
 
     def _finish(self) -> bool:
-        """What stock does after the substeps: the goal is evaluated twice, because evaluating may change lamps."""
+        """What stock does after the substeps: it evaluates the goal twice, which matters where that switches lamps."""
         env = self._env
-        env._check_success()
+        done = env._check_success()
         env._post_process()
-        return bool(env._check_success())
+        return bool(done if self._goal_only_reads else env._check_success())

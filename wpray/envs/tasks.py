@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import pickle
+import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from wpray.types import FloatArray, Task
 
 # Control steps after the wait steps, as the LIBERO literature counts them.
 _MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError)
 
 
 def list_tasks(suite: str, max_steps: int | None = None) -> tuple[Task, ...]:
@@ -64,35 +68,51 @@ def _states_file(task: Any) -> Path:
 
 
 def _count_states(path: Path) -> int:
+    """Rows of `_read_states`, from the header alone where that is possible: suites have many files."""
     if path.suffix != ".npz":
         return len(_read_states(path))
-    with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
+    with _one_line_errors(path), zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
         np.lib.format.read_magic(member)
-        shape, _, _ = np.lib.format.read_array_header_1_0(member)
-    return int(shape[0])
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        _check_states(shape, dtype)
+        return int(shape[0])
 
 
 def _read_states(path: Path) -> FloatArray:
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return np.asarray(archive[archive.files[0]], dtype=np.float64)
-    return _read_torch_states(path)
+    """(N, 1 + nq + nv). Raises BadInputError for anything but a table of numbers; runs no code that a file holds."""
+    with _one_line_errors(path):
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                states = archive[archive.files[0]]
+        else:
+            states = np.asarray(_read_torch(path))
+        _check_states(states.shape, states.dtype)
+        return np.asarray(states, dtype=np.float64)
 
 
-def _read_torch_states(path: Path) -> FloatArray:
+def _check_states(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if len(shape) != 2 or dtype.kind != "f":
+        raise ValueError(f"holds {dtype} of shape {shape}")
+
+
+def _read_torch(path: Path) -> Any:
     """The official package stores numpy arrays in a torch pickle: only what such an array needs may be unpickled."""
-    import pickle
-
     import torch
 
-    scalar = [np.dtype, type(np.dtype(np.float64)), np.ndarray]
-    allowed = [*scalar, np._core.multiarray._reconstruct, np._core.multiarray.scalar]  # type: ignore[attr-defined]
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    floats = [type(np.dtype(kind)) for kind in (np.float64, np.float32)]
     # Files written by numpy 1 name the same function by its older module.
-    older = [(np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct")]  # type: ignore[attr-defined]
+    older = (multiarray._reconstruct, "numpy.core.multiarray._reconstruct")
+    allowed = [np.dtype, np.ndarray, multiarray._reconstruct, multiarray.scalar, older, *floats]
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
+        return torch.load(path, weights_only=True)
+
+
+@contextlib.contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turns whatever the readers raise for a file that is not what it should be into a BadInputError."""
     try:
-        with torch.serialization.safe_globals([*allowed, *older]):
-            states = torch.load(path, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        yield
+    except (*_UNREADABLE, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise BadInputError(f"{path}: not a plain array of initial states ({reason}); reinstall LIBERO") from error
-    return np.asarray(states, dtype=np.float64)

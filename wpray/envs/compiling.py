@@ -1,0 +1,27 @@
+"""Compiled once for a machine: the first process compiles the controller's arithmetic, the others read its cache."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Holds this user's lock for compiling on this machine; it dies with its process.
+
+    Forty environments that start together would otherwise all compile the same, for a minute of every core.
+    """
+    path = Path(tempfile.gettempdir()) / f"wpray-compiling-{getpass.getuser()}.lock"
+    try:
+        file = path.open("w")
+    except OSError:  # somebody else's file, or no room: compiling beside others is only slower
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
