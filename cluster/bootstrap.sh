@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets everything up on a fresh Linux machine, then runs wpray. A second call finds nothing to do and starts at once.
 #
-#   bash cluster/bootstrap.sh launch [ARGS]   evaluate (no ARGS: the quickstart); also doctor, report, compare, video, bench
+#   bash cluster/bootstrap.sh launch [ARGS]   evaluate (no ARGS: the quickstart); also doctor, dataset_stats, report,
+#                                             compare, video, bench
 #   bash cluster/bootstrap.sh test [ARGS]     the tests (ARGS go to pytest)
 #   bash cluster/bootstrap.sh node            just the set-up, as a node of a cluster needs it
 #   bash cluster/bootstrap.sh setup [EXTRA]   just the set-up, with an extra such as vla, rlds or dev
@@ -127,6 +128,10 @@ main() {
         launch | doctor | report | compare | video | bench)
             setup "$(extra_for "$@")"
             exec "$venv/bin/python" -m "wpray.$command" "$@"
+            ;;
+        dataset_stats)
+            setup rlds
+            exec "$venv/bin/python" -m wpray.dataset_stats "$@"
             ;;
         test)
             setup dev

@@ -29,7 +29,7 @@ def _has_libero() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what needs a GPU or LIBERO where there is none, and the fault suite unless it is asked for."""
+    """Skips what needs a GPU or LIBERO where there is none."""
     gpu = any("gpu" in item.keywords for item in items) and _has_gpu()
     libero = _has_libero()
     for item in items:
@@ -37,5 +37,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
         if "libero" in item.keywords and not libero:
             item.add_marker(pytest.mark.skip(reason="LIBERO or OSMesa is not installed"))
-        if "faults" in item.keywords and "faults" not in (config.option.markexpr or ""):
-            item.add_marker(pytest.mark.skip(reason="long: run with -m faults"))

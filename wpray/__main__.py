@@ -9,21 +9,27 @@ from collections.abc import Sequence
 from wpray.command import run_command
 from wpray.errors import BadInputError
 
-_MODULES = {"bench": "wpray.bench.__main__"}
+_PACKAGES = ("bench", "doctor", "report", "video")
 _COMMANDS = {
     "launch": "evaluate a policy (no arguments: the quickstart)",
-    "bench": "benchmarks: env, e2e, policy",
+    "doctor": "check everything that a run needs",
+    "dataset_stats": "dataset_statistics.json from RLDS data sets",
+    "report": "a run as one HTML page",
+    "compare": "is run B better than run A, on the same trials?",
+    "video": "render videos of a run's episodes",
+    "bench": "benchmarks: env, e2e, policy, scale",
 }
 
 
 def dispatch(argv: Sequence[str]) -> int:
     """Runs the command that `argv` names. Raises BadInputError if there is none."""
     if argv and argv[0] in _COMMANDS:
-        result: int = importlib.import_module(_MODULES.get(argv[0], f"wpray.{argv[0]}")).main(argv[1:])
+        name = f"wpray.{argv[0]}.__main__" if argv[0] in _PACKAGES else f"wpray.{argv[0]}"
+        result: int = importlib.import_module(name).main(argv[1:])
         return result
     if argv and argv[0] in ("-h", "--help"):
         for name, about in _COMMANDS.items():
-            print(f"wpray {name:<10} {about}")
+            print(f"wpray {name:<13} {about}")
         return 0
     raise BadInputError(f"use: wpray {' | '.join(_COMMANDS)} (each has --help)")
 

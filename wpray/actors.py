@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import random
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -17,7 +20,6 @@ from wpray import provenance
 from wpray.config import Config
 from wpray.envs.base import Environment
 from wpray.envs.factory import FAKE_SUITE, make_environment
-from wpray.errors import BadInputError
 from wpray.policy.batching import Batcher, PolicyError
 from wpray.policy.factory import build_policy, policy_spec
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
@@ -62,6 +64,7 @@ class Health:
 
     idle_s: float  # since the last step, reply or start of work; 0 when there is nothing to do
     busy_s: float = 0.0  # at work, in all
+    loaded: Loaded | None = None  # policy: None while it loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +75,56 @@ class Attempt:
     error_from: Literal["policy", "environment"] | None = None
     error_kind: str = ""  # class of the error
     replica: int | None = None  # that answered last
+    life: str | None = None  # of that replica
 
 
 class PolicyShell:
     """Holds the policy and serves it; restarted by Ray if it dies, loading it again."""
 
     def __init__(self, replica: int, context: RunContext) -> None:
-        self._replica = replica
-        self._bad_input: BadInputError | None = None
+        self._replica, self._context = replica, context
+        self._failure: Exception | None = None
+        self._loaded: Loaded | None = None
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        began = time.perf_counter()
+        threading.Thread(target=self._load, name="load", daemon=True).start()
+
+    def _load(self) -> None:
+        """In a thread of its own: a replica that loads for minutes is told from one that is frozen."""
+        began, context = time.perf_counter(), self._context
         try:
             policy = build_policy(context.config)
-        except BadInputError as error:  # kept: an exception here would reach the driver as text only
-            self._bad_input = error
+        except Exception as error:  # whatever it is: raised to the driver, which asks
+            self._failure = error
             return
-        self._load_s = time.perf_counter() - began
+        files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies are loaded from none
+        self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): provenance.file_sha256(path) for path in files})
         batching = context.config.batching
         size = min(batching.max_batch_size, policy.spec.max_batch_size)
         self._batcher = Batcher(policy, size, batching.max_wait_ms / 1000)
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._server = PolicyServer(self._batcher, host, context.key)
         self._node = ray.get_runtime_context().get_node_id()
+        self._server = PolicyServer(self._batcher, host, context.key)
+        self._loaded = Loaded(_this_host(None), time.perf_counter() - began)
 
-    def loaded(self) -> Loaded:
-        """Answers once the policy is loaded. Raises BadInputError if its files are not what the config says."""
-        if self._bad_input is not None:
-            raise self._bad_input
-        return Loaded(_this_host(None), self._load_s)
+    def file_hashes(self) -> dict[str, str]:
+        """SHA-256 by path of what the policy was loaded from; computed beside its work, so it may take a while."""
+        return self._hashes.result()
 
     def address(self) -> Address:
-        """Where env actors connect."""
-        return Address(self._server.host, self._server.port, self._replica, self._node, self._server.clients)
+        """Where env actors connect. Raises ConnectionError while the policy loads."""
+        if self._loaded is None:
+            raise ConnectionError("the policy is loading")
+        server = self._server
+        return Address(server.host, server.port, self._replica, self._node, server.clients, server.life)
 
     def health(self) -> Health:
-        """How long the batch in hand has been computing."""
+        """How long the batch in hand has been computing. Raises what loading the policy raised."""
+        if self._failure is not None:
+            raise self._failure
+        if self._loaded is None:
+            return Health(0.0)
         since = self._batcher.busy_since
-        return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s)
+        return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s, self._loaded)
 
 
 class EnvShell:
@@ -123,7 +139,7 @@ class EnvShell:
     def start(self) -> Host:
         """Imports the simulator and prepares rendering. Raises BadInputError on a machine that cannot render."""
         config = self._context.config
-        renderer = _prepare_rendering(config)
+        renderer = prepare_rendering(config)
         self._env: Environment = make_environment(config.task_suite, config.env.protocol)
         self._policy = RemotePolicy(policy_spec(config), self._find_policy, self._context.key, self._alive)
         return _this_host(renderer)
@@ -158,7 +174,7 @@ class EnvShell:
         origin: Literal["policy", "environment"] = (
             "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
         )
-        return Attempt(row, origin, kind, self._policy.replica)
+        return Attempt(row, origin, kind, self._policy.replica, self._policy.life)
 
     def _alive(self) -> None:
         self._since = time.monotonic()
@@ -209,12 +225,13 @@ def row_context(context: RunContext, worker: str, node: str | None, attempt: int
 
 _remote: Any = ray.remote  # its stubs know only some of its options
 # A call that a dying replica had in hand is not repeated by Ray: whoever asked asks again, perhaps another replica.
-PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=4)(PolicyShell)
+PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=6)(PolicyShell)
 # An env actor that dies is replaced by a new one, not restarted: the driver must know, for its trial in hand is lost.
 EnvActor = _remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})(EnvShell)
 
 
-def _prepare_rendering(config: Config) -> str | None:
+def prepare_rendering(config: Config) -> str | None:
+    """Sets this process up to render the configured suite; returns the renderer. Raises BadInputError if it cannot."""
     if config.task_suite == FAKE_SUITE:
         return None
     from wpray.envs import gl

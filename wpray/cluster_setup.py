@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,10 +18,12 @@ from wpray.errors import BadInputError
 from wpray.quiet_ray import WORKER_DEFAULTS
 from wpray.types import Task
 
+_LOG = logging.getLogger(__name__)
 # What workers may see of the driver's environment when it joins a cluster: nothing secret.
 _PASSED_ON = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "LIBGL_ALWAYS_SOFTWARE", "PYTORCH_CUDA_ALLOC_CONF")
 _OBJECT_STORE = 256 * 2**20  # results pass through it one at a time
 _FAKE_MEMORY = 200 * 2**20
+_KNOCK_S = 10.0
 _PLENTY = 10_000.0  # custom resources name kinds of nodes; one machine alone is of every kind
 _PACKAGE = Path(__file__).parent
 
@@ -34,6 +37,8 @@ def start_ray(config: Config) -> None:
     address = config.ray.address
     options = _join_options(address) if address else _local_options(config)
     try:
+        if address:
+            _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -60,19 +65,21 @@ def env_actors_that_fit(config: Config) -> int:
     return sum(_fitting(node, _needs(config)) for node in _nodes())
 
 
-def num_policy_actors(config: Config, num_gpus: float) -> int:
-    """Policy replicas: as configured, else one, or as many as the nodes' GPUs hold.
+def policy_actors(config: Config, num_gpus: float) -> tuple[int, float]:
+    """Policy replicas, and the GPUs of each: as configured, else one, or as many as the nodes' GPUs hold.
 
-    Raises BadInputError if the policy needs a GPU and no node has one.
+    A single machine without a GPU runs the policy on its CPU. Raises BadInputError if a cluster has no GPU for it.
     """
-    if config.ray.num_policy_actors != "auto":
-        return config.ray.num_policy_actors
-    if num_gpus == 0:
-        return 1
-    fitting = sum(_fitting(node, {"GPU": num_gpus, **config.ray.policy_resources}) for node in _nodes())
-    if fitting == 0:
+    asked = config.ray.num_policy_actors
+    fitting = sum(_fitting(node, {"GPU": num_gpus, **config.ray.policy_resources}) for node in _nodes() if num_gpus)
+    if num_gpus and fitting == 0 and config.ray.address is None:
+        _LOG.warning("no GPU here: policy %s computes on the CPU, slowly", config.policy)
+        num_gpus = 0
+    if asked != "auto":
+        return asked, num_gpus
+    if num_gpus and fitting == 0:
         raise BadInputError(f"policy {config.policy} needs a GPU and no node has one; see ray.address")
-    return fitting
+    return max(1, fitting), num_gpus
 
 
 def env_memory(config: Config) -> int:
@@ -96,9 +103,16 @@ def cluster_tasks(config: Config) -> tuple[Task, ...]:
         raise
 
 
+def _knock(address: str) -> None:
+    """Raises OSError if nobody listens at HOST:PORT; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+
+
 def _join_options(address: str) -> dict[str, Any]:
     """The nodes get this package as it is here, and of this environment what is on the allow-list."""
-    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    passed = {name: os.environ[name] for name in (*_PASSED_ON, *WORKER_DEFAULTS) if name in os.environ}
     return {
         "address": address,
         "runtime_env": {"py_modules": [str(_PACKAGE)], "env_vars": {**WORKER_DEFAULTS, **passed}},

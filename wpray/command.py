@@ -13,11 +13,16 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
     try:
         return main(argv)
     except BadInputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     except RunStoppedError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(f"stopped: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _one_line(error: Exception) -> str:
+    """Line ends and terminal codes that a file name or a key has brought along, written out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(error))

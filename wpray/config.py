@@ -205,7 +205,7 @@ class Config(_Group):
 # What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.
 _NO_OUTCOME = frozenset(
     {"tasks", "num_trials_per_task", "num_parallel", "output_dir", "resume", "record", "video_out_path", "ray"}
-    | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms"}
+    | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,13 +34,22 @@ class ArgumentParser(argparse.ArgumentParser):
         raise BadInputError(f"{message} (see --help)")
 
 
+def launch_parser() -> ArgumentParser:
+    """The options of `python -m wpray.launch` that are no fields of the configuration."""
+    parser = ArgumentParser(prog="python -m wpray.launch", description=_ABOUT, allow_abbrev=False)
+    parser.add_argument(
+        "--plan", action="store_true", help="start nothing: say how long the run will take, and what will limit it"
+    )
+    return parser
+
+
 def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Config:
     """The configuration that `argv` means: `[--config FILE] [--any.config.field VALUE ...]`.
 
     `parser` may hold a command's own options. Raises BadInputError for anything that is not a valid configuration;
     `--help` prints every field and exits.
     """
-    parser = parser or ArgumentParser(prog="python -m wpray.launch", description=_ABOUT, allow_abbrev=False)
+    parser = parser or launch_parser()
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
     source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
         _CliConfig, root_parser=parser, cli_parse_args=list(argv), formatter_class=argparse.HelpFormatter
@@ -143,5 +153,8 @@ def _explain(error: ValidationError) -> str:
 
 
 def _shorten(value: object) -> str:
-    text = repr(value)
+    try:
+        text = reprlib.repr(value)  # not repr: YAML's aliases make a small file a huge value
+    except ValueError:  # Python writes out no integer of over 4,300 digits
+        return "so large a number"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -23,7 +24,7 @@ _LOG = logging.getLogger("wpray")
 @contextlib.contextmanager
 def logging_to(path: Path, console: Console) -> Iterator[None]:
     """Sends the project's log lines to run.log, and warnings (all lines, if not a terminal) to the console."""
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     screen = _ConsoleHandler(console)
     screen.setLevel(logging.WARNING if console.is_terminal else logging.INFO)
@@ -74,9 +75,11 @@ class RunDisplay:
             self._live.stop()
 
     def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
-        """Logs an episode's line."""
+        """Logs an episode's line, its replans before it."""
         self._env_busy_s += episode.utilisation[0]
         self._progress.update(self._bar, completed=self._tally.done)
+        for line in episode.replans:
+            _LOG.debug("%s %s", _label(trial), line)
         _LOG.info(episode_line(trial, episode))
 
     def tick(self, policy_busy_s: float, num_workers: int) -> None:
@@ -101,17 +104,21 @@ class RunDisplay:
 
 def episode_line(trial: Trial, episode: EncodedEpisode) -> str:
     """`Task 3 pick_up_the_bbq_sauce... trial 2: SUCCESS in 128 steps (4.1 s)`."""
-    label = f"Task {trial.task.task_id} {trial.task.name} trial {trial.trial}"
+    label = _label(trial)
     if episode.error is not None:
         return f"{label}: ERROR {episode.error}"
     outcome = "SUCCESS" if episode.status == "success" else "FAIL"
     return f"{label}: {outcome} in {episode.num_steps} steps ({episode.wall_s:.1f} s)"
 
 
-def print_summary(console: Console, tally: Tally, folder: Path) -> None:
-    """The closing table and rate, where the files are and how to query them; the log gets the plain lines."""
+def log_summary(tally: Tally) -> None:
+    """The plain lines that close run.log."""
     for line in log_lines(tally):
         _LOG.log(logging.INFO, line)
+
+
+def print_summary(console: Console, tally: Tally, folder: Path, report: Path | None) -> None:
+    """The closing table and rate, where the files are and how to query them."""
     overall = tally.overall
     if console.is_terminal:
         console.print(task_table(tally))
@@ -122,10 +129,22 @@ def print_summary(console: Console, tally: Tally, folder: Path) -> None:
             f"95% interval {interval(overall)}" + (f", {tally.errors} errors apart" if tally.errors else ""),
             highlight=False,
         )
+    if report is not None:
+        link = f"[link={report.resolve().as_uri()}]{escape(str(report))}[/link]"
+        console.print(f"Report with charts and videos: {link}", highlight=False, soft_wrap=True)
     table = folder / "episodes.parquet"
     console.print(f"Results in {folder}", highlight=False, soft_wrap=True)
     query = f"SELECT task_name, avg(success::int) AS rate FROM '{table}' GROUP BY task_name ORDER BY rate"
     console.print(f'Query them: duckdb -c "{query}"', highlight=False, soft_wrap=True, markup=False)
+
+
+def _label(trial: Trial) -> str:
+    return f"Task {trial.task.task_id} {trial.task.name} trial {trial.trial}"
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A line that a full disk does not take is on the console: no traceback for it, and the run goes on."""
 
 
 class _ConsoleHandler(logging.Handler):
@@ -135,4 +154,9 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        self._console.print(record.getMessage(), style=style, highlight=False, markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # a full disk or a closed pipe must not end the run; run.log has the line
+            if self._console.is_terminal:
+                self._console.print(record.getMessage(), style=style, highlight=False, markup=False, soft_wrap=True)
+            else:  # nothing to lay out: a line for each episode
+                self._console.file.write(record.getMessage() + "\n")
+                self._console.file.flush()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from wpray.actors import Host, RunContext, lost_row
+from wpray.actors import Attempt, Host, RunContext, lost_row
 from wpray.cluster_setup import env_actors_that_fit
 from wpray.errors import BadInputError
-from wpray.events import Event, EventQueue, Finished, Lost, PolicyLost, PolicyReady, Ready
+from wpray.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
 from wpray.pool import Pool
 from wpray.replicas import Replicas
 from wpray.results.encode import EncodedEpisode
@@ -18,6 +20,7 @@ from wpray.results.summary import Tally
 from wpray.results.writer import DiskFullError, RunFolder
 from wpray.scheduler import Assignment, Scheduler
 from wpray.stopping import ErrorBook, decided
+from wpray.transport import POLICY_DIED
 from wpray.types import Trial
 
 _LOG = logging.getLogger(__name__)
@@ -25,6 +28,7 @@ _TICK_S = 0.25
 _COUNT_NODES_S = 15.0
 _DISK_PAUSE_S = 5.0
 _DISK_PATIENCE_S = 600.0
+_SHRUNK_S = 60.0  # with the env actors that are left, before more are tried again
 _FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
 
 
@@ -47,6 +51,8 @@ class Crew:
 
     def next_event(self) -> Event | None:
         """The next event; hung actors are found on the way."""
+        if not self.events.empty:  # first: it may hold the sign of life that a check would miss
+            return self.events.next(0)
         return self.pool.check() or self.replicas.check() or self.events.next(_TICK_S)
 
     def close(self) -> None:
@@ -68,16 +74,28 @@ class Watcher(Protocol):
 class Driver:
     """Runs trials to their rows."""
 
-    def __init__(self, context: RunContext, crew: Crew, folder: RunFolder, tally: Tally, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        crew: Crew,
+        folder: RunFolder,
+        tally: Tally,
+        watcher: Watcher,
+        note_files: Callable[[dict[str, str]], None],
+    ) -> None:
+        """`note_files` takes the SHA-256 by path of what the policy was loaded from."""
+        self._note_files = note_files
         self._context, self._crew, self._pool = context, crew, crew.pool
         self._folder, self._tally, self._watcher = folder, tally, watcher
         self._errors = ErrorBook(context.config.retry.max_error_share)
         self._finished = 0  # rows of this run, which may go on where another stopped
         self._idle: list[str] = []
-        self._size = 0
+        self._size = self._wanted = 0  # env actors, now and when nothing is wrong
+        self._grow_at = math.inf
         self._failed_starts = 0
+        self._blamed: set[str] = set()  # lives of policy replicas that were ended for an error
         self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
-        self._policy_is_ready = False
+        self._policy_is_ready = self._hashes_are_known = False
         self.hosts: dict[str, Host] = {}  # by actor name
         self.stop: Stop | None = None
 
@@ -90,8 +108,8 @@ class Driver:
 
         Raises BadInputError if no actor can start for a reason that the user can mend.
         """
-        self._scheduler, self._size = scheduler, num_workers
-        while not scheduler.finished:
+        self._scheduler, self._size, self._wanted = scheduler, num_workers, num_workers
+        while not scheduler.finished or self._wait_for_hashes():
             self._staff()
             self._hand_out()
             event = self._crew.next_event()
@@ -103,18 +121,24 @@ class Driver:
                     return
             self._watcher.tick(self._crew.replicas.busy_s, self._pool.size)
 
+    def _wait_for_hashes(self) -> bool:
+        """A run shorter than the hashing of its checkpoints waits for it: the result says what was evaluated."""
+        return self._policy_is_ready and not self._hashes_are_known and self.stop is None
+
     def _staff(self) -> None:
         """As many env actors as the nodes hold and the work left can use."""
         config, now = self._context.config, time.monotonic()
         if config.ray.address and config.num_env_actors == "auto" and now > self._count_nodes_at:
             self._count_nodes_at = now + _COUNT_NODES_S
-            self._size = max(1, env_actors_that_fit(config))
+            self._size = self._wanted = max(1, env_actors_that_fit(config))
+        elif now > self._grow_at:
+            self._size, self._grow_at = self._wanted, math.inf
         for _ in range(min(self._size, self._scheduler.num_open) - self._pool.size):
             self._pool.start()
 
     def _hand_out(self) -> None:
-        """Nobody idles while there is work, and nobody gets work before there is a policy to ask."""
-        while self._policy_is_ready and self._idle:
+        """Nobody idles while there is work; scenes compile and objects settle while the policy still loads."""
+        while self._idle:
             assignment = self._scheduler.next_for(self._idle[-1])
             if assignment is None:
                 return
@@ -134,7 +158,11 @@ class Driver:
             case PolicyReady(replica, host, load_s):
                 self._policy_is_ready = True
                 self.hosts[f"policy-{replica}"] = host
-                _LOG.info("policy-%d is ready on %s (loaded in %.1f s)", replica, host.name, load_s)
+                suite = self._context.config.task_suite
+                _LOG.info("Task suite %s: policy-%d loaded in %.1f s on %s", suite, replica, load_s, host.name)
+            case PolicyFiles(hashes):
+                self._hashes_are_known = True
+                self._note_files(hashes)
             case PolicyLost(failure):
                 if failure.bad_input:
                     raise BadInputError(failure.reason)
@@ -150,16 +178,23 @@ class Driver:
         assignment, attempt = event.assignment, event.attempt
         if attempt.error_from == "policy":
             self._idle.append(assignment.worker)
-            if self._errors.policy_repeats(attempt.error_kind):
-                self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
-            elif attempt.replica is not None:
-                self._crew.replicas.restart(attempt.replica)
+            self._blame_policy(assignment.trial, attempt)
         else:
             self._pool.retire(assignment.worker)
         if self._scheduler.running.get(assignment.worker) == assignment:
             self._try_again(assignment, attempt.episode)
         if attempt.error_from != "policy":
             self._scheduler.forget(assignment.worker)
+
+    def _blame_policy(self, trial: Trial, attempt: Attempt) -> None:
+        """Once for each process of a replica: the others of its requests may fail with it."""
+        if attempt.error_kind == POLICY_DIED or attempt.replica is None or attempt.life is None:
+            return
+        if self._errors.policy_repeats(trial.key, attempt.error_kind, attempt.life):
+            self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
+        elif attempt.life not in self._blamed:
+            self._blamed.add(attempt.life)
+            self._crew.replicas.restart(attempt.replica)
 
     def _lost(self, event: Lost) -> None:
         """An env actor is gone: its trial goes to another, and a new actor will take its place."""
@@ -182,7 +217,8 @@ class Driver:
         if self._pool.size == 0:
             self.request_stop(Stop(f"env actors cannot start: {event.failure.reason}", at_once=True))
         self._failed_starts, self._size = 0, self._pool.size
-        _LOG.warning("going on with %d env actors", self._size)
+        self._grow_at = time.monotonic() + _SHRUNK_S
+        _LOG.warning("going on with %d env actors for %.0f s", self._size, _SHRUNK_S)
 
     def _try_again(self, assignment: Assignment, error_row: EncodedEpisode) -> None:
         """Queues a failed trial again; its attempts used up, or the run stopping, it gets its error row."""

@@ -9,6 +9,7 @@ import signal
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,17 +17,19 @@ from rich.console import Console
 
 from wpray import display
 from wpray.actors import RunContext
-from wpray.cluster_setup import cluster_tasks, num_env_actors, num_policy_actors, start_ray
+from wpray.cluster_setup import cluster_tasks, num_env_actors, policy_actors, start_ray
 from wpray.config import Config
 from wpray.driver import Crew, Driver, Stop
-from wpray.errors import RunStoppedError
+from wpray.errors import BadInputError, RunStoppedError
 from wpray.events import EventQueue
 from wpray.machine import check_machine
 from wpray.output import RunInfo, choose_folder, opened
 from wpray.policy.base import PolicySpec
 from wpray.policy.factory import policy_spec
+from wpray.policy.waypoint_space import waypoint_space
 from wpray.pool import Pool
 from wpray.replicas import Replicas
+from wpray.report.__main__ import write_report
 from wpray.results.encode import Key
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
@@ -34,6 +37,7 @@ from wpray.results.writer import Outcome, RunFolder
 from wpray.scheduler import Scheduler
 from wpray.trials import make_trials, remaining, select_tasks
 from wpray.types import Task, Trial
+from wpray.video.render import after_run as videos_after_run
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,16 +59,19 @@ def evaluate(config: Config) -> int:
 
     Raises BadInputError before any actor starts, RunStoppedError when the run had to stop.
     """
-    spec = policy_spec(config)
     facts = check_machine(config)
+    # Listed first where that is cheap: a misspelt suite is not the policy's fault.
+    local_tasks = cluster_tasks(config) if config.ray.address is None else ()
+    spec = policy_spec(config)
     console = Console(soft_wrap=True)
     with contextlib.ExitStack() as stack:
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
-        tasks = select_tasks(cluster_tasks(config), config.tasks)
+        tasks = select_tasks(local_tasks or cluster_tasks(config), config.tasks)
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
         folder = stack.enter_context(opened(choose_folder(config), config))
-        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], {**facts, "privileged": spec.privileged})
+        facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
+        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts)
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         finished = folder.finished()
         todo = remaining(trials, finished)
@@ -82,16 +89,18 @@ def _carry_out(run: _Run, console: Console) -> Stop | None:
     config = run.config
     context = RunContext(run.info.run_id, config, secrets.token_bytes(32))
     num_workers = num_env_actors(config, len(run.todo))
-    num_replicas = num_policy_actors(config, run.spec.num_gpus)
+    num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
     _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
     events = EventQueue()
-    replicas = Replicas(context, run.spec, num_replicas, events)
+    replicas = Replicas(context, num_gpus, num_replicas, events)
     crew = Crew(events, replicas, Pool(context, replicas.handles, events))
     try:
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
-            driver = Driver(context, crew, run.folder, run.tally, shown)
-            with _ctrl_c(driver):
+            driver = Driver(context, crew, run.folder, run.tally, shown, run.info.add_files)
+            with _ctrl_c(driver, events):
                 driver.run(Scheduler(run.todo, config.retry.max_attempts), num_workers)
+            if driver.stop is not None and driver.stop.at_once:
+                _LOG.warning("stopping now, keeping what is finished")
         run.info.add_hosts(driver.hosts)
         return driver.stop
     finally:
@@ -99,17 +108,29 @@ def _carry_out(run: _Run, console: Console) -> Stop | None:
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
-    """Merges the parts, says what came out, and turns it into an exit code."""
+    """Merges the parts, renders videos, reports, says what came out, and turns it into an exit code."""
     merge(run.folder)
     tally = run.tally
     complete = tally.done - tally.errors == tally.total or (stop is not None and stop.intended)
     run.info.save("finished" if complete else "stopped", stop.reason if stop else None)
-    display.print_summary(console, tally, run.folder.path)
+    display.log_summary(tally)
+    if stop is None or stop.intended:
+        videos_after_run(run.config, run.folder, console)
+    display.print_summary(console, tally, run.folder.path, _report(run.folder))
     if stop is not None and stop.intended:
         _LOG.info("Stopped before the last episode, as stop_when asks: %s", stop.reason)
     elif stop is not None and not complete:
         raise RunStoppedError(f"{stop.reason} (the same command goes on where this stopped)")
     return 0 if complete else 1
+
+
+def _report(folder: RunFolder) -> Path | None:
+    """Writes the report; None, with a warning, if it cannot be (no episode has finished, the disk is full)."""
+    try:
+        return write_report(folder.path)
+    except BadInputError as error:
+        _LOG.warning("no report: %s", error)
+        return None
 
 
 @contextlib.contextmanager
@@ -123,13 +144,17 @@ def _ray(config: Config, console: Console) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ctrl_c(driver: Driver) -> Iterator[None]:
+def _ctrl_c(driver: Driver, events: EventQueue) -> Iterator[None]:
     """Ctrl-C once: finish the trials in hand; twice: stop now, keeping what is finished."""
+
+    def announce() -> None:
+        _LOG.warning("finishing the episodes in hand; Ctrl-C again stops now")
 
     def interrupt(*_: Any) -> None:
         again = driver.stop is not None
         driver.request_stop(Stop("interrupted", at_once=again))
-        _LOG.warning("stopping now" if again else "finishing the episodes in hand; Ctrl-C again stops now")
+        if not again:
+            events.soon(announce)  # not here: the thread that is interrupted may be in the middle of a line
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

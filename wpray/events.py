@@ -58,13 +58,20 @@ class PolicyReady:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyFiles:
+    """What the policy was loaded from is known by its content."""
+
+    hashes: dict[str, str]  # SHA-256 by path
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyLost:
     """No policy replica is left, nor will one come back."""
 
     failure: Failure
 
 
-Event = Ready | Finished | Lost | PolicyReady | PolicyLost
+Event = Ready | Finished | Lost | PolicyReady | PolicyFiles | PolicyLost
 Handler = Callable[[Future[Any]], Event | None]
 
 
@@ -77,6 +84,15 @@ class EventQueue:
     def watch(self, reference: Any, handler: Handler) -> None:
         """When the call behind `reference` has ended, `handler` makes the event of it."""
         reference.future().add_done_callback(lambda future: self._arrived.put((handler, future)))
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Has `act` called on the thread that asks for events, in its turn; a signal handler may call this."""
+        self._arrived.put((lambda _: act(), Future()))
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has arrived that `next` has not given yet."""
+        return self._arrived.empty()
 
     def next(self, timeout_s: float) -> Event | None:
         """The next event; None if nothing came within `timeout_s`, or nothing of interest."""

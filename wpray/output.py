@@ -41,11 +41,10 @@ def opened(folder: RunFolder, config: Config) -> Iterator[RunFolder]:
     """The folder, locked. Raises BadInputError if it holds results that `config` must not mix with."""
     if config.resume == "only" and not (folder.path / "run.json").exists():
         raise BadInputError(f"resume only: {folder.path} holds no run to go on with; use resume auto")
-    info = folder.read_info()
-    if info is not None:
-        _check_same_run(info, config, folder.path)
+    check_what_is_there(folder, config)  # before anything is created
     folder.open()
     try:
+        check_what_is_there(folder, config)  # again: another driver may have come and gone before the lock was ours
         yield folder
     finally:
         folder.close()
@@ -87,6 +86,15 @@ class RunInfo:
             entry = known.setdefault(host.name, {"versions": host.versions, "renderer": None})
             entry["renderer"] = host.renderer or entry["renderer"]
 
+    def add_files(self, hashes: Mapping[str, str]) -> None:
+        """Notes the SHA-256 of the policy's files. Raises BadInputError if the run was begun with others."""
+        known = self.data.setdefault("policy_files", {})
+        for path, digest in hashes.items():
+            if known.setdefault(path, digest) != digest:
+                raise BadInputError(
+                    f"{path} has changed since the run in {self.folder.path} began; choose another output_dir"
+                )
+
     def save(self, state: str, reason: str | None = None) -> None:
         """Writes run.json; `state` is running, finished or stopped (for `reason`)."""
         self.data |= {"state": state, "stop_reason": reason, "written_at": _now()}
@@ -102,6 +110,13 @@ def _check_is_a_run_or_empty(path: Path) -> None:
         raise BadInputError(f"output_dir: {path} holds files but no run.json, so not a run; choose another output_dir")
     if "run.json" not in names and any((path / "parts").glob("*/*.parquet")):
         raise BadInputError(f"output_dir: {path} holds results but no run.json; choose another output_dir")
+
+
+def check_what_is_there(folder: RunFolder, config: Config) -> None:
+    """Raises BadInputError if the folder holds results that `config` must not mix with."""
+    info = folder.read_info()
+    if info is not None:
+        _check_same_run(info, config, folder.path)
 
 
 def _check_same_run(info: Mapping[str, Any], config: Config, path: Path) -> None:
@@ -120,7 +135,7 @@ def _goes_on_with(path: Path, config: Config) -> bool:
     """Whether the run in `path` is unfinished, and the same as `config` asks for, trials included."""
     try:
         info = json.loads((path / "run.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     if not isinstance(info, dict) or not isinstance(info.get("config"), dict) or info.get("state") == "finished":
         return False

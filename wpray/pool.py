@@ -15,6 +15,7 @@ from wpray.actors import EnvActor, Health, Host, RunContext
 from wpray.cluster_setup import env_memory
 from wpray.events import Event, EventQueue, Failure, Finished, Lost, Ready, failure_of
 from wpray.scheduler import Assignment
+from wpray.stopping import START_STALLS
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class _Worker:
     busy: bool = False
     sign_of_life: float = 0.0  # monotonic instant
     asked: float | None = None  # since when a question for one is open
+    exists_since: float | None = None  # its process answers; it may still be starting
 
 
 class Pool:
@@ -49,7 +51,9 @@ class Pool:
             memory=env_memory(config),
             resources=config.ray.env_resources,
         ).remote(name, self._context, self._replicas)
-        self._workers[name] = _Worker(handle)
+        # On a cluster it may wait for a node first, as long as it likes.
+        self._workers[name] = _Worker(handle, exists_since=None if config.ray.address else time.monotonic())
+        self._events.watch(handle.health.remote(), partial(self._exists, name))
         self._events.watch(handle.start.remote(), partial(self._started, name))
 
     def submit(self, assignment: Assignment) -> None:
@@ -74,12 +78,7 @@ class Pool:
         if now < self._next_check:
             return None
         for name, worker in self._workers.items():
-            if not worker.busy or now - worker.sign_of_life < stall_s / 2:
-                continue
-            if worker.asked is None:
-                worker.asked = now
-                self._events.watch(worker.handle.health.remote(), partial(self._heard, name))
-            elif now - worker.sign_of_life > stall_s and now - worker.asked > stall_s / 2:
+            if self._hangs(name, worker, now):
                 return self._give_up(name)
         self._next_check = now + min(stall_s / 8, 1.0)
         return None
@@ -88,6 +87,23 @@ class Pool:
         """Kills every env actor."""
         for name in list(self._workers):
             self.retire(name)
+
+    def _hangs(self, name: str, worker: _Worker, now: float) -> bool:
+        stall_s = self._context.config.retry.stall_s
+        if worker.host is None:  # it starts, or waits for a node with room
+            return worker.exists_since is not None and now - worker.exists_since > START_STALLS * stall_s
+        if not worker.busy or now - worker.sign_of_life < stall_s / 2:
+            return False
+        if worker.asked is None:
+            worker.asked = now
+            self._events.watch(worker.handle.health.remote(), partial(self._heard, name))
+            return False
+        return now - worker.sign_of_life > stall_s and now - worker.asked > stall_s / 2
+
+    def _exists(self, name: str, future: Future[Any]) -> Event | None:
+        if name in self._workers and future.exception() is None:
+            self._workers[name].exists_since = time.monotonic()
+        return None
 
     def _started(self, name: str, future: Future[Any]) -> Event | None:
         if future.exception() is not None:

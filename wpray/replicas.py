@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -10,11 +12,12 @@ from typing import Any
 
 import ray
 
-from wpray.actors import Health, Loaded, PolicyActor, RunContext
-from wpray.events import Event, EventQueue, Failure, PolicyLost, PolicyReady, failure_of
-from wpray.policy.base import PolicySpec
+from wpray.actors import Health, PolicyActor, RunContext
+from wpray.events import Event, EventQueue, Failure, PolicyFiles, PolicyLost, PolicyReady, failure_of
+from wpray.stopping import START_STALLS
 
-_CHECK_S = 2.0
+_LOG = logging.getLogger(__name__)
+_CHECK_S, _LOADING_S = 2.0, 0.25  # between two questions
 _PATIENCE_S = 900.0  # without an answer of any replica: they die as often as they are restarted
 
 
@@ -22,8 +25,9 @@ _PATIENCE_S = 900.0  # without an answer of any replica: they die as often as th
 class _Replica:
     handle: Any
     gone: bool = False  # for good: Ray will not restart it
-    asked: bool = False
-    heard: float = 0.0  # monotonic instant of the last answer
+    alive: bool = False  # has answered since it was last started
+    loaded: bool = False
+    asked: float | None = None  # since when a question is open (monotonic)
     busy_s: float = 0.0  # of this life
     past_s: float = 0.0  # of its lives before
 
@@ -31,18 +35,18 @@ class _Replica:
 class Replicas:
     """Policy actors by number. Not thread-safe."""
 
-    def __init__(self, context: RunContext, spec: PolicySpec, count: int, events: EventQueue) -> None:
-        """Starts `count` replicas; a PolicyReady event follows for each that loads, else a PolicyLost."""
+    def __init__(self, context: RunContext, num_gpus: float, count: int, events: EventQueue) -> None:
+        """Starts `count` replicas; `check` brings a PolicyReady event for each that loads, else a PolicyLost."""
         self._stall_s, self._events = context.config.retry.stall_s, events
+        # On a cluster an actor may wait for a node as long as it likes; here, one that does not start is frozen.
+        self._start_s = START_STALLS * self._stall_s if context.config.ray.address is None else math.inf
         options = PolicyActor.options(
-            num_gpus=spec.num_gpus,
+            num_gpus=num_gpus,
             resources=context.config.ray.policy_resources,
         )
         self._replicas = [_Replica(options.remote(number, context)) for number in range(count)]
-        self._loading = count
+        self._silent_since: float | None = None  # first failure after the last answer of any replica
         self._next_check = 0.0
-        for number, replica in enumerate(self._replicas):
-            events.watch(replica.handle.loaded.remote(), partial(self._loaded, number))
 
     @property
     def handles(self) -> list[Any]:
@@ -56,20 +60,25 @@ class Replicas:
 
     def restart(self, number: int) -> None:
         """A fresh process takes the replica's place and loads again; whoever waits for an answer asks again."""
+        self._forget(number)
         ray.kill(self._replicas[number].handle, no_restart=False)
 
     def check(self) -> Event | None:
-        """Asks every replica for a sign of life, now and then."""
+        """Asks every replica for a sign of life, now and then; one that owes it for retry.stall_s is restarted."""
         now = time.monotonic()
         if now < self._next_check:
             return None
-        self._next_check = now + _CHECK_S
-        if self._loading == 0 and now - max(replica.heard for replica in self._replicas) > _PATIENCE_S:
+        self._next_check = now + (_CHECK_S if all(replica.loaded for replica in self._replicas) else _LOADING_S)
+        if self._silent_since is not None and now - self._silent_since > _PATIENCE_S:
             return PolicyLost(Failure(f"no policy actor has answered for {_PATIENCE_S:.0f} s", bad_input=False))
         for number, replica in enumerate(self._replicas):
-            if not replica.asked and not replica.gone:
-                replica.asked = True
+            if replica.gone:
+                continue
+            if replica.asked is None:
+                replica.asked = now
                 self._events.watch(replica.handle.health.remote(), partial(self._heard, number))
+            elif now - replica.asked > (self._stall_s if replica.alive else self._start_s):
+                self._hung(number)
         return None
 
     def close(self) -> None:
@@ -77,29 +86,49 @@ class Replicas:
         for replica in self._replicas:
             ray.kill(replica.handle, no_restart=True)
 
-    def _loaded(self, number: int, future: Future[Any]) -> Event | None:
-        self._loading -= 1
-        if future.exception() is not None:
-            return self._lose(number, failure_of(future.exception()))
-        self._replicas[number].heard = time.monotonic()
-        loaded: Loaded = future.result()
-        return PolicyReady(number, loaded.host, loaded.seconds)
-
     def _heard(self, number: int, future: Future[Any]) -> Event | None:
-        replica = self._replicas[number]
-        replica.asked = False
-        error = future.exception()
-        if isinstance(error, ray.exceptions.ActorDiedError):
-            return self._lose(number, failure_of(error))
+        replica, error = self._replicas[number], future.exception()
+        replica.asked = None
         if error is not None:
-            return None  # dying or being restarted
+            return self._failed(number, error)
         health: Health = future.result()
+        self._silent_since, replica.alive = None, True
         if health.busy_s < replica.busy_s:
             replica.past_s += replica.busy_s
-        replica.busy_s, replica.heard = health.busy_s, time.monotonic()
+        replica.busy_s = health.busy_s
         if health.idle_s > self._stall_s:
-            self.restart(number)
+            self._hung(number)
+            return None
+        if health.loaded is None or replica.loaded:
+            return None
+        replica.loaded = True
+        self._events.watch(replica.handle.file_hashes.remote(), self._hashed)
+        return PolicyReady(number, health.loaded.host, health.loaded.seconds)
+
+    @staticmethod
+    def _hashed(future: Future[Any]) -> Event | None:
+        error = future.exception()
+        if isinstance(error, ray.exceptions.ActorUnavailableError):
+            return None  # it is asked again once it has loaded again
+        return PolicyFiles({} if error is not None else future.result())
+
+    def _failed(self, number: int, error: BaseException) -> Event | None:
+        """A question ended in an error: the replica is gone for good, or Ray is restarting it and it loads again."""
+        if not isinstance(error, ray.exceptions.ActorUnavailableError):
+            return self._lose(number, failure_of(error))
+        if self._replicas[number].alive:
+            _LOG.warning("policy-%d is gone; it is started again", number)
+        self._forget(number)
+        self._silent_since = self._silent_since or time.monotonic()
         return None
+
+    def _forget(self, number: int) -> None:
+        """A new life begins."""
+        self._replicas[number].alive = self._replicas[number].loaded = False
+
+    def _hung(self, number: int) -> None:
+        _LOG.warning("policy-%d has not answered (retry.stall_s: %g s): hung; it is restarted", number, self._stall_s)
+        self.restart(number)
 
     def _lose(self, number: int, failure: Failure) -> Event | None:
         self._replicas[number].gone = True

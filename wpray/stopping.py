@@ -11,6 +11,9 @@ from wpray.config import StopWhenConfig
 from wpray.results.statistics import Rate
 
 _LEAST_ERRORS = 3
+START_STALLS = 5  # times retry.stall_s for an actor to start: a simulator's import takes longer than any step
+
+Key = tuple[str, int, int]  # suite, task, trial
 
 
 @dataclass(slots=True)
@@ -20,18 +23,19 @@ class ErrorBook:
     max_share: float
     rows: int = 0  # error rows
     _seen: Counter[str] = field(default_factory=Counter)
-    _fresh_since: set[str] = field(default_factory=set)  # kinds of policy error that a replica was replaced for
+    _policy: dict[tuple[Key, str], str] = field(default_factory=dict)  # (trial, kind of error) -> replica's life
 
     def add_row(self, summary: str) -> None:
         """Counts a trial that ended in an error row; `summary` is its first line."""
         self.rows += 1
         self._seen[summary] += 1
 
-    def policy_repeats(self, kind: str) -> bool:
-        """Whether a policy error of this kind was seen before: then a fresh replica has failed in the same way."""
-        repeats = kind in self._fresh_since
-        self._fresh_since.add(kind)
-        return repeats
+    def policy_repeats(self, trial: Key, kind: str, life: str) -> bool:
+        """Whether the policy failed in the same way on the same trial in another `life`: a fresh process does not help.
+
+        The other requests that one sick process fails on are no repetition, nor is another flake hours later.
+        """
+        return self._policy.setdefault((trial, kind), life) != life
 
     def reason_to_stop(self, finished: int) -> str | None:
         """Why the run must stop after `finished` rows, errors included; None if it need not."""
@@ -50,7 +54,7 @@ def decided(overall: Callable[[], Rate], settings: StopWhenConfig) -> str | None
     """Why the outcomes so far are enough, as `settings` asks; None if they are not, or it asks for nothing.
 
     `half_width`: of the 95% interval. `reference_rate`: Wald's sequential probability ratio tests of the reference
-    against a rate that is `difference` better, and one that is `difference` worse.
+    against a rate that is `difference` better, and one that is `difference` worse, each at half of `alpha`.
     """
     if settings.half_width is None and settings.reference_rate is None:
         return None
@@ -64,12 +68,12 @@ def decided(overall: Callable[[], Rate], settings: StopWhenConfig) -> str | None
 
 
 def _compared(successes: int, trials: int, settings: StopWhenConfig, reference: float) -> str | None:
-    accept = math.log((1 - settings.beta) / settings.alpha)
-    reject = math.log(settings.beta / (1 - settings.alpha))
-    ratios = [
-        _log_ratio(successes, trials, reference, min(max(reference + sign * settings.difference, 1e-3), 1 - 1e-3))
-        for sign in (1, -1)
-    ]
+    alpha = settings.alpha / 2  # either test may find a difference that is not there
+    accept = math.log((1 - settings.beta) / alpha)
+    reject = math.log(settings.beta / (1 - alpha))
+    better = min(reference + settings.difference, 1 - 1e-3 * (1 - reference))
+    worse = max(reference - settings.difference, 1e-3 * reference)
+    ratios = [_log_ratio(successes, trials, reference, other) for other in (better, worse)]
     for word, ratio in zip(("better", "worse"), ratios, strict=True):
         if ratio >= accept:
             return f"{successes}/{trials} is {word} than the reference rate {reference:.1%}"

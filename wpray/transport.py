@@ -3,13 +3,17 @@
 An actor call would carry an observation through the object store (5 ms on busy cores); a socket carries its 300 kB in
 one. Both ends prove that they know the run's random key before anything is unpickled. A connection that breaks is
 made again, to the same replica once it is back or to another, and the request in flight is asked again: policies are
-stateless, so asking twice is harmless.
+stateless, so asking twice is harmless. Asked again it is answered alone, so that a request that kills the policy is
+told from those that were only in the same batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +28,9 @@ from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 _RETRY_S = 0.5
 _PATIENCE_S = 1.0
+_BLOCKED_S = 5  # a peer that takes no byte and sends none of a message begun for so long is frozen
 _LOST = (EOFError, OSError, AuthenticationError)
+POLICY_DIED = "PolicyDiedError"  # kind of the PolicyError for a request that kills the policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,20 @@ class Address:
     replica: int
     node: str  # Ray's id of its node
     clients: int  # connections that it has
+    life: str  # names the process: a replica that is restarted has another
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What an env actor sends."""
+
+    request: PlanRequest | SegmentRequest
+    again: bool  # a policy actor died while it had it
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Comes before the reply to a question that is asked again: nothing else is being computed."""
 
 
 class PolicyServer:
@@ -44,9 +64,10 @@ class PolicyServer:
     def __init__(self, batcher: Batcher, host: str, key: bytes) -> None:
         self._batcher, self._key = batcher, key
         self._listener = Listener((host, 0), backlog=512)
-        self._clients = 0
+        self._clients, self._closed = 0, False
         self._counting = threading.Lock()
         self.host, self.port = host, int(self._listener.address[1])
+        self.life = secrets.token_hex(8)
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
 
     @property
@@ -56,6 +77,7 @@ class PolicyServer:
 
     def close(self) -> None:
         """Accepts no more connections."""
+        self._closed = True
         self._listener.close()
 
     def _accept(self) -> None:
@@ -63,7 +85,10 @@ class PolicyServer:
             try:
                 connection = self._listener.accept()
             except OSError:
-                return  # closed
+                if self._closed:
+                    return
+                time.sleep(_RETRY_S)  # a peer hung up meanwhile, or there are too many open files
+                continue
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: Connection) -> None:
@@ -85,11 +110,18 @@ class PolicyServer:
     def _converse(self, connection: Connection) -> None:
         _tune(connection)
         while True:
-            connection.send(self._answer(connection.recv()))
+            connection.send(self._answer(connection.recv(), connection))
 
-    def _answer(self, request: PlanRequest | SegmentRequest) -> PlanReply | SegmentReply | PolicyError:
+    def _answer(self, question: _Question, connection: Connection) -> PlanReply | SegmentReply | PolicyError:
+        def begun() -> None:
+            with contextlib.suppress(OSError):  # whoever asked has left
+                connection.send(_Begun())
+
+        request, alone = question.request, begun if question.again else None
         try:
-            return self._batcher.plan(request) if isinstance(request, PlanRequest) else self._batcher.act(request)
+            if isinstance(request, PlanRequest):
+                return self._batcher.plan(request, alone)
+            return self._batcher.act(request, alone)
         except PolicyError as error:
             return error
 
@@ -105,6 +137,7 @@ class RemotePolicy:
         """`find` gives the address of a live replica, or raises OSError; `alive` is called while waiting for one."""
         self.spec = spec
         self.replica: int | None = None  # the one connected to
+        self.life: str | None = None  # of that replica
         self._find, self._key, self._alive = find, key, alive
         self._connection: Connection | None = None
 
@@ -125,32 +158,64 @@ class RemotePolicy:
             self._connection = None
 
     def _ask(self, request: PlanRequest | SegmentRequest) -> Any:
+        """The reply, whatever becomes of the replicas meanwhile; but a request that kills one alone has failed."""
+        exchange = _Exchange(_Question(request, again=False))
         while True:
             try:
-                reply = self._exchange(request)
+                reply = exchange.run(self._connected(), self._alive)
             except _LOST:
                 self.disconnect()
                 self._alive()
+                if exchange.deadly:
+                    raise PolicyError(POLICY_DIED, "a policy actor died while it answered this request alone") from None
                 time.sleep(_RETRY_S)
                 continue
             if isinstance(reply, PolicyError):
                 raise reply
             return reply
 
-    def _exchange(self, request: PlanRequest | SegmentRequest) -> Any:
-        connection = self._connected()
-        connection.send(request)
-        while not connection.poll(_PATIENCE_S):
-            self._alive()
-        return connection.recv()
-
     def _connected(self) -> Connection:
         if self._connection is None:
             address = self._find()
-            self._connection = Client((address.host, address.port), authkey=self._key)
-            self.replica = address.replica
-            _tune(self._connection)
+            connection = Client((address.host, address.port))
+            try:
+                _never_block(connection)
+                answer_challenge(connection, self._key)
+                deliver_challenge(connection, self._key)
+                _tune(connection)
+            except _LOST:
+                connection.close()
+                raise
+            self._connection, self.replica, self.life = connection, address.replica, address.life
         return self._connection
+
+
+class _Exchange:
+    """A question until its reply, over as many connections as it takes."""
+
+    def __init__(self, question: _Question) -> None:
+        self._question = question
+        self.deadly = False  # if the connection breaks now, the question is to blame
+
+    def run(self, connection: Connection, alive: Callable[[], None]) -> Any:
+        """The reply. Raises one of _LOST if the connection breaks; `alive` is called while waiting."""
+        self.deadly = False
+        connection.send(self._question)
+        self._question = _Question(self._question.request, again=True)
+        while True:
+            while not connection.poll(_PATIENCE_S):
+                alive()
+            reply = connection.recv()
+            if not isinstance(reply, _Begun):
+                return reply
+            self.deadly = True
+
+
+def _never_block(connection: Connection) -> None:
+    """Makes reading and writing fail with OSError where the other end is frozen."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            copy.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _BLOCKED_S, 0))
 
 
 def _tune(connection: Connection) -> None:

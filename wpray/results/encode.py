@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wpray.results.replans import replan_lines
 from wpray.results.schema import PART_SCHEMA, trajectory_schema
 from wpray.types import Decision, EpisodeResult, FloatArray, SceneState, Status, Trajectory, Trial
 
@@ -46,6 +47,7 @@ class EncodedEpisode:
     trajectory: bytes | None
     error: str | None = None  # type and first line, for the log
     utilisation: tuple[float, float] = (0.0, 0.0)  # seconds stepping or rendering, seconds waiting for the policy
+    replans: tuple[str, ...] = ()  # a line each, for the log
 
 
 def encode_episode(result: EpisodeResult, context: EpisodeContext, record: RecordMode) -> EncodedEpisode:
@@ -69,7 +71,14 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
     trajectory = _trajectory_bytes(result.trajectory, record == "full") if keep else None
     busy = (times.env_s + times.render_s + times.reset_s, times.policy_wait_s)
     return EncodedEpisode(
-        result.trial.key, status, result.num_steps, times.wall_s, _part_bytes(row), trajectory, None, busy
+        key=result.trial.key,
+        status=status,
+        num_steps=result.num_steps,
+        wall_s=times.wall_s,
+        part=_part_bytes(row),
+        trajectory=trajectory,
+        utilisation=busy,
+        replans=replan_lines(context.policy, result.decisions),
     )
 
 
@@ -122,6 +131,7 @@ def _decision_row(decision: Decision) -> dict[str, Any]:
         "durations": None if decision.durations is None else decision.durations.tolist(),
         "waypoint_index": decision.waypoint_index,
         "duration": decision.duration,
+        "asked_s": decision.asked_s,
         "wait_s": decision.wait_s,
         "queue_s": timing.queue_s,
         "compute_s": timing.compute_s,
@@ -174,6 +184,7 @@ def _parquet_bytes(table: pa.Table) -> bytes:
         use_dictionary=[field.name for field in table.schema if pa.types.is_string(field.type)],
         use_byte_stream_split=floats,
         write_statistics=False,
+        write_page_checksum=True,
     )
     return sink.getvalue()
 

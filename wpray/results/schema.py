@@ -66,6 +66,7 @@ _DECISION_FIELDS = [
     _field("durations", pa.list_(pa.int32()), "plan: (M,)", "control steps", nullable=True),
     _field("waypoint_index", pa.int32(), "segment: the waypoint it aims at", nullable=True),
     _field("duration", pa.int32(), "segment: its length", "control steps", nullable=True),
+    _field("asked_s", pa.float64(), "when it was asked, after the episode's start", "s"),
     _field("wait_s", pa.float64(), "request to reply as the environment sees it", "s"),
     _field("queue_s", pa.float64(), "waiting for a batch inside the policy", "s"),
     _field("compute_s", pa.float64(), "the batch's computation", "s"),

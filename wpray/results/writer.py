@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -10,13 +11,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.results.encode import EncodedEpisode, Key
+from wpray.results.schema import PART_SCHEMA
 from wpray.types import Status
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -56,12 +58,14 @@ class RunFolder:
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remove_half_written()
         except BlockingIOError as error:
-            self._lock = None
+            self.close()
             raise BadInputError(
                 f"output_dir: another driver is writing to {self.path}; wait or choose another"
             ) from error
         except OSError as error:
+            self.close()
             raise BadInputError(
                 f"output_dir: cannot write to {self.path} ({error.strerror}); choose another"
             ) from error
@@ -86,13 +90,20 @@ class RunFolder:
     def write_episode(self, episode: EncodedEpisode) -> None:
         """Trajectory first, part last: the part is the sign that the trial is finished.
 
-        Raises DiskFullError, leaving neither half behind.
+        Raises DiskFullError, leaving neither half behind, RunStoppedError if the folder cannot be written any more.
         """
-        if episode.trajectory is not None:
-            write_atomic(self.trajectory_path(episode.key), episode.trajectory)
-        path = self.part_path(episode.key)
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, episode.part)
+        path, trajectory = self.part_path(episode.key), self.trajectory_path(episode.key)
+        try:
+            if episode.trajectory is not None:
+                write_atomic(trajectory, episode.trajectory)
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, episode.part)
+        except OSError as error:
+            trajectory.unlink(missing_ok=True)
+            raise stopped_by(path, error) from error
+        except RunStoppedError:
+            trajectory.unlink(missing_ok=True)
+            raise
 
     def part_path(self, key: Key) -> Path:
         """parts/SUITE/TASK_TRIAL.parquet."""
@@ -116,7 +127,9 @@ class RunFolder:
         found: dict[Key, Outcome] = {}
         for path, row in self._readable_rows():
             key = (row["suite"], row["task_id"], row["trial"])
-            if row["status"] == "error" or path != self.part_path(key):
+            if path != self.part_path(key):
+                _set_aside(path)
+            elif row["status"] == "error":
                 path.unlink()
             else:
                 found[key] = Outcome(row["status"], row["num_steps"])
@@ -128,7 +141,7 @@ class RunFolder:
             data = json.loads((self.path / "run.json").read_text())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BadInputError(
                 f"{self.path / 'run.json'}: not readable ({error}); choose another output_dir"
             ) from error
@@ -143,37 +156,77 @@ class RunFolder:
     def _readable_rows(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in self.parts():
             try:
-                row = pq.read_table(path, columns=["suite", "task_id", "trial", "status", "num_steps"]).to_pylist()[0]
+                row = _read_part(path)
                 trajectory = self.trajectory_path((row["suite"], row["task_id"], row["trial"]))
                 if trajectory.exists():
-                    pq.read_table(trajectory, columns=["step"])
-            except (pa.ArrowException, OSError, IndexError, KeyError, TypeError, ValueError):
+                    _check_trajectory(trajectory, row["num_steps"])
+            except (pa.ArrowException, OSError, MemoryError, ValueError):
                 _set_aside(path)
                 continue
             yield path, row
+
+    def _remove_half_written(self) -> None:
+        """What a driver that died while it wrote has left: call it with the lock held."""
+        for pattern in (".*.tmp", "parts/*/.*.tmp", "trajectories/.*.tmp"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+def read_checked(path: Path) -> pa.Table:
+    """A table of this project's, with its pages' checksums. Raises ArrowException, OSError or ValueError if damaged."""
+    return pq.ParquetFile(path, page_checksum_verification=True).read()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a file so that it appears whole or not at all, and survives a power cut once this returns.
 
-    Raises DiskFullError when there is no room.
+    Raises DiskFullError when there is no room, RunStoppedError if the disk does not take it for another reason.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder, name = os.path.split(path)  # strings: twice an episode in the driver, pathlib's objects cost more
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        with open(temporary, "wb", buffering=0) as file:
+            _write_all(file, data)
             os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        os.replace(temporary, path)
+        _sync_folder(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"no room left for {path}") from error
-        raise
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise stopped_by(path, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def stopped_by(path: Path, error: OSError) -> RunStoppedError:
+    """What stops a run whose file `path` cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no room left for {path}")
+    return RunStoppedError(f"cannot write {path} ({error.strerror or error}); the same command goes on when it can be")
+
+
+def _read_part(path: Path) -> dict[str, Any]:
+    """A part's row; raises ValueError (Arrow's errors are such, or OSError) for one that no run has written."""
+    table = read_checked(path)
+    if not table.schema.equals(PART_SCHEMA) or table.num_rows != 1:
+        raise ValueError("not a part")
+    row: dict[str, Any] = table.drop_columns("decisions").to_pylist()[0]
+    if row["status"] not in get_args(Status):
+        raise ValueError("no such status")
+    return row
+
+
+def _check_trajectory(path: Path, num_steps: int) -> None:
+    if read_checked(path).num_rows != num_steps:
+        raise ValueError("not this episode's")
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    """A disk that is nearly full takes a part of it before it refuses the rest."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

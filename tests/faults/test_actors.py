@@ -1,0 +1,59 @@
+"""Actors that die or hang, at random moments: their trials run elsewhere, and the table does not show it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from signal import SIGKILL, SIGSEGV, SIGSTOP
+
+import pytest
+
+from tests.faults import runs
+from tests.faults.conftest import FAKE, Record
+from tests.faults.runs import ENV, POLICY
+
+pytestmark = pytest.mark.faults
+
+ATTEMPTS = ("--retry.max_attempts", "100")  # a trial that is tried again comes first, so that it is hit again
+KILLED = [(ENV, SIGKILL)] * 14 + [(ENV, SIGSEGV)] * 8
+FROZEN = [(POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP), (POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP)]
+# name, (actor, signal), seconds between two, options
+STORMS = [
+    ("env actor: kill -9, segmentation fault", KILLED, (0.1, 1.2), ()),
+    ("env or policy actor: hangs (SIGSTOP)", FROZEN, (0.1, 1.5), ("--retry.stall_s", "4")),
+    ("policy actor: kill -9", [(POLICY, SIGKILL)] * 8, (0.2, 3.0), ()),
+]
+
+
+@pytest.mark.parametrize(("fault", "faults", "pause_s", "options"), STORMS, ids=[storm[0] for storm in STORMS])
+def test_a_lost_actor_costs_nothing_but_time(
+    fault: str,
+    faults: list[tuple[str, int]],
+    pause_s: tuple[float, float],
+    options: tuple[str, ...],
+    tmp_path: Path,
+    reference: Callable[..., Path],
+    survived: Record,
+) -> None:
+    undisturbed = reference(*FAKE)
+    with runs.launched(tmp_path / "run", *FAKE, *ATTEMPTS, *options) as run:
+        done = runs.harm_repeatedly(run, random.Random(fault), faults, pause_s)
+        assert run.end() == 0, run.text[-3000:]
+    assert done == len(faults), "the run was over before all faults were injected"
+    runs.assert_same(run.folder, undisturbed)
+    survived(fault, done)
+
+
+def test_everything_at_once(tmp_path: Path, reference: Callable[..., Path], survived: Record) -> None:
+    undisturbed = reference(*FAKE)
+    rng = random.Random(7)
+    kinds = [(ENV, SIGKILL)] * 8 + [(ENV, SIGSEGV)] * 4 + [(POLICY, SIGKILL)] * 4 + [(ENV, SIGSTOP)] * 2
+    rng.shuffle(kinds)
+    with runs.launched(
+        tmp_path / "run", *FAKE, *ATTEMPTS, "--retry.stall_s", "5", "--ray.num_policy_actors", "2"
+    ) as run:
+        done = runs.harm_repeatedly(run, rng, kinds, (0.1, 1.0))
+        assert run.end() == 0, run.text[-3000:]
+    runs.assert_same(run.folder, undisturbed)
+    survived("env and policy actors mixed, two replicas", done)

@@ -1,0 +1,129 @@
+"""A result that comes after its attempt was given up is dropped: one row a trial, by whoever holds it last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+from wpray.actors import Attempt, Host, RunContext
+from wpray.config import Config
+from wpray.driver import Crew, Driver
+from wpray.envs.fake import fake_tasks
+from wpray.events import Event, Failure, Finished, Lost, PolicyFiles, PolicyReady, Ready
+from wpray.results.encode import EncodedEpisode
+from wpray.results.summary import Tally
+from wpray.results.writer import RunFolder
+from wpray.scheduler import Assignment, Scheduler
+from wpray.transport import POLICY_DIED
+from wpray.types import Trial
+
+TASK = fake_tasks()[0]
+TRIAL = Trial(TASK, 0, 0)
+HOST = Host("here", 1, None, {})
+
+
+@dataclass
+class Stage:
+    """Plays the actors: says its events in order, notes what the driver asks for."""
+
+    script: list[Event]
+    size: int = 0
+    busy_s: float = 0.0
+    restarted: list[int] = field(default_factory=list)
+    submitted: list[Assignment] = field(default_factory=list)
+    written: list[EncodedEpisode] = field(default_factory=list)
+
+    def next_event(self) -> Event:
+        return self.script.pop(0)
+
+    def start(self) -> None:
+        self.size += 1
+
+    def submit(self, assignment: Assignment) -> None:
+        self.submitted.append(assignment)
+
+    def retire(self, name: str) -> None:
+        self.size -= 1
+
+    def restart(self, number: int) -> None:
+        self.restarted.append(number)
+
+    def write_episode(self, episode: EncodedEpisode) -> None:
+        self.written.append(episode)
+
+
+def _play(script: Sequence[Event], trials: Sequence[Trial] = (TRIAL,), workers: int = 1) -> tuple[Stage, Driver]:
+    stage = Stage([*script])
+    crew = SimpleNamespace(pool=stage, replicas=stage, next_event=stage.next_event)
+    watcher = SimpleNamespace(episode=lambda *_: None, tick=lambda *_: None)
+    tally = Tally.planned([(TASK, len(trials))])
+    context = RunContext("run", Config(task_suite="fake"), b"key")
+    folder = cast(RunFolder, stage)
+    driver = Driver(context, cast(Crew, crew), folder, tally, cast(Any, watcher), lambda _: None)
+    driver.run(Scheduler(trials, max_attempts=3), workers)
+    return stage, driver
+
+
+def _episode(trial: Trial = TRIAL, error: str | None = None) -> EncodedEpisode:
+    return EncodedEpisode(trial.key, "error" if error else "success", 9, 0.1, b"", None, error)
+
+
+def _lost(worker: str) -> Lost:
+    return Lost(worker, Failure("hung", bad_input=False), started=True)
+
+
+POLICY = [PolicyReady(0, HOST, 0.0), PolicyFiles({})]
+
+
+def test_a_late_result_is_dropped() -> None:
+    old, new = Assignment(TRIAL, 1, "env-0"), Assignment(TRIAL, 2, "env-1")
+    late = Finished(old, Attempt(_episode(error="late")))
+    script = [*POLICY, Ready("env-0", HOST), _lost("env-0"), Ready("env-1", HOST), late]
+    stage, _ = _play([*script, Finished(new, Attempt(good := _episode()))])
+    assert stage.submitted == [old, new]
+    assert stage.written == [good]
+
+
+def test_a_trial_whose_actors_all_die_gets_one_row_with_the_reason() -> None:
+    script: list[Event] = [*POLICY]
+    for number in range(3):
+        script += [Ready(f"env-{number}", HOST), _lost(f"env-{number}")]
+    stage, _ = _play(script)
+    assert [episode.status for episode in stage.written] == ["error"]
+    assert "attempt 3: hung" in (stage.written[0].error or "")
+
+
+def test_one_sick_policy_process_is_replaced_once_and_stops_nothing() -> None:
+    """Its requests in hand all fail with it: that is no repetition on a fresh actor."""
+    trials = [Trial(TASK, number, 0) for number in range(3)]
+    workers = [f"env-{number}" for number in range(3)]
+    script: list[Event] = [*POLICY, *(Ready(worker, HOST) for worker in workers)]
+    script += [_failed(Assignment(trials[n], 1, workers[n]), "sick") for n in range(3)]
+    script += [Finished(Assignment(trials[n], 2, workers[n]), Attempt(_episode(trials[n]))) for n in range(3)]
+    stage, driver = _play(script, trials, workers=3)
+    assert stage.restarted == [0]
+    assert driver.stop is None
+    assert sorted(episode.key for episode in stage.written) == [trial.key for trial in trials]
+
+
+def test_the_same_trial_failing_on_a_fresh_policy_stops_the_run() -> None:
+    first, second = Assignment(TRIAL, 1, "env-0"), Assignment(TRIAL, 2, "env-0")
+    script = [*POLICY, Ready("env-0", HOST), _failed(first, "one"), _failed(second, "two")]
+    stage, driver = _play(script)
+    assert driver.stop is not None and "again and again" in driver.stop.reason
+    assert [episode.status for episode in stage.written] == ["error"]
+
+
+def test_a_request_that_kills_the_policy_costs_its_own_trial_only() -> None:
+    attempts = [Assignment(TRIAL, number, "env-0") for number in (1, 2, 3)]
+    script = [*POLICY, Ready("env-0", HOST), *(_failed(a, f"life {a.attempt}", POLICY_DIED) for a in attempts)]
+    stage, driver = _play(script)
+    assert stage.restarted == [] and driver.stop is None
+    assert [episode.status for episode in stage.written] == ["error"]
+
+
+def _failed(assignment: Assignment, life: str, kind: str = "RuntimeError") -> Finished:
+    row = _episode(assignment.trial, error=f"{kind}: boom")
+    return Finished(assignment, Attempt(row, "policy", kind, 0, life))

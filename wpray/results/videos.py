@@ -1,0 +1,43 @@
+"""Where a run's videos are and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from wpray.results.writer import safe_name
+
+_DEFAULT = "videos"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFolder:
+    """The folder of a run's videos: OUTPUT/videos, or `video_out_path`."""
+
+    path: Path
+    recorded_as: str  # what episodes.parquet puts before a file's name
+
+    @classmethod
+    def of(cls, run: Path, video_out_path: str | None) -> VideoFolder:
+        """`video_out_path` as configured; None: inside the run's folder, named relative to it."""
+        if video_out_path is None:
+            return cls(run / _DEFAULT, _DEFAULT)
+        path = Path(video_out_path).absolute()
+        return cls(path, str(path))
+
+    def named_in(self, episodes: pa.Table) -> pa.Table:
+        """`episodes` with `video_path` set for those whose file is here, null for the others."""
+        here = {entry.name for entry in self.path.glob("*.mp4")}
+        names = [video_name(row) for row in episodes.select(["task_name", "trial", "status"]).to_pylist()]
+        paths = [f"{self.recorded_as}/{name}" if name in here else None for name in names]
+        index = episodes.schema.get_field_index("video_path")
+        return episodes.set_column(index, episodes.schema.field(index), pa.array(paths, type=pa.string()))
+
+
+def video_name(row: Mapping[str, Any]) -> str:
+    """`rollout_{task_name}_t{trial}_{status}.mp4` of an episode's row."""
+    return f"rollout_{safe_name(row['task_name'])}_t{row['trial']}_{row['status']}.mp4"
