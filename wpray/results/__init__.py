@@ -1,1 +1,5 @@
-"""Results: schema, writing, merging, statistics."""
+"""Results: schema, writing, merging, statistics; `load(RUN_DIR)` reads a run's tables."""
+
+from wpray.results.reader import Run, load, matrix
+
+__all__ = ["Run", "load", "matrix"]

@@ -1,0 +1,82 @@
+"""`wpray.results.load`: typed tables of finished, unfinished and broken folders; other readers open the files, too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.results.recorded import write_run
+from wpray.errors import BadInputError
+from wpray.results import load
+from wpray.results.merge import merge
+from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
+from wpray.results.videos import VideoFolder
+from wpray.results.writer import RunFolder
+
+
+def test_tables_are_typed_and_in_order(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False, None], [True, True, True]])
+    run = load(tmp_path)
+    assert run.episodes.schema.equals(EPISODE_SCHEMA, check_metadata=True)
+    assert run.decisions.schema.equals(DECISION_SCHEMA, check_metadata=True)
+    assert run.episodes["success"].to_pylist() == [True, False, None, True, True, True]
+    assert run.trajectory(("fake", 1, 2)).num_rows == run.episodes["num_steps"][5].as_py()
+    assert run.info["config"]["task_suite"] == "fake"
+    with pytest.raises(BadInputError, match="no trajectory"):
+        run.trajectory(("fake", 0, 2))
+
+
+def test_a_run_under_way_is_read_from_its_parts(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False]])
+    whole = load(tmp_path)
+    (tmp_path / "episodes.parquet").unlink()
+    assert load(tmp_path).episodes.equals(whole.episodes)
+    assert load(tmp_path).decisions.equals(whole.decisions)
+
+
+def test_merged_tables_alone_are_enough(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False]])
+    for part in RunFolder(tmp_path).parts():
+        part.unlink()
+    assert load(tmp_path).episodes.num_rows == 2
+
+
+def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"holds no run .*run\.json"):
+        load(tmp_path / "nothing")
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(BadInputError, match="does not describe a run"):
+        load(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "x"}))
+    with pytest.raises(BadInputError, match="no episode has finished"):
+        load(tmp_path)
+    (tmp_path / "episodes.parquet").write_bytes(b"PAR1 not really PAR1")
+    with pytest.raises(BadInputError, match="not readable"):
+        load(tmp_path)
+
+
+def test_videos_are_named_where_their_files_are(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False]])
+    inside, outside = VideoFolder.of(tmp_path, None), VideoFolder.of(tmp_path, str(tmp_path / "elsewhere"))
+    for videos in (inside, outside):
+        videos.path.mkdir()
+        (videos.path / "rollout_move_the_cube_0_t1_failure.mp4").write_bytes(b"")
+    merge(RunFolder(tmp_path), inside)
+    paths = load(tmp_path).episodes["video_path"].to_pylist()
+    assert paths == [None, "videos/rollout_move_the_cube_0_t1_failure.mp4"]
+    merge(RunFolder(tmp_path), outside)
+    run = load(tmp_path)
+    assert run.video(run.episodes["video_path"][1].as_py()) == outside.path / "rollout_move_the_cube_0_t1_failure.mp4"
+    assert run.video(None) is None
+
+
+def test_duckdb_pandas_and_polars_open_the_tables_without_options(tmp_path: Path) -> None:
+    duckdb, pandas, polars = (pytest.importorskip(name) for name in ("duckdb", "pandas", "polars"))
+    write_run(tmp_path, [[True, False, None]])
+    path = tmp_path / "episodes.parquet"
+    assert duckdb.sql(f"SELECT avg(success::int) FROM '{path}'").fetchall() == [(0.5,)]
+    assert pandas.read_parquet(path)["success"].mean() == 0.5
+    assert polars.read_parquet(path)["success"].mean() == 0.5
+    assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path / 'decisions.parquet'}'").fetchall() == [(6,)]

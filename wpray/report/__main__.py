@@ -1,0 +1,51 @@
+"""`python -m wpray.report RUN_DIR`: writes a run's report.html."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wpray.command import run_command
+from wpray.config_cli import ArgumentParser
+from wpray.errors import BadInputError, RunStoppedError
+from wpray.report.page import EMBED_BYTES, build
+from wpray.results.reader import load
+from wpray.results.writer import write_atomic
+
+_ABOUT = "Writes one self-contained HTML page about a run, finished or not. It opens in any browser, without a network."
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0 written, 2 bad input."""
+    parser = ArgumentParser(prog="python -m wpray.report", description=_ABOUT, allow_abbrev=False)
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder")
+    parser.add_argument("-o", "--out", metavar="FILE", help="where to write it (RUN_DIR/report.html)")
+    parser.add_argument(
+        "--embed-mb",
+        type=float,
+        default=EMBED_BYTES / 1e6,
+        metavar="MB",
+        help="videos inside the page, at most (%(default)g)",
+    )
+    options = parser.parse_args(list(argv))
+    print(write_report(Path(options.run_dir), options.out and Path(options.out), int(options.embed_mb * 1e6)))
+    return 0
+
+
+def write_report(run_dir: Path, page: Path | None = None, embed_bytes: int = EMBED_BYTES) -> Path:
+    """Writes the report of the run in `run_dir` and returns where.
+
+    Raises BadInputError if there is no run, or the page cannot be written.
+    """
+    page = page or run_dir / "report.html"
+    html = build(load(run_dir), page, embed_bytes)
+    try:
+        write_atomic(page, html.encode())
+    except RunStoppedError as error:
+        raise BadInputError(f"{page}: {error}; or choose another file with --out") from error
+    return page
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""What a report says of a run's outcomes, computed from its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wpray.results.reader import Run
+from wpray.results.statistics import Rate, stratified, wilson
+
+Row = Mapping[str, Any]  # of episodes.parquet
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """One task's episodes, in trial order."""
+
+    task_id: int
+    name: str
+    instruction: str
+    rows: list[Row]
+
+    @property
+    def rate(self) -> Rate:
+        """Success rate over the episodes with an outcome."""
+        return wilson(*_counts(self.rows))
+
+    @property
+    def errors(self) -> int:
+        """Episodes without one."""
+        return sum(row["status"] == "error" for row in self.rows)
+
+    @property
+    def mean_steps(self) -> float | None:
+        """Mean control steps of the successes."""
+        return mean([row["num_steps"] for row in self.rows if row["success"]])
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A run's outcomes."""
+
+    tasks: list[TaskFacts]
+    rows: list[Row]
+    planned: int  # episodes that the configuration asks for, of the tasks that have any
+
+    @property
+    def overall(self) -> Rate:
+        """Success rate, its interval stratified by task."""
+        return stratified([_counts(task.rows) for task in self.tasks])
+
+    @property
+    def errors(self) -> int:
+        """Episodes without an outcome."""
+        return sum(task.errors for task in self.tasks)
+
+    @property
+    def steps_to_success(self) -> list[int]:
+        """Control steps of every success."""
+        return [row["num_steps"] for row in self.rows if row["success"]]
+
+    @property
+    def span_s(self) -> float:
+        """Seconds from the first start to the last end."""
+        return float(
+            (max(row["ended_at"] for row in self.rows) - min(row["started_at"] for row in self.rows)).total_seconds()
+        )
+
+
+def collect(run: Run) -> Facts:
+    """The outcomes of `run`."""
+    rows = run.episodes.to_pylist()
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["task_id"], []).append(row)
+    tasks = [
+        TaskFacts(task_id, group[0]["task_name"], group[0]["instruction"], sorted(group, key=lambda row: row["trial"]))
+        for task_id, group in sorted(groups.items())
+    ]
+    config = run.info.get("config", {})
+    each = config.get("num_trials_per_task") or 0
+    planned = each * len(config.get("tasks") or tasks)
+    return Facts(tasks, rows, max(planned, len(rows)))
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """None for none."""
+    return sum(values) / len(values) if values else None
+
+
+def _counts(rows: Sequence[Row]) -> tuple[int, int]:
+    outcomes = [row["success"] for row in rows if row["success"] is not None]
+    return sum(outcomes), len(outcomes)

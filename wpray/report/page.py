@@ -1,0 +1,96 @@
+"""The whole page: one file, no script, nothing from the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from wpray.report import activity, facts, sections, videos, waypoints
+from wpray.results.reader import Run
+
+EMBED_BYTES = 8_000_000  # of videos inside the page; base64 makes them a third larger
+_BINS = 360
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data: file: http: https:"
+
+
+def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
+    """The HTML of a run's report, to be written to `page` (linked videos are found from there)."""
+    found = facts.collect(run)
+    shown = videos.collect(run, found.rows, page, embed_bytes)
+    config = run.info.get("config", {})
+    title = f"{config.get('policy', 'policy')} on {config.get('task_suite', 'LIBERO')}"
+    parts = [
+        _header(title, run),
+        sections.headline(found, run.info),
+        sections.tasks(found),
+        sections.episodes(found, shown),
+        sections.errors(found),
+        sections.videos(shown),
+        sections.steps(found),
+        sections.waypoints(waypoints.collect(run)),
+        sections.time(activity.collect(run, found.rows, _BINS)),
+        _provenance(run.info),
+    ]
+    style = files("wpray.report").joinpath("style.css").read_text()
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style}</style>'
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{"".join(parts)}</main></body></html>\n'
+
+
+def _header(title: str, run: Run) -> str:
+    info = run.info
+    state = str(info.get("state", "unknown"))
+    when = str(info.get("started_at", "")).replace("T", " ").replace("+00:00", " UTC")
+    badge = f'<span class="badge {escape(state)}">{escape(state)}</span>'
+    said = f"run {escape(str(info.get('run_id')))}, started {escape(when)}"
+    return f'<h1>{escape(title)}</h1><div class="sure">{badge}{said}</div>'
+
+
+def _provenance(info: Mapping[str, Any]) -> str:
+    config = info.get("config", {})
+    versions = info.get("versions", {})
+    rows = {
+        "policy": config.get("policy"),
+        "VLM checkpoint": config.get("vlm_checkpoint"),
+        "action expert checkpoint": config.get("ae_checkpoint"),
+        "suite, trials a task": f"{config.get('task_suite')}, {config.get('num_trials_per_task')}",
+        "protocol": config.get("env", {}).get("protocol"),
+        "seed": config.get("seed"),
+        "files of the policy (SHA-256)": _files(info.get("policy_files")),
+        "commit": info.get("git_commit"),
+        "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "hosts": "; ".join(_host(name, host) for name, host in info.get("hosts", {}).items()) or info.get("host"),
+        "renderer": info.get("renderer"),
+        "system": info.get("platform"),
+        "settings that outcomes depend on": info.get("fingerprint"),
+        "written": info.get("written_at"),
+    }
+    table = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+        if value is not None
+    )
+    whole = escape(json.dumps(info, indent=2, sort_keys=True))
+    content = (
+        f"<table>{table}</table><details><summary>Everything that run.json says</summary><pre>{whole}</pre></details>"
+    )
+    about = (
+        "What this result came from. Two runs can be compared trial by trial if protocol, seed and simulator versions "
+        "agree."
+    )
+    return sections.section("Provenance", about, content, "provenance")
+
+
+def _files(hashes: Mapping[str, str] | None) -> str | None:
+    return "; ".join(f"{path} {digest}" for path, digest in hashes.items()) if hashes else None
+
+
+def _host(name: str, host: Mapping[str, Any]) -> str:
+    return f"{name} ({host['renderer']})" if host.get("renderer") else name

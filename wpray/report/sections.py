@@ -1,0 +1,199 @@
+"""The report's sections: each turns facts into HTML, and is empty if there is nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from wpray.report import charts, timeline
+from wpray.report.activity import Activity
+from wpray.report.facts import Facts, Row, mean
+from wpray.report.svg import tag
+from wpray.report.videos import Video
+from wpray.report.waypoints import Segments
+
+_MOST_ERRORS = 200
+_VIDEOS_IN_SIGHT = 6
+
+
+def section(title: str, about: str, content: str, name: str) -> str:
+    """One card of the page."""
+    return tag("section", f"<h2>{escape(title)}</h2><p>{escape(about)}</p>{content}", id=name)
+
+
+def headline(facts: Facts, info: Mapping[str, Any]) -> str:
+    """The rate, how sure it is, and the run in a few numbers."""
+    rate = facts.overall
+    figure = f"{rate.rate:.1%}" if rate.trials else "-"
+    sure = f"95% interval {rate.low:.1%} to {rate.high:.1%}" if rate.trials else "no episode has an outcome"
+    left = f'<div><div class="rate">{figure}</div><div>success: {rate.successes} of {rate.trials} episodes</div>'
+    left += f'<div class="sure">{sure}</div></div>'
+    notes = [_note(text) for text in _notes(facts, info)]
+    return tag("section", f'<div class="head">{left}{_tiles(facts)}</div>{"".join(notes)}', id="headline")
+
+
+def tasks(facts: Facts) -> str:
+    """Bars by task."""
+    about = "Share of solved episodes. The line on a bar is its 95% interval: the fewer episodes, the wider."
+    return section("Success by task", about, charts.task_bars(facts), "tasks")
+
+
+def episodes(facts: Facts, videos: Sequence[Video]) -> str:
+    """The heat map."""
+    links = {(video.row["task_id"], video.row["trial"]): f"#{video.anchor}" for video in videos}
+    kinds = {"success": "success", "failure": "failure", "error": "error (no outcome)", "missing": "not run"}
+    legend = _legend({kinds[name]: colour for name, colour in charts.COLOURS.items()})
+    about = (
+        "A row a task, a column a trial (the task's initial state). Cells with a triangle lead to the episode's video."
+    )
+    return section("Every episode", about, legend + charts.heat_map(facts, links), "episodes")
+
+
+def steps(facts: Facts) -> str:
+    """How long successes, and failures, took."""
+    taken = facts.steps_to_success
+    if not taken:
+        return ""
+    failures = [row["num_steps"] for row in facts.rows if row["status"] == "failure"]
+    parts = [charts.histogram(taken, "steps", "control steps to success")]
+    if failures:
+        parts.append(charts.histogram(failures, "steps", "control steps of failures", colour=charts.COLOURS["failure"]))
+    about = "Control steps that episodes took, the first steps in which objects settle included."
+    return section("Steps to success", about, f'<div class="two">{"".join(parts)}</div>', "steps")
+
+
+def videos(shown: Sequence[Video]) -> str:
+    """The videos, failures first."""
+    if not shown:
+        return ""
+    ordered = sorted(shown, key=lambda video: video.row["status"] != "failure")
+    figures = [_figure(video) for video in ordered]
+    content = f'<div class="videos">{"".join(figures[:_VIDEOS_IN_SIGHT])}</div>'
+    if len(figures) > _VIDEOS_IN_SIGHT:
+        more = f"<summary>{len(figures) - _VIDEOS_IN_SIGHT} more</summary>"
+        content += f'<details>{more}<div class="videos">{"".join(figures[_VIDEOS_IN_SIGHT:])}</div></details>'
+    about = "Rendered from the recorded states: the scene's camera on the left, the wrist's on the right."
+    return section("Videos", about, content, "videos")
+
+
+def waypoints(segments: Segments) -> str:
+    """Misses and durations."""
+    if not len(segments.durations):
+        return ""
+    planned = charts.histogram(segments.durations.tolist(), "steps", "planned duration of a segment", colour="#4c78a8")
+    if not len(segments.misses):
+        why = "the run kept no trajectories" if segments.units_known else "run.json does not tell the waypoints' units"
+        about = f"How long segments were planned. How well waypoints were reached is not known: {why}."
+        return section("Waypoints", about, f'<div class="two">{planned}</div>', "waypoints")
+    millimetres = 1000 * segments.misses
+    missed = charts.histogram(millimetres.tolist(), "mm", "planned to reached position", colour="#4c78a8")
+    about = (
+        "At the end of each segment: how far the gripper is from the waypoint that the segment aimed at. "
+        f"Half of the {len(millimetres)} segments ended within {np.median(millimetres):.0f} mm, "
+        f"nine of ten within {np.quantile(millimetres, 0.9):.0f} mm ({segments.episodes} episodes)."
+    )
+    table = _waypoint_table(segments)
+    return section("Waypoints", about, f'<div class="two">{missed}{planned}</div>{table}', "waypoints")
+
+
+def time(activity: Activity) -> str:
+    """The timeline."""
+    shares = activity.shares
+    shown = {name: share for name, share in shares.items() if share > 0.0005}
+    legend = _legend({f"{timeline.NAMES[name]} {share:.1%}": timeline.COLOURS[name] for name, share in shown.items()})
+    parts = ["<h3>All env actors together</h3>", timeline.shares_panel(activity)]
+    parts += ["<h3>Each env actor</h3>", timeline.lanes_panel(activity)]
+    parts += ["<h3>Policy: replicas computing (area) and mean batch size (line)</h3>", timeline.policy_panel(activity)]
+    return section("Where the time went", timeline.bottleneck(activity), legend + "".join(parts), "time")
+
+
+def errors(facts: Facts) -> str:
+    """Errors by kind, each with a traceback."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in facts.rows:
+        if row["status"] == "error":
+            message = (row["error_message"] or "").strip()
+            groups.setdefault((row["error_type"] or "Error", (message.splitlines() or [""])[0]), []).append(row)
+    if not groups:
+        return ""
+    kinds = sorted(groups.items(), key=lambda item: -len(item[1]))
+    content = "".join(_error(kind, line, rows) for (kind, line), rows in kinds[:_MOST_ERRORS])
+    about = "These episodes have no outcome: neither success nor failure. The same command tries them again."
+    return section("Errors", about, content, "errors")
+
+
+def _figure(video: Video) -> str:
+    row = video.row
+    player = tag("video", " ", src=video.source, controls="", muted="", playsinline="", loop="", preload="metadata")
+    caption = (
+        f'<span class="badge {row["status"]}">{row["status"]}</span>task {row["task_id"]}, trial {row["trial"]}, '
+        f"{row['num_steps']} steps: {escape(row['instruction'])}"
+    )
+    return tag("figure", f"{player}<figcaption>{caption}</figcaption>", id=video.anchor)
+
+
+def _tiles(facts: Facts) -> str:
+    average, span = mean(facts.steps_to_success), facts.span_s
+    failures = sum(row["status"] == "failure" for row in facts.rows)
+    numbers = {
+        "episodes": f"{len(facts.rows)}" + (f" of {facts.planned}" if facts.planned > len(facts.rows) else ""),
+        "failures": str(failures),
+        "errors, not counted": str(facts.errors),
+        "mean steps to success": "-" if average is None else f"{average:.0f}",
+        "from start to end": _span(span),
+        "episodes a minute": f"{60 * len(facts.rows) / span:.1f}" if span else "-",
+    }
+    tiles = (f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for name, value in numbers.items())
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _notes(facts: Facts, info: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if info.get("privileged"):
+        notes.append("This policy reads object poses from the simulator: its rate tests the harness, no model.")
+    if info.get("stop_reason"):
+        notes.append(f"The run stopped before its last episode: {info['stop_reason']}")
+    if 0 < facts.overall.trials < 10 * len(facts.tasks):
+        notes.append("Few episodes a task: look at the overall interval, not at single tasks.")
+    return notes
+
+
+def _note(content: str) -> str:
+    return f'<p class="note">{escape(content)}</p>'
+
+
+def _legend(entries: Mapping[str, str]) -> str:
+    items = (f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in entries.items())
+    return f'<div class="legend">{"".join(items)}</div>'
+
+
+def _waypoint_table(segments: Segments) -> str:
+    rows = []
+    for index in range(int(segments.waypoints.max()) + 1):
+        misses = 1000 * segments.misses[segments.waypoints == index]
+        if len(misses):
+            cells = (len(misses), f"{np.median(misses):.1f} mm", f"{np.quantile(misses, 0.9):.1f} mm")
+            rows.append(f"<tr><td>{index + 1}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    names = ("waypoint of its plan", "segments run to the end", "median distance", "90% are within")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return f"<details><summary>By waypoint</summary><table><tr>{head}</tr>{''.join(rows)}</table></details>"
+
+
+def _error(kind: str, line: str, rows: Sequence[Row]) -> str:
+    where = ", ".join(f"task {row['task_id']} trial {row['trial']}" for row in rows[:20])
+    more = f" and {len(rows) - 20} more" if len(rows) > 20 else ""
+    first = rows[0]
+    who = f"{first['node'] or 'an unknown host'}, {first['worker']}, attempt {first['attempt']}"
+    ran = f"{len(rows)} episodes: {where}{more}. The traceback is from {who}."
+    head = f'<span class="badge error">{len(rows)}</span>{escape(kind)}: {escape(line[:300])}'
+    trace = escape(first["error_message"] or "")
+    return f"<details><summary>{head}</summary><p>{escape(ran)}</p><pre>{trace}</pre></details>"
+
+
+def _span(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {round(seconds % 3600 / 60)} min"
+    return f"{int(seconds // 60)} min {round(seconds % 60)} s" if seconds >= 60 else f"{seconds:.0f} s"

@@ -1,0 +1,69 @@
+"""SVG and HTML as strings: escaped, few, short."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from html import escape
+
+Attribute = str | float | int | None
+
+
+def tag(name: str, content: str = "", **attributes: Attribute) -> str:
+    """`<name attributes>content</name>`: attribute values are escaped, content is markup already; None is left out.
+
+    `class_` means class, and an underscore inside a name a hyphen.
+    """
+    said = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{_text(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return f"<{name}{said}>{content}</{name}>" if content else f"<{name}{said}/>"
+
+
+def text(x: float, y: float, content: str, **attributes: Attribute) -> str:
+    """A line of text; `content` is escaped."""
+    return tag("text", escape(content), x=x, y=y, **attributes)
+
+
+def tip(content: str) -> str:
+    """What a mouse over the enclosing element shows."""
+    return tag("title", escape(content))
+
+
+def drawing(width: float, height: float, parts: Iterable[str], label: str) -> str:
+    """A figure that scales with the page; `label` says to a screen reader what it shows."""
+    box = f"0 0 {_text(width)} {_text(height)}"
+    return tag(
+        "svg",
+        "".join(parts),
+        viewBox=box,
+        width="100%",
+        role="img",
+        aria_label=label,
+        style=f"max-width:{_text(width)}px",
+    )
+
+
+def shortened(content: str, length: int) -> str:
+    """`content`, cut in the middle if it is longer than `length`."""
+    if len(content) <= length:
+        return content
+    tail = length // 3
+    return f"{content[: length - tail - 1].rstrip()}…{content[-tail:].lstrip()}"
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from `low` to `high`, at most `most` of them."""
+    step, factors = 10.0**-6, itertools.cycle((2.0, 2.5, 2.0))
+    while (high - low) / step > most - 1:
+        step *= next(factors)
+    return [round(step * number, 9) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _text(value: Attribute) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}".removesuffix(".0")
+    return escape(str(value))

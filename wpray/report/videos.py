@@ -1,0 +1,45 @@
+"""Videos inside the page as long as they are small, beside it otherwise."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from wpray.report.facts import Row
+from wpray.results.reader import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """An episode's video as the page shows it."""
+
+    row: Row
+    source: str  # data: URI, or a path relative to the page
+    anchor: str
+
+
+def collect(run: Run, rows: Sequence[Row], page: Path, embed_bytes: int) -> list[Video]:
+    """The episodes' videos: embedded until `embed_bytes` are used up (failures first), the others linked."""
+    found = [(row, path) for row in rows if (path := run.video(row["video_path"])) is not None]
+    videos = []
+    for row, path in sorted(
+        found, key=lambda pair: (pair[0]["status"] != "failure", pair[0]["task_id"], pair[0]["trial"])
+    ):
+        size = path.stat().st_size
+        embedded = size <= embed_bytes
+        embed_bytes -= size if embedded else 0
+        source = _embedded(path) if embedded else _linked(path, page)
+        videos.append(Video(row, source, f"video-{row['task_id']}-{row['trial']}"))
+    return videos
+
+
+def _embedded(path: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _linked(path: Path, page: Path) -> str:
+    return quote(os.path.relpath(path.resolve(), page.resolve().parent))

@@ -1,0 +1,88 @@
+"""A result folder as typed Arrow tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wpray.errors import BadInputError
+from wpray.results.encode import Key
+from wpray.results.merge import decision_rows, episode_rows, read_parts
+from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
+from wpray.results.writer import RunFolder
+from wpray.types import FloatArray
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's results, in (suite, task, trial) order."""
+
+    path: Path
+    info: dict[str, Any]  # run.json
+    episodes: pa.Table  # EPISODE_SCHEMA: a row an episode
+    decisions: pa.Table  # DECISION_SCHEMA: a row a policy call
+
+    def trajectory(self, key: Key) -> pa.Table:
+        """The control steps of the episode `(suite, task_id, trial)`.
+
+        Raises BadInputError if none was recorded (an error, or `record: none`).
+        """
+        path = RunFolder(self.path).trajectory_path(key)
+        if not path.exists():
+            raise BadInputError(f"{path}: no trajectory of {key}; was it an error, or the run's record: none?")
+        return _read(path, None)
+
+    def video(self, video_path: str | None) -> Path | None:
+        """Where the file behind an episode's `video_path` is; None if there is none."""
+        path = None if video_path is None else self.path / video_path  # an absolute path stays as it is
+        return path if path is not None and path.exists() else None
+
+
+def load(run_dir: str | Path) -> Run:
+    """The results in `run_dir`, also of a run that is under way or was killed before it merged its parts.
+
+    Raises BadInputError if there is no run, or its tables are not readable.
+    """
+    path = Path(run_dir)
+    try:
+        info = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: holds no run ({error}); name a folder that has a run.json") from error
+    if not isinstance(info, dict):
+        raise BadInputError(f"{path}: its run.json does not describe a run; name another folder")
+    episodes, decisions = _tables(path)
+    return Run(path, info, episodes, decisions)
+
+
+def matrix(table: pa.Table, column: str) -> FloatArray:
+    """(rows, width) of a trajectory's vector column, such as `eef_pos`; a copy."""
+    flat = table[column].combine_chunks().flatten().to_numpy()
+    return np.array(flat, dtype=np.float64).reshape(table.num_rows, -1)
+
+
+def _tables(path: Path) -> tuple[pa.Table, pa.Table]:
+    parts, merged = RunFolder(path).parts(), path / "episodes.parquet"
+    try:
+        if merged.exists() and (not parts or pq.read_metadata(merged).num_rows == len(parts)):
+            return _read(merged, EPISODE_SCHEMA), _read(path / "decisions.parquet", DECISION_SCHEMA)
+        if not parts:
+            raise BadInputError(f"{path}: no episode has finished yet; try again later")
+        table = read_parts(parts)
+        return episode_rows(table), decision_rows(table)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise BadInputError(f"{path}: its tables are not readable ({error}); run the same command again") from error
+
+
+def _read(path: Path, schema: pa.Schema | None) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+        return table if schema is None else table.select(schema.names).cast(schema)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInputError(f"{path}: not readable as this version's table ({reason})") from error

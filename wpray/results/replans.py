@@ -1,0 +1,19 @@
+"""An episode's replans as log lines: made by the worker that ran it, so that the driver need not read its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from wpray.types import Decision
+
+
+def replan_lines(policy: str, decisions: Iterable[Decision]) -> tuple[str, ...]:
+    """`[replan 1] VLM: 7 waypoints, durations [12, 9, ...], step 10, 0.14 s` for each plan."""
+    planner = "VLM" if policy == "waypoint_vla" else policy
+    return tuple(_line(planner, decision) for decision in decisions if decision.kind == "plan")
+
+
+def _line(planner: str, decision: Decision) -> str:
+    durations = [] if decision.durations is None else decision.durations.tolist()
+    plan = f"{len(durations)} waypoints, durations {durations}"
+    return f"[replan {decision.plan_index + 1}] {planner}: {plan}, step {decision.step}, {decision.wait_s:.2f} s"

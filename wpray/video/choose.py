@@ -1,0 +1,51 @@
+"""Which episodes get a video. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+Mode = Literal["none", "failures", "sample", "all"]
+Row = Mapping[str, Any]  # of episodes.parquet
+
+
+def choose(rows: Sequence[Row], mode: Mode, max_count: int | None) -> list[Row]:
+    """The rows to render, in (task, trial) order; episodes that ended in an error have nothing to show.
+
+    `sample`: of each task the first success and the first failure. Where `max_count` cuts, failures come before
+    successes, and every task's first before any task's second.
+    """
+    shown = sorted((row for row in rows if row["status"] != "error"), key=_place)
+    chosen = _by_mode(shown, mode)
+    if max_count is None or len(chosen) <= max_count:
+        return chosen
+    return sorted(_by_importance(chosen)[:max_count], key=_place)
+
+
+def _by_mode(shown: list[Row], mode: Mode) -> list[Row]:
+    if mode == "sample":
+        return _firsts(shown)
+    if mode == "failures":
+        return [row for row in shown if row["status"] == "failure"]
+    return shown if mode == "all" else []
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return row["task_id"], row["trial"]
+
+
+def _firsts(rows: Iterable[Row]) -> list[Row]:
+    seen: dict[tuple[int, str], Row] = {}
+    for row in rows:
+        seen.setdefault((row["task_id"], row["status"]), row)
+    return sorted(seen.values(), key=_place)
+
+
+def _by_importance(rows: Sequence[Row]) -> list[Row]:
+    ranks: list[tuple[bool, int, int]] = []
+    counts: dict[tuple[int, str], int] = {}
+    for row in rows:
+        group = (row["task_id"], row["status"])
+        counts[group] = counts.get(group, 0) + 1
+        ranks.append((row["status"] != "failure", counts[group], row["task_id"]))
+    return [rows[index] for index in sorted(range(len(rows)), key=lambda index: ranks[index])]

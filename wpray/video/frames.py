@@ -1,0 +1,108 @@
+"""A recorded episode -> its frames, the same pixels that were rendered while it ran."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from wpray.envs.base import Environment
+from wpray.errors import BadInputError
+from wpray.results.encode import scene_from_metadata
+from wpray.results.reader import matrix
+from wpray.types import FloatArray, ImageArray, SceneState, SimState, Status, Task
+
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+SIZE = 256  # pixels: what the policy's images are rendered at
+_COLOURS: dict[Status, str] = {"success": "#7ee2a8", "failure": "#ffb199", "error": "#ffffff"}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a video looks."""
+
+    cameras: tuple[str, ...] = CAMERAS  # side by side
+    size: int = SIZE  # height and width of each camera's image, pixels
+    every: int = 1  # keep every n-th control step (the last one always)
+    fps: int = 10
+    overlay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VideoJob:
+    """One episode to render: all that an actor needs, wherever it runs."""
+
+    task: Task
+    trial: int
+    status: Status
+    name: str  # of the file
+    trajectory: bytes  # its Parquet file
+    segments: tuple[tuple[int, int], ...]  # (first control step, waypoint) of each segment, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a trajectory file says about images."""
+
+    qpos: FloatArray  # (N, nq)
+    site_alpha: FloatArray  # (N, nsite)
+    scene: SceneState
+
+
+def read_recording(trajectory: bytes) -> Recording:
+    """Raises BadInputError if the file lacks the simulator's state (`record: light`)."""
+    table = pq.read_table(io.BytesIO(trajectory))
+    metadata = table.schema.metadata or {}
+    if "render_qpos" not in table.column_names or b"scene" not in metadata:
+        raise BadInputError("record: the trajectory lacks the simulator's state; videos need runs with record full")
+    return Recording(matrix(table, "render_qpos"), matrix(table, "render_site_alpha"), scene_from_metadata(metadata))
+
+
+def steps_shown(num_steps: int, every: int) -> list[int]:
+    """Every n-th step from the first, and the last, which shows the outcome."""
+    steps = list(range(0, num_steps, every))
+    return steps if not steps or steps[-1] == num_steps - 1 else [*steps, num_steps - 1]
+
+
+def frames(env: Environment, job: VideoJob, look: Look) -> Iterator[ImageArray]:
+    """(size, cameras x size, 3) images of the task that `env` has loaded, upright, cameras side by side."""
+    recording = read_recording(job.trajectory)
+    count = len(recording.qpos)
+    for step in steps_shown(count, look.every):
+        state = _state(recording, step)
+        views = [env.render(state, recording.scene, camera=c, height=look.size, width=look.size) for c in look.cameras]
+        image: ImageArray = np.concatenate(views, axis=1)
+        yield _captioned(image, caption(job, step, count), job.status) if look.overlay else image
+
+
+def caption(job: VideoJob, step: int, count: int) -> str:
+    """'step 85/119  waypoint 4  success'."""
+    waypoint = _waypoint_at(job.segments, step)
+    aim = "" if waypoint is None else f"waypoint {waypoint + 1}  "
+    return f"step {step + 1}/{count}  {aim}{job.status}"
+
+
+def _waypoint_at(segments: Sequence[tuple[int, int]], step: int) -> int | None:
+    begun = [waypoint for first, waypoint in segments if first <= step]
+    return begun[-1] if begun else None
+
+
+def _state(recording: Recording, step: int) -> SimState:
+    nothing = np.zeros(0)  # rendering looks at the two recorded fields alone
+    qpos, alpha = recording.qpos[step], recording.site_alpha[step].astype(np.float32)
+    return SimState(qpos, nothing, nothing, nothing, nothing, qpos, alpha)
+
+
+def _captioned(image: ImageArray, text: str, status: Status) -> ImageArray:
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    height = max(10, image.shape[0] // 20)
+    font = ImageFont.load_default(size=height)
+    box = draw.textbbox((height // 2, height // 2), text, font=font)
+    draw.rectangle((0, 0, box[2] + height // 2, box[3] + height // 2), fill="#202020")
+    draw.text((height // 2, height // 2), text, font=font, fill=_COLOURS[status])
+    return np.asarray(picture)

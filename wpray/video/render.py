@@ -1,0 +1,121 @@
+"""Renders chosen episodes of a run into its video folder; shows progress."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from wpray.cluster_setup import num_env_actors, start_ray
+from wpray.config import Config
+from wpray.errors import BadInputError, RunStoppedError
+from wpray.results.merge import merge
+from wpray.results.reader import Run, load
+from wpray.results.videos import VideoFolder, video_name
+from wpray.results.writer import RunFolder, write_atomic
+from wpray.types import Task
+from wpray.video.choose import Row, choose
+from wpray.video.crew import VideoCrew
+from wpray.video.frames import Look, VideoJob
+
+_LOG = logging.getLogger(__name__)
+
+
+def after_run(config: Config, folder: RunFolder, console: Console) -> None:
+    """The videos that `video.*` asks for and that are not there yet, once no episode needs the cores.
+
+    Never raises for a video's sake: the results are complete without; Ctrl-C skips what is left.
+    """
+    videos = VideoFolder.of(folder.path, config.video_out_path)
+    if config.video.mode != "none" and folder.parts():
+        try:
+            _render_missing(config, folder, videos, console)
+        except KeyboardInterrupt:
+            _LOG.warning("videos skipped; python -m wpray.video %s renders them later", folder.path)
+        except (BadInputError, RunStoppedError, OSError, ray.exceptions.RayError) as error:
+            _LOG.warning("videos left out: %s", str(error).strip().splitlines()[0])
+    merge(folder, videos)
+
+
+def render(config: Config, jobs: Sequence[VideoJob], look: Look, videos: VideoFolder, console: Console) -> int:
+    """Writes the jobs' videos; returns how many could not be made (each with a warning).
+
+    Raises OSError if the folder cannot be written.
+    """
+    videos.path.mkdir(parents=True, exist_ok=True)
+    failed, began = 0, time.monotonic()
+    with _ray(config), _progress(console) as progress:
+        bar = progress.add_task("videos", total=len(jobs))
+        size = num_env_actors(config, len(jobs))
+        for result in VideoCrew(config, look, size).render(jobs):
+            progress.advance(bar)
+            if result.video is None:
+                failed += 1
+                _LOG.warning("no video %s: %s", result.job.name, result.reason)
+            else:
+                write_atomic(videos.path / result.job.name, result.video)
+    seconds = time.monotonic() - began
+    said = f"Videos: {len(jobs) - failed} in {videos.path} ({seconds:.0f} s)"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    return failed
+
+
+def jobs_for(run: Run, rows: Sequence[Row]) -> list[VideoJob]:
+    """What an actor needs to know of each episode. Raises BadInputError if one was not recorded."""
+    segments = _segments(run)
+    return [_job(run, row, segments.get((row["task_id"], row["trial"]), ())) for row in rows]
+
+
+def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, console: Console) -> None:
+    if config.record != "full":
+        console.print("No videos: they need record full", highlight=False)
+        return
+    run = load(folder.path)
+    chosen = choose(run.episodes.to_pylist(), config.video.mode, config.video.max_count)
+    rows = [row for row in chosen if not (videos.path / video_name(row)).exists()]
+    if not rows:
+        return
+    console.print(f"Rendering {len(rows)} videos (Ctrl-C skips them)", highlight=False)
+    look = Look(every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
+    render(config, jobs_for(run, rows), look, videos, console)
+
+
+def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...]) -> VideoJob:
+    key = (row["suite"], row["task_id"], row["trial"])
+    path = RunFolder(run.path).trajectory_path(key)
+    if not path.exists():
+        raise BadInputError(f"{path}: no trajectory was recorded; videos need runs with record full")
+    task = Task(row["suite"], row["task_id"], row["task_name"], row["instruction"], 0, row["max_steps"])
+    return VideoJob(task, row["trial"], row["status"], video_name(row), path.read_bytes(), segments)
+
+
+def _segments(run: Run) -> dict[tuple[int, int], tuple[tuple[int, int], ...]]:
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row in run.decisions.select(["kind", "task_id", "trial", "step", "waypoint_index"]).to_pylist():
+        if row["kind"] == "segment":
+            found.setdefault((row["task_id"], row["trial"]), []).append((row["step"], row["waypoint_index"]))
+    return {key: tuple(pairs) for key, pairs in found.items()}
+
+
+@contextlib.contextmanager
+def _ray(config: Config) -> Iterator[None]:
+    """Ray as it is, or started for this alone."""
+    if ray.is_initialized():
+        yield
+        return
+    start_ray(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _progress(console: Console) -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    text = TextColumn("{task.description}")
+    return Progress(text, *columns, console=console, transient=True, disable=not console.is_terminal)
