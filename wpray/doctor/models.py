@@ -1,0 +1,88 @@
+"""The learned policy's files: checkpoints, statistics, tokenizer, and whether a GPU has room for them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from wpray.config import Config
+from wpray.doctor.result import Result
+from wpray.policy.statistics import load_scaling
+
+_GIB = 2**30
+_CONTEXT = 1.5 * _GIB  # CUDA itself, its libraries' workspaces and the captured graphs
+_REMEDY_MEMORY = "lower batching.max_batch_size, or set vlm_precision: bfloat16 and precision: bfloat16"
+
+
+def check_models(config: Config) -> list[Result]:
+    """Both checkpoints by their headers, against the sizes that the configuration names."""
+    if not _is_local(config):
+        return []
+    from wpray.doctor import weights
+
+    found = zip(("VLM", "action expert"), weights.read(config), strict=True)
+    return [Result(name, "pass", model.describe()) for name, model in found]
+
+
+def check_gpu_memory(config: Config) -> list[Result]:
+    """A GPU with room for both models and a full batch; the batch's need is an estimate."""
+    if not _is_local(config):
+        return []
+    from wpray.doctor import weights
+
+    vlm, expert = weights.read(config)
+    needed = vlm.num_bytes + expert.num_bytes + weights.working_memory(config, vlm, expert) + _CONTEXT
+    what = f"about {needed / _GIB:.1f} GiB for weights and batches of {config.batching.max_batch_size}"
+    gpus = _free_gpu_memory()
+    if not gpus:
+        remedy = "ray.address: a cluster that has one"
+        return [Result("GPU memory", "warn", f"no GPU here: the CPU computes, slowly; {what}", remedy)]
+    name, free = max(gpus.items(), key=lambda item: item[1])
+    text = f"{free / _GIB:.1f} GiB free on {name}, {what}"
+    if free < needed:
+        return [Result("GPU memory", "fail", text, _REMEDY_MEMORY)]
+    return [Result("GPU memory", "pass", text)]
+
+
+def check_statistics(config: Config) -> list[Result]:
+    """The statistics file: layout, 7 and 8 dimensions, percentiles in order."""
+    if not _is_local(config) or config.dataset_statistics_path is None:
+        return []
+    path = Path(config.dataset_statistics_path)
+    load_scaling(path, config.norm_type, config.task_suite)
+    return [Result("statistics", "pass", f"{path}: action 7, proprio 8, norm_type {config.norm_type}")]
+
+
+def check_tokenizer(config: Config) -> list[Result]:
+    """PaliGemma's tokenizer: found, and of the checkpoint's vocabulary."""
+    if not _is_local(config):
+        return []
+    from wpray.doctor import weights
+    from wpray.policy.prompt import find_tokenizer, load_tokenizer
+
+    beside = [Path(path) for path in (config.vlm_checkpoint, config.ae_checkpoint) if path]
+    path = find_tokenizer(Path(config.tokenizer_path) if config.tokenizer_path else None, beside)
+    tokenizer = load_tokenizer(path, small=weights.is_synthetic(config))
+    return [Result("tokenizer", "pass", f"{path}: {tokenizer.vocab_size()} pieces")]
+
+
+def check_nodes_have_files(config: Config) -> list[Result]:
+    """A reminder: on a cluster, paths are the nodes', and this machine cannot look."""
+    if config.policy != "waypoint_vla" or config.ray.address is None:
+        return []
+    return [Result("models", "warn", "not checked: the paths are those of the cluster's nodes", "run doctor on a node")]
+
+
+def _is_local(config: Config) -> bool:
+    return config.policy == "waypoint_vla" and config.ray.address is None
+
+
+def _free_gpu_memory() -> dict[str, float]:
+    """Bytes by GPU, from the driver's own tool: a CUDA context here would take memory from the run."""
+    command = ["nvidia-smi", "--query-gpu=index,name,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    rows = (line.split(", ") for line in done.stdout.splitlines())
+    return {f"GPU {row[0]} ({row[1]})": float(row[2]) * 2**20 for row in rows if len(row) == 3 and row[2].isdecimal()}

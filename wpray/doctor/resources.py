@@ -1,0 +1,98 @@
+"""Memory, disk and the output folder, against what the configuration asks for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from wpray.config import Config
+from wpray.doctor.result import Result
+from wpray.envs.factory import FAKE_SUITE
+
+_MEMINFO = Path("/proc/meminfo")
+_GIB = 2**30
+# Measured on libero_object and libero_10, with a margin of a half: bytes of a control step, and of an episode's rows.
+_STEP_BYTES = {"full": 1500, "light": 300, "none": 0}
+_ROW_BYTES = 40_000
+_VIDEO_BYTES = 1_000_000
+_LONGEST, _TASKS = {"libero_10": 530, "libero_90": 410}, {"libero_90": 90}
+
+
+def check_memory(config: Config) -> list[Result]:
+    """Room for one environment at least, and for as many as are asked for."""
+    free = free_memory()
+    if free is None or config.task_suite == FAKE_SUITE or config.ray.address is not None:
+        return []
+    each, wanted = config.env.memory_gb, config.num_env_actors
+    cores = len(os.sched_getaffinity(0))
+    text = f"{free / _GIB:.1f} GiB of memory are free, one environment needs {each:g} GiB"
+    if free < each * _GIB:
+        return [Result("memory", "fail", text, "close something or lower env.memory_gb")]
+    fitting = int(free / (each * _GIB))
+    if wanted != "auto" and wanted > fitting:
+        remedy = f"set ray.num_env_actors (num_parallel) to {fitting}"
+        return [Result("memory", "warn", f"{text}: room for {fitting}, {wanted} are asked for", remedy)]
+    if wanted != "auto" and wanted > cores:
+        remedy = f"{cores} would be as fast"
+        return [Result("memory", "warn", f"{text}; {wanted} environments share {cores} cores", remedy)]
+    return [Result("memory", "pass", f"{text}: room for {fitting}, on {cores} cores")]
+
+
+def check_cores(config: Config) -> list[Result]:
+    """A core for one environment at least; Ray would wait for ever."""
+    cores = len(os.sched_getaffinity(0))
+    if config.ray.address is None and config.num_env_actors == "auto" and config.ray.env_cpus > cores:
+        text = f"ray.env_cpus: {config.ray.env_cpus:g} CPUs asked for each env actor, this machine has {cores}"
+        return [Result("cores", "fail", text, "lower it, or give ray.num_env_actors")]
+    return []
+
+
+def check_output(config: Config) -> list[Result]:
+    """Whether the result folder can be written."""
+    return [result for path in _outputs(config) for result in _check_writable(path)]
+
+
+def check_disk(config: Config) -> list[Result]:
+    """Room for what the configuration records; an estimate on the high side."""
+    episodes = config.num_trials_per_task * len(config.tasks or range(_TASKS.get(config.task_suite, 10)))
+    steps = config.num_steps_wait + (config.env.max_steps or _LONGEST.get(config.task_suite, 310))
+    needed = episodes * (_ROW_BYTES + steps * _STEP_BYTES[config.record])
+    if config.video.mode != "none":
+        needed += min(episodes, config.video.max_count) * _VIDEO_BYTES
+    free = shutil.disk_usage(_existing(_outputs(config)[0])).free
+    size = f"{needed / _GIB:.1f} GiB" if needed > _GIB else f"{needed / 2**20:.0f} MiB"
+    text = f"{free / _GIB:.1f} GiB free, at most {size} for {episodes} episodes (record {config.record})"
+    if free > needed:
+        return [Result("disk", "pass", text)]
+    return [Result("disk", "fail", text, "set record: light, or output_dir on a larger disk")]
+
+
+def free_memory() -> int | None:
+    """Bytes that new processes can use, None where the system does not tell."""
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if found is None else int(found) * 1024
+
+
+def _outputs(config: Config) -> list[Path]:
+    folders = [config.output_dir or "runs", config.video_out_path]
+    return [Path(folder).absolute() for folder in folders if folder]
+
+
+def _check_writable(path: Path) -> list[Result]:
+    place = _existing(path)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return [Result("output", "pass", f"{path} can be written")]
+    except OSError as error:
+        return [Result("output", "fail", f"output_dir: cannot write to {place} ({error.strerror})", "choose another")]
+
+
+def _existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())

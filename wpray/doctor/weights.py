@@ -1,0 +1,81 @@
+"""What checkpoints hold and how much of a GPU they take; from their headers, no tensor is read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from safetensors import safe_open
+
+from wpray.config import Config
+from wpray.models.checkpoint import UNUSED, Checkpoint, open_action_expert, open_vlm
+from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
+from wpray.policy.prompt import MAX_ACTION_PROMPT_TOKENS
+from wpray.policy.waypoint_vla import check_sizes as check_sizes
+
+_GIB = 2**30
+_BYTES = {"float32": 4, "bfloat16": 2}
+_WAYPOINT_TOKENS = 11
+_ACTIVATIONS = 3  # of the MLP's width, alive at once while a prompt is read
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint as the doctor sees it."""
+
+    file: Checkpoint
+    text: GemmaConfig
+    precision: Precision
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the weights on the GPU, in the configured precision."""
+        tensors = (entry for name, entry in self.file.manifest.items() if name in self.file.stored.keys() - UNUSED)
+        return sum(math.prod(shape) * _BYTES["float32" if self._wide(kind) else kind] for shape, kind in tensors)
+
+    def describe(self) -> str:
+        """Path, key layout, stored dtypes and size on the GPU."""
+        nested = any(stored != name and stored.endswith(name) for name, stored in self.file.stored.items())
+        layout = "nested keys, " if nested else ""
+        size = f"{self.num_bytes / _GIB:.2f} GiB on the GPU in {self.precision}"
+        return f"{self.file.path}: {layout}{len(self.file.stored)} tensors ({self._dtypes()}), {size}"
+
+    def _dtypes(self) -> str:
+        with safe_open(self.file.path, framework="pt") as file:
+            found = Counter(str(file.get_slice(name).get_dtype()) for name in self.file.stored.values())
+        return ", ".join(f"{count} {name}" for name, count in found.most_common())
+
+    def _wide(self, kind: Precision) -> bool:
+        return self.precision == "float32" or kind == "float32"
+
+
+def read(config: Config) -> tuple[Model, Model]:
+    """The VLM and the action expert. Raises BadInputError for files or sizes that are not what the config says."""
+    assert config.vlm_checkpoint and config.ae_checkpoint  # the config's own rule
+    vlm, vlm_config = open_vlm(config.vlm_checkpoint)
+    expert, expert_config = open_action_expert(config.ae_checkpoint)
+    check_sizes(config, vlm_config, expert_config)
+    return Model(vlm, vlm_config.text, config.vlm_precision), Model(expert, expert_config.text, config.precision)
+
+
+def working_memory(config: Config, vlm: Model, expert: Model) -> int:
+    """Bytes, estimated: keys and values of a full batch, and the activations of its widest layer.
+
+    The two models take turns, so the larger need counts.
+    """
+    plan = 2 * IMAGE_TOKENS + config.max_token_len + _WAYPOINT_TOKENS * config.num_waypoints
+    act = 2 * IMAGE_TOKENS + MAX_ACTION_PROMPT_TOKENS + config.horizon_steps
+    return config.batching.max_batch_size * max(plan * _token_bytes(vlm), act * _token_bytes(expert))
+
+
+def is_synthetic(config: Config) -> bool:
+    """Whether the VLM's file holds random weights, made for tests."""
+    assert config.vlm_checkpoint
+    return open_vlm(config.vlm_checkpoint)[0].synthetic
+
+
+def _token_bytes(model: Model) -> int:
+    text, size = model.text, _BYTES[model.precision]
+    keys_and_values = 2 * text.depth * text.kv_heads * text.head_dim
+    return (keys_and_values + _ACTIVATIONS * text.mlp) * size
