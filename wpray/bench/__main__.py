@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from wpray.command import run_command
 from wpray.errors import BadInputError
 
-_BENCHMARKS = ("env", "e2e", "policy")
+_BENCHMARKS = ("env", "e2e", "policy", "scale")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark that `argv` names. Raises BadInputError if there is none."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"python -m wpray.bench {' | '.join(_BENCHMARKS)} (each has --help)")
+        return 0
     if not argv or argv[0] not in _BENCHMARKS:
         raise BadInputError(f"use: python -m wpray.bench {' | '.join(_BENCHMARKS)} (each has --help)")
     result: int = importlib.import_module(f"wpray.bench.{argv[0]}").main(argv[1:])

@@ -1,0 +1,114 @@
+"""`bench scale`: the simulated cluster obeys the arithmetic of its costs, and uses the rules of real runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wpray.bench import merge_cost, scale
+from wpray.bench.simulated_gpu import Costs, SimulatedBatcher
+from wpray.bench.simulation import Outcome, Shape, Simulation, make_fake_trials
+from wpray.command import run_command
+from wpray.results.writer import RunFolder
+
+ALONE_S = 3 * 0.104 + 14 * 0.0155 + 290 * 0.0055 + 17 * 0.005 + 0.05  # an episode of an env actor with an idle GPU
+GPU_S = (3 * 0.255 + 14 * 0.170) / 32  # of a GPU, an episode, in full batches
+
+
+def _simulate(actors: int, gpus: int, each: int = 8, **costs: float) -> Outcome:
+    trials = make_fake_trials(10, max(40, each * actors // 10))
+    return Simulation(trials, actors, gpus, Costs(**costs)).run()  # type: ignore[arg-type]
+
+
+def test_an_episode_has_the_stated_number_of_steps() -> None:
+    assert Shape().mean_steps == pytest.approx(290.5)
+
+
+def test_one_env_actor_alone_is_as_fast_as_its_costs_say() -> None:
+    found = _simulate(1, 1, compile_s=0.0)
+    wait = 17 * 0.002  # a request waits for company
+    assert found.per_min == pytest.approx(60 / (ALONE_S + wait), rel=0.03)
+    assert found.mean_batch == 1
+
+
+def test_many_env_actors_fill_batches_and_reach_what_the_gpu_can() -> None:
+    found = _simulate(500, 1)
+    assert found.gpu_busy > 0.999 and found.mean_batch > 30
+    assert found.per_min == pytest.approx(60 / GPU_S, rel=0.05)
+
+
+def test_two_gpus_are_nearly_twice_one_while_the_envs_can_feed_them() -> None:
+    assert _simulate(512, 2).per_min > 1.9 * _simulate(512, 1).per_min
+
+
+def test_a_slow_driver_is_the_limit_and_named_so() -> None:
+    point = scale.simulate([256], [8], Costs(driver_s=0.05))[0]
+    assert point.limit == "driver"
+    assert point.outcome.per_min == pytest.approx(60 / 0.05, rel=0.05)
+
+
+def test_limits_and_bends_are_found() -> None:
+    points = scale.simulate([1, 8, 64, 256], [1, 2], Costs())
+    assert [point.limit for point in points[:1]] == ["env actors"]
+    assert [point.limit for point in points if point.outcome.env_actors == 256] == ["GPUs", "GPUs"]
+    assert points[0].efficiency == pytest.approx(1, rel=0.05)
+    assert all(0 < point.efficiency < 1.1 for point in points)
+    bends = list(scale.bends(points))
+    assert [point.outcome.gpus for point in bends] == [1, 2]
+    assert bends[0].outcome.env_actors <= bends[1].outcome.env_actors
+
+
+def test_a_batch_goes_by_the_rule_of_the_policy_actor() -> None:
+    batcher = SimulatedBatcher(4, 0.002)
+    actor = object()
+    batcher.ask("plan", actor, 0.0)  # type: ignore[arg-type]
+    assert batcher.due(0.0) == pytest.approx(0.002)  # waits for company
+    for _ in range(4):
+        batcher.ask("segment", actor, 0.001)  # type: ignore[arg-type]
+    assert batcher.due(0.001) == 0.001  # full
+    assert batcher.take_batch(0.001) == ("segment", [actor] * 4)
+    batcher.note_cost("plan", 0.1)
+    batcher.ask("segment", actor, 0.2)  # type: ignore[arg-type]
+    assert batcher.take_batch(0.25)[0] == "segment"  # overtakes a plan that gathers
+    batcher.ask("segment", actor, 0.5)  # type: ignore[arg-type]
+    assert batcher.take_batch(0.6)[0] == "plan"  # which has gathered for long enough
+
+
+@pytest.mark.parametrize("actors", [3, 32, 300])
+def test_no_env_actor_idles_for_an_episode_while_work_is_left(actors: int) -> None:
+    simulation = Simulation(make_fake_trials(10, 60), actors, 4)
+    found = simulation.run()
+    assert len(simulation.finished) == 600
+    assert found.idle_with_work_s < ALONE_S
+    last = simulation.scheduler
+    assert last.finished and last.num_pending == 0
+
+
+def test_the_bench_prints_writes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    figures, picture = tmp_path / "scale.json", tmp_path / "scale.svg"
+    few = ["--driver-ms", "1", "--parts", "0", "--env-actors", "1", "32", "--gpus", "1", "2"]
+    assert run_command(scale.main, [*few, "--json", str(figures), "--plot", str(picture)]) == 0
+    assert "bends here" in capsys.readouterr().out
+    rows = json.loads(figures.read_text())["simulated"]
+    assert [(row["gpus"], row["env_actors"]) for row in rows] == [(1, 1), (1, 32), (2, 32)]
+    assert "2 GPUs" in picture.read_text()
+
+
+def test_merging_is_measured_on_readable_parts(tmp_path: Path) -> None:
+    merge_cost.make_parts(RunFolder(tmp_path), 120)
+    assert len(RunFolder(tmp_path).parts()) == 120
+    found = merge_cost.measure(120)
+    assert found.parts == 120 and found.cpu_s > 0 and found.peak_mib >= found.before_mib > 10
+
+
+@pytest.mark.ray
+def test_the_driver_is_measured_on_real_actors() -> None:
+    from wpray.bench import driver_cost
+
+    found = driver_cost.measure(2, 40)
+    assert found.episodes == 35 and found.episodes_per_min > 0
+    assert found.cpu_ms == pytest.approx(found.own_ms + found.files_ms + found.ray_ms)
+    assert min(found.own_ms, found.files_ms, found.ray_ms) > 0

@@ -1,0 +1,166 @@
+"""What the driver spends on an episode: a real run of the fake suite, its process's CPU time taken at every episode."""
+
+from __future__ import annotations
+
+import io
+import resource
+import secrets
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from rich.console import Console
+
+from wpray.actors import RunContext
+from wpray.cluster_setup import start_ray
+from wpray.config import Config
+from wpray.display import RunDisplay, logging_to
+from wpray.driver import Crew, Driver
+from wpray.envs.factory import FAKE_SUITE, list_tasks
+from wpray.events import EventQueue
+from wpray.pool import Pool
+from wpray.replicas import Replicas
+from wpray.results.encode import EncodedEpisode
+from wpray.results.summary import Tally
+from wpray.results.writer import RunFolder
+from wpray.scheduler import Assignment, Scheduler
+from wpray.trials import make_trials
+from wpray.types import Trial
+
+_WARM_UP = 0.1  # of the episodes: connections are made, caches fill
+
+
+@dataclass(frozen=True, slots=True)
+class DriverCost:
+    """A real run of the fake suite as the driver's process sees it; milliseconds are an episode's."""
+
+    env_actors: int
+    episodes: int  # after the warm-up
+    cpu_ms: float  # all threads of the driver's process
+    files_ms: float  # of it: creating and syncing the episode's files, nearly all of it in the kernel
+    ray_ms: float  # of it: Ray's threads, and the actor call that hands out the next trial
+    own_ms: float  # of it: all else
+    busy_ms: float  # elapsed: the driver's thread at work, or waiting for the disk
+    episodes_per_min: float
+    peak_mib: float  # of the driver's process
+
+
+@dataclass(frozen=True, slots=True)
+class _Instant:
+    """Seconds, each from a clock of its own."""
+
+    elapsed: float
+    process: float
+    thread: float
+    files: float
+    files_elapsed: float
+    handing_out: float
+
+
+def measure(num_actors: int, num_episodes: int) -> DriverCost:
+    """Runs `num_episodes` (rounded up to tens) fake episodes on `num_actors` env actors of a local Ray.
+
+    Raises RunStoppedError or BadInputError if they cannot run on this machine.
+    """
+    config = Config.model_validate(
+        {
+            "task_suite": FAKE_SUITE,
+            "num_trials_per_task": -(-num_episodes // 10),
+            "ray": {"num_env_actors": num_actors, "env_cpus": 0.01},
+        }
+    )
+    console = Console(file=io.StringIO())
+    with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path:
+        start_ray(config)
+        try:
+            with logging_to(Path(path) / "run.log", console):
+                return _run(config, _TimedFolder(Path(path)), num_actors, console)
+        finally:
+            ray.shutdown()
+
+
+def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console) -> DriverCost:
+    tasks = list_tasks(config.task_suite)
+    trials = make_trials(tasks, config.num_trials_per_task, config.seed)
+    context = RunContext("bench", config, secrets.token_bytes(32))
+    tally = Tally.planned((task, config.num_trials_per_task) for task in tasks)
+    events = EventQueue()
+    replicas = Replicas(context, 0, 1, events)
+    pool = _TimedPool(context, replicas.handles, events)
+    crew = Crew(events, replicas, pool)
+    folder.open()
+    shown = _Meter(console, tally, folder, pool)
+    try:
+        Driver(context, crew, folder, tally, shown, lambda _: None).run(Scheduler(trials, 1), num_actors)
+    finally:
+        crew.close()
+        folder.close()
+    return _cost(shown.instants, num_actors)
+
+
+def _cost(instants: Sequence[_Instant], num_actors: int) -> DriverCost:
+    first = int(_WARM_UP * len(instants))
+    count = len(instants) - 1 - first
+    a, b = instants[first], instants[-1]
+    cpu_s, files_s, thread_s = b.process - a.process, b.files - a.files, b.thread - a.thread
+    ray_s = cpu_s - thread_s + b.handing_out - a.handing_out
+    busy_s = thread_s - files_s + b.files_elapsed - a.files_elapsed
+    return DriverCost(
+        env_actors=num_actors,
+        episodes=count,
+        cpu_ms=1e3 * cpu_s / count,
+        files_ms=1e3 * files_s / count,
+        ray_ms=1e3 * ray_s / count,
+        own_ms=1e3 * (cpu_s - files_s - ray_s) / count,
+        busy_ms=1e3 * busy_s / count,
+        episodes_per_min=60 * count / (b.elapsed - a.elapsed),
+        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+class _TimedFolder(RunFolder):
+    """Adds up what writing takes."""
+
+    cpu_s = elapsed_s = 0.0
+
+    def write_episode(self, episode: EncodedEpisode) -> None:
+        began, began_cpu = time.perf_counter(), time.thread_time()
+        super().write_episode(episode)
+        self.elapsed_s += time.perf_counter() - began
+        self.cpu_s += time.thread_time() - began_cpu
+
+
+class _TimedPool(Pool):
+    """Adds up what Ray's actor calls take."""
+
+    cpu_s = 0.0
+
+    def submit(self, assignment: Assignment) -> None:
+        began = time.thread_time()
+        super().submit(assignment)
+        self.cpu_s += time.thread_time() - began
+
+
+class _Meter(RunDisplay):
+    """Shows what a run shows, and notes the clocks at each episode."""
+
+    def __init__(self, console: Console, tally: Tally, folder: _TimedFolder, pool: _TimedPool) -> None:
+        super().__init__(console, tally, 1)
+        self.instants: list[_Instant] = []
+        self._folder, self._pool = folder, pool
+
+    def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
+        super().episode(trial, episode)
+        self.instants.append(
+            _Instant(
+                elapsed=time.perf_counter(),
+                process=time.process_time(),
+                thread=time.thread_time(),
+                files=self._folder.cpu_s,
+                files_elapsed=self._folder.elapsed_s,
+                handing_out=self._pool.cpu_s,
+            )
+        )

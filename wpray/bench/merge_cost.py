@@ -1,0 +1,96 @@
+"""What merging many parts takes: in a process of its own, so that its peak memory is the merge's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wpray.results.encode import EpisodeContext, encode_episode
+from wpray.results.merge import merge
+from wpray.results.writer import RunFolder
+from wpray.types import Decision, EpisodeResult, EpisodeTimes, Task, Timing, Trajectory, Trial
+
+_MODELS = 100  # parts that are encoded; the others are copies: what they say does not change what merging costs
+_PLANS, _SEGMENTS = 3, 17
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCost:
+    """A merge of synthetic parts."""
+
+    parts: int
+    wall_s: float
+    cpu_s: float
+    before_mib: float  # resident, with everything imported
+    peak_mib: float
+
+
+def measure(num_parts: int) -> MergeCost:
+    """Makes `num_parts` parts of 20 decisions each and merges them."""
+    with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path:
+        make_parts(RunFolder(Path(path)), num_parts)
+        command = [sys.executable, "-m", "wpray.bench.merge_cost", path, str(num_parts)]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        found = subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
+        return MergeCost(**json.loads(found.stdout))
+
+
+def make_parts(folder: RunFolder, count: int) -> None:
+    """Fills `folder` with parts of a synthetic suite."""
+    task = Task("synthetic", 0, "pick_up_the_thing_and_place_it", "pick up the thing and place it", count, 280)
+    folder.part_path(Trial(task, 0, 0).key).parent.mkdir(parents=True)
+    for trial in range(count):
+        path = folder.part_path(Trial(task, trial, 0).key)
+        if trial < _MODELS:
+            path.write_bytes(_part(Trial(task, trial, 0)))
+        else:
+            shutil.copyfile(folder.part_path(Trial(task, trial % _MODELS, 0).key), path)
+
+
+def _part(trial: Trial) -> bytes:
+    now = datetime.now(UTC)
+    context = EpisodeContext("bench", "waypoint_vla", "models/vlm", "wpray", "host", "env-0", 1, now, now)
+    decisions = [_decision(number, trial.trial) for number in range(_PLANS + _SEGMENTS)]
+    nothing = Trajectory(np.zeros((0, 7)), (), None)
+    times = EpisodeTimes(0.05, 1.6, 0.1, 1.0, 2.8)
+    result = EpisodeResult(trial, True, 290, _PLANS, _SEGMENTS, tuple(decisions), nothing, times)
+    return encode_episode(result, context, "none").part
+
+
+def _decision(number: int, seed: int) -> Decision:
+    plan: dict[str, Any] = {"waypoints": None, "durations": None, "waypoint_index": number % 7, "duration": 16}
+    if number < _PLANS:
+        drawn = np.random.default_rng((seed, number))
+        waypoints = drawn.normal(size=(7, 8)).astype(np.float32)
+        plan = {"waypoints": waypoints, "durations": drawn.integers(1, 33, 7), "waypoint_index": None, "duration": None}
+    kind: Any = "plan" if number < _PLANS else "segment"
+    timing = Timing(0.01, 0.1, 8)
+    return Decision(kind, 10 + number, number % _PLANS, number, wait_s=0.1, timing=timing, asked_s=0.1 * number, **plan)
+
+
+def _merged(folder: RunFolder, count: int) -> MergeCost:
+    before, began, began_cpu = _peak_mib(), time.perf_counter(), time.process_time()
+    merge(folder)
+    wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+    return MergeCost(count, wall_s, cpu_s, before, _peak_mib())
+
+
+def _peak_mib() -> float:
+    """Of this program: getrusage's figure would start with that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_merged(RunFolder(Path(sys.argv[1])), int(sys.argv[2])))))

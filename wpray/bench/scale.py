@@ -1,0 +1,167 @@
+"""`python -m wpray.bench scale`: how far a run grows, and what stops it.
+
+First what one driver costs: a real run of the fake suite on Ray actors of this machine, and a merge of many parts. Then
+a simulation of clusters, which hands out trials and forms batches with the code of real runs; what calls take is what
+was measured on one H200 and one core an environment, and what the driver takes is what was just measured here. Not in
+the simulation: the network, and actors that start, fail or share a core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from wpray import quiet_ray
+from wpray.bench.simulated_gpu import Costs
+from wpray.bench.simulation import Outcome, Simulation, make_fake_trials
+from wpray.command import run_command
+
+_TARGET_MS = 1.0  # of the driver's CPU an episode, files apart
+_ACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000)
+_GPUS = (1, 2, 4, 8, 16, 32, 64)
+_TASKS, _EACH, _LEAST = 10, 8, 400  # tasks; episodes of each env actor, and at least in all
+_FULL, _FLAT = 0.9, 0.9  # a resource this busy limits; this share of the most is where a curve bends
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A simulated cluster."""
+
+    outcome: Outcome
+    efficiency: float  # episodes a minute, over those that as many env actors would bring that never wait for others
+    limit: str  # what it waits for
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code 1 if the driver's CPU time misses the target."""
+    args = _parser().parse_args(argv)
+    console = Console(width=120)
+    driver = None if args.driver_ms is not None else _measure_driver(args, console)
+    merging = _measure_merge(args.parts, console) if args.parts else None
+    driver_ms: float = args.driver_ms if driver is None else driver["busy_ms"]
+    points = simulate(args.env_actors, args.gpus, Costs(driver_s=driver_ms / 1000))
+    _print(points, driver_ms, console)
+    if args.json:
+        rows = [{**asdict(point.outcome), "efficiency": point.efficiency, "limit": point.limit} for point in points]
+        figures = {"driver": driver, "driver_ms": driver_ms, "merge": merging, "simulated": rows}
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if args.plot:
+        from wpray.bench.scale_plot import plot
+
+        plot(points, driver_ms, args.plot)
+    return int(driver is not None and driver["cpu_ms"] - driver["files_ms"] > _TARGET_MS)
+
+
+def simulate(actors: Sequence[int], gpus: Sequence[int], costs: Costs) -> list[Point]:
+    """Every number of env actors with every number of GPUs, GPUs first; not more GPUs than actors."""
+    alone = _outcome(1, 1, costs).per_min
+    found = (_outcome(a, g, costs) for g, a in itertools.product(sorted(gpus), sorted(actors)) if g <= a)
+    return [Point(outcome, outcome.per_min / (alone * outcome.env_actors), _limit(outcome)) for outcome in found]
+
+
+def bends(points: Sequence[Point]) -> Iterator[Point]:
+    """For each number of GPUs the fewest env actors that bring nearly all that more of them would."""
+    for _, group in itertools.groupby(points, key=lambda point: point.outcome.gpus):
+        curve = list(group)
+        most = max(point.outcome.per_min for point in curve)
+        yield next(point for point in curve if point.outcome.per_min >= _FLAT * most)
+
+
+def _outcome(actors: int, gpus: int, costs: Costs) -> Outcome:
+    per_task = max(_LEAST, _EACH * actors) // _TASKS
+    return Simulation(make_fake_trials(_TASKS, per_task), actors, gpus, costs).run()
+
+
+def _limit(outcome: Outcome) -> str:
+    if outcome.driver_busy > _FULL:
+        return "driver"
+    return "GPUs" if outcome.gpu_busy > _FULL else "env actors"
+
+
+def _measure_driver(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    quiet_ray.prepare(joins_a_cluster=False)
+    from wpray.bench.driver_cost import measure
+
+    cost = asdict(measure(args.real_actors, args.real_episodes))
+    counted = cost["cpu_ms"] - cost["files_ms"]
+    console.print(
+        f"[bold]The driver[/], {cost['episodes']} fake episodes on {cost['env_actors']} env actors: "
+        f"{cost['cpu_ms']:.2f} ms of CPU an episode = {cost['own_ms']:.2f} wpray + {cost['ray_ms']:.2f} Ray + "
+        f"{cost['files_ms']:.2f} creating and syncing files; {cost['busy_ms']:.2f} ms elapsed with the disk's syncs; "
+        f"{cost['episodes_per_min']:.0f} episodes/min; peak {cost['peak_mib']:.0f} MiB. Without the files "
+        f"{counted:.2f} ms (target {_TARGET_MS:g} ms: {'met' if counted <= _TARGET_MS else 'MISSED'})",
+        highlight=False,
+    )
+    return cost
+
+
+def _measure_merge(parts: int, console: Console) -> dict[str, Any]:
+    from wpray.bench.merge_cost import measure
+
+    cost = asdict(measure(parts))
+    console.print(
+        f"[bold]Merging[/] {parts} parts: {cost['wall_s']:.1f} s ({1e3 * cost['cpu_s'] / parts:.2f} ms of CPU a part), "
+        f"peak {cost['peak_mib']:.0f} MiB, {cost['before_mib']:.0f} of them before it began",
+        highlight=False,
+    )
+    return cost
+
+
+def _print(points: Sequence[Point], driver_ms: float, console: Console) -> None:
+    table = Table(title=f"Simulated clusters, driver {driver_ms:.2f} ms an episode", box=None, title_justify="left")
+    for name in ("GPUs", "env actors", "episodes/min", "efficiency", "GPUs busy", "batch", "driver busy", "limited by"):
+        table.add_column(name, justify="left" if name == "limited by" else "right")
+    marked = {id(point) for point in bends(points)}
+    for point in points:
+        found = point.outcome
+        bend = " (bends here)" if id(point) in marked else ""
+        shares = (point.efficiency, found.gpu_busy, found.driver_busy)
+        efficiency, gpu, driver = (f"{share:.0%}" for share in shares)
+        row = (str(found.gpus), str(found.env_actors), f"{found.per_min:.0f}", efficiency, gpu)
+        table.add_row(*row, f"{found.mean_batch:.1f}", driver, point.limit + bend)
+    console.print(table)
+    console.print(
+        "Efficiency: against as many env actors that each have an idle GPU. A curve bends at the fewest env actors "
+        f"with {_FLAT:.0%} of the most that its GPUs reach here.",
+        highlight=False,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m wpray.bench scale", description=__doc__)
+    parser.add_argument("--real-actors", type=_count, default=2, help="env actors of the real run on this machine")
+    parser.add_argument("--real-episodes", type=_count, default=500, help="episodes of the real run, at most 2000")
+    parser.add_argument("--driver-ms", type=_positive, help="take this for the driver's time; no real run")
+    parser.add_argument("--parts", type=int, default=20_000, help="parts to merge; 0: none")
+    parser.add_argument("--env-actors", type=_count, nargs="+", default=_ACTORS, help="simulated env actors")
+    parser.add_argument("--gpus", type=_count, nargs="+", default=_GPUS, help="simulated GPUs")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--plot", type=Path, help="also draw the curves to this file, such as scale.svg (matplotlib)")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

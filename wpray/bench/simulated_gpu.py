@@ -1,0 +1,160 @@
+"""A policy replica under a simulated clock: the batching rule of real runs, and what calls take as it was measured."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from wpray.policy.batching import Batcher, _Queue, _Waiting
+
+Kind = Literal["plan", "segment"]
+
+# Measured: milliseconds a call by batch, one H200, bfloat16; an env actor's milliseconds on one core.
+PLAN_MS = {1: 104.0, 8: 138.0, 16: 175.0, 32: 255.0}
+SEGMENT_MS = {1: 15.5, 8: 48.0, 16: 88.0, 32: 170.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What things take, seconds."""
+
+    plan_s: Mapping[int, float] = field(default_factory=lambda: _seconds(PLAN_MS))  # a call, by batch
+    segment_s: Mapping[int, float] = field(default_factory=lambda: _seconds(SEGMENT_MS))
+    step_s: float = 0.0055
+    look_s: float = 0.005  # the renders of one decision
+    reset_s: float = 0.05
+    compile_s: float = 5.0  # of a task that is new to an env actor
+    driver_s: float = 0.001  # an episode: the driver's thread, its files' syncs included
+
+
+class Asker(Protocol):
+    """Whoever waits for a reply."""
+
+    def go_on(self) -> None:
+        """The reply is there."""
+
+
+class Clock(Protocol):
+    """The simulation."""
+
+    now: float
+
+    def at(self, instant: float, act: Callable[[Any], None], argument: Any = None) -> None:
+        """Has `act(argument)` called at `instant`."""
+
+
+class SimulatedBatcher(Batcher):
+    """A policy actor's queues and its rule for which batch goes, without its thread and its clock."""
+
+    def __init__(self, max_batch_size: int, max_wait_s: float) -> None:
+        self._size, self._wait_s = max_batch_size, max_wait_s
+        self._plans, self._acts = _Queue(_no_answer), _Queue(_no_answer)
+
+    def ask(self, kind: Kind, actor: Asker, now: float) -> None:
+        """Queues a request."""
+        queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
+        queue.waiting.append(_Waiting(actor, None, now, None))  # type: ignore[arg-type]
+
+    def due(self, now: float) -> float:
+        """The instant from which a batch may go; infinity if nothing waits."""
+        return max(now, min(queue.due(self._size, self._wait_s) for queue in (self._plans, self._acts)))
+
+    def take_batch(self, now: float) -> tuple[Kind, list[Asker]]:
+        """The batch that goes at an instant which is due."""
+        plan_may, act_may = (queue.due(self._size, self._wait_s) <= now for queue in (self._plans, self._acts))
+        kind: Kind = "plan" if self._plan_goes(plan_may, act_may) else "segment"
+        queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
+        return kind, [item.request for item in queue.take(self._size)]
+
+    def note_cost(self, kind: Kind, seconds: float) -> None:
+        """What a batch took."""
+        queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
+        queue.cost_s = seconds
+
+
+class SimulatedGpu:
+    """A policy replica: one batch at a time."""
+
+    def __init__(self, clock: Clock, costs: Costs, max_batch_size: int, max_wait_s: float) -> None:
+        self._clock = clock
+        self._batcher = SimulatedBatcher(max_batch_size, max_wait_s)
+        self._computing = False
+        self._look_at = float("inf")  # earliest look that is on the agenda
+        self._cost_s: dict[Kind, list[float]] = {
+            "plan": [_interpolated(costs.plan_s, size) for size in range(max_batch_size + 1)],
+            "segment": [_interpolated(costs.segment_s, size) for size in range(max_batch_size + 1)],
+        }
+        self.busy = Busy()
+        self.batches = self.requests = 0
+
+    def ask(self, kind: Kind, actor: Asker) -> None:
+        """`actor.go_on` follows once its batch is done."""
+        self._batcher.ask(kind, actor, self._clock.now)
+        self._look()
+
+    def _look(self, _: None = None) -> None:
+        """Starts a batch if one may go; else looks again when one may."""
+        now = self._clock.now
+        if self._look_at <= now:
+            self._look_at = float("inf")
+        if self._computing:
+            return
+        due = self._batcher.due(now)
+        if due > now:
+            if due < self._look_at:
+                self._look_at = due
+                self._clock.at(due, self._look)
+            return
+        kind, batch = self._batcher.take_batch(now)
+        seconds = self._cost_s[kind][len(batch)]
+        self._computing = True
+        self.batches, self.requests = self.batches + 1, self.requests + len(batch)
+        self.busy.add(now, now + seconds)
+        self._clock.at(now + seconds, self._done, (kind, batch, seconds))
+
+    def _done(self, done: tuple[Kind, list[Asker], float]) -> None:
+        kind, batch, seconds = done
+        self._batcher.note_cost(kind, seconds)
+        self._computing = False
+        for actor in batch:
+            actor.go_on()
+        self._look()
+
+
+class Busy:
+    """Intervals of work, in order."""
+
+    def __init__(self) -> None:
+        self._starts: list[float] = []
+        self._ends: list[float] = []
+
+    def add(self, start: float, end: float) -> None:
+        """Notes an interval that starts after those before it."""
+        self._starts.append(start)
+        self._ends.append(end)
+
+    def within(self, start: float, end: float) -> float:
+        """Seconds of work between two instants."""
+        first, last = bisect.bisect_right(self._ends, start), bisect.bisect_left(self._starts, end)
+        pairs = zip(self._starts[first:last], self._ends[first:last], strict=True)
+        return sum(min(b, end) - max(a, start) for a, b in pairs)
+
+
+def _interpolated(by_batch: Mapping[int, float], size: int) -> float:
+    sizes = sorted(by_batch)
+    above = min(bisect.bisect_left(sizes, size), len(sizes) - 1)
+    below = max(0, above - 1)
+    if above == below or size <= sizes[0]:
+        return by_batch[sizes[above]]
+    share = (size - sizes[below]) / (sizes[above] - sizes[below])
+    return by_batch[sizes[below]] + share * (by_batch[sizes[above]] - by_batch[sizes[below]])
+
+
+def _seconds(by_batch: Mapping[int, float]) -> dict[int, float]:
+    return {batch: ms / 1000 for batch, ms in by_batch.items()}
+
+
+def _no_answer(_: list[Any]) -> list[Any]:
+    raise AssertionError("a simulated policy computes nothing")
