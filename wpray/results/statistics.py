@@ -32,22 +32,24 @@ def stratified(strata: Sequence[tuple[int, int]], confidence: float = 0.95) -> R
     """The mean of the strata's rates, each weighted by its trials, with a stratified Wilson interval.
 
     `strata` are (successes, trials) of each task. Tasks differ in difficulty, so the variance of the overall rate is
-    that within tasks alone: never more than that of one pooled proportion. The interval is Wilson's for an effective
-    number of trials n_eff = p (1 - p) / Var, where each task's variance is estimated at its Wilson centre, so that
-    tasks that always (or never) succeed still add uncertainty.
+    that within tasks alone: never more than that of one pooled proportion. The interval is Wilson's for the number of
+    trials of one pooled proportion that would have the same variance. Each variance is taken at its Wilson centre,
+    which few trials draw towards one half: where a task has too few to show its rate, the interval is the pooled one.
     """
     strata = [(k, n) for k, n in strata if n > 0]
     successes, trials = sum(k for k, _ in strata), sum(n for _, n in strata)
     if trials == 0:
         return wilson(0, 0)
     z2 = float(norm.ppf(0.5 + confidence / 2)) ** 2
-    variance = 0.0
-    for k, n in strata:
-        centre = (k + z2 / 2) / (n + z2)
-        variance += (n / trials) ** 2 * centre * (1 - centre) / (n + z2)
-    pooled = (successes + z2 / 2) / (trials + z2)
-    effective = max(pooled * (1 - pooled) / variance - z2, float(trials))
+    within = sum(n / trials * _variance(k, n, z2) for k, n in strata)
+    effective = trials * max(1.0, _variance(successes, trials, z2) / within)
     return _wilson_at(successes / trials, effective, z2, successes, trials)
+
+
+def _variance(successes: int, trials: int, z2: float) -> float:
+    """Of one trial, at the Wilson centre of its rate."""
+    centre = (successes + z2 / 2) / (trials + z2)
+    return centre * (1 - centre)
 
 
 def _wilson_at(rate: float, effective: float, z2: float, successes: int, trials: int) -> Rate:
