@@ -11,8 +11,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from wpray.envs.osc_math import gripper_substep, osc_substep
-from wpray.types import FloatArray
+from wpray.envs.osc_math import gather, gripper_substep, osc_substep
+from wpray.types import FloatArray, IntArray
 
 _GRIPPER_SIGNS = np.array([-1.0, 1.0])
 
@@ -25,6 +25,19 @@ def _as_slice(indexes: FloatArray) -> Any:
     """A slice where the indexes are consecutive: a view is faster than a copy, and equal to it."""
     first, last = int(indexes[0]), int(indexes[-1])
     return slice(first, last + 1) if np.array_equal(indexes, np.arange(first, last + 1)) else indexes
+
+
+def _inertia_index(model: mujoco.MjModel, dofs: IntArray) -> IntArray:
+    """Where MuJoCo's sparse inertia holds each entry of the block of `dofs`; -1 where two dofs do not touch."""
+    index = np.full((len(dofs), len(dofs)), -1)
+    place = {int(dof): number for number, dof in enumerate(dofs)}
+    for dof, row in place.items():
+        other, address = dof, int(model.dof_Madr[dof])
+        while other >= 0:
+            if other in place:
+                index[row, place[other]] = index[place[other], row] = address
+            other, address = int(model.dof_parentid[other]), address + 1
+    return index
 
 
 class OscController:
@@ -49,14 +62,16 @@ class OscController:
     def _bind_arm(self, robot: Any, controller: Any) -> None:
         data, nv = self._data, self._model.nv
         self._qpos = data.qpos[_as_slice(np.array(controller.qpos_index))]
-        self._joints = _as_slice(np.array(controller.qvel_index))
+        dofs = np.array(controller.qvel_index)
+        self._joints = _as_slice(dofs)
         self._qvel_all, self._qvel = data.qvel, data.qvel[self._joints]
         self._bias = data.qfrc_bias[self._joints]
         self._arm_ctrl = data.ctrl[_as_slice(np.array(robot._ref_joint_actuator_indexes))]
         self._eef_pos = data.site_xpos[self._site]
         self._eef_ori = data.site_xmat[self._site].reshape(3, 3)
         self._jac_pos, self._jac_ori = np.zeros((3, nv)), np.zeros((3, nv))
-        self._full_mass = np.zeros((nv, nv))
+        self._dofs, self._mass_index = dofs, _inertia_index(self._model, dofs)
+        self._inertia = data.qM
         dof = len(controller.qpos_index)
         self._j_pos = np.empty((3, dof), order=_order(controller.J_pos))
         self._j_ori = np.empty((3, dof), order=_order(controller.J_ori))
@@ -127,15 +142,20 @@ class OscController:
 
     def _read_state(self) -> None:
         mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
-        mujoco.mj_fullM(self._model, self._full_mass, self._data.qM)
-        joints = self._joints
+        gather(
+            self._jac_pos,
+            self._jac_ori,
+            self._inertia,
+            self._mass_index,
+            self._dofs,
+            self._j,
+            self._j_pos,
+            self._j_ori,
+            self._mass,
+        )
         self._pos, self._ori = self._eef_pos, self._eef_ori
         self._vel_pos = np.dot(self._jac_pos, self._qvel_all)
         self._vel_ori = np.dot(self._jac_ori, self._qvel_all)
-        self._j_pos[:] = self._jac_pos[:, joints]
-        self._j_ori[:] = self._jac_ori[:, joints]
-        self._j[:3], self._j[3:] = self._j_pos, self._j_ori
-        self._mass[:] = self._full_mass[joints, :][:, joints]
         self._q, self._v = self._qpos, self._qvel
 
     def _take_stock_state(self) -> None:

@@ -6,10 +6,35 @@ import numba
 import numpy as np
 
 from wpray.envs.libero_import import prepare
-from wpray.types import FloatArray
+from wpray.types import FloatArray, IntArray
 
 prepare()  # robosuite's import logs and LIBERO's configuration must be settled before either is imported
 from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error  # noqa: E402
+
+
+@numba.njit(cache=True)
+def gather(
+    jac_site_pos: FloatArray,
+    jac_site_ori: FloatArray,
+    mass_sparse: FloatArray,
+    mass_index: IntArray,
+    dofs: IntArray,
+    jac: FloatArray,
+    jac_pos: FloatArray,
+    jac_ori: FloatArray,
+    mass: FloatArray,
+) -> None:
+    """Copies the arm's columns of the site's Jacobians (3, nv), and its block of MuJoCo's sparse inertia, into `jac`
+    (6, 7), `jac_pos` and `jac_ori` (3, 7), `mass` (7, 7); the memory orders of these are the caller's.
+    """
+    for column in range(dofs.size):
+        dof = dofs[column]
+        for row in range(3):
+            jac[row, column] = jac_pos[row, column] = jac_site_pos[row, dof]
+            jac[row + 3, column] = jac_ori[row, column] = jac_site_ori[row, dof]
+        for row in range(dofs.size):
+            index = mass_index[row, column]
+            mass[row, column] = mass_sparse[index] if index >= 0 else 0.0
 
 
 @numba.njit(cache=True)
