@@ -57,6 +57,14 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_run_that_was_interrupted_before_its_first_outcome_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    merge(RunFolder(tmp_path))
+    assert (tmp_path / "episodes.parquet").exists()
+    with pytest.raises(BadInputError, match="no episode has finished"):
+        load(tmp_path)
+
+
 def test_videos_are_named_where_their_files_are(tmp_path: Path) -> None:
     write_run(tmp_path, [[True, False]])
     inside, outside = VideoFolder.of(tmp_path, None), VideoFolder.of(tmp_path, str(tmp_path / "elsewhere"))

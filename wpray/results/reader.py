@@ -69,10 +69,10 @@ def matrix(table: pa.Table, column: str) -> FloatArray:
 def _tables(path: Path) -> tuple[pa.Table, pa.Table]:
     parts, merged = RunFolder(path).parts(), path / "episodes.parquet"
     try:
+        if not parts and not (merged.exists() and pq.read_metadata(merged).num_rows):
+            raise BadInputError(f"{path}: no episode has finished yet; try again later")
         if merged.exists() and (not parts or pq.read_metadata(merged).num_rows == len(parts)):
             return _read(merged, EPISODE_SCHEMA), _read(path / "decisions.parquet", DECISION_SCHEMA)
-        if not parts:
-            raise BadInputError(f"{path}: no episode has finished yet; try again later")
         table = read_parts(parts)
         return episode_rows(table), decision_rows(table)
     except (pa.ArrowException, OSError, KeyError) as error:
