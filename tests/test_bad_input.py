@@ -70,6 +70,12 @@ def _contents(folder: Path) -> dict[str, bytes | None]:
         ([*FAKE, "--ray.env_cpus", "5000"], "ray.env_cpus"),
         ([*FAKE, "--polcy", "noop"], "did you mean --policy?"),
         ([*FAKE, "--policy", "nop"], "did you mean noop?"),
+        ([*FAKE, "--policy", "../x"], "policy: cannot import ../x"),
+        ([*FAKE, "--policy", ".x"], "policy: cannot import .x"),
+        ([*FAKE, "--policy", "wpray.launch"], "spec_of"),
+        ([*FAKE, "--ray.env_cpus", "0.00001"], "ray.env_cpus"),
+        ([*FAKE, "--ray.env_resources", "3"], "ray.env_resources"),
+        ([*FAKE, "--ray.env_resources", "{a: 1}"], "NAME=VALUE"),
         ([*FAKE, "--env.rendrer", "egl"], "did you mean --env.renderer?"),
         ([*FAKE, "--resume", "only"], "resume only"),
         ([*FAKE, "--resume", "only", "--output_dir", "nowhere"], "resume only"),
@@ -93,6 +99,8 @@ def test_bad_input_is_one_line_with_the_remedy_and_starts_nothing(
         ("num_env_actors: 3", "did you mean ray.num_env_actors?"),
         ("num_trials_per_task: -3", "num_trials_per_task"),
         ("env: 3", "env"),
+        ('output_dir: "a\\0b"', "output_dir: must be a file name"),
+        ('video_out_path: "a\\0b"', "video_out_path: must be a file name"),
         ("tasks: []", "tasks"),
         ("- fake", "must hold 'key: value' lines"),
     ],
@@ -180,6 +188,7 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(
 def test_a_file_in_the_folder_s_place_and_a_busy_folder_are_refused(run: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "choose another" in run(*FAKE, "--output_dir", "file")
+    assert "choose another output_dir or video_out_path" in run(*FAKE, "--video_out_path", "file/videos")
     busy = RunFolder(tmp_path / "busy")
     busy.open()
     assert "another driver is writing" in run(*FAKE, "--output_dir", "busy")

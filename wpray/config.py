@@ -9,7 +9,16 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 Auto = Literal["auto"]
 
@@ -32,6 +41,15 @@ def _expand_range(part: Any) -> list[Any]:
 
 
 TaskIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_expand_ranges)]
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must be a file name, which holds no NUL")
+    return text
+
+
+FilePath = Annotated[str, AfterValidator(_no_nul)]
 
 
 class _Group(BaseModel):
@@ -68,7 +86,7 @@ class RayConfig(_Group):
         "auto", description="environments at once; auto: from the cluster's CPUs and memory"
     )
     num_policy_actors: PositiveInt | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
-    env_cpus: PositiveFloat = Field(1.0, description="CPUs reserved for each env actor")
+    env_cpus: float = Field(1.0, ge=0.0001, le=1e6, description="CPUs reserved for each env actor")
     env_resources: dict[str, float] = Field(
         default_factory=dict, description="custom resources that each env actor needs, such as {env_node: 1}"
     )
@@ -136,7 +154,7 @@ class Config(_Group):
     num_steps_wait: int = Field(10, ge=0, le=1000, description="zero actions at the start while objects settle")
     num_parallel: PositiveInt | None = Field(None, description="environments at once (as ray.num_env_actors)")
     seed: int = Field(0, ge=0, lt=2**32, description="seeds every trial, with its own key")
-    output_dir: str | None = Field(
+    output_dir: FilePath | None = Field(
         None, description="result folder; default: a new one under runs/, or the unfinished one of the same config"
     )
     resume: Literal["never", "auto", "only"] = Field(
@@ -145,12 +163,12 @@ class Config(_Group):
     record: Literal["full", "light", "none"] = Field(
         "full", description="trajectories: with the simulator's full state, the robot's alone, or none"
     )
-    video_out_path: str | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
+    video_out_path: FilePath | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
 
-    vlm_checkpoint: str | None = Field(None, description="waypoint VLM: model directory or training step")
-    ae_checkpoint: str | None = Field(None, description="action expert: model directory or training step")
-    dataset_statistics_path: str | None = Field(None, description="dataset_statistics.json of the training data")
-    tokenizer_path: str | None = Field(
+    vlm_checkpoint: FilePath | None = Field(None, description="waypoint VLM: model directory or training step")
+    ae_checkpoint: FilePath | None = Field(None, description="action expert: model directory or training step")
+    dataset_statistics_path: FilePath | None = Field(None, description="dataset_statistics.json of the training data")
+    tokenizer_path: FilePath | None = Field(
         None, description="PaliGemma's tokenizer.model; default: found beside the checkpoint"
     )
     model_action_dim: PositiveInt = Field(32, le=4096, description="action width of the action expert")

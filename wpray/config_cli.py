@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from wpray.config import Config
 from wpray.errors import BadInputError
@@ -51,14 +51,23 @@ def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Co
     """
     parser = parser or launch_parser()
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
-    source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
-        _CliConfig, root_parser=parser, cli_parse_args=list(argv), formatter_class=argparse.HelpFormatter
-    )
-    given = source()
+    given = _given(argv, parser)
     before = ArgumentParser(add_help=False, allow_abbrev=False)
     before.add_argument("--config")
     path = before.parse_known_args(list(argv))[0].config
     return validate(_merge(read_yaml(Path(path)) if path else {}, given))
+
+
+def _given(argv: Sequence[str], parser: ArgumentParser) -> dict[str, Any]:
+    """What the command line says of the fields."""
+    try:
+        source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
+            _CliConfig, root_parser=parser, cli_parse_args=list(argv), formatter_class=argparse.HelpFormatter
+        )
+        return source()
+    except SettingsError as error:  # a list or mapping that cannot be taken apart
+        reason = " ".join(str(error).split())
+        raise BadInputError(f"{reason}; write a mapping as NAME=VALUE, a list as A,B (see --help)") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -90,7 +90,8 @@ def _check_writable(path: Path) -> list[Result]:
         with tempfile.TemporaryFile(dir=place):
             return [Result("output", "pass", f"{path} can be written")]
     except OSError as error:
-        return [Result("output", "fail", f"output_dir: cannot write to {place} ({error.strerror})", "choose another")]
+        remedy = "choose another output_dir or video_out_path"
+        return [Result("output", "fail", f"cannot write to {place} ({error.strerror})", remedy)]
 
 
 def _existing(path: Path) -> Path:

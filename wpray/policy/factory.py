@@ -38,10 +38,18 @@ def _module(name: str) -> ModuleType:
     if name in _BUILT_IN:
         return import_module(_BUILT_IN[name])
     if "." in name:
-        try:
-            return import_module(name)
-        except ModuleNotFoundError as error:
-            raise BadInputError(f"policy: cannot import {name} ({error}); install it or set PYTHONPATH") from error
+        return _users_own(name)
     near = difflib.get_close_matches(name, _BUILT_IN, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(_BUILT_IN)}"
     raise BadInputError(f"policy: unknown policy {name!r}; {hint} (or a module path with spec_of and build)")
+
+
+def _users_own(name: str) -> ModuleType:
+    try:
+        module = import_module(name)
+    except (ImportError, TypeError, ValueError) as error:  # the latter two: not a module's name at all
+        raise BadInputError(f"policy: cannot import {name} ({error}); install it or set PYTHONPATH") from error
+    missing = [function for function in ("spec_of", "build") if not hasattr(module, function)]
+    if missing:
+        raise BadInputError(f"policy: {name} has no {missing[0]}; a policy module has spec_of and build")
+    return module
