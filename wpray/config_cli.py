@@ -30,8 +30,12 @@ class ArgumentParser(argparse.ArgumentParser):
         """Turns argparse's complaint into one line."""
         found, _, rest = message.partition("unrecognized arguments: ")
         if not found and rest.startswith("--"):
-            raise BadInputError(unknown_key(rest.split()[0].lstrip("-").partition("=")[0], prefix="--"))
+            raise BadInputError(self._unknown(rest.split()[0].lstrip("-").partition("=")[0]))
         raise BadInputError(f"{message} (see --help)")
+
+    def _unknown(self, option: str) -> str:
+        own = [name[2:] for name in self._option_string_actions if name.startswith("--")]
+        return unknown_key(option, own, prefix="--")
 
 
 def launch_parser() -> ArgumentParser:
@@ -104,12 +108,11 @@ def field_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[s
             yield prefix + name
 
 
-def unknown_key(name: str, prefix: str = "") -> str:
-    """The one line for a key that no field has, naming the nearest one."""
-    names = list(field_names())
+def unknown_key(name: str, names: Sequence[str], prefix: str = "") -> str:
+    """The one line for a key that is none of `names`, naming the nearest one."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     near = near or [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]]
-    hint = f"did you mean {prefix}{near[0]}?" if near else "--help lists every field"
+    hint = f"did you mean {prefix}{near[0]}?" if near else "--help lists them all"
     return f"unknown key {prefix}{name}: {hint}"
 
 
@@ -154,7 +157,7 @@ def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"] if part not in ("int", "literal['auto']", "constrained-int"))
     if first["type"] == "extra_forbidden":
-        return unknown_key(name)
+        return unknown_key(name, list(field_names()))
     reason = first["msg"].removeprefix("Value error, ")
     if not name:
         return reason
