@@ -15,6 +15,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "config": set(),
+    "hardware": set(),
     "config_cli": {"config", "errors"},
     "trials": {"types", "errors"},
     "rollout": {"types", "envs.base", "policy.base", "errors"},

@@ -15,6 +15,7 @@ import ray
 from wpray.config import Config
 from wpray.envs.factory import FAKE_SUITE, list_tasks
 from wpray.errors import BadInputError
+from wpray.hardware import cores
 from wpray.quiet_ray import WORKER_DEFAULTS
 from wpray.types import Task
 
@@ -48,16 +49,14 @@ def start_ray(config: Config) -> None:
 def num_env_actors(config: Config, num_trials: int) -> int:
     """Environments at once: as configured, else what the nodes' CPUs and memory hold; never more than trials.
 
-    Raises BadInputError if not even one fits.
+    A cluster may grow to hold as many as are asked for; one machine does not. Raises BadInputError if none fits.
     """
     wanted, fitting = config.num_env_actors, env_actors_that_fit(config)
-    if wanted != "auto":
-        if fitting == 0 and config.ray.address is None:
-            raise _nothing_fits(config)
+    if wanted != "auto" and config.ray.address is not None:
         return min(wanted, num_trials)
     if fitting == 0:
         raise _nothing_fits(config)
-    return min(fitting, num_trials)
+    return min(fitting if wanted == "auto" else wanted, fitting, num_trials)
 
 
 def env_actors_that_fit(config: Config) -> int:
@@ -121,12 +120,11 @@ def _join_options(address: str) -> dict[str, Any]:
 
 def _local_options(config: Config) -> dict[str, Any]:
     """Workers inherit this process's environment: a runtime_env would cost a second for each actor."""
-    cores = len(os.sched_getaffinity(0))
     asked = 0 if config.num_env_actors == "auto" else config.num_env_actors * config.ray.env_cpus
     return {
         "address": "local",
         "include_dashboard": False,
-        "num_cpus": max(cores, int(asked + 0.999)),
+        "num_cpus": max(cores(), int(asked + 0.999)),
         "object_store_memory": _OBJECT_STORE,
         "resources": dict.fromkeys([*config.ray.policy_resources, *config.ray.env_resources], _PLENTY),
     }

@@ -17,6 +17,7 @@ from wpray.config import Config
 from wpray.doctor.resources import free_memory
 from wpray.envs.factory import FAKE_SUITE, list_tasks
 from wpray.errors import BadInputError
+from wpray.hardware import cores
 from wpray.output import check_what_is_there, choose_folder
 from wpray.planning import Forecast, Layout, Speeds, forecast
 from wpray.policy.factory import policy_spec
@@ -131,11 +132,11 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
     """The actors that the run would have here; on a cluster with `auto`, those that balance one policy actor."""
     asked = config.ray.num_policy_actors
     policies = asked if asked != "auto" else 1 if config.ray.address or not num_gpus else max(1, _gpus_here())
-    notes, cores = [], None
+    notes, here = [], None
     wanted = config.num_env_actors
     if config.ray.address is None:
-        cores = len(os.sched_getaffinity(0))
-        envs = wanted if wanted != "auto" else _fitting(config, cores)
+        here = cores()
+        envs = wanted if wanted != "auto" else _fitting(config, here)
         if num_gpus and not _gpus_here():
             notes.append("No GPU was found here: the policy would compute on the CPU, slower than these figures.")
     elif wanted != "auto":
@@ -144,13 +145,13 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
         whole = forecast(1, speeds, Layout(1, policies, config.ray.env_cpus, num_gpus))
         envs = whole.env_actors_to_balance or 1
         notes.append("The cluster's nodes are not asked: these are the env actors that its policy actors would need.")
-    return Layout(envs, policies, config.ray.env_cpus, num_gpus, cores), notes
+    return Layout(envs, policies, config.ray.env_cpus, num_gpus, here), notes
 
 
-def _fitting(config: Config, cores: int) -> int:
+def _fitting(config: Config, here: int) -> int:
     free = free_memory()
     each = (_FAKE_GIB if config.task_suite == FAKE_SUITE else config.env.memory_gb) * 2**30
-    by_cpu = int(cores / config.ray.env_cpus)
+    by_cpu = int(here / config.ray.env_cpus)
     return max(1, by_cpu if free is None else min(by_cpu, int(free / each)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from wpray.config import Config
 from wpray.doctor.result import Result
 from wpray.envs.factory import FAKE_SUITE
+from wpray.hardware import cores, memory_left
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
@@ -26,7 +26,6 @@ def check_memory(config: Config) -> list[Result]:
     if free is None or config.task_suite == FAKE_SUITE or config.ray.address is not None:
         return []
     each, wanted = config.env.memory_gb, config.num_env_actors
-    cores = len(os.sched_getaffinity(0))
     text = f"{free / _GIB:.1f} GiB of memory are free, one environment needs {each:g} GiB"
     if free < each * _GIB:
         return [Result("memory", "fail", text, "close something or lower env.memory_gb")]
@@ -34,17 +33,16 @@ def check_memory(config: Config) -> list[Result]:
     if wanted != "auto" and wanted > fitting:
         remedy = f"set ray.num_env_actors (num_parallel) to {fitting}"
         return [Result("memory", "warn", f"{text}: room for {fitting}, {wanted} are asked for", remedy)]
-    if wanted != "auto" and wanted > cores:
-        remedy = f"{cores} would be as fast"
-        return [Result("memory", "warn", f"{text}; {wanted} environments share {cores} cores", remedy)]
-    return [Result("memory", "pass", f"{text}: room for {fitting}, on {cores} cores")]
+    if wanted != "auto" and wanted > cores():
+        remedy = f"{cores()} would be as fast"
+        return [Result("memory", "warn", f"{text}; {wanted} environments share {cores()} cores", remedy)]
+    return [Result("memory", "pass", f"{text}: room for {fitting}, on {cores()} cores")]
 
 
 def check_cores(config: Config) -> list[Result]:
     """A core for one environment at least; Ray would wait for ever."""
-    cores = len(os.sched_getaffinity(0))
-    if config.ray.address is None and config.num_env_actors == "auto" and config.ray.env_cpus > cores:
-        text = f"ray.env_cpus: {config.ray.env_cpus:g} CPUs asked for each env actor, this machine has {cores}"
+    if config.ray.address is None and config.num_env_actors == "auto" and config.ray.env_cpus > cores():
+        text = f"ray.env_cpus: {config.ray.env_cpus:g} CPUs asked for each env actor, this machine has {cores()}"
         return [Result("cores", "fail", text, "lower it, or give ray.num_env_actors")]
     return []
 
@@ -70,13 +68,14 @@ def check_disk(config: Config) -> list[Result]:
 
 
 def free_memory() -> int | None:
-    """Bytes that new processes can use, None where the system does not tell."""
+    """Bytes that new processes can use, within a container's limit; None where the system does not tell."""
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:
         return None
     found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if found is None else int(found) * 1024
+    known = [None if found is None else int(found) * 1024, memory_left()]
+    return min((free for free in known if free is not None), default=None)
 
 
 def _outputs(config: Config) -> list[Path]:

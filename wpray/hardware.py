@@ -1,0 +1,63 @@
+"""What this process may use of its machine: a container, or a job of a scheduler, may be given only a part of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+# Files of a control group in either version: limit, use, and what of the use is cache that the kernel gives back.
+_MEMORY = (
+    ("memory.max", "memory.current", "inactive_file "),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+)
+
+
+def cores() -> int:
+    """CPUs of this process, at least 1: those that it may run on, or fewer if its share of time is limited."""
+    present = len(os.sched_getaffinity(0))
+    shares = [share for group in _own_groups("cpu") if (share := _share(group)) is not None]
+    return max(1, int(min([present, *shares])))
+
+
+def memory_left() -> int | None:
+    """Bytes that a limit on this process's group leaves to it; None if there is no limit."""
+    left = [bytes_ for group in _own_groups("memory") if (bytes_ := _left(group)) is not None]
+    return min(left, default=None)
+
+
+def _own_groups(controller: str) -> Iterator[Path]:
+    """The folders of this process's control group and of those above it, as far as they can be seen from here."""
+    for line in _read(_OWN).splitlines():
+        number, names, path = line.split(":", 2)
+        if controller not in names.split(",") and number != "0":
+            continue
+        root = _GROUPS if number == "0" else _GROUPS / controller
+        group = Path(path)
+        for place in (group, *group.parents):
+            yield root / place.relative_to("/")
+
+
+def _share(group: Path) -> float | None:
+    quota, _, period = _read(group / "cpu.max").strip().partition(" ")
+    if not period:
+        quota, period = (_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else None
+
+
+def _left(group: Path) -> int | None:
+    for limit, used, cache in _MEMORY:
+        allowed = _read(group / limit).strip()
+        if allowed.isdecimal():
+            cached = next((line for line in _read(group / "memory.stat").splitlines() if line.startswith(cache)), "0")
+            return max(0, int(allowed) - int(_read(group / used) or 0) + int(cached.split()[-1]))
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
