@@ -59,7 +59,7 @@ def evaluate(config: Config) -> int:
 
     Raises BadInputError before any actor starts, RunStoppedError when the run had to stop.
     """
-    facts = check_machine(config)
+    facts, odd = check_machine(config)
     # Listed first where that is cheap: a misspelt suite is not the policy's fault.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
     spec = policy_spec(config)
@@ -73,6 +73,8 @@ def evaluate(config: Config) -> int:
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts)
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
+        for line in odd:
+            _LOG.warning("%s", line)
         finished = folder.finished()
         todo = remaining(trials, finished)
         if info.resumed:

@@ -136,7 +136,7 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
     wanted = config.num_env_actors
     if config.ray.address is None:
         here = cores()
-        envs = wanted if wanted != "auto" else _fitting(config, here)
+        envs = _fitting(config, here)
         if num_gpus and not _gpus_here():
             notes.append("No GPU was found here: the policy would compute on the CPU, slower than these figures.")
     elif wanted != "auto":
@@ -151,8 +151,9 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
 def _fitting(config: Config, here: int) -> int:
     free = free_memory()
     each = (_FAKE_GIB if config.task_suite == FAKE_SUITE else config.env.memory_gb) * 2**30
-    by_cpu = int(here / config.ray.env_cpus)
-    return max(1, by_cpu if free is None else min(by_cpu, int(free / each)))
+    wanted = config.num_env_actors
+    most = int(here / config.ray.env_cpus) if wanted == "auto" else wanted
+    return max(1, most if free is None else min(most, int(free / each)))
 
 
 def _gpus_here() -> int:
