@@ -109,6 +109,8 @@ def test_disk_and_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50_000_000))
     full = only(resources.check_disk(config))
     assert (full.status, full.remedy) == ("fail", "set record: light, or output_dir on a larger disk")
+    _, odd = check_machine(config.model_copy(update={"task_suite": "fake"}))
+    assert [line for line in odd if "48 MiB free, at most" in line], "launch starts, and pauses when the disk is full"
     light = config.model_copy(update={"record": "none", "video": config.video.model_copy(update={"mode": "none"})})
     assert only(resources.check_disk(light)).status == "pass"
     assert only(resources.check_output(Config(output_dir="/proc/run"))).status == "fail"

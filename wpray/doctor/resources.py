@@ -60,8 +60,7 @@ def check_disk(config: Config) -> list[Result]:
     if config.video.mode != "none":
         needed += min(episodes, config.video.max_count) * _VIDEO_BYTES
     free = shutil.disk_usage(_existing(_outputs(config)[0])).free
-    size = f"{needed / _GIB:.1f} GiB" if needed > _GIB else f"{needed / 2**20:.0f} MiB"
-    text = f"{free / _GIB:.1f} GiB free, at most {size} for {episodes} episodes (record {config.record})"
+    text = f"{_size(free)} free, at most {_size(needed)} for {episodes} episodes (record {config.record})"
     if free > needed:
         return [Result("disk", "pass", text)]
     return [Result("disk", "fail", text, "set record: light, or output_dir on a larger disk")]
@@ -76,6 +75,10 @@ def free_memory() -> int | None:
     found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
     known = [None if found is None else int(found) * 1024, memory_left()]
     return min((free for free in known if free is not None), default=None)
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes > _GIB else f"{num_bytes / 2**20:.0f} MiB"
 
 
 def _outputs(config: Config) -> list[Path]:
