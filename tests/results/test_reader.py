@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_videos_are_named_where_their_files_are(tmp_path: Path) -> None:
     run = load(tmp_path)
     assert run.video(run.episodes["video_path"][1].as_py()) == outside.path / "rollout_move_the_cube_0_t1_failure.mp4"
     assert run.video(None) is None
+
+
+def test_in_a_folder_of_several_runs_an_older_video_is_another_run_s(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False]])
+    shared, row = VideoFolder.of(tmp_path, str(tmp_path / "shared")), load(tmp_path).episodes.to_pylist()[1]
+    assert not shared.has(row)
+    shared.path.mkdir()
+    video = shared.path / "rollout_move_the_cube_0_t1_failure.mp4"
+    video.write_bytes(b"")
+    assert shared.has(row)
+    os.utime(video, times=(0, row["ended_at"].timestamp() - 1))
+    assert not shared.has(row)  # so it is rendered anew
+    merge(RunFolder(tmp_path), shared)
+    assert load(tmp_path).episodes["video_path"].to_pylist() == [None, None]
 
 
 def test_duckdb_pandas_and_polars_open_the_tables_without_options(tmp_path: Path) -> None:

@@ -29,11 +29,20 @@ class VideoFolder:
         path = Path(video_out_path).absolute()
         return cls(path, str(path))
 
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Whether an episode's video is here. In a folder of several runs, one older than the episode is another's."""
+        try:
+            written = (self.path / video_name(row)).stat().st_mtime
+        except OSError:
+            return False
+        return self.recorded_as == _DEFAULT or written >= row["ended_at"].timestamp()
+
     def named_in(self, episodes: pa.Table) -> pa.Table:
         """`episodes` with `video_path` set for those whose file is here, null for the others."""
         here = {entry.name for entry in self.path.glob("*.mp4")}
-        names = [video_name(row) for row in episodes.select(["task_name", "trial", "status"]).to_pylist()]
-        paths = [f"{self.recorded_as}/{name}" if name in here else None for name in names]
+        rows = episodes.select(["task_name", "trial", "status", "ended_at"]).to_pylist()
+        names = [name if (name := video_name(row)) in here and self.has(row) else None for row in rows]
+        paths = [f"{self.recorded_as}/{name}" if name else None for name in names]
         index = episodes.schema.get_field_index("video_path")
         return episodes.set_column(index, episodes.schema.field(index), pa.array(paths, type=pa.string()))
 

@@ -77,7 +77,7 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
         return
     run = load(folder.path)
     chosen = choose(run.episodes.to_pylist(), config.video.mode, config.video.max_count)
-    rows = [row for row in chosen if not (videos.path / video_name(row)).exists()]
+    rows = [row for row in chosen if not videos.has(row)]
     if not rows:
         return
     console.print(f"Rendering {len(rows)} videos (Ctrl-C skips them)", highlight=False)
