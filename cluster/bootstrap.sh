@@ -91,15 +91,23 @@ stamp_name() { # what an installation depends on; a change of it installs again
     { cat "$root/pyproject.toml"; echo "$1"; "$venv/bin/python" --version; } | sha256sum | cut -c1-16
 }
 
+is_installed() { # with this extra, or with one that includes it
+    local extra larger=(dev)
+    [ -n "$1" ] || larger+=(vla rlds)
+    for extra in "$1" "${larger[@]}"; do
+        [ -e "$venv/.wpray-$(stamp_name "$extra")" ] && return
+    done
+    return 1
+}
+
 install_project() {
-    local extra=$1 stamp
-    stamp=$venv/.wpray-$(stamp_name "$extra")
-    [ -e "$stamp" ] && return
+    local extra=$1
+    is_installed "$extra" && return
     say "installing wpray${extra:+[$extra]} and what it needs; this happens once"
     pip_install --upgrade pip || say "pip could not be upgraded; going on with the one that is here"
     case $extra in *vla* | *dev*) install_torch ;; esac
     pip_install --editable "$root${extra:+[$extra]}" || die "pip failed; see its message above"
-    touch "$stamp"
+    touch "$venv/.wpray-$(stamp_name "$extra")"
 }
 
 setup() {

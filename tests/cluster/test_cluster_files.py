@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -108,3 +109,24 @@ def test_bootstrap_names_the_interpreters_it_can_use() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "WPRAY_PYTHON" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.libero
+def test_bootstrap_installs_nothing_a_second_time_nor_what_a_larger_set_up_holds(tmp_path: Path) -> None:
+    log, python = tmp_path / "log", tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo Python 3.12.0 || echo "$*" >> {log}\n')
+    python.chmod(0o755)
+
+    def calls(*arguments: str) -> list[str]:
+        log.write_text("")
+        command = ["bash", str(CLUSTER / "bootstrap.sh"), *arguments]
+        subprocess.run(command, check=True, env=os.environ | {"WPRAY_VENV": str(tmp_path / "venv")}, timeout=60)
+        return log.read_text().splitlines()
+
+    assert any("--editable" in call for call in calls("setup", "rlds"))
+    assert any("--editable" in call for call in calls("launch", "--vlm_checkpoint", "x"))
+    assert calls("launch", "--seed", "1") == ["-m wpray.launch --seed 1"]
+    assert any("--editable" in call for call in calls("test"))
+    for again in (("test",), ("setup", "vla"), ("dataset_stats", "x"), ("launch",), ("node",)):
+        assert not any("pip" in call for call in calls(*again)), again
