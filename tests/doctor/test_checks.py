@@ -255,6 +255,21 @@ def test_more_trials_than_initial_states_fail_the_suite_check() -> None:
     assert "at most 50" in only(simulator.check_suite(Config(num_trials_per_task=51))).remedy
 
 
+@pytest.mark.libero
+def test_a_task_that_the_suite_lacks_fails_the_suite_check() -> None:
+    assert "no task 12" in only(carry_out("suite", simulator.check_suite, Config(tasks=[3, 12]))).text
+    assert "libero_object: 2 tasks" in only(simulator.check_suite(Config(tasks=[3, 7]))).message
+
+
+def test_a_policy_that_does_not_exist_or_cannot_act_in_the_suite_is_a_failure() -> None:
+    def found(policy: str) -> Result:
+        return only(carry_out("policy", models.check_policy, Config(policy=policy, task_suite="libero_goal")))
+
+    assert found("noop").text == "noop"
+    assert "libero_object only" in found("scripted").text
+    assert (found("nop").status, found("scripted").status) == ("fail", "fail")
+
+
 @pytest.mark.ray
 def test_the_command_prints_a_line_a_check_and_its_exit_code_says_whether_one_failed(tmp_path: Path) -> None:
     def doctor(*argv: str) -> subprocess.CompletedProcess[str]:

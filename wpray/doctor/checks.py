@@ -29,6 +29,7 @@ _THOROUGH: tuple[tuple[str, Check], ...] = (
     ("rendering", simulator.check_rendering),
     ("LIBERO import", simulator.check_libero_import),
     ("suite", simulator.check_suite),
+    ("policy", models.check_policy),
     ("MuJoCo", simulator.check_mujoco),
 )
 # Without the first, the second can only fail for the same reason.
@@ -37,6 +38,7 @@ _NEEDS = {
     "LIBERO files": {"LIBERO"},
     "LIBERO import": {"LIBERO", "OpenGL", "rendering"},
     "suite": {"LIBERO", "OpenGL", "rendering"},
+    "policy": {"suite", "models", "statistics", "tokenizer"},
     "MuJoCo": {"LIBERO", "OpenGL", "rendering", "LIBERO import"},
     "trials": {"LIBERO", "OpenGL", "rendering", "LIBERO import"},
 }

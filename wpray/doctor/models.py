@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wpray.config import Config
 from wpray.doctor.result import Result
+from wpray.policy.factory import policy_spec
 from wpray.policy.statistics import load_scaling
 
 _GIB = 2**30
@@ -64,6 +65,13 @@ def check_tokenizer(config: Config) -> list[Result]:
     path = find_tokenizer(Path(config.tokenizer_path) if config.tokenizer_path else None, beside)
     tokenizer = load_tokenizer(path, small=weights.is_synthetic(config))
     return [Result("tokenizer", "pass", f"{path}: {tokenizer.vocab_size()} pieces")]
+
+
+def check_policy(config: Config) -> list[Result]:
+    """Whether there is such a policy, and it can act in the suite."""
+    spec = policy_spec(config)
+    told = ", which is told where the objects are" if spec.privileged else ""
+    return [Result("policy", "pass", f"{config.policy}{told}")]
 
 
 def check_nodes_have_files(config: Config) -> list[Result]:

@@ -19,6 +19,7 @@ from wpray.config import Config
 from wpray.doctor.result import Result, Status
 from wpray.envs import gl, tasks
 from wpray.envs.factory import FAKE_SUITE
+from wpray.trials import select_tasks
 
 _TIMEOUT_S = 300
 _MUJOCO = "run: pip install mujoco==3.3.2"
@@ -101,7 +102,7 @@ def check_suite(config: Config) -> list[Result]:
     """The suite's tasks, their problem files and their initial states."""
     if config.task_suite == FAKE_SUITE:
         return []
-    known = tasks.list_tasks(config.task_suite, config.env.max_steps)
+    known = select_tasks(tasks.list_tasks(config.task_suite, config.env.max_steps), config.tasks)
     for task in known:
         states = tasks.initial_states(task.suite, task.task_id)
         file = tasks.bddl_file(task.suite, task.task_id)
