@@ -82,9 +82,13 @@ class Driver:
         tally: Tally,
         watcher: Watcher,
         note_files: Callable[[dict[str, str]], None],
+        verify_files: bool = False,
     ) -> None:
-        """`note_files` takes the SHA-256 by path of what the policy was loaded from."""
-        self._note_files = note_files
+        """`note_files` takes the SHA-256 by path of what the policy was loaded from.
+
+        `verify_files`: it knows those of earlier results, so no trial is handed out before they were compared.
+        """
+        self._note_files, self._verify_files = note_files, verify_files
         self._context, self._crew, self._pool = context, crew, crew.pool
         self._folder, self._tally, self._watcher = folder, tally, watcher
         self._errors = ErrorBook(context.config.retry.max_error_share)
@@ -138,7 +142,7 @@ class Driver:
 
     def _hand_out(self) -> None:
         """Nobody idles while there is work; scenes compile and objects settle while the policy still loads."""
-        while self._idle:
+        while self._idle and (self._hashes_are_known or not self._verify_files):
             assignment = self._scheduler.next_for(self._idle[-1])
             if assignment is None:
                 return

@@ -98,7 +98,8 @@ def _carry_out(run: _Run, console: Console) -> Stop | None:
     crew = Crew(events, replicas, Pool(context, replicas.handles, events))
     try:
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
-            driver = Driver(context, crew, run.folder, run.tally, shown, run.info.add_files)
+            info = run.info
+            driver = Driver(context, crew, run.folder, run.tally, shown, info.add_files, info.knows_files)
             with _ctrl_c(driver, events):
                 driver.run(Scheduler(run.todo, config.retry.max_attempts), num_workers)
             if driver.stop is not None and driver.stop.at_once:

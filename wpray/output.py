@@ -14,7 +14,7 @@ from wpray import provenance
 from wpray.actors import Host
 from wpray.config import Config, fingerprint, outcome_fields
 from wpray.errors import BadInputError
-from wpray.results.writer import RunFolder, safe_name
+from wpray.results.writer import DiskFullError, RunFolder, safe_name
 
 _ROOT = Path("runs")
 
@@ -86,14 +86,21 @@ class RunInfo:
             entry = known.setdefault(host.name, {"versions": host.versions, "renderer": None})
             entry["renderer"] = host.renderer or entry["renderer"]
 
+    @property
+    def knows_files(self) -> bool:
+        """Whether results are there that files of known content have led to."""
+        return bool(self.data.get("policy_files"))
+
     def add_files(self, hashes: Mapping[str, str]) -> None:
-        """Notes the SHA-256 of the policy's files. Raises BadInputError if the run was begun with others."""
+        """Writes down the SHA-256 of the policy's files. Raises BadInputError if the run was begun with others."""
         known = self.data.setdefault("policy_files", {})
         for path, digest in hashes.items():
             if known.setdefault(path, digest) != digest:
                 raise BadInputError(
                     f"{path} has changed since the run in {self.folder.path} began; choose another output_dir"
                 )
+        with contextlib.suppress(DiskFullError):  # the run goes on, or says so itself
+            self.save("running")
 
     def save(self, state: str, reason: str | None = None) -> None:
         """Writes run.json; `state` is running, finished or stopped (for `reason`)."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from wpray.actors import Attempt, Host, RunContext
 from wpray.config import Config
 from wpray.driver import Crew, Driver
 from wpray.envs.fake import fake_tasks
+from wpray.errors import BadInputError
 from wpray.events import Event, Failure, Finished, Lost, PolicyFiles, PolicyReady, Ready
+from wpray.output import RunInfo
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -54,14 +60,21 @@ class Stage:
         self.written.append(episode)
 
 
-def _play(script: Sequence[Event], trials: Sequence[Trial] = (TRIAL,), workers: int = 1) -> tuple[Stage, Driver]:
+def _play(
+    script: Sequence[Event],
+    trials: Sequence[Trial] = (TRIAL,),
+    workers: int = 1,
+    note_files: Callable[[Stage, dict[str, str]], None] | None = None,
+) -> tuple[Stage, Driver]:
     stage = Stage([*script])
     crew = SimpleNamespace(pool=stage, replicas=stage, next_event=stage.next_event)
     watcher = SimpleNamespace(episode=lambda *_: None, tick=lambda *_: None)
     tally = Tally.planned([(TASK, len(trials))])
     context = RunContext("run", Config(task_suite="fake"), b"key")
     folder = cast(RunFolder, stage)
-    driver = Driver(context, cast(Crew, crew), folder, tally, cast(Any, watcher), lambda _: None)
+    verify = note_files is not None
+    note = partial(note_files, stage) if note_files else lambda _: None
+    driver = Driver(context, cast(Crew, crew), folder, tally, cast(Any, watcher), note, verify)
     driver.run(Scheduler(trials, max_attempts=3), workers)
     return stage, driver
 
@@ -127,3 +140,33 @@ def test_a_request_that_kills_the_policy_costs_its_own_trial_only() -> None:
 def _failed(assignment: Assignment, life: str, kind: str = "RuntimeError") -> Finished:
     row = _episode(assignment.trial, error=f"{kind}: boom")
     return Finished(assignment, Attempt(row, "policy", kind, 0, life))
+
+
+def test_a_changed_checkpoint_is_found_before_a_trial_is_handed_out() -> None:
+    """Results that an earlier checkpoint led to are not mixed with those of another in its place."""
+
+    def refuse(stage: Stage, hashes: dict[str, str]) -> None:
+        assert stage.submitted == []
+        raise BadInputError(f"{hashes} has changed")
+
+    with pytest.raises(BadInputError, match="has changed"):
+        _play([PolicyReady(0, HOST, 0.0), Ready("env-0", HOST), PolicyFiles({"model": "other"})], note_files=refuse)
+
+
+def test_the_same_checkpoint_goes_on_once_it_was_compared() -> None:
+    done = Finished(Assignment(TRIAL, 1, "env-0"), Attempt(_episode()))
+    script = [PolicyReady(0, HOST, 0.0), Ready("env-0", HOST), PolicyFiles({"model": "same"}), done]
+    stage, _ = _play(script, note_files=lambda stage, hashes: None)
+    assert len(stage.written) == 1
+
+
+def test_what_the_policy_was_loaded_from_is_known_after_a_kill(tmp_path: Path) -> None:
+    config, folder = Config(task_suite="fake"), RunFolder(tmp_path)
+    info = RunInfo.read_or_new(config, folder, "run", {})
+    assert not info.knows_files
+    info.add_files({"model": "one", "statistics": "two"})
+    again = RunInfo.read_or_new(config, folder, "run", {})
+    assert again.knows_files
+    again.add_files({"model": "one"})
+    with pytest.raises(BadInputError, match="statistics has changed since the run"):
+        again.add_files({"statistics": "three"})

@@ -265,6 +265,13 @@ def test_wrong_files_are_one_line(synthetic_folder: Path, changes: dict[str, str
     assert "\n" not in str(raised.value)
 
 
+def test_it_says_what_its_answers_come_from(synthetic_folder: Path) -> None:
+    """A run notes their content, and does not go on with others: statistics and tokenizer change answers, too."""
+    given = yaml.safe_load((synthetic_folder / "config.yaml").read_text())
+    names = [str(path.relative_to(synthetic_folder)) for path in waypoint_vla.build(Config.model_validate(given)).files]
+    assert names == ["vlm/model.safetensors", "ae/model.safetensors", "dataset_statistics.json", "tokenizer.model"]
+
+
 def test_real_weights_need_the_real_tokenizer(synthetic_folder: Path, tmp_path: Path) -> None:
     """A checkpoint that is not marked as synthetic is not read with a small vocabulary."""
     from safetensors.torch import load_file, save_file

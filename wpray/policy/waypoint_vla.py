@@ -70,7 +70,7 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
         dict(expert_file.tensors(device, config.precision)), expert_config, graphs=config.torch_compile
     )
     policy = WaypointVlaPolicy(config, vlm, expert, encoder, scaling, noise or _own_noise)
-    policy.files = (vlm_file.path, expert_file.path)
+    policy.files = (vlm_file.path, expert_file.path, Path(config.dataset_statistics_path), _tokenizer(config))
     if device.type == "cuda" and config.torch_compile:
         policy.capture()
     return policy
@@ -235,10 +235,13 @@ def _own_noise(request: Request, shape: tuple[int, ...]) -> Float32Array:
 
 
 def _encoder(config: Config, vlm_file: Checkpoint) -> PromptEncoder:
+    return PromptEncoder(load_tokenizer(_tokenizer(config), small=vlm_file.synthetic), config.max_token_len)
+
+
+def _tokenizer(config: Config) -> Path:
     assert config.vlm_checkpoint and config.ae_checkpoint
     path = Path(config.tokenizer_path) if config.tokenizer_path else None
-    found = find_tokenizer(path, [Path(config.vlm_checkpoint), Path(config.ae_checkpoint)])
-    return PromptEncoder(load_tokenizer(found, small=vlm_file.synthetic), config.max_token_len)
+    return find_tokenizer(path, [Path(config.vlm_checkpoint), Path(config.ae_checkpoint)])
 
 
 def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> None:
