@@ -150,6 +150,18 @@ def _check_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads((folder / "out" / "run.json").read_text())["state"] == "finished"
 
 
+def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wpray.launch", *FAKE, "--tasks", "0-3", "--output_dir", "out"]
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=_environ(tmp_path)
+    )
+    assert run.stdout is not None and run.stderr is not None
+    assert b"4 episodes" in run.stdout.readline()
+    run.stdout.close()
+    assert (run.stderr.read(), run.wait(120)) == (b"", 0)
+    assert len(_rows(tmp_path)) == 4
+
+
 def test_on_a_terminal_a_run_is_shown_live_and_ends_in_a_table(tmp_path: Path) -> None:
     shown, returncode = _run_on_a_terminal(
         [sys.executable, "-m", "wpray.launch", *FAKE, "--tasks", "0-3", "--output_dir", "out"], tmp_path

@@ -43,6 +43,15 @@ def logging_to(path: Path, console: Console) -> Iterator[None]:
         _LOG.propagate = before[1]
 
 
+class RunConsole(Console):
+    """Where a run speaks to a person."""
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read has left, as `| head` does: the run goes on in silence, where rich would end it."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 class RunDisplay:
     """Shows a run's progress; a context manager around the driver's loop."""
 

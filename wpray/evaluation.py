@@ -63,7 +63,7 @@ def evaluate(config: Config) -> int:
     # Listed first where that is cheap: a misspelt suite is not the policy's fault.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
     spec = policy_spec(config)
-    console = Console(soft_wrap=True)
+    console = display.RunConsole(soft_wrap=True)
     with contextlib.ExitStack() as stack:
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
