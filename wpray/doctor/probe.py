@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,9 +21,10 @@ _SETTLING = 250  # physics steps: the ten wait steps of an episode
 
 def render(renderer: str) -> dict[str, Any]:
     """Renders one frame of a red ball; says with what."""
-    from wpray.envs import gl
+    from wpray.envs import egl_devices, gl
 
     gl.prepare("egl" if renderer == "egl" else "osmesa")
+    egl_devices.settle()
     import mujoco
 
     model = mujoco.MjModel.from_xml_string(_FRAME)
@@ -38,6 +40,7 @@ def render(renderer: str) -> dict[str, Any]:
         name = bytes(glGetString(GL_RENDERER) or b"?").decode(errors="replace")
     return {
         "renderer": name,
+        "device": os.environ.get("MUJOCO_EGL_DEVICE_ID"),
         "seconds": seconds,
         "red": float(image[..., 0].mean()),
         "blue": float(image[..., 2].mean()),

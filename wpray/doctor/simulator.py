@@ -79,11 +79,10 @@ def check_rendering(config: Config) -> list[Result]:
     text = f"{where}: a frame in {1000 * values['seconds']:.0f} ms"
     if renderer == "osmesa":
         return [Result("rendering", "pass", text)]
-    device = os.environ.get("MUJOCO_EGL_DEVICE_ID") or gl.egl_device() or "0"
     if "llvmpipe" in where or "softpipe" in where:
         remedy = "mount the GPU's driver files, or env.renderer: osmesa"
         return [Result("rendering", "warn", f"{text}, which is no GPU", remedy)]
-    return [Result("rendering", "pass", f"{text}; EGL device {device}, first of those that this process may use")]
+    return [Result("rendering", "pass", f"{text}; EGL device {values['device'] or 'as it comes'}")]
 
 
 def check_libero_import(config: Config) -> list[Result]:

@@ -1,6 +1,7 @@
 """Which OpenGL library renders the cameras, and the environment variables that make MuJoCo use it.
 
 Call `prepare` before MuJoCo or robosuite is imported: both read these variables at import. What the user set stays.
+On which GPU EGL renders is egl_devices.py's matter.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
-import subprocess
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Literal
@@ -55,7 +55,7 @@ def resolve(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
 
 
 def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what MuJoCo, robosuite and their libraries read at import: renderer, EGL device, one thread each.
+    """Sets what MuJoCo, robosuite and their libraries read at import: renderer, one thread each.
 
     Only the two renderer variables are overwritten: they must agree, and `choose` has heeded them.
     """
@@ -66,34 +66,6 @@ def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) 
     environ.setdefault("PYTHONFAULTHANDLER", "1")
     if renderer == "egl":
         _point_to_vendor(environ)
-        device = egl_device(environ)
-        if device is not None:
-            environ.setdefault("MUJOCO_EGL_DEVICE_ID", device)
-
-
-def egl_device(environ: Mapping[str, str] = os.environ) -> str | None:
-    """EGL's index of the first GPU in CUDA_VISIBLE_DEVICES; None if nothing restricts the GPUs.
-
-    CUDA orders GPUs by speed unless CUDA_DEVICE_ORDER says otherwise, EGL by PCI bus id; a GPU may be named by index or
-    UUID. `nvidia-smi` lists by PCI bus id, as EGL does.
-    """
-    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if not visible:
-        return None
-    if visible.isdecimal():
-        return visible
-    rows = _query_gpus()
-    return next((index for index, uuid in rows if uuid.startswith(visible)), None)
-
-
-def _query_gpus() -> list[tuple[str, str]]:
-    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    pairs = (line.split(",") for line in done.stdout.splitlines() if "," in line)
-    return [(index.strip(), uuid.strip()) for index, uuid in pairs]
 
 
 def _has_nvidia_egl() -> bool:

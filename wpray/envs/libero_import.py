@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -53,8 +54,19 @@ def package_root() -> Path:
 def load(name: str) -> ModuleType:
     """Imports a module of LIBERO or robosuite; what they print at import is not shown."""
     prepare()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _without("CUDA_VISIBLE_DEVICES"):
         return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """Hides an environment variable: robosuite's import demands that EGL's number of a GPU be one of CUDA's."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 def _paths(root: Path) -> dict[str, str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from wpray.envs.libero_import import prepare
+from wpray.envs.libero_import import load
 from wpray.types import FloatArray, IntArray
 
-prepare()  # robosuite's import logs and LIBERO's configuration must be settled before either is imported
-from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error  # noqa: E402
+_control = load("robosuite.utils.control_utils")
+nullspace_torques, opspace_matrices = _control.nullspace_torques, _control.opspace_matrices
+orientation_error = _control.orientation_error
 
 
 @numba.njit(cache=True)

@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 from PIL import Image
 
+from wpray.envs import egl_devices
 from wpray.envs.libero_import import load
 from wpray.types import POLICY_IMAGE_SIZE, ImageArray
 
@@ -25,6 +26,7 @@ class SceneRenderer:
     def __init__(self, env: Any) -> None:
         """Makes a GL context for `env` (a second or two). Raises what the GL library raises if it does not work."""
         binding = load("robosuite.utils.binding_utils")
+        egl_devices.settle()
         self._model = env.sim.model
         self._pose = binding.MjData(self._model)
         self._context = binding.MjRenderContextOffscreen(_Posed(self._model, self._pose), device_id=-1)
