@@ -1,14 +1,17 @@
 """`python -m wpray.bench scale`: how far a run grows, and what stops it.
 
-First what one driver costs: a real run of the fake suite on Ray actors of this machine, and a merge of many parts. Then
-a simulation of clusters, which hands out trials and forms batches with the code of real runs; what calls take is what
-was measured on one H200 and one core an environment, and what the driver takes is what was just measured here. Not in
-the simulation: the network, and actors that start, fail or share a core.
+First what one driver costs: a real run of the fake suite on Ray actors of this machine, its own bookkeeping with
+thousands of env actors that exist on paper, and a merge of many parts. Then real runs of one and of several policy
+replicas that sleep as long as a GPU computes. Then a simulation of clusters, which hands out trials and forms batches
+with the code of real runs; what calls take is what was measured on one H200 and one core an environment, and what the
+driver takes is what was just measured here. Not in the simulation: the network, and actors that start, fail or share a
+core.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
@@ -46,13 +49,16 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     console = Console(width=120)
     driver = None if args.driver_ms is not None else _measure_driver(args, console)
+    load = _measure_load(args.paper_actors, args.paper_episodes, console) if args.paper_actors else None
+    replicas = _measure_replicas(args.replicas, console) if args.replicas else None
     merging = _measure_merge(args.parts, console) if args.parts else None
     driver_ms: float = args.driver_ms if driver is None else driver["busy_ms"]
     points = simulate(args.env_actors, args.gpus, Costs(driver_s=driver_ms / 1000))
     _print(points, driver_ms, console)
     if args.json:
         rows = [{**asdict(point.outcome), "efficiency": point.efficiency, "limit": point.limit} for point in points]
-        figures = {"driver": driver, "driver_ms": driver_ms, "merge": merging, "simulated": rows}
+        figures = {"driver": driver, "driver_ms": driver_ms, "paper": load, "replicas": replicas, "merge": merging}
+        figures["simulated"] = rows
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     if args.plot:
         from wpray.bench.scale_plot import plot
@@ -63,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 def simulate(actors: Sequence[int], gpus: Sequence[int], costs: Costs) -> list[Point]:
     """Every number of env actors with every number of GPUs, GPUs first; not more GPUs than actors."""
-    alone = _outcome(1, 1, costs).per_min
+    alone = _outcome(1, 1, dataclasses.replace(costs, compile_s=0.0)).per_min
     found = (_outcome(a, g, costs) for g, a in itertools.product(sorted(gpus), sorted(actors)) if g <= a)
     return [Point(outcome, outcome.per_min / (alone * outcome.env_actors), _limit(outcome)) for outcome in found]
 
@@ -104,6 +110,34 @@ def _measure_driver(args: argparse.Namespace, console: Console) -> dict[str, Any
     return cost
 
 
+def _measure_load(env_actors: int, episodes: int, console: Console) -> dict[str, Any]:
+    from wpray.bench.driver_load import measure
+
+    cost = asdict(measure(env_actors, episodes))
+    cost["kept_bytes"] = measure(env_actors, episodes // 10, memory=True).kept_bytes
+    console.print(
+        f"[bold]On paper[/], {cost['episodes']} episodes on {env_actors} env actors: the driver's bookkeeping takes "
+        f"{cost['cpu_ms']:.3f} ms of CPU an episode and keeps {cost['kept_bytes']:.0f} bytes of it",
+        highlight=False,
+    )
+    return cost
+
+
+def _measure_replicas(most: int, console: Console) -> list[dict[str, Any]]:
+    from wpray.bench.replica_scaling import ACTORS_EACH, measure
+
+    counts = [count for count in (1, 2, 4, 8) if count <= most]
+    rates = [measure(count, ACTORS_EACH * most, 32 * most) for count in counts]
+    for rate in rates:
+        who = f"{rate.replicas} sleeping policy replica{'s' if rate.replicas > 1 else ''}"
+        console.print(
+            f"[bold]{who}[/], {rate.env_actors} env actors: {rate.per_min:.0f} episodes/min "
+            f"({rate.per_min / rates[0].per_min:.2f}x), batch {rate.mean_batch:.2f}",
+            highlight=False,
+        )
+    return [asdict(rate) for rate in rates]
+
+
 def _measure_merge(parts: int, console: Console) -> dict[str, Any]:
     from wpray.bench.merge_cost import measure
 
@@ -130,8 +164,8 @@ def _print(points: Sequence[Point], driver_ms: float, console: Console) -> None:
         table.add_row(*row, f"{found.mean_batch:.1f}", driver, point.limit + bend)
     console.print(table)
     console.print(
-        "Efficiency: against as many env actors that each have an idle GPU. A curve bends at the fewest env actors "
-        f"with {_FLAT:.0%} of the most that its GPUs reach here.",
+        "Efficiency: against as many env actors that each have an idle GPU and no scene to compile. A curve bends at "
+        f"the fewest env actors with {_FLAT:.0%} of the most that its GPUs reach here.",
         highlight=False,
     )
 
@@ -141,6 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--real-actors", type=_count, default=2, help="env actors of the real run on this machine")
     parser.add_argument("--real-episodes", type=_count, default=500, help="episodes of the real run, at most 2000")
     parser.add_argument("--driver-ms", type=_positive, help="take this for the driver's time; no real run")
+    parser.add_argument("--paper-actors", type=int, default=2000, help="env actors on paper; 0: none")
+    parser.add_argument("--paper-episodes", type=_count, default=100_000, help="their episodes")
+    parser.add_argument("--replicas", type=int, default=2, help="most sleeping policy replicas; 0: none")
     parser.add_argument("--parts", type=int, default=20_000, help="parts to merge; 0: none")
     parser.add_argument("--env-actors", type=_count, nargs="+", default=_ACTORS, help="simulated env actors")
     parser.add_argument("--gpus", type=_count, nargs="+", default=_GPUS, help="simulated GPUs")

@@ -83,8 +83,8 @@ class SimulatedGpu:
         self._computing = False
         self._look_at = float("inf")  # earliest look that is on the agenda
         self._cost_s: dict[Kind, list[float]] = {
-            "plan": [_interpolated(costs.plan_s, size) for size in range(max_batch_size + 1)],
-            "segment": [_interpolated(costs.segment_s, size) for size in range(max_batch_size + 1)],
+            "plan": [interpolated(costs.plan_s, size) for size in range(max_batch_size + 1)],
+            "segment": [interpolated(costs.segment_s, size) for size in range(max_batch_size + 1)],
         }
         self.busy = Busy()
         self.batches = self.requests = 0
@@ -142,7 +142,8 @@ class Busy:
         return sum(min(b, end) - max(a, start) for a, b in pairs)
 
 
-def _interpolated(by_batch: Mapping[int, float], size: int) -> float:
+def interpolated(by_batch: Mapping[int, float], size: int) -> float:
+    """What a call of `size` requests takes, seconds, between the sizes that were measured."""
     sizes = sorted(by_batch)
     above = min(bisect.bisect_left(sizes, size), len(sizes) - 1)
     below = max(0, above - 1)

@@ -1,0 +1,106 @@
+"""The driver with thousands of env actors that exist on paper only: what its own bookkeeping takes, and keeps.
+
+The real driver, scheduler, tally, display and log; in place of Ray's actors a queue, in place of files nothing. What
+Ray and the files take is measured beside it, with as many real actors as the machine has room for (driver_cost.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tempfile
+import time
+import tracemalloc
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+
+from wpray.actors import Attempt, Host, RunContext
+from wpray.config import Config
+from wpray.display import RunDisplay, logging_to
+from wpray.driver import Crew, Driver
+from wpray.events import Event, Finished, PolicyFiles, PolicyReady, Ready
+from wpray.results.encode import EncodedEpisode
+from wpray.results.summary import Tally
+from wpray.results.writer import RunFolder
+from wpray.scheduler import Assignment, Scheduler
+from wpray.types import Task, Trial
+
+_TASKS = 10
+_HOST = Host("paper", 1, None, {})
+
+
+@dataclass(frozen=True, slots=True)
+class DriverLoad:
+    """A run on paper."""
+
+    env_actors: int
+    episodes: int
+    cpu_ms: float  # of the driver's thread, an episode
+    kept_bytes: float  # memory that each further episode keeps; 0 unless it was measured
+
+
+def measure(env_actors: int, episodes: int, *, memory: bool = False) -> DriverLoad:
+    """Drives `episodes` (rounded to tens) episodes; `memory` traces what is kept, at several times the CPU."""
+    tasks = [Task("paper", index, f"task_{index}", "do", episodes // _TASKS, 280) for index in range(_TASKS)]
+    trials = [Trial(task, trial, 0) for task in tasks for trial in range(task.num_trials)]
+    console = Console(file=io.StringIO())
+    tally = Tally.planned((task, task.num_trials) for task in tasks)
+    crew, folder = _PaperCrew(), _NoFolder(len(trials), memory)
+    context = RunContext("paper", Config.model_validate({"task_suite": "fake", "policy": "noop"}), b"")
+    with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path, logging_to(Path(path) / "run.log", console):
+        shown = RunDisplay(console, tally, 1)
+        driver = Driver(context, cast(Crew, crew), cast(RunFolder, folder), tally, shown, lambda _: None)
+        scheduler = Scheduler(trials, 1)
+        if memory:
+            tracemalloc.start()
+        began = time.thread_time()
+        driver.run(scheduler, env_actors)
+        seconds = time.thread_time() - began
+        tracemalloc.stop()
+    if folder.written != len(trials):
+        raise RuntimeError(f"{folder.written} rows of {len(trials)} trials")
+    return DriverLoad(env_actors, len(trials), 1e3 * seconds / len(trials), folder.kept_bytes)
+
+
+class _PaperCrew:
+    """A Crew, Pool and Replicas whose actors finish in the order in which they got their trials."""
+
+    busy_s = 0.0
+
+    def __init__(self) -> None:
+        self.pool = self.replicas = self
+        self.size = self.replicas_ready = 0
+        self._events: deque[Event] = deque([PolicyReady(0, _HOST, 1.0), PolicyFiles({})])
+
+    def next_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    def start(self) -> None:
+        self._events.append(Ready(f"env-{self.size}", _HOST))
+        self.size += 1
+
+    def submit(self, assignment: Assignment) -> None:
+        episode = dataclasses.replace(_EPISODE, key=assignment.trial.key)
+        self._events.append(Finished(assignment, Attempt(episode)))
+
+
+class _NoFolder:
+    """Counts rows; notes how memory grows over the second half of a run."""
+
+    def __init__(self, expected: int, memory: bool) -> None:
+        self.written, self.kept_bytes = 0, 0.0
+        self._half = expected // 2
+        self._marks: dict[int, int] = {self._half: 0, expected: 0} if memory else {}
+
+    def write_episode(self, _: EncodedEpisode) -> None:
+        self.written += 1
+        if self.written in self._marks:
+            self._marks[self.written] = tracemalloc.get_traced_memory()[0]
+            self.kept_bytes = (self._marks[self.written] - self._marks[self._half]) / self._half
+
+
+_EPISODE: Any = EncodedEpisode(("", 0, 0), "success", 290, 2.8, b"", None, utilisation=(1.7, 1.0), replans=("plan",))

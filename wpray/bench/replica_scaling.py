@@ -1,0 +1,60 @@
+"""What more policy replicas bring in a real run: Ray actors, connections and batches, with policies that sleep."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_BATCH = 2
+ACTORS_EACH = 4  # env actors of a replica: a batch in hand, another on its way
+_TASKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRate:
+    """A run of fake episodes."""
+
+    replicas: int
+    env_actors: int
+    episodes: int
+    per_min: float  # episodes a minute, of the steady middle half
+    mean_batch: float
+
+
+def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
+    """Runs `episodes` fake episodes in a process of their own. Raises CalledProcessError if they cannot run."""
+    with tempfile.TemporaryDirectory(prefix="wpray-bench-") as folder:
+        options = {
+            "task_suite": "fake",
+            "policy": "wpray.bench.sleeping",
+            "tasks": f"0-{_TASKS - 1}",
+            "num_trials_per_task": -(-episodes // _TASKS),
+            "num_parallel": env_actors,
+            "ray.env_cpus": 0.1,
+            "ray.num_policy_actors": replicas,
+            "batching.max_batch_size": _BATCH,
+            "video.mode": "none",
+            "output_dir": folder,
+        }
+        command = [sys.executable, "-m", "wpray.launch"]
+        command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
+        return _rate(Path(folder), replicas, env_actors)
+
+
+def _rate(folder: Path, replicas: int, env_actors: int) -> ReplicaRate:
+    ends = sorted(pq.read_table(folder / "episodes.parquet", columns=["ended_at"])["ended_at"].to_pylist())
+    decisions = pq.read_table(folder / "decisions.parquet", columns=["batch_size", "wait_s"])
+    asked = decisions.filter(pc.greater(decisions["wait_s"], 0))
+    first, last = len(ends) // 4, 3 * len(ends) // 4
+    seconds = (ends[last] - ends[first]).total_seconds()
+    batches = pc.sum(pc.divide(1.0, asked["batch_size"])).as_py()  # each of n requests is 1/n of a batch
+    return ReplicaRate(replicas, env_actors, len(ends), 60 * (last - first) / seconds, asked.num_rows / batches)
