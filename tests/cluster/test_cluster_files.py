@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from wpray.config import EnvConfig, RayConfig
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 LAUNCHER_FILES = sorted(CLUSTER.glob("*.yaml"))
@@ -39,6 +42,28 @@ def test_rays_own_schema_accepts_the_cluster_file(path: Path) -> None:
         assert node_type.get("max_workers", 0) <= data.get("max_workers", 0)
     if "available_node_types" in data:
         assert data["head_node_type"] in data["available_node_types"]
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_rays_autoscaler_starts_env_workers_for_env_actors_that_wait(name: str) -> None:
+    """By Ray's own planner; a node type whose memory it does not know would be infeasible for them."""
+    from ray.autoscaler._private import resource_demand_scheduler as planner
+    from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
+
+    data = yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
+    types, head = data["available_node_types"], data["head_node_type"]
+    worker = types["env_worker"]
+    assert worker["min_workers"] == 0
+    if name == "aws":  # Ray asks Amazon for what an instance has
+        assert worker["node_config"]["InstanceType"] == "m7i.8xlarge"
+        worker["resources"], types[head]["resources"] = {"CPU": 32, "memory": 0.7 * 128 * 2**30}, {"CPU": 16, "GPU": 1}
+    each = {"CPU": RayConfig().env_cpus, "memory": EnvConfig().memory_gb * 2**30}
+    nothing_known = NodeAvailabilitySummary(node_availabilities={})
+    scorer = functools.partial(planner._default_utilization_scorer, node_availability_summary=nothing_known)
+    for nodes in (1, 5, 16):
+        demand = [each] * (nodes * worker["resources"]["CPU"])  # a core each: memory must not be what limits
+        started, unmet = planner.get_nodes_for(types, {head: 1}, head, data["max_workers"], demand, scorer)
+        assert (dict(started), unmet) == ({"env_worker": nodes}, [])
 
 
 def _ray_clusters(data: dict[str, Any]) -> dict[str, Any]:
