@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-import random
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 
-from wpray import provenance
+from wpray import node_versions, provenance
+from wpray.balance import Gpus, Replicas
 from wpray.config import Config
 from wpray.envs.base import Environment
 from wpray.envs.factory import FAKE_SUITE, make_environment
@@ -27,8 +28,7 @@ from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.scheduler import Assignment
 from wpray.transport import Address, PolicyServer, RemotePolicy
 
-_CHOOSE_AGAIN_S = 60.0  # how long an env actor keeps its replica before it looks for a less loaded one
-_ANSWER_S = 5.0  # a replica that takes longer to say where it listens is loading or gone
+_LOOK_AGAIN_S = 60.0  # how long an env actor keeps its replica before it looks for a less loaded one
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class RunContext:
     run_id: str
     config: Config
     key: bytes  # both ends of a policy connection prove that they know it
+    versions: dict[str, str] = field(default_factory=dict)  # that env actors must have, where nodes may differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,11 @@ class PolicyShell:
         server = self._server
         return Address(server.host, server.port, self._replica, self._node, server.clients, server.life)
 
+    def gpus(self) -> Gpus:
+        """The GPUs that Ray has given to this replica; known before the policy has loaded."""
+        context = ray.get_runtime_context()
+        return Gpus(context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ())))
+
     def health(self) -> Health:
         """How long the batch in hand has been computing. Raises what loading the policy raised."""
         if self._failure is not None:
@@ -131,25 +137,33 @@ class EnvShell:
     """Holds one environment in a process of its own; dies alone."""
 
     def __init__(self, name: str, context: RunContext, replicas: list[Any]) -> None:
-        self._name, self._context, self._replicas = name, context, replicas
-        self._since, self._chosen = time.monotonic(), 0.0
+        self._name, self._context, self._replicas = name, context, Replicas(name, replicas)
+        self._since = self._looked = time.monotonic()
+        self._seen = 0  # replicas that had become ready when it last looked for a less loaded one
         self._working = False
 
     @ray.method(concurrency_group="work")
     def start(self) -> Host:
-        """Imports the simulator and prepares rendering. Raises BadInputError on a machine that cannot render."""
+        """Imports the simulator and prepares rendering.
+
+        Raises BadInputError on a machine that cannot render, or has another simulator than the run.
+        """
         config = self._context.config
-        renderer = prepare_rendering(config)
+        node_versions.check_this_host(self._context.versions)
+        renderer = prepare_rendering(config, self._replicas.gpus_here, self._name)
         self._env: Environment = make_environment(config.task_suite, config.env.protocol)
-        self._policy = RemotePolicy(policy_spec(config), self._find_policy, self._context.key, self._alive)
+        self._policy = RemotePolicy(policy_spec(config), self._replicas.find, self._context.key, self._alive)
         return _this_host(renderer)
 
     @ray.method(concurrency_group="work")
-    def run(self, assignment: Assignment) -> Attempt:
-        """Runs one attempt; an exception of the policy or the environment becomes an error row."""
+    def run(self, assignment: Assignment, replicas_ready: int) -> Attempt:
+        """Runs one attempt; an exception of the policy or the environment becomes an error row.
+
+        `replicas_ready`: how often a policy replica has become ready in this run.
+        """
         self._working = True
         self._alive()
-        self._spread_load()
+        self._spread_load(replicas_ready)
         started, config = datetime.now(UTC), self._context.config
         settings = RolloutSettings(config.num_steps_wait, config.record != "none", lambda _: self._alive())
         try:
@@ -179,23 +193,15 @@ class EnvShell:
     def _alive(self) -> None:
         self._since = time.monotonic()
 
-    def _spread_load(self) -> None:
-        """Between episodes, now and then: a replica that came back, or joined, has no clients yet."""
+    def _spread_load(self, replicas_ready: int) -> None:
+        """Between episodes, when a replica has come (back) and now and then: has it less to do than this one's?"""
         now = time.monotonic()
-        if len(self._replicas) > 1 and now - self._chosen > _CHOOSE_AGAIN_S:
+        if replicas_ready == self._seen and now - self._looked < _LOOK_AGAIN_S:
+            return
+        self._seen, self._looked = replicas_ready, now
+        life = self._policy.connected_to
+        if life is not None and self._replicas.crowded(life):
             self._policy.disconnect()
-
-    def _find_policy(self) -> Address:
-        """A replica on this node if there is one, else the least loaded; raises OSError if none answers."""
-        asked = [replica.address.remote() for replica in self._replicas]
-        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S)
-        here = ray.get_runtime_context().get_node_id()
-        ties = random.Random(self._name)
-        known = [address for address in map(_answer, ready) if address is not None]
-        if not known:
-            raise ConnectionError("no policy replica answers yet")
-        self._chosen = time.monotonic()
-        return min(known, key=lambda address: (address.node != here, address.clients, ties.random()))
 
     def _row_context(self, assignment: Assignment, started: datetime) -> EpisodeContext:
         return row_context(self._context, self._name, platform.node(), assignment.attempt, started)
@@ -230,23 +236,19 @@ PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concu
 EnvActor = _remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})(EnvShell)
 
 
-def prepare_rendering(config: Config) -> str | None:
-    """Sets this process up to render the configured suite; returns the renderer. Raises BadInputError if it cannot."""
+def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, name: str = "") -> str | None:
+    """Sets this process up to render the configured suite; returns the renderer. Raises BadInputError if it cannot.
+
+    `owned`: this node's GPUs that policies have, to be avoided; `name` spreads environments over the others.
+    """
     if config.task_suite == FAKE_SUITE:
         return None
-    from wpray.envs import gl
+    from wpray.envs import egl_devices, gl
 
     renderer = gl.choose(config.env.renderer)
     gl.prepare(renderer)
+    egl_devices.settle(owned=owned, name=name)
     return renderer
-
-
-def _answer(reference: Any) -> Address | None:
-    try:
-        address: Address = ray.get(reference)
-        return address
-    except ray.exceptions.RayError:
-        return None
 
 
 def _this_host(renderer: str | None) -> Host:

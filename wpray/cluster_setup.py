@@ -42,8 +42,7 @@ def start_ray(config: Config) -> None:
             _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({reason})") from error
+        raise BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({_reason(error)})") from error
 
 
 def num_env_actors(config: Config, num_trials: int) -> int:
@@ -70,6 +69,7 @@ def policy_actors(config: Config, num_gpus: float) -> tuple[int, float]:
     A single machine without a GPU runs the policy on its CPU. Raises BadInputError if a cluster has no GPU for it.
     """
     asked = config.ray.num_policy_actors
+    num_gpus = config.ray.policy_resources.get("GPU", num_gpus)
     fitting = sum(_fitting(node, {"GPU": num_gpus, **config.ray.policy_resources}) for node in _nodes() if num_gpus)
     if num_gpus and fitting == 0 and config.ray.address is None:
         _LOG.warning("no GPU here: policy %s computes on the CPU, slowly", config.policy)
@@ -77,8 +77,17 @@ def policy_actors(config: Config, num_gpus: float) -> tuple[int, float]:
     if asked != "auto":
         return asked, num_gpus
     if num_gpus and fitting == 0:
-        raise BadInputError(f"policy {config.policy} needs a GPU and no node has one; see ray.address")
+        remedy = "join another cluster (ray.address), or (one that grows) give ray.num_policy_actors"
+        raise BadInputError(f"policy {config.policy} needs a GPU and no node has one free; {remedy}")
+    if num_gpus and "GPU" in config.ray.env_resources:
+        raise BadInputError("ray.env_resources: GPU: the policy takes every GPU; give ray.num_policy_actors")
     return max(1, fitting), num_gpus
+
+
+def demands(resources: Mapping[str, float]) -> dict[str, Any]:
+    """What an actor asks of Ray for the resources in a configuration: GPUs have an option of their own."""
+    custom = {name: share for name, share in resources.items() if name != "GPU"}
+    return {"resources": custom, "num_gpus": resources.get("GPU", 0)}
 
 
 def env_memory(config: Config) -> int:
@@ -100,6 +109,14 @@ def cluster_tasks(config: Config) -> tuple[Task, ...]:
         if isinstance(error.cause, BadInputError):
             raise error.cause from error
         raise
+
+
+def _reason(error: Exception) -> str:
+    """One line; of a mismatch of Ray's or Python's versions all that Ray says, which it spreads over many."""
+    text = str(error).strip() or type(error).__name__
+    if text.startswith("Version mismatch"):
+        return " ".join(text.split()) + "; use the cluster's versions of Python and Ray here"
+    return text.splitlines()[0]
 
 
 def _knock(address: str) -> None:
@@ -126,7 +143,7 @@ def _local_options(config: Config) -> dict[str, Any]:
         "include_dashboard": False,
         "num_cpus": max(cores(), int(asked + 0.999)),
         "object_store_memory": _OBJECT_STORE,
-        "resources": dict.fromkeys([*config.ray.policy_resources, *config.ray.env_resources], _PLENTY),
+        "resources": dict.fromkeys({*config.ray.policy_resources, *config.ray.env_resources} - {"GPU"}, _PLENTY),
     }
 
 

@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -60,7 +61,9 @@ class EnvConfig(_Group):
     """The simulated environment."""
 
     renderer: Literal["auto", "osmesa", "egl"] = Field(
-        "auto", description="OpenGL library that renders the cameras; auto: EGL where a GPU driver is present"
+        "auto",
+        description="OpenGL library that renders the cameras; auto: EGL where a GPU driver is present, else osmesa. "
+        "EGL takes a GPU that no policy actor owns if the node has one, else shares a policy's",
     )
     protocol: Literal["wpray", "serial"] = Field(
         "wpray",
@@ -83,16 +86,29 @@ class RayConfig(_Group):
     follow: bool = Field(True, description="with ray.submit: stream the job's log until it ends")
     fetch: bool = Field(True, description="with ray.submit: bring the result folder back at the end")
     num_env_actors: PositiveInt | Auto = Field(
-        "auto", description="environments at once; auto: from the cluster's CPUs and memory"
+        "auto",
+        description="environments at once; auto: as many as the CPUs and memory of the nodes that are there hold; "
+        "a number makes a cluster that autoscales grow to it",
     )
     num_policy_actors: PositiveInt | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
     env_cpus: float = Field(1.0, ge=0.0001, le=1e6, description="CPUs reserved for each env actor")
     env_resources: dict[str, float] = Field(
-        default_factory=dict, description="custom resources that each env actor needs, such as {env_node: 1}"
+        default_factory=dict,
+        description="resources that each env actor needs, such as {env_node: 1} or {GPU: 0.1}",
     )
     policy_resources: dict[str, float] = Field(
-        default_factory=dict, description="custom resources that each policy actor needs"
+        default_factory=dict, description="resources that each policy actor needs; GPU: instead of the policy's own"
     )
+
+    @field_validator("env_resources", "policy_resources")
+    @classmethod
+    def _rays_own_have_fields(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name, share in resources.items():
+            if name in ("CPU", "memory", "object_store_memory"):
+                raise ValueError(f"{name} is not for here: use ray.env_cpus and env.memory_gb")
+            if share <= 0:
+                raise ValueError(f"{name}: {share:g} must be more than 0")
+        return resources
 
 
 class BatchingConfig(_Group):

@@ -100,6 +100,8 @@ class Driver:
         self._blamed: set[str] = set()  # lives of policy replicas that were ended for an error
         self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
         self._policy_is_ready = self._hashes_are_known = False
+        self._renderer: str | None = None  # of the first env actor
+        self._odd_renderers: set[str] = set()
         self.hosts: dict[str, Host] = {}  # by actor name
         self.stop: Stop | None = None
 
@@ -153,6 +155,7 @@ class Driver:
         match event:
             case Ready(worker, host):
                 self._failed_starts = 0
+                self._note_renderer(host)
                 self.hosts[worker] = host
                 self._idle.append(worker)
             case Finished(_, attempt):
@@ -161,6 +164,7 @@ class Driver:
                 self._lost(event)
             case PolicyReady(replica, host, load_s):
                 self._policy_is_ready = True
+                self._pool.replicas_ready += 1
                 self.hosts[f"policy-{replica}"] = host
                 suite = self._context.config.task_suite
                 _LOG.info("Task suite %s: policy-%d loaded in %.1f s on %s", suite, replica, load_s, host.name)
@@ -171,6 +175,15 @@ class Driver:
                 if failure.bad_input:
                     raise BadInputError(failure.reason)
                 self.request_stop(Stop(f"the policy cannot run: {failure.reason}", at_once=True))
+
+    def _note_renderer(self, host: Host) -> None:
+        """Two renderers draw alike, not the same: a policy that looks may then act by where its trial ran."""
+        if self._renderer is None:
+            self._renderer = host.renderer
+        elif host.renderer not in (self._renderer, *self._odd_renderers):
+            self._odd_renderers.add(str(host.renderer))
+            text = "%s renders with %s, others with %s: images differ slightly; set env.renderer to one of them"
+            _LOG.warning(text, host.name, host.renderer, self._renderer)
 
     def _succeeded(self, event: Finished) -> None:
         self._idle.append(event.assignment.worker)

@@ -23,6 +23,7 @@ from wpray.driver import Crew, Driver, Stop
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.events import EventQueue
 from wpray.machine import check_machine
+from wpray.node_versions import check_nodes
 from wpray.output import RunInfo, choose_folder, opened
 from wpray.policy.base import PolicySpec
 from wpray.policy.factory import policy_spec
@@ -65,8 +66,10 @@ def evaluate(config: Config) -> int:
     spec = policy_spec(config)
     console = display.RunConsole(soft_wrap=True)
     with contextlib.ExitStack() as stack:
+        versions: dict[str, str] = {}
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
+            versions = check_nodes()
         tasks = select_tasks(local_tasks or cluster_tasks(config), config.tasks)
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
         folder = stack.enter_context(opened(choose_folder(config), config))
@@ -83,13 +86,13 @@ def evaluate(config: Config) -> int:
         info.save("running")
         if todo and config.ray.address is None:
             stack.enter_context(_ray(config, console))
-        return _finish(run, _carry_out(run, console) if todo else None, console)
+        return _finish(run, _carry_out(run, console, versions) if todo else None, console)
 
 
-def _carry_out(run: _Run, console: Console) -> Stop | None:
-    """Runs what is left to do; returns why it stopped early, if it did."""
+def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
+    """Runs what is left to do, on env actors with the given versions; returns why it stopped early, if it did."""
     config = run.config
-    context = RunContext(run.info.run_id, config, secrets.token_bytes(32))
+    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions)
     num_workers = num_env_actors(config, len(run.todo))
     num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
     _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)

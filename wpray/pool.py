@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from wpray.actors import EnvActor, Health, Host, RunContext
-from wpray.cluster_setup import env_memory
+from wpray.cluster_setup import demands, env_memory
 from wpray.events import Event, EventQueue, Failure, Finished, Lost, Ready, failure_of
 from wpray.scheduler import Assignment
 from wpray.stopping import START_STALLS
@@ -36,6 +36,7 @@ class Pool:
         self._workers: dict[str, _Worker] = {}
         self._numbers = itertools.count()
         self._next_check = 0.0
+        self.replicas_ready = 0  # how often a policy replica has become ready
 
     @property
     def size(self) -> int:
@@ -49,7 +50,7 @@ class Pool:
         handle = EnvActor.options(
             num_cpus=config.ray.env_cpus,
             memory=env_memory(config),
-            resources=config.ray.env_resources,
+            **demands(config.ray.env_resources),
         ).remote(name, self._context, self._replicas)
         # On a cluster it may wait for a node first, as long as it likes.
         self._workers[name] = _Worker(handle, exists_since=None if config.ray.address else time.monotonic())
@@ -60,7 +61,7 @@ class Pool:
         """Gives an idle worker an attempt; a Finished or a Lost event follows."""
         worker = self._workers[assignment.worker]
         worker.busy, worker.sign_of_life, worker.asked = True, time.monotonic(), None
-        self._events.watch(worker.handle.run.remote(assignment), partial(self._ran, assignment))
+        self._events.watch(worker.handle.run.remote(assignment, self.replicas_ready), partial(self._ran, assignment))
 
     def retire(self, name: str) -> None:
         """Ends an idle env actor whose process is not to be trusted any more; no event follows."""

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from wpray.actors import Health, PolicyActor, RunContext
+from wpray.cluster_setup import demands
 from wpray.events import Event, EventQueue, Failure, PolicyFiles, PolicyLost, PolicyReady, failure_of
 from wpray.stopping import START_STALLS
 
@@ -40,10 +41,7 @@ class Replicas:
         self._stall_s, self._events = context.config.retry.stall_s, events
         # On a cluster an actor may wait for a node as long as it likes; here, one that does not start is frozen.
         self._start_s = START_STALLS * self._stall_s if context.config.ray.address is None else math.inf
-        options = PolicyActor.options(
-            num_gpus=num_gpus,
-            resources=context.config.ray.policy_resources,
-        )
+        options = PolicyActor.options(**{**demands(context.config.ray.policy_resources), "num_gpus": num_gpus})
         self._replicas = [_Replica(options.remote(number, context)) for number in range(count)]
         self._silent_since: float | None = None  # first failure after the last answer of any replica
         self._next_check = 0.0

@@ -151,6 +151,11 @@ class RemotePolicy:
         reply: SegmentReply = self._ask(request)
         return reply
 
+    @property
+    def connected_to(self) -> str | None:
+        """Life of the replica at the other end; None without a connection."""
+        return None if self._connection is None else self.life
+
     def disconnect(self) -> None:
         """The next request chooses a replica anew."""
         if self._connection is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import subprocess
 import sys
@@ -300,15 +299,13 @@ def test_a_cluster_that_cannot_be_reached_is_a_failed_check() -> None:
 
 def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from wpray.doctor import cluster
+    from wpray.node_versions import Nodes
 
-    ours = {"mujoco": "3.3.2"}
-    monkeypatch.setattr(cluster.provenance, "package_versions", lambda: ours)
-    fake_ray = SimpleNamespace(
-        wait=lambda calls, **_: (calls, []), get=lambda calls: [("a", ours), ("b", {"mujoco": "3.10.0"})]
-    )
-    monkeypatch.setattr(cluster, "ray", fake_ray)
-    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: json.dumps("call")))
-    monkeypatch.setattr(cluster, "_versions", remote)
-    monkeypatch.setattr(cluster, "_on", lambda node: None)
-    found = only(cluster._compare([{"NodeID": "a"}, {"NodeID": "b"}]))
-    assert (found.status, found.message) == ("fail", "b: mujoco 3.10.0 instead of 3.3.2")
+    ours = {"mujoco": "3.3.2", "numpy": "2.4.6", "torch": "2.13.0+cpu"}
+    monkeypatch.setattr("wpray.provenance.package_versions", lambda: ours)
+    theirs = {"mujoco": "3.10.0", "numpy": "2.0", "torch": "2.13.0+cu128"}  # the build of torch is the node's affair
+    wrong, odd = cluster._compare(Nodes({"a": ours, "b": theirs}, ()), 2)
+    assert (wrong.status, wrong.message) == ("fail", "b: mujoco 3.10.0 instead of 3.3.2")
+    assert (odd.status, odd.message) == ("warn", "b: numpy 2.0 instead of 2.4.6")
+    assert only(cluster._compare(Nodes({"a": ours}, ()), 1)).status == "pass"
+    assert "no answer" in only(cluster._compare(Nodes({"a": ours}, ("b",)), 2)).message

@@ -12,8 +12,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-_BATCH = 2
-ACTORS_EACH = 4  # env actors of a replica: a batch in hand, another on its way
+ACTORS_EACH = 4  # env actors of a replica that answers one request at a time: enough to keep it busy
 _TASKS = 2
 
 
@@ -25,7 +24,7 @@ class ReplicaRate:
     env_actors: int
     episodes: int
     per_min: float  # episodes a minute, of the steady middle half
-    mean_batch: float
+    busy: float  # share of the time that a replica computes
 
 
 def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
@@ -39,7 +38,7 @@ def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
             "num_parallel": env_actors,
             "ray.env_cpus": 0.1,
             "ray.num_policy_actors": replicas,
-            "batching.max_batch_size": _BATCH,
+            "batching.max_batch_size": 1,
             "video.mode": "none",
             "output_dir": folder,
         }
@@ -52,9 +51,9 @@ def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
 
 def _rate(folder: Path, replicas: int, env_actors: int) -> ReplicaRate:
     ends = sorted(pq.read_table(folder / "episodes.parquet", columns=["ended_at"])["ended_at"].to_pylist())
-    decisions = pq.read_table(folder / "decisions.parquet", columns=["batch_size", "wait_s"])
-    asked = decisions.filter(pc.greater(decisions["wait_s"], 0))
+    decisions = pq.read_table(folder / "decisions.parquet", columns=["compute_s", "wait_s"])
+    asked = decisions.filter(pc.greater(decisions["wait_s"], 0))  # a plan's first segment is not asked for
     first, last = len(ends) // 4, 3 * len(ends) // 4
-    seconds = (ends[last] - ends[first]).total_seconds()
-    batches = pc.sum(pc.divide(1.0, asked["batch_size"])).as_py()  # each of n requests is 1/n of a batch
-    return ReplicaRate(replicas, env_actors, len(ends), 60 * (last - first) / seconds, asked.num_rows / batches)
+    per_s = (last - first) / (ends[last] - ends[first]).total_seconds()
+    busy = per_s * pc.sum(asked["compute_s"]).as_py() / len(ends) / replicas
+    return ReplicaRate(replicas, env_actors, len(ends), 60 * per_s, busy)

@@ -132,7 +132,7 @@ def _measure_replicas(most: int, console: Console) -> list[dict[str, Any]]:
         who = f"{rate.replicas} sleeping policy replica{'s' if rate.replicas > 1 else ''}"
         console.print(
             f"[bold]{who}[/], {rate.env_actors} env actors: {rate.per_min:.0f} episodes/min "
-            f"({rate.per_min / rates[0].per_min:.2f}x), batch {rate.mean_batch:.2f}",
+            f"({rate.per_min / rates[0].per_min:.2f}x), busy {rate.busy:.0%}",
             highlight=False,
         )
     return [asdict(rate) for rate in rates]

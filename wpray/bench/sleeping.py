@@ -15,7 +15,7 @@ from wpray.policy import noop
 from wpray.policy.base import PolicySpec
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
-SLOWER = 3.0
+SLOWER = 2.0
 
 
 def spec_of(config: Config) -> PolicySpec:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from typing import Any
-
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from wpray import provenance
 from wpray.cluster_setup import env_actors_that_fit, start_ray
 from wpray.config import Config
 from wpray.doctor.result import Result
+from wpray.node_versions import DECISIVE, HARMLESS, REMEDY, Nodes, ask_nodes, named, reference
 
 _TIMEOUT_S = 180
 
@@ -24,31 +20,18 @@ def check_ray(config: Config) -> list[Result]:
         where = f"joined {config.ray.address}" if config.ray.address else "starts here"
         size = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
         text = f"{ray.__version__} {where}; {size}, room for {env_actors_that_fit(config)} environments"
-        return [Result("Ray", "pass", text), *_compare(nodes)]
+        return [Result("Ray", "pass", text), *_compare(ask_nodes(_TIMEOUT_S), len(nodes))]
     finally:
         ray.shutdown()
 
 
-def _compare(nodes: list[dict[str, Any]]) -> list[Result]:
-    ours = provenance.package_versions()
-    asked = [_versions.options(scheduling_strategy=_on(node)).remote() for node in nodes]
-    done, late = ray.wait(asked, num_returns=len(asked), timeout=_TIMEOUT_S)
-    if late:
-        names = ", ".join(node["NodeManagerHostname"] for node, call in zip(nodes, asked, strict=True) if call in late)
-        return [Result("nodes", "fail", f"{names}: no answer within {_TIMEOUT_S} s", "see ray status")]
-    problems = []
-    for host, theirs in ray.get(done):
-        different = provenance.differences(ours, theirs)
-        if different:
-            text = ", ".join(f"{name} {there} instead of {here}" for name, (here, there) in different.items())
-            problems.append(Result("nodes", "fail", f"{host}: {text}", "on it: bash cluster/bootstrap.sh node"))
-    return problems or [Result("nodes", "pass", f"{len(nodes)} of {len(nodes)} have this machine's versions")]
-
-
-def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-
-
-@ray.remote(num_cpus=0)
-def _versions() -> tuple[str, dict[str, str]]:
-    return platform.node(), provenance.package_versions()
+def _compare(nodes: Nodes, count: int) -> list[Result]:
+    if nodes.silent:
+        text = f"{', '.join(nodes.silent)}: no answer within {_TIMEOUT_S} s"
+        return [Result("nodes", "fail", text, "see ray status")]
+    wanted, problems = reference(nodes), []
+    for host, theirs in nodes.versions.items():
+        wrong, odd = (named(host, wanted, theirs, names) for names in (DECISIVE, HARMLESS))
+        problems += [Result("nodes", "fail", wrong, REMEDY)] if wrong else []
+        problems += [Result("nodes", "warn", odd, REMEDY)] if odd else []
+    return problems or [Result("nodes", "pass", f"{count} of {count} have this machine's versions")]

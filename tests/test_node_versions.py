@@ -1,0 +1,70 @@
+"""Machines with another simulator take no part in a run, whenever they join; other differences are said."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from wpray import actors, node_versions
+from wpray.actors import Host, RunContext
+from wpray.config import Config
+from wpray.driver import Driver
+from wpray.errors import BadInputError
+from wpray.events import Ready
+from wpray.provenance import package_versions
+from wpray.results.summary import Tally
+from wpray.results.writer import RunFolder
+
+CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
+
+
+def _check(monkeypatch: pytest.MonkeyPatch, ours: dict[str, str], theirs: dict[str, str]) -> dict[str, str]:
+    monkeypatch.setattr("wpray.provenance.package_versions", lambda: ours)
+    monkeypatch.setattr(node_versions, "ask_nodes", lambda: node_versions.Nodes({"a": theirs}, ()))
+    return node_versions.check_nodes()
+
+
+@pytest.mark.parametrize("name", ["wpray", "mujoco", "robosuite", "libero"])
+def test_another_simulator_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInputError, match=f"a: {name} 2 instead of 1; make them alike: "):
+        _check(monkeypatch, {name: "1"}, {name: "2"})
+
+
+@pytest.mark.parametrize("name", ["python", "ray", "numpy", "torch"])
+def test_what_changes_last_bits_is_a_warning(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)
+    _check(monkeypatch, {name: "1"}, {name: "2"})
+    assert f"a: {name} 2 instead of 1" in caplog.text
+
+
+def test_nodes_are_compared_with_one_another_in_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _check(monkeypatch, {"wpray": "1"}, {"wpray": "1", "mujoco": "3"}) == {"wpray": "1", "mujoco": "3"}
+    nodes = node_versions.Nodes({"a": {"mujoco": "3"}, "b": {"mujoco": "4"}}, ())
+    monkeypatch.setattr(node_versions, "ask_nodes", lambda: nodes)
+    with pytest.raises(BadInputError, match="b: mujoco 4 instead of 3"):
+        node_versions.check_nodes()
+
+
+def test_an_env_actor_on_a_node_that_joined_later_compares_itself() -> None:
+    same, other = package_versions(), package_versions() | {"mujoco": "9.9.9"}
+    assert actors.EnvShell("env-0", RunContext("run", CONFIG, b"", same), []).start().versions == same
+    with pytest.raises(BadInputError, match=r"instead of 9\.9\.9"):
+        actors.EnvShell("env-0", RunContext("run", CONFIG, b"", other), []).start()
+
+
+def test_two_renderers_in_one_run_are_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)
+    pool: Any = SimpleNamespace(pool=SimpleNamespace(replicas_ready=0))
+    driver = Driver(RunContext("run", CONFIG, b""), pool, RunFolder(tmp_path), Tally({}), cast(Any, None), print)
+    for number, renderer in enumerate(["egl", "egl", "osmesa", "osmesa"]):
+        driver._handle(Ready(f"env-{number}", Host(f"host-{number}", 1, renderer, {})))
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1 and warnings[0].startswith("host-2 renders with osmesa, others with egl")

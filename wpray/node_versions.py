@@ -1,0 +1,102 @@
+"""The machines of a run must agree on what decides outcomes.
+
+Compared with the machine that starts the run when it joins a cluster, and again by every env actor, for nodes join
+later. Another simulator moves physics and pixels: refused. Another Python, Ray, numpy or torch may change the last bit
+of a sum, as another processor may: a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from wpray import provenance
+from wpray.errors import BadInputError
+
+_LOG = logging.getLogger(__name__)
+DECISIVE = ("wpray", "mujoco", "robosuite", "libero")
+HARMLESS = ("python", "ray", "numpy", "torch")
+REMEDY = "make them alike: bash cluster/bootstrap.sh node"
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """What the nodes said."""
+
+    versions: dict[str, dict[str, str]]  # by host
+    silent: tuple[str, ...]  # hosts that did not answer in time
+
+
+def ask_nodes(timeout_s: float = _TIMEOUT_S) -> Nodes:
+    """The versions on every node that is there now."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    asked = [_versions.options(scheduling_strategy=_on(node)).remote() for node in nodes]
+    done, late = ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
+    silent = [node["NodeManagerHostname"] for node, call in zip(nodes, asked, strict=True) if call in late]
+    found: dict[str, dict[str, str]] = {}
+    for host, versions in ray.get(done):
+        # Several nodes may be of one host; one that differs is never hidden by one that does not.
+        name = host if found.get(host, versions) == versions else f"{host} (another node)"
+        found[name] = versions
+    return Nodes(found, tuple(silent))
+
+
+def reference(nodes: Nodes) -> dict[str, str]:
+    """The versions that nodes are compared with: this machine's, for what it lacks the first node's that has it."""
+    found: dict[str, str] = {}
+    for versions in reversed(list(nodes.versions.values())):
+        found |= versions
+    return found | provenance.package_versions()
+
+
+def check_nodes() -> dict[str, str]:
+    """The versions that every env actor must have; differences that change no outcome are logged.
+
+    Raises BadInputError, naming hosts, packages and versions, if a node has another simulator.
+    """
+    nodes = ask_nodes()
+    wanted = reference(nodes)
+    for host in nodes.silent:
+        _LOG.warning("node %s has not told its versions within %g s", host, _TIMEOUT_S)
+    odd = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, HARMLESS))]
+    if odd:
+        _LOG.warning("nodes differ, which may change last bits: %s", "; ".join(odd))
+    wrong = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, DECISIVE))]
+    if wrong:
+        raise BadInputError(f"nodes with another simulator: {'; '.join(wrong)}; {REMEDY}")
+    return wanted
+
+
+def check_this_host(wanted: Mapping[str, str]) -> None:
+    """Raises BadInputError if this process's simulator is not the one `wanted` (empty: anything goes)."""
+    wrong = named(platform.node(), wanted, provenance.package_versions(), DECISIVE)
+    if wrong:
+        raise BadInputError(f"another simulator on {wrong}; {REMEDY}")
+
+
+def named(host: str, wanted: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> str:
+    """'host: mujoco 3.4.0 instead of 3.3.2'; empty if nothing that both have differs."""
+    shared = [name for name in names if name in wanted and name in theirs]
+    different = [name for name in shared if _public(wanted[name]) != _public(theirs[name])]
+    return f"{host}: " + ", ".join(f"{n} {theirs[n]} instead of {wanted[n]}" for n in different) if different else ""
+
+
+def _public(version: str) -> str:
+    """Without the build: torch 2.13.0+cpu on a node without a GPU is what 2.13.0+cu128 is on one with."""
+    return version.partition("+")[0]
+
+
+def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+
+
+@ray.remote(num_cpus=0)
+def _versions() -> tuple[str, dict[str, str]]:
+    return platform.node(), provenance.package_versions()
