@@ -125,7 +125,20 @@ def test_the_newest_run_of_the_same_policy_is_taken(
 
 def test_a_plan_for_a_cluster_sizes_it(capsys: pytest.CaptureFixture[str]) -> None:
     said = _plan(capsys, "--ray.address", "auto", "--ray.num_policy_actors", "2")
-    assert "nodes are not asked" in said
+    assert "nodes are not asked" in said and "2 policy actors" in said and "each further GPU" not in said
+    gpu_policy = ("--policy", "tests.gpu_policy", "--ray.address", "auto", "--num_trials_per_task", "200")
+    said = _plan(capsys, *gpu_policy)
+    assert "1 policy actor" in said and "each further GPU brings as much" in said
+    whole = _hours(said)
+    assert whole > 0.05
+    assert _hours(_plan(capsys, *gpu_policy, "--ray.policy_resources", '{"GPU": 0.5}')) == pytest.approx(
+        whole / 2, abs=0.01
+    )
+
+
+def _hours(said: str) -> float:
+    line = next(line for line in said.splitlines() if line.startswith("GPU hours"))
+    return float(line.split()[2])
 
 
 def test_bad_input_is_one_line_here_too(capsys: pytest.CaptureFixture[str]) -> None:

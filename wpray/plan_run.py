@@ -46,7 +46,7 @@ class _Work:
 def show_plan(config: Config, console: Console | None = None) -> int:
     """Prints the plan; returns 0. Starts nothing and writes nothing. Raises BadInputError as the run itself would."""
     console = console or Console(soft_wrap=True, highlight=False)
-    num_gpus = policy_spec(config).num_gpus
+    num_gpus = config.ray.policy_resources.get("GPU", policy_spec(config).num_gpus)
     work = _work(config)
     speeds = _measured(config, work.folder) or _defaults(num_gpus)
     layout, notes = _layout(config, num_gpus, speeds)
@@ -133,6 +133,8 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
     asked = config.ray.num_policy_actors
     policies = asked if asked != "auto" else 1 if config.ray.address or not num_gpus else max(1, _gpus_here())
     notes, here = [], None
+    if config.ray.address and asked == "auto" and num_gpus:
+        notes.append("ray.num_policy_actors is auto, one a GPU: this is for one, and each further GPU brings as much.")
     wanted = config.num_env_actors
     if config.ray.address is None:
         here = cores()
