@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ class VideoShell:
     def render(self, job: VideoJob) -> bytes:
         """The MP4 of one episode. Raises BadInputError on a machine or for a recording that cannot be rendered."""
         if self._env is None:
-            prepare_rendering(self._config)
+            prepare_rendering(self._config, name=str(os.getpid()))  # spread over the GPUs
             self._env = make_environment(self._config.task_suite, self._config.env.protocol)
         self._env.load(job.task)
         return encode(frames(self._env, job, self._look), self._look.fps)
