@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from wpray.actors import prepare_rendering
-from wpray.cluster_setup import env_memory
+from wpray.cluster_setup import demands, env_memory
 from wpray.config import Config
 from wpray.envs.factory import make_environment
 from wpray.events import failure_of
@@ -106,8 +106,8 @@ class VideoCrew:
 
     def _start(self) -> Any:
         config = self.config
-        options = {"num_cpus": config.ray.env_cpus, "memory": env_memory(config), "resources": config.ray.env_resources}
-        return VideoActor.options(**options).remote(config, self.look)
+        placed = {"num_cpus": config.ray.env_cpus, "memory": env_memory(config), **demands(config.ray.env_resources)}
+        return VideoActor.options(**placed).remote(config, self.look)
 
     def _give(self, actor: Any, job: VideoJob, attempt: int) -> None:
         self._seats[actor.render.remote(job)] = _Seat(actor, job, attempt)
