@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wpray import balance
 from wpray.balance import choose
 from wpray.transport import Address
 
@@ -88,3 +89,17 @@ def test_a_crowded_node_sends_its_env_actors_to_another() -> None:
         for actor in range(30):
             fleet.choose(actor, fleet.see(), "a")
         assert fleet.loads == ([15, 15] if even else [30, 0])
+
+
+def test_an_env_actor_that_leaves_its_nodes_crowded_replica_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = _Fleet(["a", "b"])
+    fleet.actors = dict.fromkeys(range(4), 0)
+    monkeypatch.setattr(balance, "_this_node", lambda: "a")
+    monkeypatch.setattr(balance.Replicas, "_addresses", lambda _: fleet.see())
+    replicas = balance.Replicas("env-3", ["handle", "handle"])
+    assert replicas.find().replica == 0
+    assert replicas.crowded("life-0")
+    assert replicas.find().replica == 1
+    assert replicas.find().replica == 0, "a later connection chooses anew"
+    fleet.actors = dict(enumerate([0, 0, 1, 1]))
+    assert not replicas.crowded("life-0")

@@ -34,18 +34,24 @@ class Replicas:
         """`name`: of the env actor, such as env-3; `handles`: of the policy actors."""
         self._handles = handles
         self._number = int("".join(re.findall(r"\d+", name)) or 0)
+        self._better: Address | None = None  # found by the last look
 
     def find(self) -> Address:
         """The one to connect to. Raises ConnectionError if none answers."""
+        better, self._better = self._better, None
+        if better is not None:
+            return better
         known = self._addresses()
         if not known:
             raise ConnectionError("no policy replica answers yet")
         return choose(known, _this_node(), self._number)
 
     def crowded(self, life: str) -> bool:
-        """Whether an env actor connected to the replica of that `life` should choose anew."""
+        """Whether an env actor connected to the replica of that `life` should leave it; `find` then gives the better."""
         known = self._addresses() if len(self._handles) > 1 else []
-        return bool(known) and choose(known, _this_node(), self._number, life).life != life
+        best = choose(known, _this_node(), self._number, life) if known else None
+        self._better = None if best is None or best.life == life else best
+        return self._better is not None
 
     def gpus_here(self) -> list[str]:
         """The GPUs that replicas on this node own, as in CUDA_VISIBLE_DEVICES; waits for those that are starting."""
