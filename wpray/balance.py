@@ -47,7 +47,7 @@ class Replicas:
         return choose(known, _this_node(), self._number)
 
     def crowded(self, life: str) -> bool:
-        """Whether an env actor connected to the replica of that `life` should leave it for the one that `find` gives."""
+        """Whether an env actor connected to the replica of that `life` should leave it; `find` then says for which."""
         known = self._addresses() if len(self._handles) > 1 else []
         best = choose(known, _this_node(), self._number, life) if known else None
         self._better = None if best is None or best.life == life else best
