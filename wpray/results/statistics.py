@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, chi2, norm
+
+_EVIDENCE = 0.9  # how unlikely under equal rates a spread between tasks must be before it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class Rate:
     high: float
 
 
+@lru_cache(maxsize=4096)
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
     """Wilson's score interval of a proportion."""
     if trials == 0:
@@ -31,28 +35,29 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
 def stratified(strata: Sequence[tuple[int, int]], confidence: float = 0.95) -> Rate:
     """The mean of the strata's rates, each weighted by its trials, with a stratified Wilson interval.
 
-    `strata` are (successes, trials) of each task. Tasks differ in difficulty, so the variance of the overall rate is
-    that within tasks alone: never more than that of one pooled proportion. The interval is Wilson's for the number of
-    trials of one pooled proportion that would have the same variance. Each variance is taken at its Wilson centre,
-    which few trials draw towards one half: where a task has too few to show its rate, the interval is the pooled one.
+    `strata` are (successes, trials) of each task. Which tasks are run is no matter of chance, so the variance of the
+    overall rate is that within tasks alone: the pooled p (1 - p) / n less the share that lies between tasks. The
+    interval is Wilson's at the number of trials that has this variance. A few trials a task cannot tell a hard task
+    from bad luck, so only what exceeds the 90% quantile of Pearson's test of equal rates counts as between tasks:
+    without evidence of it, the interval is the pooled one.
     """
     strata = [(k, n) for k, n in strata if n > 0]
-    successes, trials = sum(k for k, _ in strata), sum(n for _, n in strata)
-    if trials == 0:
-        return wilson(0, 0)
-    z2 = float(norm.ppf(0.5 + confidence / 2)) ** 2
-    within = sum(n / trials * _variance(k, n, z2) for k, n in strata)
-    effective = trials * max(1.0, _variance(successes, trials, z2) / within)
-    return _wilson_at(successes / trials, effective, z2, successes, trials)
+    pooled = wilson(sum(k for k, _ in strata), sum(n for _, n in strata), confidence)
+    if pooled.rate in (0.0, 1.0) or len(strata) < 2:
+        return pooled
+    within = pooled.rate * (1 - pooled.rate)
+    spread = sum(n * (k / n - pooled.rate) ** 2 for k, n in strata) / within  # chi-square for equal rates
+    between = max(0.0, spread - _chance_spread(len(strata))) / pooled.trials
+    return _wilson_at(pooled, pooled.trials / (1 - between), float(norm.ppf(0.5 + confidence / 2)) ** 2)
 
 
-def _variance(successes: int, trials: int, z2: float) -> float:
-    """Of one trial, at the Wilson centre of its rate."""
-    centre = (successes + z2 / 2) / (trials + z2)
-    return centre * (1 - centre)
+@lru_cache
+def _chance_spread(strata: int) -> float:
+    return float(chi2.ppf(_EVIDENCE, strata - 1))
 
 
-def _wilson_at(rate: float, effective: float, z2: float, successes: int, trials: int) -> Rate:
+def _wilson_at(pooled: Rate, effective: float, z2: float) -> Rate:
+    rate = pooled.rate
     centre = (rate + z2 / (2 * effective)) / (1 + z2 / effective)
     half = math.sqrt(z2) / (1 + z2 / effective) * math.sqrt(rate * (1 - rate) / effective + z2 / (4 * effective**2))
-    return Rate(successes, trials, rate, max(0.0, centre - half), min(1.0, centre + half))
+    return replace(pooled, low=max(0.0, centre - half), high=min(1.0, centre + half))
