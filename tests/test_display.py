@@ -28,7 +28,7 @@ def test_the_live_display_shows_progress_rates_rows_speed_and_utilisation(tmp_pa
     with display.logging_to(tmp_path / "run.log", console), display.RunDisplay(console, tally, 1) as shown:
         for task, status in zip(tasks, ("success", "failure", "error"), strict=True):
             trial = Trial(task, 2, 0)
-            tally.add("fake", task.task_id, status, 128)  # type: ignore[arg-type]
+            tally.add(trial.key, status, 128)  # type: ignore[arg-type]
             shown.episode(trial, _episode(trial, status))
         shown.tick(policy_busy_s=0.5, num_workers=2)
         console.print(shown._render())
@@ -71,8 +71,8 @@ def test_a_summary_s_numbers_are_consistent() -> None:
     tally = Tally.planned((task, 3) for task in tasks)
     rng = np.random.default_rng(0)
     for task in tasks:
-        for _ in range(3):
-            tally.add("fake", task.task_id, "success" if rng.random() < 0.7 else "failure", 100)
+        for trial in range(3):
+            tally.add(("fake", task.task_id, trial), "success" if rng.random() < 0.7 else "failure", 100)
     console = Console(width=120, file=io.StringIO(), record=True)
     display.print_summary(console, tally, Path("out"), Path("out/report.html"))
     text = console.export_text()

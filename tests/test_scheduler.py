@@ -48,6 +48,18 @@ def test_workers_spread_over_tasks_the_longest_first() -> None:
     assert [_task_id(_next(scheduler, worker)) for worker in "abc"] == [1, 2, 1]
 
 
+def test_rounds_bring_every_task_to_the_same_trial_and_change_task_seldom() -> None:
+    scheduler, order = Scheduler(_trials([6, 6, 6]), max_attempts=1, round_size=2), []
+    while not scheduler.finished:
+        assignment = _next(scheduler, "a")
+        order.append((_task_id(assignment), assignment.trial.trial))
+        assert scheduler.done(assignment)
+    assert sorted(order) == [(task, trial) for task in range(3) for trial in range(6)]
+    counts = [[sum(key[0] == task for key in order[:end]) for task in range(3)] for end in range(1, 19)]
+    assert all(max(count) - min(count) <= 4 for count in counts)  # a round, and one ahead
+    assert sum(first[0] != second[0] for first, second in itertools.pairwise(order)) <= 6
+
+
 def test_a_worker_keeps_its_task_until_it_is_used_up_and_then_helps_with_another() -> None:
     scheduler = Scheduler(_trials([2, 9]), max_attempts=1)
     long, short = _next(scheduler, "a"), _next(scheduler, "b")

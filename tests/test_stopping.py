@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 
 from wpray.config import StopWhenConfig
 from wpray.results.statistics import Rate, wilson
-from wpray.stopping import ErrorBook, decided, too_many_errors
+from wpray.results.summary import Tally
+from wpray.scheduler import Scheduler
+from wpray.stopping import ErrorBook, decided, round_size, too_many_errors
+from wpray.types import Task, Trial
 
 
 @pytest.mark.parametrize(
@@ -89,3 +93,59 @@ def _verdict(true_rate: float, rule: StopWhenConfig, seed: int) -> str:
         if reason is not None:
             return next(word for word in ("better", "worse", "within") if f"is {word}" in reason)
     raise AssertionError("no decision")
+
+
+EASY_AND_HARD = np.repeat([1.0, 0.6], 5)  # 0.8 on average
+TASKS = [Task("fake", index, f"task {index}", "", 50, 280) for index in range(10)]
+
+
+@pytest.mark.parametrize("workers", [1, 7])
+def test_a_run_of_unequal_tasks_whose_successes_end_first_errs_as_rarely(workers: int) -> None:
+    """Tasks in a row, or whatever has finished first, would find the reference rate wrong in most of these runs."""
+    rule, runs = StopWhenConfig(reference_rate=0.8, difference=0.1), 120
+    verdicts = [_run_until_decided(EASY_AND_HARD, rule, workers, seed)[0] for seed in range(runs)]
+    wrong = sum("better" in verdict or "worse" in verdict for verdict in verdicts)
+    assert wrong / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
+    worse = [_run_until_decided(EASY_AND_HARD - 0.1, rule, workers, seed) for seed in range(40)]
+    assert sum("worse" in verdict for verdict, _ in worse) >= 34  # 95%, less three sigma
+    assert np.mean([tally.done for _, tally in worse]) < 350  # of 500
+
+
+def test_an_interval_at_which_a_run_stopped_covers_what_it_should() -> None:
+    rule, truth = StopWhenConfig(half_width=0.06), EASY_AND_HARD.mean()
+    stopped = [_run_until_decided(EASY_AND_HARD, rule, 7, seed) for seed in range(200)]
+    rates = [tally.overall for _, tally in stopped]
+    assert np.mean([rate.low <= truth <= rate.high for rate in rates]) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert all(reason and tally.done < 300 for reason, tally in stopped)
+    assert all(min(row.successes + row.failures for row in tally.rows) > 0 for _, tally in stopped)
+
+
+def _run_until_decided(rates: np.ndarray, rule: StopWhenConfig, workers: int, seed: int) -> tuple[str, Tally]:
+    """A run as the driver has it: trials end when they have taken their steps, those in hand at a decision finish."""
+    hits = np.random.default_rng(seed).random((len(TASKS), 50)) < rates[:, None]
+    scheduler = Scheduler([Trial(task, k, 0) for task in TASKS for k in range(50)], 1, round_size(rule))
+    tally, busy, now, reason = Tally.planned((task, 50) for task in TASKS), [], 0, None
+    idle = [f"env-{number}" for number in range(workers)]
+    while not scheduler.finished:
+        while idle and (assignment := scheduler.next_for(idle[-1])) is not None:
+            hit = bool(hits[assignment.trial.task.task_id, assignment.trial.trial])
+            heapq.heappush(busy, (now + (115 if hit else 290), idle.pop(), hit, assignment))
+        now, worker, hit, assignment = heapq.heappop(busy)
+        scheduler.done(assignment)
+        idle.append(worker)
+        tally.add(assignment.trial.key, "success" if hit else "failure", 115 if hit else 290)
+        reason = reason or decided(lambda: tally.even, rule)
+        if reason is not None:
+            scheduler.stop_taking()
+    return reason or "", tally
+
+
+def test_only_trials_that_all_tasks_have_run_count_for_a_decision() -> None:
+    tally = Tally.planned((task, 3) for task in TASKS[:2])
+    for trial in (0, 1, 2):
+        tally.add(("fake", 0, trial), "success", 100)
+    assert tally.even.trials == 0 and tally.overall.trials == 3
+    tally.add(("fake", 1, 1), "failure", 290)
+    assert tally.even.trials == 0  # its trial 0 still runs
+    tally.add(("fake", 1, 0), "error", 0)
+    assert (tally.even.successes, tally.even.trials) == (2, 3)

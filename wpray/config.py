@@ -144,7 +144,7 @@ class RetryConfig(_Group):
 
 
 class StopWhenConfig(_Group):
-    """Optional early stop, decided on finished episodes."""
+    """Optional early stop, decided on the trials that every task has run; tasks then run in rounds of few trials."""
 
     half_width: float | None = Field(
         None, gt=0, lt=1, description="stop when the overall 95% interval's half-width is under this"

@@ -249,14 +249,14 @@ class Driver:
     def _write(self, trial: Trial, episode: EncodedEpisode) -> None:
         self._write_when_there_is_room(episode)
         self._finished += 1
-        self._tally.add(trial.task.suite, trial.task.task_id, episode.status, episode.num_steps)
+        self._tally.add(trial.key, episode.status, episode.num_steps)
         self._watcher.episode(trial, episode)
         if episode.error is not None:
             self._errors.add_row(episode.error)
         reason = self._errors.reason_to_stop(self._finished)
         if reason is not None:
             self.request_stop(Stop(reason))
-        enough = decided(lambda: self._tally.overall, self._context.config.stop_when)
+        enough = decided(lambda: self._tally.even, self._context.config.stop_when)
         if enough is not None:
             self.request_stop(Stop(enough, intended=True))
 

@@ -36,6 +36,7 @@ from wpray.results.merge import merge
 from wpray.results.summary import Tally
 from wpray.results.writer import Outcome, RunFolder
 from wpray.scheduler import Scheduler
+from wpray.stopping import round_size
 from wpray.trials import make_trials, remaining, select_tasks
 from wpray.types import Task, Trial
 from wpray.video.render import after_run as videos_after_run
@@ -104,7 +105,7 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
             info = run.info
             driver = Driver(context, crew, run.folder, run.tally, shown, info.add_files, info.knows_files)
             with _ctrl_c(driver, events):
-                driver.run(Scheduler(run.todo, config.retry.max_attempts), num_workers)
+                driver.run(Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when)), num_workers)
             if driver.stop is not None and driver.stop.at_once:
                 _LOG.warning("stopping now, keeping what is finished")
         run.info.add_hosts(driver.hosts)
@@ -172,7 +173,7 @@ def _ctrl_c(driver: Driver, events: EventQueue) -> Iterator[None]:
 
 def _tally(tasks: Sequence[Task], num_trials: int, finished: dict[Key, Outcome]) -> Tally:
     tally = Tally.planned((task, num_trials) for task in tasks)
-    for (suite, task_id, trial), outcome in finished.items():
-        if (suite, task_id) in tally.tasks and trial < num_trials:
-            tally.add(suite, task_id, outcome.status, outcome.num_steps)
+    for key, outcome in finished.items():
+        if key[:2] in tally.tasks and key[2] < num_trials:
+            tally.add(key, outcome.status, outcome.num_steps)
     return tally

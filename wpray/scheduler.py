@@ -2,6 +2,7 @@
 
 An actor keeps the task that it has compiled as long as that task has trials left; then it takes the task with the most
 work to come and the fewest actors on it, so that the longest tasks start first and nobody idles while work is left.
+A run that may stop early goes through the tasks in rounds instead, so that it has seen all of them alike when it stops.
 Every trial ends exactly once: in a result, or, after too many lost attempts, as an error.
 """
 
@@ -29,8 +30,9 @@ class Assignment:
 class Scheduler:
     """Hands out trials and remembers who has which."""
 
-    def __init__(self, trials: Iterable[Trial], max_attempts: int) -> None:
-        self._max_attempts = max_attempts
+    def __init__(self, trials: Iterable[Trial], max_attempts: int, round_size: int | None = None) -> None:
+        """`round_size`: so many trials of every task before the next ones of any (an actor may be a round ahead)."""
+        self._max_attempts, self._round_size = max_attempts, round_size
         self._pending: dict[TaskKey, deque[Trial]] = {}
         for trial in trials:
             self._pending.setdefault(_task_of(trial), deque()).append(trial)
@@ -99,10 +101,14 @@ class Scheduler:
         return self._running.get(worker)
 
     def _choose(self, worker: str) -> TaskKey:
-        current = self._task.get(worker)
-        if current is not None and self._pending[current]:
+        rounds = {task: self._round(queue[0]) for task, queue in self._pending.items() if queue}
+        first, current = min(rounds.values()), self._task.get(worker)
+        if current in rounds and rounds[current] <= first + 1:
             return current
-        return max((task for task, queue in self._pending.items() if queue), key=self._urgency)
+        return max((task for task, its_round in rounds.items() if its_round == first), key=self._urgency)
+
+    def _round(self, trial: Trial) -> int:
+        return trial.trial // self._round_size if self._round_size else 0
 
     def _urgency(self, task: TaskKey) -> float:
         """Steps still to come for each actor that would share them."""

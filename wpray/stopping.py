@@ -11,6 +11,7 @@ from wpray.config import StopWhenConfig
 from wpray.results.statistics import Rate
 
 _LEAST_ERRORS = 3
+_ROUND = 5  # trials: a task's scene compiles for seconds, an early stop saves hundreds of episodes
 START_STALLS = 5  # times retry.stall_s for an actor to start: a simulator's import takes longer than any step
 
 Key = tuple[str, int, int]  # suite, task, trial
@@ -50,9 +51,15 @@ def too_many_errors(errors: int, finished: int, max_share: float) -> bool:
     return errors >= _LEAST_ERRORS and errors > max_share * finished
 
 
+def round_size(settings: StopWhenConfig) -> int | None:
+    """Trials of a task that run in one go: few if the run may stop early, for that needs the same trials of all."""
+    return None if settings.half_width is None and settings.reference_rate is None else _ROUND
+
+
 def decided(overall: Callable[[], Rate], settings: StopWhenConfig) -> str | None:
     """Why the outcomes so far are enough, as `settings` asks; None if they are not, or it asks for nothing.
 
+    `overall` gives the rate over trials that all tasks have run (`Tally.even`), on which both rules rest.
     `half_width`: of the 95% interval. `reference_rate`: Wald's sequential probability ratio tests of the reference
     against a rate that is `difference` better, and one that is `difference` worse, each at half of `alpha`.
     """

@@ -21,6 +21,28 @@ class TaskTally:
     failures: int = 0
     errors: int = 0
     steps_to_success: int = 0  # summed
+    statuses: dict[int, Status] = field(default_factory=dict)  # by trial
+
+    def add(self, trial: int, status: Status, num_steps: int) -> None:
+        """Counts one episode."""
+        self.statuses[trial] = status
+        if status == "success":
+            self.successes += 1
+            self.steps_to_success += num_steps
+        elif status == "failure":
+            self.failures += 1
+        else:
+            self.errors += 1
+
+    @property
+    def unbroken(self) -> int:
+        """How many trials from the first on have a row, without a gap."""
+        return next((trial for trial in range(self.planned) if trial not in self.statuses), self.planned)
+
+    def first(self, trials: int) -> tuple[int, int]:
+        """(successes, episodes with an outcome) of the first `trials`."""
+        seen = [self.statuses[trial] for trial in range(trials)]
+        return seen.count("success"), len(seen) - seen.count("error")
 
     @property
     def rate(self) -> Rate:
@@ -39,16 +61,9 @@ class Tally:
         """A tally of `(task, number of trials)` with nothing done yet."""
         return cls({(task.suite, task.task_id): TaskTally(task, count) for task, count in planned})
 
-    def add(self, suite: str, task_id: int, status: Status, num_steps: int) -> None:
-        """Counts one episode."""
-        row = self.tasks[(suite, task_id)]
-        if status == "success":
-            row.successes += 1
-            row.steps_to_success += num_steps
-        elif status == "failure":
-            row.failures += 1
-        else:
-            row.errors += 1
+    def add(self, key: tuple[str, int, int], status: Status, num_steps: int) -> None:
+        """Counts the episode of (suite, task_id, trial)."""
+        self.tasks[key[:2]].add(key[2], status, num_steps)
 
     @property
     def rows(self) -> Sequence[TaskTally]:
@@ -59,6 +74,15 @@ class Tally:
     def overall(self) -> Rate:
         """The run's success rate, its interval stratified by task."""
         return stratified([(row.successes, row.successes + row.failures) for row in self.tasks.values()])
+
+    @property
+    def even(self) -> Rate:
+        """The rate over the trials that all tasks have run: no easy task, and no quick success, weighs more in it.
+
+        Successes end early and tasks run one after the other, so what has finished at some moment is no fair sample.
+        """
+        rounds = min((row.unbroken for row in self.tasks.values()), default=0)
+        return stratified([row.first(rounds) for row in self.tasks.values()])
 
     @property
     def errors(self) -> int:
