@@ -2,7 +2,7 @@
 # Sets everything up on a fresh Linux machine, then runs wpray. A second call finds nothing to do and starts at once.
 #
 #   bash cluster/bootstrap.sh launch [ARGS]   evaluate (no ARGS: the quickstart); also doctor, dataset_stats, report,
-#                                             compare, video, bench
+#                                             compare, video, export, bench
 #   bash cluster/bootstrap.sh test [ARGS]     the tests (ARGS go to pytest)
 #   bash cluster/bootstrap.sh node            just the set-up, as a node of a cluster needs it
 #   bash cluster/bootstrap.sh setup [EXTRA]   just the set-up, with an extra such as vla, rlds or dev
@@ -133,7 +133,7 @@ main() {
     local command=${1:-}
     [ $# -gt 0 ] && shift
     case $command in
-        launch | doctor | report | compare | video | bench)
+        launch | doctor | report | compare | video | export | bench)
             setup "$(extra_for "$@")"
             exec "$venv/bin/python" -m "wpray.$command" "$@"
             ;;

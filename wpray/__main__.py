@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from wpray.command import run_command
 from wpray.errors import BadInputError
 
-_PACKAGES = ("bench", "doctor", "report", "video")
+_PACKAGES = ("bench", "doctor", "export", "report", "video")
 _COMMANDS = {
     "launch": "evaluate a policy (no arguments: the quickstart)",
     "doctor": "check everything that a run needs",
@@ -17,6 +17,7 @@ _COMMANDS = {
     "report": "a run as one HTML page",
     "compare": "is run B better than run A, on the same trials?",
     "video": "render videos of a run's episodes",
+    "export": "write a run's episodes in another tool's format (lerobot)",
     "bench": "benchmarks: env, e2e, policy, scale",
 }
 

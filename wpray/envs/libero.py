@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import time
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from wpray.envs.rendering import CAMERA_SIZE, CAMERAS, SceneRenderer, policy_vie
 from wpray.envs.scene import Scene
 from wpray.envs.seeding import reset_seed
 from wpray.envs.stepper import Stepper
+from wpray.rotation import axis_angle
 from wpray.types import FloatArray, ImageArray, Observation, SceneState, SimState, Task, Trial
 
 Protocol = Literal["wpray", "serial"]
@@ -136,7 +136,8 @@ class LiberoEnvironment:
 
     def _proprio(self) -> FloatArray:
         sample = self._stepper.sample
-        return np.concatenate([sample.eef_pos, _axis_angle(sample.eef_quat_wxyz), sample.gripper_qpos])
+        w, xyz = float(sample.eef_quat_wxyz[0]), sample.eef_quat_wxyz[1:]
+        return np.concatenate([sample.eef_pos, axis_angle(w, xyz), sample.gripper_qpos])
 
 
 class _SerialDraws:
@@ -159,12 +160,3 @@ class _SerialDraws:
             self._states.append(np.random.get_state())
         np.random.set_state(self._states[trial.trial])
         scene.reset(rounds=trial.trial + 1)
-
-
-def _axis_angle(quat_wxyz: FloatArray) -> FloatArray:
-    """(3,) rotation vector; w is clipped to [-1, 1], the angle is not wrapped, no rotation gives zeros."""
-    w = min(max(float(quat_wxyz[0]), -1.0), 1.0)
-    sine = math.sqrt(1.0 - w * w)
-    if sine == 0.0:
-        return np.zeros(3)
-    return np.asarray((quat_wxyz[1:] * 2.0 * math.acos(w)) / sine)

@@ -34,7 +34,7 @@ class VideoShell:
             prepare_rendering(self._config, name=str(os.getpid()))  # spread over the GPUs
             self._env = make_environment(self._config.task_suite, self._config.env.protocol)
         self._env.load(job.task)
-        return encode(frames(self._env, job, self._look), self._look.fps)
+        return encode(frames(self._env, job, self._look), self._look.fps, self._look.keyframe_every)
 
 
 _remote: Any = ray.remote  # its stubs know only some of its options

@@ -15,8 +15,11 @@ from wpray.types import ImageArray
 _OUTPUT = ["-pix_fmt", "yuv420p", "-crf", "20", "-preset", "medium", "-movflags", "+faststart", "-threads", "1"]
 
 
-def encode(frames: Iterable[ImageArray], fps: int) -> bytes:
-    """An MP4's bytes; frames are (H, W, 3) uint8 of one size, H and W even."""
+def encode(frames: Iterable[ImageArray], fps: int, keyframe_every: int = 250) -> bytes:
+    """An MP4's bytes; frames are (H, W, 3) uint8 of one size, H and W even.
+
+    The fewer frames from one key frame to the next, the quicker is a single frame read, and the larger the file.
+    """
     with tempfile.TemporaryDirectory(prefix="wpray-video-") as folder:
         path = Path(folder, "video.mp4")
         writer: Any = imageio.get_writer(
@@ -27,7 +30,7 @@ def encode(frames: Iterable[ImageArray], fps: int) -> bytes:
             quality=None,
             pixelformat="yuv420p",
             macro_block_size=2,
-            output_params=_OUTPUT,
+            output_params=[*_OUTPUT, "-g", str(keyframe_every)],
             ffmpeg_log_level="error",
         )
         with writer:

@@ -30,6 +30,8 @@ class Look:
     every: int = 1  # keep every n-th control step (the last one always)
     fps: int = 10
     overlay: bool = False
+    rotated: bool = False  # by 180 degrees as rendered, as policies see it: left and right of `upright` swapped
+    keyframe_every: int = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def frames(env: Environment, job: VideoJob, look: Look) -> Iterator[ImageArray]:
     for step in steps_shown(count, look.every):
         state = _state(recording, step)
         views = [env.render(state, recording.scene, camera=c, height=look.size, width=look.size) for c in look.cameras]
-        image: ImageArray = np.concatenate(views, axis=1)
+        image: ImageArray = np.concatenate([view[:, ::-1] if look.rotated else view for view in views], axis=1)
         yield _captioned(image, caption(job, step, count), job.status) if look.overlay else image
 
 

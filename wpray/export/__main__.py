@@ -1,0 +1,104 @@
+"""`python -m wpray.export lerobot RUN_DIR OUT`: writes a run's recorded episodes as a LeRobotDataset."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from wpray import quiet_ray
+from wpray.command import run_command
+from wpray.config_cli import ArgumentParser
+from wpray.errors import BadInputError, RunStoppedError
+from wpray.video.options import add_choices, add_where, config_of, wanted
+
+if TYPE_CHECKING:
+    from wpray.export.lerobot import Episode, Pixels
+    from wpray.results import Run
+
+_ABOUT = (
+    "Writes recorded episodes as a LeRobotDataset (format v3.0): states, actions, instructions, and videos of both "
+    "cameras as the policy sees them, rendered anew from the recorded states. Needs no further package."
+)
+_EVERY = 10  # a frame in so many counts for the images' statistics
+_KEYFRAME_EVERY = 2  # training reads single frames
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0 written, 1 some videos could not be rendered, 2 bad input."""
+    options = _parser().parse_args(list(argv))
+    quiet_ray.prepare(joins_a_cluster=options.address is not None)
+    from wpray.export import lerobot
+    from wpray.results import load
+    from wpray.video.choose import choose
+
+    run, out = load(options.run_dir), Path(options.out)
+    if out.exists():
+        raise BadInputError(f"{out}: is there already; name a new folder")
+    rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
+    episodes = [episode for row in rows if len((episode := lerobot.read_episode(run, row)).action)]
+    if not episodes:
+        raise BadInputError(f"{run.path}: no episode is as asked (errors have no trajectory); ask for others")
+    pixels = _render(run, episodes, options, out) if options.videos else [{} for _ in episodes]
+    lerobot.write(out, episodes, pixels)
+    print(f"{out}: {len(episodes)} episodes, {sum(len(episode.action) for episode in episodes)} frames")
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m wpray.export", description=_ABOUT, allow_abbrev=False)
+    parser.add_argument("format", choices=("lerobot",), help="format of the data set")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder")
+    parser.add_argument("out", metavar="OUT", help="folder of the data set; it must not be there yet")
+    parser.add_argument("--no-videos", dest="videos", action="store_false", help="states and actions only")
+    add_choices(parser)
+    add_where(parser)
+    return parser
+
+
+def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, out: Path) -> list[dict[str, Pixels]]:
+    """Renders every episode's videos into the data set, camera by camera; returns their pixels' levels."""
+    from wpray.export import lerobot
+    from wpray.results.videos import VideoFolder
+    from wpray.video.frames import Look
+    from wpray.video.render import jobs_for, render
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    jobs = jobs_for(run, [episode.row for episode in episodes])
+    for key, camera in lerobot.VIDEO_KEYS.items():
+        look = Look((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
+        named = [replace(job, name=lerobot.video_file(key, number)) for number, job in enumerate(jobs)]
+        for job in named:
+            (out / job.name).parent.mkdir(parents=True, exist_ok=True)
+        failed = render(config_of(run, options), named, look, VideoFolder(out, ""), Console(soft_wrap=True))
+        if failed:
+            raise RunStoppedError(f"{failed} videos could not be rendered, so {out} is no data set")
+    return [
+        {key: _pixels(out / lerobot.video_file(key, number), episode) for key in lerobot.VIDEO_KEYS}
+        for number, episode in enumerate(episodes)
+    ]
+
+
+def _pixels(video: Path, episode: Episode) -> Pixels:
+    """Of some of the frames that belong to the data set."""
+    import imageio.v2 as imageio
+    import numpy as np
+
+    from wpray.export.lerobot import Pixels
+    from wpray.export.statistics import levels
+
+    shown = range(episode.skipped, episode.skipped + len(episode.action), _EVERY)
+    reader: Any = imageio.get_reader(video)
+    with reader:
+        images = [np.asarray(image) for index, image in enumerate(reader) if index in shown]
+    return Pixels(levels(images), len(images))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -1,0 +1,201 @@
+"""Episodes as a LeRobotDataset, format v3.0: Parquet tables and JSON; the videos are put beside them.
+
+A frame pairs what was observed with the action taken next, as policies learn it. A trajectory's row holds an action and
+what was observed after it, so frame k is the observation of row k - 1 and the action of row k. The wait steps at the
+start, in which no policy acts, are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wpray.export.statistics import Statistics, of_levels, of_numbers
+from wpray.results.reader import Run, matrix
+from wpray.rotation import axis_angle
+from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray
+
+FPS = 20  # control steps a second
+IMAGE_SIZE = 256
+VIDEO_KEYS = {"observation.images.image": "agentview", "observation.images.image2": "robot0_eye_in_hand"}
+_VERSION = "v3.0"
+_FILES_A_CHUNK = 1000
+_DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+_VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+_STATE_NAMES = ["x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "finger1", "finger2"]
+_ACTION_NAMES = ["x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper"]
+_INDICES = ("frame_index", "episode_index", "index", "task_index")
+_FRAMES = pa.schema(
+    [
+        pa.field("observation.state", pa.list_(pa.float32(), PROPRIO_DIM)),
+        pa.field("action", pa.list_(pa.float32(), ACTION_DIM)),
+        pa.field("timestamp", pa.float32()),
+        *(pa.field(name, pa.int64()) for name in _INDICES),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """The levels of some of an episode's images from one camera."""
+
+    levels: IntArray  # (3, 256)
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One episode of the data set."""
+
+    row: Mapping[str, Any]  # of episodes.parquet
+    state: FloatArray  # (N, 8) as observed before each action
+    action: FloatArray  # (N, 7)
+    skipped: int  # steps of the recording (and its videos) before the first frame
+
+
+def read_episode(run: Run, row: Mapping[str, Any]) -> Episode:
+    """Raises BadInputError if the episode was not recorded."""
+    table = run.trajectory((row["suite"], row["task_id"], row["trial"]))
+    quat = matrix(table, "eef_quat")
+    turns = np.array([axis_angle(float(q[3]), q[:3]) for q in quat]).reshape(-1, 3)
+    state = np.concatenate([matrix(table, "eef_pos"), turns, matrix(table, "gripper_qpos")], axis=1)
+    first = max(1, run.info.get("config", {}).get("num_steps_wait", 0))
+    return Episode(row, state[first - 1 : -1], matrix(table, "action")[first:], first - 1)
+
+
+def video_file(key: str, episode: int) -> str:
+    """Where the video of an episode is, relative to the data set."""
+    chunk, file = divmod(episode, _FILES_A_CHUNK)
+    return _VIDEO.format(video_key=key, chunk_index=chunk, file_index=file)
+
+
+def write(out: Path, episodes: Sequence[Episode], pixels: Sequence[Mapping[str, Pixels]]) -> None:
+    """Writes the data set's tables. `pixels`: of each episode, by video key; empty mappings for one without videos."""
+    instructions = list(dict.fromkeys(episode.row["instruction"] for episode in episodes))
+    tables = _frame_tables(episodes, instructions)
+    (out / "meta/episodes/chunk-000").mkdir(parents=True)
+    (out / "data/chunk-000").mkdir(parents=True)
+    with pq.ParquetWriter(out / _DATA.format(chunk_index=0, file_index=0), _FRAMES, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+    rows = [_episode_row(*given) for given in zip(episodes, tables, pixels, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows), out / "meta/episodes/chunk-000/file-000.parquet")
+    pq.write_table(_task_table(instructions), out / "meta/tasks.parquet")
+    _write_json(out / "meta/stats.json", _statistics(pa.concat_tables(tables), _summed(pixels)))
+    _write_json(out / "meta/info.json", _info(tables, len(instructions), sorted(pixels[0])))
+
+
+def _frame_tables(episodes: Sequence[Episode], instructions: Sequence[str]) -> list[pa.Table]:
+    tables, begin = [], 0
+    for number, episode in enumerate(episodes):
+        count = len(episode.action)
+        steps = np.arange(count)
+        columns = {
+            "observation.state": list(episode.state.astype(np.float32)),
+            "action": list(episode.action.astype(np.float32)),
+            "timestamp": (steps / FPS).astype(np.float32),
+            "frame_index": steps,
+            "episode_index": np.full(count, number),
+            "index": begin + steps,
+            "task_index": np.full(count, instructions.index(episode.row["instruction"])),
+        }
+        tables.append(pa.table(columns, schema=_FRAMES))
+        begin += count
+    return tables
+
+
+def _episode_row(episode: Episode, table: pa.Table, pixels: Mapping[str, Pixels]) -> dict[str, Any]:
+    number, begin = table["episode_index"][0].as_py(), table["index"][0].as_py()
+    chunk, file = divmod(number, _FILES_A_CHUNK)
+    row: dict[str, Any] = {
+        "episode_index": number,
+        "tasks": [episode.row["instruction"]],
+        "length": len(table),
+        "data/chunk_index": 0,
+        "data/file_index": 0,
+        "dataset_from_index": begin,
+        "dataset_to_index": begin + len(table),
+        "meta/episodes/chunk_index": 0,
+        "meta/episodes/file_index": 0,
+        **{name: episode.row[name] for name in ("suite", "task_id", "trial", "seed", "success")},
+    }
+    for key in pixels:
+        span = (episode.skipped / FPS, (episode.skipped + len(table)) / FPS)
+        names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+        row |= {f"videos/{key}/{name}": value for name, value in zip(names, (chunk, file, *span), strict=True)}
+    for feature, found in _statistics(table, pixels).items():
+        row |= {f"stats/{feature}/{name}": values for name, values in found.items()}
+    return row
+
+
+def _statistics(table: pa.Table, pixels: Mapping[str, Pixels]) -> dict[str, Statistics]:
+    wide = {name: of_numbers(matrix(table, name)) for name in ("observation.state", "action")}
+    flat = {name: of_numbers(table[name].to_numpy()) for name in ("timestamp", *_INDICES)}
+    return wide | flat | {key: of_levels(found.levels, found.frames) for key, found in pixels.items()}
+
+
+def _summed(pixels: Sequence[Mapping[str, Pixels]]) -> dict[str, Pixels]:
+    return {
+        key: Pixels(np.sum([found[key].levels for found in pixels], axis=0), sum(found[key].frames for found in pixels))
+        for key in pixels[0]
+    }
+
+
+def _task_table(instructions: Sequence[str]) -> pa.Table:
+    """The instructions as the index of a pandas table, which is how the format finds a task by its text."""
+    described = {
+        "index_columns": ["task"],
+        "column_indexes": [],
+        "columns": [
+            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
+            {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object"},
+        ],
+    }
+    table = pa.table({"task_index": np.arange(len(instructions)), "task": list(instructions)})
+    return table.replace_schema_metadata({"pandas": json.dumps(described)})
+
+
+def _info(tables: Sequence[pa.Table], num_tasks: int, video_keys: Sequence[str]) -> dict[str, Any]:
+    return {
+        "codebase_version": _VERSION,
+        "robot_type": "panda",
+        "total_episodes": len(tables),
+        "total_frames": sum(len(table) for table in tables),
+        "total_tasks": num_tasks,
+        "chunks_size": _FILES_A_CHUNK,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": FPS,
+        "splits": {"train": f"0:{len(tables)}"},
+        "data_path": _DATA,
+        "video_path": _VIDEO if video_keys else None,
+        "features": {
+            **{key: _video_feature() for key in video_keys},
+            "observation.state": {"dtype": "float32", "shape": [PROPRIO_DIM], "names": _STATE_NAMES},
+            "action": {"dtype": "float32", "shape": [ACTION_DIM], "names": _ACTION_NAMES},
+            "timestamp": {"dtype": "float32", "shape": [1], "names": None},
+            **{name: {"dtype": "int64", "shape": [1], "names": None} for name in _INDICES},
+        },
+    }
+
+
+def _video_feature() -> dict[str, Any]:
+    facts = {"height": IMAGE_SIZE, "width": IMAGE_SIZE, "codec": "h264", "pix_fmt": "yuv420p", "is_depth_map": False}
+    facts |= {"fps": FPS, "channels": 3}
+    return {
+        "dtype": "video",
+        "shape": [IMAGE_SIZE, IMAGE_SIZE, 3],
+        "names": ["height", "width", "channels"],
+        "info": {**{f"video.{name}": value for name, value in facts.items()}, "has_audio": False},
+    }
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=4) + "\n")

@@ -1,0 +1,60 @@
+"""Command-line options of what renders recorded episodes: which of them, and where."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from wpray.config import Config, TaskIds
+from wpray.config_cli import ArgumentParser, validate
+
+if TYPE_CHECKING:
+    from wpray.results import Run
+
+
+def add_choices(parser: ArgumentParser) -> None:
+    """Adds what `wanted` looks at, and `max_count`."""
+    choices = parser.add_argument_group("which episodes (default: all)")
+    choices.add_argument("--status", nargs="+", choices=("success", "failure"), help="of these outcomes only")
+    choices.add_argument("--tasks", type=_ids, metavar="IDS", help="of these tasks only, such as 0,3 or 0-4")
+    choices.add_argument("--trials", type=_ids, metavar="IDS", help="these trials only")
+    choices.add_argument("--max-count", type=positive, metavar="N", help="at most N, failures first")
+
+
+def add_where(parser: ArgumentParser) -> Any:
+    """Adds what `config_of` looks at; returns the group, for more of its kind."""
+    where = parser.add_argument_group("where")
+    where.add_argument("--num-actors", type=positive, metavar="N", help="episodes rendered at once (as many as fit)")
+    where.add_argument("--address", help="a Ray cluster to render on (this machine)")
+    return where
+
+
+def wanted(row: Mapping[str, Any], options: argparse.Namespace) -> bool:
+    """Whether the episode is one that the options ask for."""
+    asked = ((options.status, "status"), (options.tasks, "task_id"), (options.trials, "trial"))
+    return all(allowed is None or row[name] in allowed for allowed, name in asked)
+
+
+def config_of(run: Run, options: argparse.Namespace) -> Config:
+    """The run's own configuration, with the actors where the options say. Raises BadInputError if it is not one."""
+    config = validate(run.info.get("config", {}))
+    actors = options.num_actors or "auto"
+    here = config.ray.model_copy(update={"address": options.address, "num_env_actors": actors})
+    return config.model_copy(update={"ray": here, "num_parallel": None})
+
+
+def positive(text: str) -> int:
+    """A number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return TypeAdapter(TaskIds).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,3 or 0-4") from error
