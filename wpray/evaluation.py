@@ -75,6 +75,7 @@ def evaluate(config: Config) -> int:
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
         folder = stack.enter_context(opened(choose_folder(config), config))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
+        facts |= {"planned_episodes": len(trials)}
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts)
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:

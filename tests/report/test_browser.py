@@ -53,12 +53,32 @@ def test_the_page_loads_and_a_video_plays(tmp_path: Path, which: int, embed_byte
     probed.write_text(html.replace("</body>", _PROBE.replace("WHICH", str(which)) + "</body>"))
     dom, log = _open(probed)
     assert "CONSOLE" not in log
-    assert re.findall(r"<title>(charts=.*?)</title>", dom) == ["charts=9 overflow=false played=yes"]
+    assert re.findall(r"<title>(charts=.*?)</title>", dom) == ["charts=8 overflow=false played=yes"]
 
 
-def _open(page: Path) -> tuple[str, str]:
+def test_a_narrow_window_scrolls_charts_not_the_page(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [[True, False, None], [True, True, False]], policy="a.module.with.a.long.name" * 3)
+    page = write_report(tmp_path / "run")
+    probe = """<script>
+        const overflows = part => part.scrollWidth > part.clientWidth;
+        const [page, chart] = [document.documentElement, document.querySelector('.plot')];
+        document.title = `overflow=${overflows(page)} scrolls=${overflows(chart)}`;
+        </script></body>"""
+    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
+    page.write_text(html.replace("</body>", probe))
+    dom, _ = _open(page, width=500)
+    assert re.findall(r"<title>(overflow=.*?)</title>", dom) == ["overflow=false scrolls=true"]
+
+
+def _open(page: Path, width: int = 1160) -> tuple[str, str]:
     """The page's DOM after some seconds, and the browser's log."""
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1160,2000"]
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        f"--window-size={width},2000",
+    ]
     profile = page.parent.parent / "profile"
     command = [
         BROWSER or "",

@@ -64,6 +64,30 @@ def test_odd_runs_have_a_report(tmp_path: Path, outcomes: list[list[bool | None]
     assert 'id="headline"' in _page(tmp_path)
 
 
+def test_an_unfinished_run_says_how_much_is_missing(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False], [True]], state="running", planned_episodes=500)
+    html = _page(tmp_path)
+    assert "3 of 500 episodes have run" in html and "3 of 500<" in html
+    write_run(tmp_path / "whole", [[True, False]], planned_episodes=2)
+    assert "have run" not in _page(tmp_path / "whole")
+
+
+def test_tasks_that_are_clearly_harder_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True] * 19 + [False], [True] * 4 + [False] * 16, [True] * 20])
+    assert "lies below the overall rate in task 1." in _page(tmp_path)
+
+
+def test_the_total_bar_says_what_the_time_went_to(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, True, True, True]])
+    html = _page(tmp_path)
+    bar = html[html.index("What the env actors&#x27; time went to") :]
+    bar = bar[: bar.index("</svg>")]
+    found = activity.collect(load(tmp_path), facts.collect(load(tmp_path)).rows, bins=360)
+    assert f"simulating: {found.shares['simulate']:.1%}" in bar
+    widths = [float(width) for width in re.findall(r' width="([\d.]+)" height="26"', bar)]
+    assert sum(widths) == pytest.approx(890, abs=1)
+
+
 def test_a_run_without_trajectories_or_units_says_so(tmp_path: Path) -> None:
     write_run(tmp_path / "units", [[True]], waypoint_space=None)
     assert "does not tell the waypoints&#x27; units" in _page(tmp_path / "units")

@@ -10,20 +10,21 @@ from wpray.report.facts import Facts, Row, TaskFacts
 from wpray.report.svg import drawing, shortened, tag, text, ticks, tip
 
 WIDTH = 1040.0
-COLOURS = {"success": "#1b9e77", "failure": "#d95f02", "error": "#5e4b8b", "missing": "#e9ebee"}
+COLOURS = {"success": "#1b9e77", "failure": "#d95f02", "error": "#5b2a86", "missing": "var(--empty)"}
 _LABEL = 330.0  # width of the task labels
 _RIGHT = 150.0  # room for numbers
-_ROW = 25.0
+_ROW, _ROW_OF_MANY, _MANY = 25.0, 19.0, 30  # height of a task's row, and of one of more than _MANY tasks
 _CHARACTERS = 46
 
 
 def task_bars(facts: Facts) -> str:
     """Success rate of every task with its interval; the overall rate as a line."""
     plot = WIDTH - _LABEL - _RIGHT
-    bottom = _ROW * len(facts.tasks) + 8
+    row = _ROW if len(facts.tasks) <= _MANY else _ROW_OF_MANY
+    bottom = row * len(facts.tasks) + 8
     parts = [_rate_axis(plot, bottom)]
     for index, task in enumerate(facts.tasks):
-        parts.append(tag("g", _task_bar(task, plot), transform=f"translate({_LABEL:.0f},{8 + index * _ROW:.0f})"))
+        parts.append(tag("g", _task_bar(task, plot, row), transform=f"translate({_LABEL:.0f},{8 + index * row:.0f})"))
     if facts.overall.trials and len(facts.tasks) > 1:
         x = _LABEL + plot * facts.overall.rate
         line = tag("line", tip(f"overall {facts.overall.rate:.1%}"), x1=x, x2=x, y1=2, y2=bottom, class_="overall")
@@ -40,15 +41,15 @@ def task_bars(facts: Facts) -> str:
     return drawing(WIDTH, bottom + 38, parts, "Success rate of each task with its 95% interval")
 
 
-def _task_bar(task: TaskFacts, plot: float) -> str:
-    rate, middle = task.rate, _ROW / 2
+def _task_bar(task: TaskFacts, plot: float, row: float) -> str:
+    rate, middle = task.rate, row / 2
     said = tip(_task_tip(task))
     label = text(-10, middle + 4, f"{task.task_id}  {shortened(task.instruction, _CHARACTERS)}", text_anchor="end")
     if not rate.trials:
-        return tag("g", said + label + text(6, middle + 4, "no outcome yet", class_="small"))
+        return tag("g", said + label + text(6, middle + 4, f"no outcome, {task.errors} errors", class_="small"))
     parts = [
-        tag("rect", x=0, y=4, width=plot, height=_ROW - 8, fill=COLOURS["missing"], rx=2),
-        tag("rect", x=0, y=4, width=plot * rate.rate, height=_ROW - 8, fill=COLOURS["success"], opacity=0.75, rx=2),
+        tag("rect", x=0, y=4, width=plot, height=row - 8, fill=COLOURS["missing"], rx=2),
+        tag("rect", x=0, y=4, width=plot * rate.rate, height=row - 8, fill=COLOURS["success"], opacity=0.75, rx=2),
         tag("path", d=_whisker(plot * rate.low, plot * rate.high, middle), class_="whisker"),
         text(plot + 12, middle + 4, f"{rate.rate:.1%}", class_="number"),
         text(

@@ -43,7 +43,7 @@ class Facts:
 
     tasks: list[TaskFacts]
     rows: list[Row]
-    planned: int  # episodes that the configuration asks for, of the tasks that have any
+    planned: int  # episodes that the run asks for
 
     @property
     def overall(self) -> Rate:
@@ -79,9 +79,8 @@ def collect(run: Run) -> Facts:
         for task_id, group in sorted(groups.items())
     ]
     config = run.info.get("config", {})
-    each = config.get("num_trials_per_task") or 0
-    planned = each * len(config.get("tasks") or tasks)
-    return Facts(tasks, rows, max(planned, len(rows)))
+    guess = (config.get("num_trials_per_task") or 0) * len(config.get("tasks") or tasks)
+    return Facts(tasks, rows, max(run.info.get("planned_episodes", guess), len(rows)))
 
 
 def mean(values: Sequence[float]) -> float | None:

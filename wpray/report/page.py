@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wpray.report import activity, facts, sections, videos, waypoints
+from wpray.report.errors import errors
 from wpray.results.reader import Run
 
 EMBED_BYTES = 8_000_000  # of videos inside the page; base64 makes them a third larger
@@ -28,7 +29,7 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
         sections.headline(found, run.info),
         sections.tasks(found),
         sections.episodes(found, shown),
-        sections.errors(found),
+        errors(found),
         sections.videos(shown),
         sections.steps(found),
         sections.waypoints(waypoints.collect(run)),

@@ -10,12 +10,11 @@ import numpy as np
 
 from wpray.report import charts, timeline
 from wpray.report.activity import Activity
-from wpray.report.facts import Facts, Row, mean
+from wpray.report.facts import Facts, mean
 from wpray.report.svg import tag
 from wpray.report.videos import Video
 from wpray.report.waypoints import Segments
 
-_MOST_ERRORS = 200
 _VIDEOS_IN_SIGHT = 6
 
 
@@ -37,7 +36,13 @@ def headline(facts: Facts, info: Mapping[str, Any]) -> str:
 
 def tasks(facts: Facts) -> str:
     """Bars by task."""
-    about = "Share of solved episodes. The line on a bar is its 95% interval: the fewer episodes, the wider."
+    about = (
+        "Share of solved episodes. The thin line on a bar is its 95% interval, the rates that fit what was seen: "
+        "the fewer episodes, the wider."
+    )
+    below = [str(task.task_id) for task in facts.tasks if task.rate.trials and task.rate.high < facts.overall.rate]
+    if below:
+        about += f" Where it fails: the whole interval lies below the overall rate in task {', '.join(below)}."
     return section("Success by task", about, charts.task_bars(facts), "tasks")
 
 
@@ -58,10 +63,12 @@ def steps(facts: Facts) -> str:
     if not taken:
         return ""
     failures = [row["num_steps"] for row in facts.rows if row["status"] == "failure"]
-    parts = [charts.histogram(taken, "steps", "control steps to success")]
-    if failures:
-        parts.append(charts.histogram(failures, "steps", "control steps of failures", colour=charts.COLOURS["failure"]))
     about = "Control steps that episodes took, the first steps in which objects settle included."
+    parts = [charts.histogram(taken, "steps", "control steps to success")]
+    if len(set(failures)) == 1:
+        about += f" Failures: {len(failures)}, each after {failures[0]} steps."
+    elif failures:
+        parts.append(charts.histogram(failures, "steps", "control steps of failures", colour=charts.COLOURS["failure"]))
     return section("Steps to success", about, f'<div class="two">{"".join(parts)}</div>', "steps")
 
 
@@ -104,30 +111,18 @@ def time(activity: Activity) -> str:
     shares = activity.shares
     shown = {name: share for name, share in shares.items() if share > 0.0005}
     legend = _legend({f"{timeline.NAMES[name]} {share:.1%}": timeline.COLOURS[name] for name, share in shown.items()})
-    parts = ["<h3>All env actors together</h3>", timeline.shares_panel(activity)]
-    parts += ["<h3>Each env actor</h3>", timeline.lanes_panel(activity)]
-    parts += ["<h3>Policy: replicas computing (area) and mean batch size (line)</h3>", timeline.policy_panel(activity)]
+    parts = [timeline.total_bar(activity), "<h3>Over time, all env actors together</h3>"]
+    parts += [timeline.shares_panel(activity), "<h3>Over time, each env actor</h3>", timeline.lanes_panel(activity)]
+    if activity.computing.any():
+        about = "replicas computing (red area, left scale) and mean size of the batches begun (line, right scale)"
+        parts += [f"<h3>Over time, the policy: {about}</h3>", timeline.policy_panel(activity)]
     return section("Where the time went", timeline.bottleneck(activity), legend + "".join(parts), "time")
-
-
-def errors(facts: Facts) -> str:
-    """Errors by kind, each with a traceback."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in facts.rows:
-        if row["status"] == "error":
-            message = (row["error_message"] or "").strip()
-            groups.setdefault((row["error_type"] or "Error", (message.splitlines() or [""])[0]), []).append(row)
-    if not groups:
-        return ""
-    kinds = sorted(groups.items(), key=lambda item: -len(item[1]))
-    content = "".join(_error(kind, line, rows) for (kind, line), rows in kinds[:_MOST_ERRORS])
-    about = "These episodes have no outcome: neither success nor failure. The same command tries them again."
-    return section("Errors", about, content, "errors")
 
 
 def _figure(video: Video) -> str:
     row = video.row
-    player = tag("video", " ", src=video.source, controls="", muted="", playsinline="", loop="", preload="metadata")
+    preload = "auto" if video.source.startswith("data:") else "metadata"  # shows its first frame at once
+    player = tag("video", " ", src=video.source, controls="", muted="", playsinline="", loop="", preload=preload)
     caption = (
         f'<span class="badge {row["status"]}">{row["status"]}</span>task {row["task_id"]}, trial {row["trial"]}, '
         f"{row['num_steps']} steps: {escape(row['instruction'])}"
@@ -154,6 +149,8 @@ def _notes(facts: Facts, info: Mapping[str, Any]) -> list[str]:
     notes = []
     if info.get("privileged"):
         notes.append("This policy reads object poses from the simulator: its rate tests the harness, no model.")
+    if facts.planned > len(facts.rows):
+        notes.append(f"{len(facts.rows)} of {facts.planned} episodes have run; the rate is theirs.")
     if info.get("stop_reason"):
         notes.append(f"The run stopped before its last episode: {info['stop_reason']}")
     if 0 < facts.overall.trials < 10 * len(facts.tasks):
@@ -180,17 +177,6 @@ def _waypoint_table(segments: Segments) -> str:
     names = ("waypoint of its plan", "segments run to the end", "median distance", "90% are within")
     head = "".join(f"<th>{name}</th>" for name in names)
     return f"<details><summary>By waypoint</summary><table><tr>{head}</tr>{''.join(rows)}</table></details>"
-
-
-def _error(kind: str, line: str, rows: Sequence[Row]) -> str:
-    where = ", ".join(f"task {row['task_id']} trial {row['trial']}" for row in rows[:20])
-    more = f" and {len(rows) - 20} more" if len(rows) > 20 else ""
-    first = rows[0]
-    who = f"{first['node'] or 'an unknown host'}, {first['worker']}, attempt {first['attempt']}"
-    ran = f"{len(rows)} episodes: {where}{more}. The traceback is from {who}."
-    head = f'<span class="badge error">{len(rows)}</span>{escape(kind)}: {escape(line[:300])}'
-    trace = escape(first["error_message"] or "")
-    return f"<details><summary>{head}</summary><p>{escape(ran)}</p><pre>{trace}</pre></details>"
 
 
 def _span(seconds: float) -> str:

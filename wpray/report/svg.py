@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from html import escape
 
 Attribute = str | float | int | None
+_LEGIBLE = 0.7  # of a figure's width: smaller, its text is hard to read
 
 
 def tag(name: str, content: str = "", **attributes: Attribute) -> str:
@@ -34,17 +35,14 @@ def tip(content: str) -> str:
 
 
 def drawing(width: float, height: float, parts: Iterable[str], label: str) -> str:
-    """A figure that scales with the page; `label` says to a screen reader what it shows."""
+    """A figure that scales with the page, and scrolls where that would make its text too small to read.
+
+    `label` says to a screen reader what it shows.
+    """
     box = f"0 0 {_text(width)} {_text(height)}"
-    return tag(
-        "svg",
-        "".join(parts),
-        viewBox=box,
-        width="100%",
-        role="img",
-        aria_label=label,
-        style=f"max-width:{_text(width)}px",
-    )
+    style = f"max-width:{_text(width)}px;min-width:{_text(_LEGIBLE * width)}px"
+    figure = tag("svg", "".join(parts), viewBox=box, width="100%", role="img", aria_label=label, style=style)
+    return f'<div class="plot">{figure}</div>'
 
 
 def shortened(content: str, length: int) -> str:

@@ -11,13 +11,13 @@ from wpray.report.charts import WIDTH
 from wpray.report.svg import drawing, shortened, tag, text, ticks, tip
 from wpray.types import FloatArray
 
-COLOURS = dict(zip(ACTIVITIES, ("#9c89b8", "#4c78a8", "#f2a541", "#d1495b", "#5e4b8b", "#eceff1"), strict=True))
+COLOURS = dict(zip(ACTIVITIES, ("#b9a6d6", "#4c78a8", "#f2a541", "#d1495b", "#5b2a86", "var(--empty)"), strict=True))
 NAMES = {
     "reset": "loading and resetting scenes",
     "simulate": "simulating",
     "render": "rendering cameras",
     "wait": "waiting for the policy",
-    "error": "attempts that ended in an error",
+    "error": "in attempts that ended in an error",
     "idle": "idle",
 }
 _REMEDIES = {
@@ -25,11 +25,12 @@ _REMEDIES = {
     "simulate": "The simulator sets the pace: more env actors (CPUs) make the run faster, a faster policy would not.",
     "render": "Rendering sets the pace: a GPU's EGL (env.renderer) renders about a hundred times faster than OSMesa.",
     "wait": "The policy sets the pace: more policy replicas, or larger batches, make the run faster.",
-    "error": "Errors took the largest part: see below what they were.",
+    "error": "The section on errors says what they were.",
     "idle": "Actors stood idle: there were more of them than work, or they started late.",
 }
-_LEFT, _LANE, _MOST_LANES = 90.0, 14.0, 64
-_PLOT = WIDTH - _LEFT - 10
+_LEFT, _RIGHT, _LANE, _MOST_LANES = 90.0, 60.0, 14.0, 64
+_PLOT = WIDTH - _LEFT - _RIGHT
+_LEAST_LABEL = 90.0  # width of a part of the total bar that has room for its name
 
 
 def bottleneck(activity: Activity) -> str:
@@ -38,6 +39,21 @@ def bottleneck(activity: Activity) -> str:
     largest = max(shares, key=lambda name: shares[name])
     said = f"Env actors spent the largest part of their time ({shares[largest]:.0%}) {NAMES[largest]}."
     return f"{said} {_REMEDIES[largest]}"
+
+
+def total_bar(activity: Activity) -> str:
+    """One bar: what the env actors' time went to, from start to end."""
+    parts, x = [text(_LEFT - 8, 19, "in total", class_="small", text_anchor="end")], _LEFT
+    for name, share in activity.shares.items():
+        width = _PLOT * share
+        said = tip(f"{NAMES[name]}: {share:.1%} of the env actors' time")
+        parts.append(tag("rect", said, x=x, y=2, width=width, height=26, fill=COLOURS[name]))
+        if width >= _LEAST_LABEL:
+            dark = {"class_": "on-light"} if name in ("render", "reset") else {"class_": "on-dark"}
+            label = text(x + width / 2, 19, f"{name} {share:.0%}", text_anchor="middle", pointer_events="none")
+            parts.append(tag("g", label, **({} if name == "idle" else dark)))
+        x += width
+    return drawing(WIDTH, 32, parts, "What the env actors' time went to")
 
 
 def shares_panel(activity: Activity) -> str:
@@ -83,33 +99,30 @@ def lanes_panel(activity: Activity) -> str:
                 )
             )
     bottom = 4 + len(workers) * _LANE
+    if len(activity.workers) > len(workers):
+        parts.append(text(_LEFT - 8, bottom + 16, f"first {_MOST_LANES}", class_="small", text_anchor="end"))
     return drawing(WIDTH, bottom + 22, [*parts, _time_axis(activity, bottom)], "What each env actor did over time")
 
 
 def policy_panel(activity: Activity) -> str:
     """Policy replicas that were computing, and the size of their batches."""
-    height = 90.0
+    height, top = 90.0, 12.0
     busy = activity.computing / np.diff(activity.edges)
-    sizes = np.nan_to_num(activity.batch_size)
-    x, parts = _positions(activity.edges), []
-    most_busy, most_size = max(1.0, float(busy.max())), max(1.0, float(sizes.max()))
-    parts.append(
-        tag(
-            "path",
-            tip("replicas computing"),
-            d=_steps(x, height - (height - 12) * busy / most_busy, height),
-            fill="#d1495b",
-            opacity=0.55,
-        )
-    )
-    line = height - (height - 12) * sizes / most_size
-    parts.append(tag("path", tip("mean batch size"), d=_line(x, line), class_="batch"))
-    parts.append(text(_LEFT - 8, 16, f"{most_busy:.2g} busy", class_="small", text_anchor="end", fill="#d1495b"))
-    parts.append(text(_LEFT - 8, 30, f"batch {most_size:.2g}", class_="small", text_anchor="end"))
-    parts.append(text(_LEFT - 8, height, "0", class_="small", text_anchor="end"))
-    return drawing(
-        WIDTH, height + 22, [*parts, _time_axis(activity, height)], "Policy: replicas computing and batch sizes"
-    )
+    sizes = activity.batch_size
+    x, most_busy, most_size = _positions(activity.edges), max(1.0, float(busy.max())), max(1.0, float(np.nanmax(sizes)))
+    area = _steps(x, height - (height - top) * busy / most_busy, height)
+    line = _line(x, height - (height - top) * sizes / most_size)
+    right = _LEFT + _PLOT + 8
+    parts = [
+        tag("path", tip("replicas computing"), d=area, fill=COLOURS["wait"], opacity=0.55),
+        tag("path", tip("mean batch size"), d=line, class_="batch"),
+        text(_LEFT - 8, top + 4, f"{most_busy:.2g} busy", class_="small", text_anchor="end"),
+        text(_LEFT - 8, height, "0", class_="small", text_anchor="end"),
+        text(right, top + 4, f"batch {most_size:.2g}", class_="small"),
+        text(right, height, "0", class_="small"),
+    ]
+    said = "Policy: replicas computing and batch sizes"
+    return drawing(WIDTH, height + 22, [*parts, _time_axis(activity, height)], said)
 
 
 def _positions(edges: FloatArray) -> FloatArray:
@@ -126,7 +139,9 @@ def _steps(x: FloatArray, y: FloatArray, base: float) -> str:
 
 
 def _line(x: FloatArray, y: FloatArray) -> str:
-    return f"M{x[0]:.1f} {y[0]:.1f}" + "".join(f"V{top:.1f}H{right:.1f}" for top, right in zip(y, x[1:], strict=True))
+    """A level for each bin; nothing where it is NaN."""
+    bins = zip(x, x[1:], y, strict=False)
+    return "".join(f"M{left:.1f} {level:.1f}H{right:.1f}" for left, right, level in bins if level == level)
 
 
 def _time_axis(activity: Activity, bottom: float) -> str:
