@@ -6,13 +6,15 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.results.recorded import write_run
 from wpray.errors import BadInputError
 from wpray.results import load
 from wpray.results.merge import merge
-from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
+from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA, trajectory_schema
 from wpray.results.videos import VideoFolder
 from wpray.results.writer import RunFolder
 
@@ -103,3 +105,66 @@ def test_duckdb_pandas_and_polars_open_the_tables_without_options(tmp_path: Path
     assert pandas.read_parquet(path)["success"].mean() == 0.5
     assert polars.read_parquet(path)["success"].mean() == 0.5
     assert duckdb.sql(f"SELECT count(*) FROM '{tmp_path / 'decisions.parquet'}'").fetchall() == [(6,)]
+
+
+def _leaves(kind: pa.DataType) -> list[pa.DataType]:
+    if pa.types.is_nested(kind):
+        return [leaf for index in range(kind.num_fields) for leaf in _leaves(kind.field(index).type)]
+    return [kind]
+
+
+SCHEMAS = {
+    "episodes": EPISODE_SCHEMA,
+    "decisions": DECISION_SCHEMA,
+    "trajectory": trajectory_schema(9, 8, 3, full=True),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_column_says_what_it_is_and_has_a_type_that_every_reader_knows(name: str) -> None:
+    """Spark 3 refuses nanoseconds and unsigned integers."""
+    for field in SCHEMAS[name]:
+        assert len(field.metadata[b"description"]) > 5, field.name
+        if field.name.endswith("_s"):
+            assert field.metadata[b"unit"] == b"s", field.name
+        if "steps" in field.name or field.name.startswith(("duration", "qpos", "qvel", "eef_pos", "gripper")):
+            assert field.metadata[b"unit"], field.name
+        for leaf in _leaves(field.type):
+            integer = pa.types.is_signed_integer(leaf) or pa.types.is_boolean(leaf)
+            assert integer or leaf in (pa.string(), pa.float32(), pa.float64(), pa.timestamp("us", tz="UTC")), (
+                field.name
+            )
+
+
+def test_descriptions_and_plain_encodings_are_in_the_files(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False, None]])
+    for name, schema in list(SCHEMAS.items())[:2]:
+        with pq.ParquetFile(tmp_path / f"{name}.parquet") as file:
+            assert [field.metadata for field in file.schema_arrow] == [field.metadata for field in schema]
+            columns = [file.metadata.row_group(0).column(index) for index in range(file.metadata.num_columns)]
+        assert {code for column in columns for code in column.encodings} <= {"PLAIN", "RLE", "RLE_DICTIONARY"}
+        assert {column.physical_type for column in columns} <= {
+            "BYTE_ARRAY",
+            "INT32",
+            "INT64",
+            "DOUBLE",
+            "FLOAT",
+            "BOOLEAN",
+        }
+
+
+def test_a_real_episode_is_small() -> None:
+    """At most 40 KB for 150 steps in the robot's and the outcome's columns; the simulator's state has its own."""
+    recorded = Path(__file__).parents[2] / "notebooks" / "data" / "scripted"
+    robot = {"step", "action", "eef_pos", "eef_quat", "gripper_qpos"}
+    files = sorted((recorded / "trajectories").glob("*.parquet"))
+    assert len(files) == 10
+    for path in files:
+        metadata = pq.read_metadata(path)
+        columns = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
+        assert robot <= {column.path_in_schema.split(".")[0] for column in columns}
+        compressed = sum(c.total_compressed_size for c in columns if c.path_in_schema.split(".")[0] in robot)
+        assert path.stat().st_size <= 40_000 and compressed * 150 / metadata.num_rows <= 40_000
+        assert {column.compression for column in columns} == {"ZSTD"}
+    episodes = recorded / "episodes.parquet"
+    assert episodes.stat().st_size / pq.read_metadata(episodes).num_rows < 2_000

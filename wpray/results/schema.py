@@ -31,8 +31,8 @@ EPISODE_FIELDS = [
     _field("seed", pa.int64(), "the run's seed"),
     _field("status", pa.string(), "success | failure | error"),
     _field("success", pa.bool_(), "null for an error, which is never counted as a failure", nullable=True),
-    _field("num_steps", pa.int32(), "control steps taken, wait steps included"),
-    _field("max_steps", pa.int32(), "limit of control steps after the wait steps"),
+    _field("num_steps", pa.int32(), "control steps taken, wait steps included", "control steps"),
+    _field("max_steps", pa.int32(), "limit of control steps after the wait steps", "control steps"),
     _field("num_plans", pa.int32(), "plan requests"),
     _field("num_segments", pa.int32(), "segments executed"),
     _field("reset_s", pa.float64(), "bringing the scene to the trial's start", "s"),
@@ -59,7 +59,7 @@ OUTCOME_COLUMNS = (
 
 _DECISION_FIELDS = [
     _field("kind", pa.string(), "plan | segment"),
-    _field("step", pa.int32(), "control steps taken before it"),
+    _field("step", pa.int32(), "control steps taken before it", "control steps"),
     _field("plan_index", pa.int32(), "which plan of the episode"),
     _field("segment_index", pa.int32(), "which segment of the episode"),
     _field("waypoints", pa.list_(pa.list_(pa.float32())), "plan: (M, 8), normalized proprio", nullable=True),
@@ -82,7 +82,7 @@ PART_SCHEMA = _schema(
 
 _TRAJECTORY_FIELDS = [
     _field("step", pa.int32(), "control step, from 0; the wait steps come first"),
-    _field("action", pa.list_(pa.float64(), 7), "delta position, delta axis-angle, gripper (1 closes)"),
+    _field("action", pa.list_(pa.float64(), 7), "delta position, delta axis-angle, gripper (1 closes)", "-1 to 1"),
     _field("eef_pos", pa.list_(pa.float64(), 3), "gripper site as observed, world frame", "m"),
     _field("eef_quat", pa.list_(pa.float64(), 4), "hand orientation as observed (x, y, z, w), world frame"),
     _field("gripper_qpos", pa.list_(pa.float64(), 2), "finger joints as observed", "m"),
@@ -94,9 +94,9 @@ def trajectory_schema(nq: int, nv: int, nsite: int, full: bool) -> pa.Schema:
     fields = list(_TRAJECTORY_FIELDS)
     if full:
         fields += [
-            _field("qpos", pa.list_(pa.float64(), nq), "generalized positions after the step"),
-            _field("qvel", pa.list_(pa.float64(), nv), "generalized velocities after the step"),
-            _field("render_qpos", pa.list_(pa.float64(), nq), "positions that the step's images show"),
+            _field("qpos", pa.list_(pa.float64(), nq), "generalized positions after the step", "m, rad"),
+            _field("qvel", pa.list_(pa.float64(), nv), "generalized velocities after the step", "m/s, rad/s"),
+            _field("render_qpos", pa.list_(pa.float64(), nq), "positions that the step's images show", "m, rad"),
             _field("render_site_alpha", pa.list_(pa.float32(), nsite), "opacity of each site (a lit stove)"),
         ]
     return _schema(fields)
