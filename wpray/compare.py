@@ -19,12 +19,13 @@ from wpray.errors import BadInputError
 from wpray.results import Run, load
 from wpray.results.paired import Pairs, difference_interval, mcnemar_p, trials_needed
 from wpray.results.pairing import Comparison, Pair, compare, count, obstacles, rate, remarks
+from wpray.results.summary import add_columns, one_line
 
 _LEVEL = 0.05
 _POWER = 0.8
 _ABOUT = (
-    "Compares two runs trial by trial: exact McNemar test, difference of the success rates with its 95% interval, "
-    "tasks, and the trials that flipped. Errors are left out, in pairs."
+    "Compares two runs trial by trial: exact McNemar test, difference of the success rates with its 95% interval "
+    "(Bonett and Price, for pairs), tasks, and the trials that flipped. Errors are left out, in pairs."
 )
 
 
@@ -155,15 +156,12 @@ def _show_numbers(console: Console, comparison: Comparison) -> None:
 
 def _task_table(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("task", "instruction"):
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    for name in ("pairs", "A", "B", "B - A", "only A", "only B"):
-        table.add_column(name, justify="right", no_wrap=True)
+    add_columns(table, ("pairs", "A", "B", "B - A", "only A", "only B"))
     for (_, task_id), pairs in comparison.by_task().items():
         counts = count(pairs)
         numbers = (f"{rate(pairs, 'a'):.1%}", f"{rate(pairs, 'b'):.1%}", _signed(counts.difference))
         flips = (str(counts.only_a), str(counts.only_b))
-        table.add_row(str(task_id), escape(pairs[0].a["instruction"]), str(counts.total), *numbers, *flips)
+        table.add_row(str(task_id), one_line(pairs[0].a["instruction"]), str(counts.total), *numbers, *flips)
     return table
 
 

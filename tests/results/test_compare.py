@@ -38,9 +38,9 @@ def test_the_difference_interval_covers_what_it_should(rates: tuple[float, float
     assert covered <= 0.97 or trials * (rates[1] + rates[2]) < 20  # few flips: wide, never too narrow
 
 
-def test_power_is_what_simulation_finds() -> None:
+@pytest.mark.parametrize(("difference", "discordant", "trials"), [(0.1, 0.2, 160), (0.05, 0.05, 60), (0.03, 0.3, 900)])
+def test_power_is_what_simulation_finds(difference: float, discordant: float, trials: int) -> None:
     rng = np.random.default_rng(0)
-    difference, discordant, trials = 0.1, 0.2, 160
     cells = [0.7, (discordant - difference) / 2, (discordant + difference) / 2]
     draws = rng.multinomial(trials, [*cells, 1 - sum(cells)], size=4000)
     found = np.mean([mcnemar_p(Pairs(*map(int, draw))) <= 0.05 for draw in draws])
@@ -48,6 +48,9 @@ def test_power_is_what_simulation_finds() -> None:
     needed = trials_needed(difference, discordant)
     assert needed is not None
     assert mcnemar_power(needed, difference, discordant) >= 0.8 > mcnemar_power(needed // 2, difference, discordant)
+
+
+def test_power_knows_its_limits() -> None:
     assert trials_needed(1e-5, 0.5) is None
     assert trials_needed(0.3, 0.1) == trials_needed(0.3, 0.3)  # as many flips as the difference needs, at least
 
@@ -90,12 +93,27 @@ def test_flipped_trials_link_to_their_videos(tmp_path: Path, capsys: pytest.Capt
 
     write_run(tmp_path / "a", [[True, True]])
     write_run(tmp_path / "b", [[True, False]])
-    videos = VideoFolder.of(tmp_path / "b", None)
-    videos.path.mkdir()
-    (videos.path / "rollout_move_the_cube_0_t1_failure.mp4").touch()
-    merge(RunFolder(tmp_path / "b"), videos)
+    for run, status in (("a", "success"), ("b", "failure")):
+        videos = VideoFolder.of(tmp_path / run, None)
+        videos.path.mkdir()
+        (videos.path / f"rollout_move_the_cube_0_t1_{status}.mp4").touch()
+        merge(RunFolder(tmp_path / run), videos)
     assert command.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert "rollout_move_the_cube_0_t1_failure.mp4" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    flip = shown.index("task 0 trial 1: A success, B failure")
+    assert shown[flip + 1] == f"    A {tmp_path}/a/videos/rollout_move_the_cube_0_t1_success.mp4"
+    assert shown[flip + 2] == f"    B {tmp_path}/b/videos/rollout_move_the_cube_0_t1_failure.mp4"
+
+
+def test_a_narrow_terminal_cuts_instructions_not_numbers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    recorded = Path(__file__).parents[2] / "notebooks" / "data"
+    assert command.main([str(recorded / "scripted"), str(recorded / "handicapped")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "pick up" in line]
+    assert [row[0] for row in rows] == [str(task) for task in range(10)]
+    assert rows[0][-6:] == ["3", "100.0%", "66.7%", "-33.3", "1", "0"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rich.table import Table
+from rich.text import Text
 
 from wpray.results.statistics import Rate, stratified, wilson
 from wpray.types import Status, Task
@@ -119,16 +120,13 @@ def log_lines(tally: Tally) -> list[str]:
 def task_table(tally: Tally, title: str | None = None) -> Table:
     """A row a task, for a terminal."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in ("task", "instruction"):
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    for name in ("success", "rate", "95% interval", "mean steps", "errors"):
-        table.add_column(name, justify="right", no_wrap=True)
+    add_columns(table, ("success", "rate", "95% interval", "mean steps", "errors"))
     for row in tally.rows:
         rate = row.rate
         mean = f"{row.steps_to_success / row.successes:.0f}" if row.successes else "-"
         table.add_row(
             str(row.task.task_id),
-            row.task.instruction,
+            one_line(row.task.instruction),
             f"{rate.successes}/{rate.trials}" if rate.trials else f"0 of {row.planned}",
             _percent(rate) if rate.trials else "-",
             interval(rate),
@@ -136,6 +134,19 @@ def task_table(tally: Tally, title: str | None = None) -> Table:
             f"[red]{row.errors}[/]" if row.errors else "0",
         )
     return table
+
+
+def add_columns(table: Table, numbers: Iterable[str]) -> None:
+    """Task, instruction and `numbers`: on a narrow terminal the instruction gives way, numbers stay whole."""
+    table.add_column("task", no_wrap=True)
+    table.add_column("instruction")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+
+
+def one_line(instruction: str) -> Text:
+    """An instruction as a cell that is cut, not wrapped."""
+    return Text(instruction, no_wrap=True, overflow="ellipsis")
 
 
 def interval(rate: Rate) -> str:
