@@ -60,6 +60,25 @@ def test_rounds_bring_every_task_to_the_same_trial_and_change_task_seldom() -> N
     assert sum(first[0] != second[0] for first, second in itertools.pairwise(order)) <= 6
 
 
+def test_an_evened_out_schedule_ends_with_as_many_trials_of_every_task() -> None:
+    scheduler, order = Scheduler(_trials([9, 9, 9]), max_attempts=2, round_size=2), []
+    for worker in "ab":
+        order.append(_next(scheduler, worker))
+    for assignment in order[:]:
+        scheduler.done(assignment)
+        order.append(_next(scheduler, assignment.worker))
+    scheduler.even_out()
+    again = order.pop()
+    assert scheduler.failed(again)  # a trial in hand that fails is still tried again
+    scheduler.done(order[-1])
+    while (assignment := scheduler.next_for("a")) is not None:
+        order.append(assignment)
+        scheduler.done(assignment)
+    most = 1 + max(assignment.trial.trial for assignment in order)
+    assert scheduler.finished and 1 < most < 9
+    assert sorted((_task_id(x), x.trial.trial) for x in order) == [(t, k) for t in range(3) for k in range(most)]
+
+
 def test_a_worker_keeps_its_task_until_it_is_used_up_and_then_helps_with_another() -> None:
     scheduler = Scheduler(_trials([2, 9]), max_attempts=1)
     long, short = _next(scheduler, "a"), _next(scheduler, "b")

@@ -106,7 +106,9 @@ class Driver:
         self.stop: Stop | None = None
 
     def request_stop(self, stop: Stop) -> None:
-        """Ends the run: trials in hand are finished first, unless `stop.at_once`."""
+        """Ends the run: trials in hand are finished first, unless `stop.at_once`; after an `intended` stop also the
+        trials that bring every task to the same number.
+        """
         self.stop = stop if self.stop is None or stop.at_once else self.stop
 
     def run(self, scheduler: Scheduler, num_workers: int) -> None:
@@ -122,7 +124,7 @@ class Driver:
             if event is not None:
                 self._handle(event)
             if self.stop is not None:
-                scheduler.stop_taking()
+                scheduler.even_out() if self.stop.intended else scheduler.stop_taking()
                 if self.stop.at_once:
                     return
             self._watcher.tick(self._crew.replicas.busy_s, self._pool.size)
@@ -240,7 +242,7 @@ class Driver:
     def _try_again(self, assignment: Assignment, error_row: EncodedEpisode) -> None:
         """Queues a failed trial again; its attempts used up, or the run stopping, it gets its error row."""
         _LOG.warning("%s attempt %d: %s", _label(assignment.trial), assignment.attempt, error_row.error)
-        if self.stop is not None:
+        if self.stop is not None and not self.stop.intended:
             self._scheduler.done(assignment)
         elif self._scheduler.failed(assignment):
             return

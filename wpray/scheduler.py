@@ -41,6 +41,7 @@ class Scheduler:
         self._workers_on: Counter[TaskKey] = Counter()
         self._attempts: Counter[TrialKey] = Counter()
         self._taking = True
+        self._begun = 0  # trials of a task, of the task that has begun the most
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
     @property
@@ -62,6 +63,12 @@ class Scheduler:
         """No further trial is handed out; those in hand go on."""
         self._taking = False
 
+    def even_out(self) -> None:
+        """Keeps of every task only as many trials as the task furthest ahead has begun: a mean over equal shares."""
+        for task, queue in self._pending.items():
+            self._pending[task] = deque(trial for trial in queue if trial.trial < self._begun)
+        self.num_pending = sum(len(queue) for queue in self._pending.values())
+
     def next_for(self, worker: str) -> Assignment | None:
         """The next attempt for an idle `worker`, or None if there is nothing left to hand out."""
         if not self._taking or self.num_pending == 0 or worker in self._running:
@@ -71,6 +78,7 @@ class Scheduler:
         trial = self._pending[task].popleft()
         self.num_pending -= 1
         self._attempts[trial.key] += 1
+        self._begun = max(self._begun, trial.trial + 1)
         assignment = Assignment(trial, self._attempts[trial.key], worker)
         self._running[worker] = assignment
         return assignment

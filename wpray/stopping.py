@@ -11,7 +11,7 @@ from wpray.config import StopWhenConfig
 from wpray.results.statistics import Rate
 
 _LEAST_ERRORS = 3
-_ROUND = 5  # trials: a task's scene compiles for seconds, an early stop saves hundreds of episodes
+_ROUND = 3  # trials: a task's scene compiles for seconds, an early stop saves hundreds of episodes
 START_STALLS = 5  # times retry.stall_s for an actor to start: a simulator's import takes longer than any step
 
 Key = tuple[str, int, int]  # suite, task, trial
