@@ -27,9 +27,9 @@ def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [output for output in outputs if output.output_type == "stream" and output.name == "stderr"]
 
 
-def _printed(notebook: Any) -> list[str]:
+def _printed(notebook: Any) -> str:
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return [output.text for output in outputs if output.output_type == "stream" and output.name == "stdout"]
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
 def test_there_are_notebooks_and_their_data_is_small() -> None:
