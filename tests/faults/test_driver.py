@@ -11,26 +11,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.faults import runs
-from tests.faults.conftest import FAKE, SHORT, Record
+from tests.faults.conftest import SHORT, WORKERS, Record
 
 pytestmark = pytest.mark.faults
 _DRIVER_DEATHS = 10
+MANY = ("--num_trials_per_task", "16", *WORKERS)  # 160 episodes: some are left after so many deaths
 
 
 def test_kill_9_or_ctrl_c_at_any_moment_and_the_same_command_again(
     tmp_path: Path, reference: Callable[..., Path], survived: Record
 ) -> None:
-    undisturbed = reference(*FAKE)
+    undisturbed = reference(*MANY)
     rng = random.Random(3)
     kept = dict[Path, bytes]()
     for number in range(_DRIVER_DEATHS):
-        with runs.launched(tmp_path / "run", *FAKE) as run:
+        with runs.launched(tmp_path / "run", *MANY) as run:
             # Some before the first episode, most while episodes end.
             run.wait_for(lambda: run.actors(runs.ENV) or rng.random() < 0.01)
-            time.sleep(rng.uniform(0.0, 1.5))
+            time.sleep(rng.uniform(0.0, 1.2))
             assert run.alive, "the run was over before all faults were injected"
             if number % 4 == 3 and run.wait_for(lambda: "env actors" in run.text):
                 _ctrl_c(run, rng.choice((1, 2)))
@@ -39,7 +41,7 @@ def test_kill_9_or_ctrl_c_at_any_moment_and_the_same_command_again(
         parts = {path: path.read_bytes() for path in (run.folder / "parts").glob("*/*.parquet")}
         assert kept.items() <= parts.items(), "a finished trial was lost or run again"
         kept = parts
-    with runs.launched(tmp_path / "run", *FAKE) as run:
+    with runs.launched(tmp_path / "run", *MANY) as run:
         assert run.end() == 0, run.text[-3000:]
     assert "Traceback" not in run.text
     runs.assert_same(run.folder, undisturbed)
@@ -88,8 +90,13 @@ def _damage(path: Path, rng: random.Random, how: int) -> None:
     elif how == 2:
         data = bytearray(rng.randbytes(len(data)))
     else:
-        # Within the column data, which no other field of the file would betray.
-        data[rng.randrange(40, 200)] ^= 1 << rng.randrange(8)
+        # Within the column data, which no other field of the file would betray: a chunk ends in its last page's.
+        columns = pq.read_metadata(path).row_group(0)
+        column = columns.column(rng.randrange(columns.num_columns))
+        end = column.data_page_offset + column.total_compressed_size
+        if column.has_dictionary_page:
+            end += column.dictionary_page_offset - column.data_page_offset
+        data[end - 1] ^= 1 << rng.randrange(8)
     path.write_bytes(data)
 
 
