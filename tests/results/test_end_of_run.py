@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,12 @@ def test_videos_that_are_missing_are_rendered_by_the_same_command(tmp_path: Path
     assert video.exists()
     video.unlink()
     assert _evaluate(run.path, *short, "--video.mode", "none").episodes["video_path"][0].as_py() is None
+
+
+def test_a_run_that_is_decided_stops_with_as_many_trials_of_every_task(tmp_path: Path) -> None:
+    run = _evaluate(tmp_path / "run", "--stop_when.reference_rate", "0.5", "--video.mode", "none")
+    each = Counter(run.episodes["task_id"].to_pylist())
+    assert len(each) == 10 and len(set(each.values())) == 1
+    assert run.episodes.num_rows < 200 and run.info["state"] == "finished"
+    assert "is better than the reference rate 50.0%" in run.info["stop_reason"]
+    assert f"{run.episodes.num_rows} of 200 episodes have run" in (run.path / "report.html").read_text()
