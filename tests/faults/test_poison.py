@@ -69,5 +69,5 @@ def test_out_of_memory_halves_the_batch_and_a_sick_process_is_replaced(
     raised = (marks / "raised").read_text()
     memory = raised.count("out of memory")
     assert memory >= 3
-    survived("CUDA out of memory in a batch", memory)
+    survived("CUDA out of memory in a batch (raised by the test)", memory)
     survived("policy process that fails every request", 3)
