@@ -97,6 +97,15 @@ def _failure_of(shell: actors.PolicyShell) -> str:
     raise TimeoutError("the policy is still loading")
 
 
+def test_a_local_ray_that_does_not_come_up_in_time_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+    monkeypatch.setattr("ray.init", slow)
+    with pytest.raises(BadInputError, match=r"ray\.address none: .*timed out during startup\.\)$"):
+        cluster_setup.start_ray(Config(task_suite="fake"))
+
+
 def test_a_cluster_where_nobody_listens_is_said_at_once() -> None:
     config = Config.model_validate({"task_suite": "fake", "policy": "noop", "ray": {"address": "127.0.0.1:1"}})
     with pytest.raises(BadInputError, match="cannot start or join Ray"):

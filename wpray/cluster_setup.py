@@ -41,7 +41,7 @@ def start_ray(config: Config) -> None:
         if address:
             _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # of a node that does not come up in time Ray says so with a plain one
         raise BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({_reason(error)})") from error
 
 
