@@ -31,7 +31,8 @@ class Scheduler:
     """Hands out trials and remembers who has which."""
 
     def __init__(self, trials: Iterable[Trial], max_attempts: int, round_size: int | None = None) -> None:
-        """`round_size`: so many trials of every task before the next ones of any (an actor may be a round ahead)."""
+        """`round_size`: so many trials of every task before the next ones of any (an actor may
+        be a round ahead if others are at work on the tasks that are behind)."""
         self._max_attempts, self._round_size = max_attempts, round_size
         self._pending: dict[TaskKey, deque[Trial]] = {}
         for trial in trials:
@@ -111,9 +112,11 @@ class Scheduler:
     def _choose(self, worker: str) -> TaskKey:
         rounds = {task: self._round(queue[0]) for task, queue in self._pending.items() if queue}
         first, current = min(rounds.values()), self._task.get(worker)
-        if current in rounds and rounds[current] <= first + 1:
+        behind = [task for task, its_round in rounds.items() if its_round == first]
+        cared_for = all(self._workers_on[task] for task in behind)
+        if current is not None and rounds.get(current) in (first, first + 1 if cared_for else first):
             return current
-        return max((task for task, its_round in rounds.items() if its_round == first), key=self._urgency)
+        return max(behind, key=self._urgency)
 
     def _round(self, trial: Trial) -> int:
         return trial.trial // self._round_size if self._round_size else 0
