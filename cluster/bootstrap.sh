@@ -122,6 +122,9 @@ setup() {
 extra_for() {
     local argument
     for argument in "$@"; do
+        case $argument in *ray.submit*) echo cluster && return ;; esac # the policy computes elsewhere
+    done
+    for argument in "$@"; do
         case $argument in *waypoint_vla* | *vlm_checkpoint* | *ae_checkpoint*) echo vla && return ;; esac
         if [ -f "$argument" ] && grep -qE '^ *(policy: *waypoint_vla|vlm_checkpoint:)' "$argument"; then
             echo vla && return
@@ -147,7 +150,7 @@ main() {
             exec "$venv/bin/python" -m pytest "$@"
             ;;
         setup) setup "${1:-}" ;;
-        node) setup vla ;;
+        node) setup vla,cluster ;;
         *)
             sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2
             exit 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,12 +15,10 @@ from wpray.config import Config
 from wpray.envs.factory import FAKE_SUITE, list_tasks
 from wpray.errors import BadInputError
 from wpray.hardware import cores
-from wpray.quiet_ray import WORKER_DEFAULTS
+from wpray.quiet_ray import WORKER_DEFAULTS, passed_on
 from wpray.types import Task
 
 _LOG = logging.getLogger(__name__)
-# What workers may see of the driver's environment when it joins a cluster: nothing secret.
-_PASSED_ON = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "LIBGL_ALWAYS_SOFTWARE", "PYTORCH_CUDA_ALLOC_CONF")
 _OBJECT_STORE = 256 * 2**20  # results pass through it one at a time
 _FAKE_MEMORY = 200 * 2**20
 _KNOCK_S = 10.0
@@ -128,10 +125,9 @@ def _knock(address: str) -> None:
 
 def _join_options(address: str) -> dict[str, Any]:
     """The nodes get this package as it is here, and of this environment what is on the allow-list."""
-    passed = {name: os.environ[name] for name in (*_PASSED_ON, *WORKER_DEFAULTS) if name in os.environ}
     return {
         "address": address,
-        "runtime_env": {"py_modules": [str(_PACKAGE)], "env_vars": {**WORKER_DEFAULTS, **passed}},
+        "runtime_env": {"py_modules": [str(_PACKAGE)], "env_vars": {**WORKER_DEFAULTS, **passed_on()}},
     }
 
 

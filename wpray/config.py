@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -82,9 +83,21 @@ class RayConfig(_Group):
     address: str | None = Field(
         None, description="none: a local Ray in this process; auto or ray://HOST:10001: join a cluster"
     )
-    submit: str | None = Field(None, description="http://HEAD:8265: run the driver itself on the cluster (Ray Jobs)")
-    follow: bool = Field(True, description="with ray.submit: stream the job's log until it ends")
-    fetch: bool = Field(True, description="with ray.submit: bring the result folder back at the end")
+    submit: str | None = Field(
+        None,
+        description="http://HEAD:8265: run the driver itself on the cluster (Ray Jobs); paths in the configuration "
+        "are then the cluster's, relative ones from the home directory there",
+    )
+    follow: bool = Field(True, description="with ray.submit: stream the job's log, and return its exit code")
+    fetch: bool = Field(
+        True,
+        description="with ray.follow: bring the result folder back at the end, into a relative output_dir or runs/",
+    )
+    job: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]{1,100}$",
+        description="with ray.submit: submit nothing, follow and fetch this job",
+    )
     num_env_actors: PositiveInt | Auto = Field(
         "auto",
         description="environments at once; auto: as many as the CPUs and memory of the nodes that are there hold; "
@@ -109,6 +122,21 @@ class RayConfig(_Group):
             if share <= 0:
                 raise ValueError(f"{name}: {share:g} must be more than 0")
         return resources
+
+    @field_validator("submit")
+    @classmethod
+    def _submit_is_a_dashboard(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^/\s?#]+/?", value):
+            raise ValueError("must be the dashboard's address, such as http://HEAD:8265")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_the_cluster(self) -> RayConfig:
+        if self.submit is not None and self.address not in (None, "auto"):
+            raise ValueError("submit runs the driver on the cluster itself: leave address out")
+        if self.job is not None and self.submit is None:
+            raise ValueError("job needs submit, the address of the dashboard that knows it")
+        return self
 
 
 class BatchingConfig(_Group):

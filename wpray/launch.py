@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from wpray import quiet_ray
 from wpray.command import run_command
 from wpray.config_cli import read_config
-from wpray.errors import BadInputError
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 all episodes ran, 1 some have no outcome, 2 bad input."""
     config = read_config(argv)
+    quiet_ray.prepare(joins_a_cluster=config.ray.address is not None or config.ray.submit is not None)
     if config.ray.submit is not None:
-        raise BadInputError(
-            "ray.submit: submitting the driver as a Ray job is not there yet; run this on a node of the cluster "
-            "with --ray.address auto"
-        )
-    quiet_ray.prepare(joins_a_cluster=config.ray.address is not None)
+        from wpray.jobs.submit import submit
+
+        return submit(config, plan="--plan" in argv)
     if "--plan" in argv:
         from wpray.plan_run import show_plan
 

@@ -24,6 +24,7 @@ _PACKAGES = {
 }
 # Two hosts that differ in these may disagree about an outcome.
 OUTCOME_PACKAGES = ("wpray", "mujoco", "robosuite", "libero", "numpy", "torch")
+COMMIT_FILE = "COMMIT"  # beside this module, where the package was shipped without its repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Provenance:
 
 def collect() -> Provenance:
     """The provenance of this process's host; imports none of the packages."""
-    return Provenance(package_versions(), _git_commit(), platform.node(), platform.platform())
+    return Provenance(package_versions(), git_commit(), platform.node(), platform.platform())
 
 
 def package_versions() -> dict[str, str]:
@@ -53,6 +54,22 @@ def package_versions() -> dict[str, str]:
         if found:
             versions[name] = found
     return versions
+
+
+def git_commit() -> str | None:
+    """The commit of the working tree, with "+dirty" if it was changed; None if it is not known."""
+    package = Path(wpray.__file__).resolve().parent
+    if (package / COMMIT_FILE).exists():
+        return (package / COMMIT_FILE).read_text().strip()
+    root = package.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+dirty" if dirty else "")
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> dict[str, tuple[str, str]]:
@@ -67,18 +84,6 @@ def _version(distribution: str) -> str | None:
     except PackageNotFoundError:
         return None
     return f"{distribution} {found}" if distribution in _PACKAGES["libero"] else found
-
-
-def _git_commit() -> str | None:
-    root = Path(wpray.__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+dirty" if dirty else "")
 
 
 def _git(root: Path, *args: str) -> str:

@@ -6,7 +6,7 @@ The processes of a local Ray inherit them.
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 # One env actor is one core: libraries that start a thread for each core only fight each other.
 WORKER_DEFAULTS = {
@@ -19,6 +19,8 @@ WORKER_DEFAULTS = {
     # Env actors use a GPU for rendering without reserving it: Ray must not hide it from them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# What nodes may see of the environment of the machine that starts a run, besides: nothing secret.
+_PASSED_ON = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "LIBGL_ALWAYS_SOFTWARE", "PYTORCH_CUDA_ALLOC_CONF")
 # Linux's default binds to every interface; a Ray that is told that there will be no other node, to loopback.
 _NO_OTHER_NODE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
@@ -31,3 +33,8 @@ def prepare(joins_a_cluster: bool, environ: MutableMapping[str, str] = os.enviro
     environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     if not joins_a_cluster:
         environ[_NO_OTHER_NODE] = "0"
+
+
+def passed_on(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the nodes of a cluster get of this environment: by allow-list, nothing secret."""
+    return {name: environ[name] for name in (*_PASSED_ON, *WORKER_DEFAULTS) if name in environ}

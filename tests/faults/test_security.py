@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from tests.faults import runs
-from wpray.cluster_setup import _PASSED_ON, _join_options
-from wpray.quiet_ray import WORKER_DEFAULTS
+from wpray.cluster_setup import _join_options
+from wpray.quiet_ray import _PASSED_ON, WORKER_DEFAULTS
 
 PACKAGE = runs.ROOT / "wpray"
 

@@ -1,0 +1,123 @@
+"""Brings a job's result folder here, file by file through the dashboard, each checked and whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from wpray.errors import RunStoppedError
+from wpray.jobs.manifest import RUN_INFO, File, Manifest, ManifestError, read_manifest
+from wpray.provenance import file_sha256
+
+Read = Callable[[str], Generator[bytes, None, None]]  # the bytes of a file of the result folder; may raise OSError
+
+_RUNS = Path("runs")
+_MARK = ".fetching"  # holds the run_id until all is here
+_AT_ONCE = 4
+_TRIES = 3
+_MOST_MANIFEST = 256 * 2**20  # bytes; a million files need less
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of fetching."""
+
+    folder: Path
+    manifest: Manifest
+    already: int  # files that were here before
+
+
+def fetch(list_files: Callable[[], Iterable[bytes]], read: Read, output_dir: str | None) -> Fetched:
+    """Fetches what `list_files` (a manifest) names into `local_folder`, keeping what is here already.
+
+    Raises RunStoppedError, leaving no half-written file and no new run.json, if not all came.
+    """
+    try:
+        manifest = read_manifest(b"".join(_at_most(_MOST_MANIFEST, list_files())))
+        folder = local_folder(output_dir, manifest)
+        return Fetched(folder, manifest, _fill(folder, manifest, read))
+    except (OSError, ManifestError) as error:
+        raise RunStoppedError(f"the results are not all here: {error}") from error
+
+
+def local_folder(output_dir: str | None, manifest: Manifest) -> Path:
+    """A relative `output_dir`, or runs/ and the folder's own name; with a number if another run is in it."""
+    named = output_dir is not None and not Path(output_dir).is_absolute()
+    first = Path(output_dir) if output_dir and named else _RUNS / Path(manifest.folder).name
+    names = itertools.chain([first], (first.with_name(f"{first.name}-{number}") for number in itertools.count(2)))
+    return next(path for path in names if _may_hold(path, manifest.run_id))
+
+
+def _may_hold(path: Path, run_id: str) -> bool:
+    """Whether `path` is absent, empty, or holds the same run, perhaps in part."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return True
+    try:
+        if (path / _MARK).exists():
+            return (path / _MARK).read_text() == run_id
+        return bool(json.loads((path / RUN_INFO).read_text())["run_id"] == run_id)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _fill(folder: Path, manifest: Manifest, read: Read) -> int:
+    """Fetches what is missing or different, run.json last; returns how many files were here already."""
+    missing = [file for file in manifest.files if not _is_here(folder / file.name, file)]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).write_text(manifest.run_id)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(lambda file: _fetch_file(folder, file, read), missing[:-1]):
+                pass
+        _fetch_file(folder, missing[-1], read)
+        (folder / _MARK).unlink()
+    return len(manifest.files) - len(missing)
+
+
+def _is_here(path: Path, file: File) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and file_sha256(path) == file.sha256
+
+
+def _fetch_file(folder: Path, file: File, read: Read) -> None:
+    """Writes a file that appears under its name only if it is whole. Raises OSError if it cannot be had or written."""
+    path = folder / file.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        for left in reversed(range(_TRIES)):
+            try:
+                _write(temporary, file, read)
+                break
+            except OSError:
+                if left == 0:
+                    raise
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(temporary: Path, file: File, read: Read) -> None:
+    digest = hashlib.sha256()
+    with temporary.open("wb") as target, closing(read(file.name)) as chunks:
+        for chunk in _at_most(file.size, chunks):
+            digest.update(chunk)
+            target.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+    if digest.hexdigest() != file.sha256:
+        raise OSError(f"{file.name} did not come as it is on the cluster; is the run at work again?")
+
+
+def _at_most(size: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        size -= len(chunk)
+        if size < 0:
+            raise OSError("more came than was announced")
+        yield chunk

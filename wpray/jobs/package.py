@@ -1,0 +1,45 @@
+"""What travels to the cluster: this package as it is in the working tree, and what is to be run. Nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wpray import provenance
+from wpray.config import Config
+
+_PACKAGE = Path(provenance.__file__).parent
+_SUBMISSION = "submission.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What the job runs."""
+
+    job_id: str
+    config: dict[str, Any]  # resolved: YAML and command line
+    plan: bool  # say what the run would take, instead of running
+
+
+def submission(config: Config, job_id: str, plan: bool) -> Submission:
+    """The run that `config` describes, as the driver on the cluster has to see it."""
+    there = config.ray.model_copy(update={"submit": None, "job": None, "address": "auto"})
+    return Submission(job_id, config.model_copy(update={"ray": there}).model_dump(mode="json"), plan)
+
+
+def pack(what: Submission, folder: Path) -> None:
+    """Fills an empty `folder`, the job's working directory, with this package, its commit and `what`."""
+    target = folder / _PACKAGE.name
+    shutil.copytree(_PACKAGE, target, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]", ".*"))
+    commit = provenance.git_commit()
+    if commit is not None:
+        (target / provenance.COMMIT_FILE).write_text(commit)
+    (folder / _SUBMISSION).write_text(json.dumps(asdict(what)))
+
+
+def unpack(folder: Path) -> Submission:
+    """What `pack` has put into the job's working directory."""
+    return Submission(**json.loads((folder / _SUBMISSION).read_text()))

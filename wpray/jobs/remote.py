@@ -1,0 +1,81 @@
+"""`python -m wpray.jobs.remote`: the entry point of a submitted run, on the cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wpray import quiet_ray
+from wpray.command import run_command
+from wpray.config import Config
+from wpray.jobs.manifest import RUN_INFO, make_manifest
+from wpray.jobs.names import LOG, manifest_name, results_name
+from wpray.jobs.package import Submission, unpack
+
+_PATHS = (
+    "output_dir",
+    "video_out_path",
+    "vlm_checkpoint",
+    "ae_checkpoint",
+    "dataset_statistics_path",
+    "tokenizer_path",
+)
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """Runs what was submitted; returns the exit code that `wpray.launch` would have on the cluster."""
+    quiet_ray.prepare(joins_a_cluster=True)
+    what = unpack(Path.cwd())
+    os.chdir(Path.home())  # the working directory is a copy that Ray deletes
+    config = from_home(Config.model_validate(what.config), Path.home())
+    if what.plan:
+        from wpray.plan_run import show_plan
+
+        return show_plan(config)
+    return _evaluate(config, what)
+
+
+def from_home(config: Config, home: Path) -> Config:
+    """`config` with absolute paths: actors on other nodes have another working directory."""
+    given = {name: getattr(config, name) for name in _PATHS}
+    paths = {name: str(home / path) for name, path in given.items() if path is not None and "://" not in path}
+    return config.model_copy(update=paths)
+
+
+def _evaluate(config: Config, what: Submission) -> int:
+    from wpray.evaluation import evaluate
+    from wpray.output import choose_folder
+
+    if config.output_dir is not None and "://" in config.output_dir:
+        return evaluate(config)
+    folder = choose_folder(config).path.absolute()
+    try:
+        return evaluate(config.model_copy(update={"output_dir": str(folder)}))
+    finally:
+        if config.ray.fetch and (folder / RUN_INFO).exists():
+            try:
+                offer(folder, _logs_folder(what.job_id), what.job_id)
+            except (OSError, ValueError, KeyError) as error:  # the results are there, whatever happens to the list
+                print(f"warning: the results in {folder} cannot be fetched: {error}", file=sys.stderr)
+
+
+def offer(folder: Path, logs: Path, job_id: str) -> None:
+    """Puts a link to `folder` and the list of its files among Ray's logs, which the dashboard hands out."""
+    link, manifest = logs / results_name(job_id), logs / manifest_name(job_id)
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder, target_is_directory=True)
+    manifest.write_bytes(make_manifest(folder).as_json())
+
+
+def _logs_folder(job_id: str) -> Path:
+    """Where this node's Ray session keeps its logs: this job's output goes there."""
+    log = Path(os.readlink("/proc/self/fd/1"))
+    if log.name != LOG.format(job_id=job_id):
+        raise ValueError(f"not started by Ray as the job {job_id}: the output goes to {log}")
+    return log.parent
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
