@@ -66,6 +66,16 @@ def test_rays_autoscaler_starts_env_workers_for_env_actors_that_wait(name: str) 
         assert (dict(started), unmet) == ({"env_worker": nodes}, [])
 
 
+@pytest.mark.parametrize("path", LAUNCHER_FILES, ids=lambda path: path.stem)
+def test_the_launcher_starts_the_workers_and_what_a_submitted_run_needs(path: Path) -> None:
+    data = yaml.safe_load(path.read_text())
+    head, worker = (data[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker"))
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head  # it is the head that starts them
+    assert "--dashboard-host=127.0.0.1" in head  # with the Jobs server; reached by ray dashboard
+    for command in (head, worker):
+        assert command.startswith("export PATH=/opt/wpray/.venv/bin:$PATH; ")  # where a job finds its python
+
+
 def _ray_clusters(data: dict[str, Any]) -> dict[str, Any]:
     return data["spec"]["rayClusterSpec"] if data["kind"] == "RayJob" else data["spec"]
 

@@ -1,15 +1,12 @@
-"""What is sent to a cluster, how a job is followed, and what is said when there is no cluster to send it to."""
+"""What is sent to a cluster, what runs there, and how a job is followed."""
 
 from __future__ import annotations
 
-import http.server
-import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,97 +19,10 @@ from wpray.config import Config
 from wpray.config_cli import read_config
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.jobs import follow, package, remote
-from wpray.jobs.submit import submit
 from wpray.quiet_ray import passed_on
 
 ROOT = Path(__file__).parents[2]
 FAKE = ["--task_suite", "fake", "--policy", "noop"]
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Answers GET and POST from `replies`: path -> (status, body); everything else with 404."""
-
-    replies: dict[str, tuple[int, str]]
-
-    def do_GET(self) -> None:
-        status, body = self.replies.get(self.path, (404, "not found"))
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.do_GET()
-
-    do_PUT = do_POST  # noqa: N815
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
-    """The address of an HTTP server, and what it replies."""
-    replies: dict[str, tuple[int, str]] = {}
-    handler = type("Handler", (Server,), {"replies": replies})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", replies
-        running.shutdown()
-
-
-def _refused(*argv: str) -> str:
-    with pytest.raises(BadInputError) as refused:
-        submit(read_config([*FAKE, *argv]))
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
-
-
-def test_where_nobody_listens_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:2")  # must not win over the configuration
-    assert _refused("--ray.submit", "http://127.0.0.1:1").startswith(
-        "ray.submit http://127.0.0.1:1: nobody answers as a Ray dashboard"
-    )
-
-
-def test_a_server_that_is_no_dashboard(server: tuple[str, dict[str, tuple[int, str]]]) -> None:
-    address, replies = server
-    assert "not a Ray dashboard" in _refused("--ray.submit", address)
-    replies["/api/version"] = (200, "<html>a router</html>")
-    assert "Ray dashboard" in _refused("--ray.submit", address)
-    replies["/api/version"] = (200, "{}")
-    assert "not a Ray dashboard" in _refused("--ray.submit", address)
-
-
-def test_a_head_without_a_job_agent(server: tuple[str, dict[str, tuple[int, str]]]) -> None:
-    address, replies = server
-    replies["/api/version"] = (200, json.dumps({"version": "4", "ray_version": "2.60.0", "ray_commit": "x"}))
-    assert "the cluster did not take the job" in _refused("--ray.submit", address)  # takes no package
-    replies["/api/jobs/"] = (500, "No available agent to submit job, please try again later.")
-    said = _refused("--ray.submit", address)
-    assert "ray[default]" in said
-    assert "ray.job: the cluster knows no job nosuch" in _refused("--ray.submit", address, "--ray.job", "nosuch")
-
-
-def test_a_workstation_without_the_client_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'wpray[cluster]'" in _refused("--ray.submit", "http://127.0.0.1:1")
-
-
-def test_without_aiohttp_the_command_itself_says_so(tmp_path: Path) -> None:
-    blocked = "import sys; sys.modules['aiohttp'] = None\n"
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'aiohttp' else find(name, *a)\n" + blocked
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "wpray.launch", *FAKE, "--ray.submit", "http://127.0.0.1:1"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ray.submit needs") and "wpray[cluster]" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -163,6 +73,22 @@ def test_relative_paths_start_at_the_home_directory_there() -> None:
     assert (there.ae_checkpoint, there.tokenizer_path) == ("/data/ae", None)
     assert there.dataset_statistics_path == "/home/ray/s.json"
     assert there.output_dir == "s3://bucket/run"
+
+
+def test_a_plan_is_made_there_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, job = tmp_path / "home", tmp_path / "job"
+    home.mkdir()
+    job.mkdir()
+    package.pack(package.submission(read_config([*FAKE, "--num_trials_per_task", "7"]), "wpray-1", plan=True), job)
+    monkeypatch.chdir(job)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("ray.init", None)
+    assert remote.main() == 0
+    said = capsys.readouterr().out
+    assert re.search(r"episodes +70", said) and "bottleneck" in said
+    assert Path.cwd() == home and not list(home.iterdir())
 
 
 def test_results_are_offered_among_rays_logs_again_and_again(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from wpray.errors import BadInputError
 from wpray.jobs.package import Submission, pack
 from wpray.quiet_ray import passed_on
 
-_INSTALL = "pip install 'wpray[cluster]' (or 'ray[default]')"
+_INSTALL = "run: bash cluster/bootstrap.sh setup cluster (or pip install 'wpray[cluster]')"
 _LOOK = "start Ray there with ray[default], and see that the port is forwarded (ray dashboard CLUSTER.yaml)"
 _KNOCK_S = 10.0
 _READ_S = 120.0  # longest silence in the middle of a file
@@ -51,7 +51,7 @@ class JobsClient(JobSubmissionClient):
 def connect(address: str) -> JobsClient:
     """A client of the Jobs server at `address`. Raises BadInputError without one, or if this machine lacks packages."""
     if importlib.util.find_spec("aiohttp") is None:
-        raise BadInputError(f"ray.submit needs Ray's Jobs client, which lacks aiohttp here: {_INSTALL}")
+        raise BadInputError(f"ray.submit needs Ray's Jobs client, which lacks aiohttp here; {_INSTALL}")
     for name in _OVERRIDES:
         os.environ.pop(name, None)
     for module in _CHATTY:
