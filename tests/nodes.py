@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 _BIN = Path(sys.executable).parent
-_SMALL = ("--num-cpus={cpus}", "--object-store-memory=104857600", "--node-ip-address=127.0.0.1", "--block")
+_SMALL = ("--num-cpus={cpus}", "--object-store-memory=104857600", "--block")
 
 
 class Nodes:
@@ -40,7 +41,7 @@ class Nodes:
 
     def start_head(self) -> None:
         """Starts the head, the home of the policy, and waits for its dashboard."""
-        node = self._start(
+        head = self._start(
             "head_start_ray_commands",
             [
                 f"--dashboard-port={self._ports['dashboard']}",
@@ -49,17 +50,14 @@ class Nodes:
             ],
             cpus=0,
         )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with suppress(OSError), urllib.request.urlopen(f"{self.dashboard}/api/version", timeout=2):
-                return
-            assert node.poll() is None, self.said()
-            time.sleep(0.2)
-        raise TimeoutError(self.said())
+        self._wait(head, self._answers)
 
     def add_worker(self) -> subprocess.Popen[bytes]:
-        """Starts a worker node of two CPUs."""
-        return self._start("worker_start_ray_commands", [], cpus=2)
+        """Starts a worker node of two CPUs, and waits for it: two of one machine must not start at once."""
+        node = self._start("worker_start_ray_commands", [], cpus=2)
+        said = self._output(node)
+        self._wait(node, lambda: "Ray runtime started" in said.read_text())
+        return node
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """As if the machine were unplugged."""
@@ -77,6 +75,20 @@ class Nodes:
 
     def said(self) -> str:
         return "\n".join(path.read_text()[-2000:] for path in self._folder.glob("node-*.out"))
+
+    def _answers(self) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{self.dashboard}/api/version", timeout=2):
+            return True
+        return False
+
+    def _wait(self, node: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert node.poll() is None and time.monotonic() < deadline, self.said()
+            time.sleep(0.1)
+
+    def _output(self, node: subprocess.Popen[bytes]) -> Path:
+        return self._folder / f"node-{self._started.index(node)}.out"
 
     def _start(self, commands: str, options: list[str], cpus: int) -> subprocess.Popen[bytes]:
         small = [option.format(cpus=cpus) for option in _SMALL]
@@ -114,7 +126,8 @@ class Nodes:
             name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "VIRTUAL_ENV"))
         }
         path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != _BIN)
-        return {**kept, "HOME": str(self.home), "PATH": path, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+        ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_health_check_period_ms": "1000"}  # a lost node is noticed in 5 s
+        return {**kept, **ray, "HOME": str(self.home), "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
 def _free_port() -> int:

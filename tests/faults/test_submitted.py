@@ -48,7 +48,7 @@ def test_a_submitted_run_survives_its_nodes_and_its_onlooker_and_comes_home(
     undisturbed = reference(*FEW)
     first = nodes.add_worker()
     nodes.add_worker()
-    _wait_for(lambda: len(_alive(nodes)) == 3)
+    _wait_for(nodes, lambda: len(_alive(nodes)) == 3)
     said = _launch(nodes, tmp_path, *OPTIONS, *PLACED, "--ray.follow", "false")
     follow_it = _advice(said)
 
@@ -59,10 +59,10 @@ def test_a_submitted_run_survives_its_nodes_and_its_onlooker_and_comes_home(
     rest, _ = onlooker.communicate(timeout=30)
     assert onlooker.returncode == 130 and _advice(rest) == follow_it, rest
 
-    _wait_for(lambda: _env_actors(first))
+    _wait_for(nodes, lambda: _env_actors(first))
     nodes.kill(first)
     joined = nodes.add_worker()
-    _wait_for(lambda: _env_actors(joined))
+    _wait_for(nodes, lambda: _env_actors(joined))
     _no_secrets([*_env_actors(joined), *_drivers(nodes)])
     (nodes.home / "gate").unlink()
 
@@ -119,10 +119,10 @@ def _read_until(process: subprocess.Popen[str], found: Callable[[str], bool]) ->
     raise AssertionError("".join(lines))
 
 
-def _wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+def _wait_for(nodes: Nodes, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "did not come about"
+        assert time.monotonic() < deadline, nodes.said()
         time.sleep(0.1)
 
 
