@@ -74,7 +74,7 @@ def test_a_summary_s_numbers_are_consistent() -> None:
         for trial in range(3):
             tally.add(("fake", task.task_id, trial), "success" if rng.random() < 0.7 else "failure", 100)
     console = Console(width=120, file=io.StringIO(), record=True)
-    display.print_summary(console, tally, Path("out"), Path("out/report.html"))
+    display.print_summary(console, tally, RunFolder(Path("out")), Path("out/report.html"))
     text = console.export_text()
     overall = tally.overall
     assert f"Success rate {overall.rate:.1%} ({overall.successes}/30), 95% interval" in text

@@ -55,8 +55,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.compare", description=_ABOUT, allow_abbrev=False)
-    parser.add_argument("run_a", metavar="RUN_A", help="result folder of the reference")
-    parser.add_argument("run_b", metavar="RUN_B", help="result folder that is compared with it")
+    parser.add_argument("run_a", metavar="RUN_A", help="result folder of the reference, or its URL")
+    parser.add_argument("run_b", metavar="RUN_B", help="result folder that is compared with it, or its URL")
     parser.add_argument("--anyway", action="store_true", help="compare even if seed, protocol or simulator differ")
     parser.add_argument("--flips", type=int, default=20, metavar="N", help="list at most N flipped trials (20)")
     parser.add_argument("--power", type=_points, metavar="X", help="also: how many trials show X points of difference")

@@ -199,7 +199,9 @@ class Config(_Group):
     num_parallel: PositiveInt | None = Field(None, description="environments at once (as ray.num_env_actors)")
     seed: int = Field(0, ge=0, lt=2**32, description="seeds every trial, with its own key")
     output_dir: FilePath | None = Field(
-        None, description="result folder; default: a new one under runs/, or the unfinished one of the same config"
+        None,
+        description="result folder, or URL such as s3://BUCKET/PATH; default: a new one under runs/, or the unfinished "
+        "one of the same config",
     )
     resume: Literal["never", "auto", "only"] = Field(
         "auto", description="go on with a folder's finished trials: if it has any (auto), not at all, or nothing else"

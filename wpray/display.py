@@ -16,6 +16,7 @@ from rich.text import Text
 
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally, interval, log_lines, task_table
+from wpray.results.writer import RunFolder
 from wpray.types import Trial
 
 _LOG = logging.getLogger("wpray")
@@ -126,7 +127,7 @@ def log_summary(tally: Tally) -> None:
         _LOG.log(logging.INFO, line)
 
 
-def print_summary(console: Console, tally: Tally, folder: Path, report: Path | None) -> None:
+def print_summary(console: Console, tally: Tally, folder: RunFolder, report: Path | None) -> None:
     """The closing table and rate, where the files are and how to query them."""
     overall = tally.overall
     if console.is_terminal:
@@ -141,8 +142,9 @@ def print_summary(console: Console, tally: Tally, folder: Path, report: Path | N
     if report is not None:
         link = f"[link={report.resolve().as_uri()}]{escape(str(report))}[/link]"
         console.print(f"Report with charts and videos: {link}", highlight=False, soft_wrap=True)
-    table = folder / "episodes.parquet"
-    console.print(f"Results in {folder}", highlight=False, soft_wrap=True)
+    table = folder.path / "episodes.parquet"
+    on_their_way = "" if folder.place == str(folder.path) else f", which go to {folder.place} now"
+    console.print(f"Results in {folder.path}{on_their_way}", highlight=False, markup=False, soft_wrap=True)
     query = f"SELECT task_name, avg(success::int) AS rate FROM '{table}' GROUP BY task_name ORDER BY rate"
     console.print(f'Query them: duckdb -c "{query}"', highlight=False, soft_wrap=True, markup=False)
 

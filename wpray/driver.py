@@ -11,13 +11,13 @@ from typing import Protocol
 
 from wpray.actors import Attempt, Host, RunContext, lost_row
 from wpray.cluster_setup import env_actors_that_fit
-from wpray.errors import BadInputError
+from wpray.errors import BadInputError, PausedError
 from wpray.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
 from wpray.pool import Pool
 from wpray.replicas import Replicas
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
-from wpray.results.writer import DiskFullError, RunFolder
+from wpray.results.writer import RunFolder
 from wpray.scheduler import Assignment, Scheduler
 from wpray.stopping import ErrorBook, decided
 from wpray.transport import POLICY_DIED
@@ -26,8 +26,8 @@ from wpray.types import Trial
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
 _COUNT_NODES_S = 15.0
-_DISK_PAUSE_S = 5.0
-_DISK_PATIENCE_S = 600.0
+_PAUSE_S = 5.0  # while a result cannot be kept
+_PATIENCE_S = 600.0
 _SHRUNK_S = 60.0  # with the env actors that are left, before more are tried again
 _FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
 
@@ -249,7 +249,7 @@ class Driver:
         self._write(assignment.trial, error_row)
 
     def _write(self, trial: Trial, episode: EncodedEpisode) -> None:
-        self._write_when_there_is_room(episode)
+        self._write_when_possible(episode)
         self._finished += 1
         self._tally.add(trial.key, episode.status, episode.num_steps)
         self._watcher.episode(trial, episode)
@@ -262,17 +262,17 @@ class Driver:
         if enough is not None:
             self.request_stop(Stop(enough, intended=True))
 
-    def _write_when_there_is_room(self, episode: EncodedEpisode) -> None:
-        deadline = time.monotonic() + _DISK_PATIENCE_S
+    def _write_when_possible(self, episode: EncodedEpisode) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 self._folder.write_episode(episode)
                 return
-            except DiskFullError as error:
+            except PausedError as error:
                 if self.stop is not None or time.monotonic() > deadline:
                     raise
-                _LOG.error("%s; waiting for room (Ctrl-C stops, keeping what is finished)", error)
-                time.sleep(_DISK_PAUSE_S)
+                _LOG.error("%s; waiting (Ctrl-C stops, keeping what is finished)", error)
+                time.sleep(_PAUSE_S)
 
 
 def _label(trial: Trial) -> str:

@@ -11,3 +11,7 @@ class BadInputError(WprayError, ValueError):
 
 class RunStoppedError(WprayError, RuntimeError):
     """The run stopped before every trial had a row, keeping what is finished: exit code 1."""
+
+
+class PausedError(RunStoppedError):
+    """A result cannot be kept now, but may be later: the driver waits for a while before it stops."""

@@ -83,7 +83,7 @@ def evaluate(config: Config) -> int:
         finished = folder.finished()
         todo = remaining(trials, finished)
         if info.resumed:
-            _LOG.info("resuming %s: %d of %d episodes are finished", folder.path, len(trials) - len(todo), len(trials))
+            _LOG.info("resuming %s: %d of %d episodes are finished", folder.place, len(trials) - len(todo), len(trials))
         run = _Run(config, spec, folder, todo, _tally(tasks, config.num_trials_per_task, finished), info)
         info.save("running")
         if todo and config.ray.address is None:
@@ -124,7 +124,7 @@ def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
     display.log_summary(tally)
     if stop is None or stop.intended:
         videos_after_run(run.config, run.folder, console)
-    display.print_summary(console, tally, run.folder.path, _report(run.folder))
+    display.print_summary(console, tally, run.folder, _report(run.folder))
     if stop is not None and stop.intended:
         _LOG.info("Stopped before the last episode, as stop_when asks: %s", stop.reason)
     elif stop is not None and not complete:

@@ -14,7 +14,9 @@ from wpray import provenance
 from wpray.actors import Host
 from wpray.config import Config, fingerprint, outcome_fields
 from wpray.errors import BadInputError
+from wpray.results.mirrored import MirroredFolder
 from wpray.results.writer import DiskFullError, RunFolder, safe_name
+from wpray.storage.url import place_of
 
 _ROOT = Path("runs")
 
@@ -25,9 +27,10 @@ def choose_folder(config: Config) -> RunFolder:
     Raises BadInputError, touching nothing, if the configured one is of something else than a run.
     """
     if config.output_dir is not None:
-        path = Path(config.output_dir)
-        _check_is_a_run_or_empty(path)
-        return RunFolder(path)
+        place = place_of(config.output_dir)
+        folder = RunFolder(place) if isinstance(place, Path) else MirroredFolder(place)
+        _check_is_a_run_or_empty(folder)
+        return folder
     stem = safe_name(f"{config.task_suite}_{config.policy}")
     if config.resume != "never":
         for path in sorted(_ROOT.glob(f"{stem}_*"), reverse=True):
@@ -39,13 +42,14 @@ def choose_folder(config: Config) -> RunFolder:
 @contextlib.contextmanager
 def opened(folder: RunFolder, config: Config) -> Iterator[RunFolder]:
     """The folder, locked. Raises BadInputError if it holds results that `config` must not mix with."""
-    if config.resume == "only" and not (folder.path / "run.json").exists():
-        raise BadInputError(f"resume only: {folder.path} holds no run to go on with; use resume auto")
+    if config.resume == "only" and folder.read_info() is None:
+        raise BadInputError(f"resume only: {folder.place} holds no run to go on with; use resume auto")
     check_what_is_there(folder, config)  # before anything is created
     folder.open()
     try:
         check_what_is_there(folder, config)  # again: another driver may have come and gone before the lock was ours
         yield folder
+        folder.deliver()
     finally:
         folder.close()
 
@@ -97,7 +101,7 @@ class RunInfo:
         for path, digest in hashes.items():
             if known.setdefault(path, digest) != digest:
                 raise BadInputError(
-                    f"{path} has changed since the run in {self.folder.path} began; choose another output_dir"
+                    f"{path} has changed since the run in {self.folder.place} began; choose another output_dir"
                 )
         with contextlib.suppress(DiskFullError):  # the run goes on, or says so itself
             self.save("running")
@@ -108,34 +112,31 @@ class RunInfo:
         self.folder.write_info(self.data)
 
 
-def _check_is_a_run_or_empty(path: Path) -> None:
-    try:
-        names = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    except OSError as error:
-        raise BadInputError(f"output_dir: cannot read the folder {path} ({error.strerror}); choose another") from error
+def _check_is_a_run_or_empty(folder: RunFolder) -> None:
+    names, place = folder.top(), folder.place
     if names - {".lock", "parts", "trajectories"} and "run.json" not in names:
-        raise BadInputError(f"output_dir: {path} holds files but no run.json, so not a run; choose another output_dir")
-    if "run.json" not in names and any((path / "parts").glob("*/*.parquet")):
-        raise BadInputError(f"output_dir: {path} holds results but no run.json; choose another output_dir")
+        raise BadInputError(f"output_dir: {place} holds files but no run.json, so not a run; choose another output_dir")
+    if "run.json" not in names and folder.has_parts():
+        raise BadInputError(f"output_dir: {place} holds results but no run.json; choose another output_dir")
 
 
 def check_what_is_there(folder: RunFolder, config: Config) -> None:
     """Raises BadInputError if the folder holds results that `config` must not mix with."""
     info = folder.read_info()
     if info is not None:
-        _check_same_run(info, config, folder.path)
+        _check_same_run(info, config, folder.place)
 
 
-def _check_same_run(info: Mapping[str, Any], config: Config, path: Path) -> None:
+def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None:
     if config.resume == "never":
-        raise BadInputError(f"output_dir: {path} holds another run's results; choose another, or use resume auto")
+        raise BadInputError(f"output_dir: {place} holds another run's results; choose another, or use resume auto")
     theirs, ours = info.get("outcome_fields"), outcome_fields(config)
     if not isinstance(theirs, dict) or not isinstance(info.get("run_id"), str) or "started_at" not in info:
-        raise BadInputError(f"output_dir: {path / 'run.json'} does not describe a run; choose another output_dir")
+        raise BadInputError(f"output_dir: the run.json in {place} does not describe a run; choose another output_dir")
     different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if different:
         listed = ", ".join(f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)" for name in different[:5])
-        raise BadInputError(f"output_dir: {path} holds another configuration's results, which differs in: {listed}")
+        raise BadInputError(f"output_dir: {place} holds another configuration's results, which differs in: {listed}")
 
 
 def _goes_on_with(path: Path, config: Config) -> bool:

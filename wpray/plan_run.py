@@ -38,7 +38,7 @@ _DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H200 at ba
 class _Work:
     """What there is to do, and where it goes."""
 
-    folder: Path
+    folder: RunFolder
     planned: int
     finished: int
 
@@ -48,7 +48,7 @@ def show_plan(config: Config, console: Console | None = None) -> int:
     console = console or Console(soft_wrap=True, highlight=False)
     num_gpus = config.ray.policy_resources.get("GPU", policy_spec(config).num_gpus)
     work = _work(config)
-    speeds = _measured(config, work.folder) or _defaults(num_gpus)
+    speeds = _measured(config, work.folder.path) or _defaults(num_gpus)
     layout, notes = _layout(config, num_gpus, speeds)
     found = forecast(work.planned - work.finished, speeds, layout)
     console.print(_table(work, found, layout))
@@ -62,14 +62,14 @@ def _work(config: Config) -> _Work:
     trials = make_trials(tasks, config.num_trials_per_task, config.seed)
     folder = choose_folder(config)
     check_what_is_there(folder, config)
-    return _Work(folder.path, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
+    return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
 
 
 def _recorded(folder: RunFolder) -> set[tuple[str, int, int]]:
     """Trials that have an outcome. Reads only: a driver may be at work in the folder."""
-    if not (folder.path / "run.json").exists() or not folder.parts():
+    if folder.read_info() is None or not folder.has_parts():
         return set()
-    rows = load(folder.path).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
+    rows = load(folder.place).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
     return {(row["suite"], row["task_id"], row["trial"]) for row in rows if row["status"] != "error"}
 
 
@@ -167,7 +167,7 @@ def _gpus_here() -> int:
 
 def _table(work: _Work, found: Forecast, layout: Layout) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
-    already = f" ({work.finished} of {work.planned} are finished in {work.folder})" if work.finished else ""
+    already = f" ({work.finished} of {work.planned} are finished in {work.folder.place})" if work.finished else ""
     table.add_row("episodes", f"{found.episodes}{already}")
     actors = (counted(layout.env_actors, "env actor"), counted(layout.policy_actors, "policy actor"))
     table.add_row("actors", ", ".join(actors))

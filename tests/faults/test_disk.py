@@ -52,7 +52,7 @@ def test_a_full_disk_stops_the_run_with_what_is_there_intact(
     undisturbed = reference(*SHORT)
     for _ in range(2):  # the second finds the disk full
         with runs.launched(small_disk / "run", *SHORT) as run:
-            if run.wait_for(lambda: "waiting for room" in run.text):  # else it stopped by itself, sooner
+            if run.wait_for(lambda: "; waiting (" in run.text):  # else it stopped by itself, sooner
                 os.kill(run.process.pid, signal.SIGINT)
             assert run.end() == 1, run.text[-3000:]
         assert "Traceback" not in run.text and "Logging error" not in run.text

@@ -10,6 +10,10 @@ from wpray.config import Config
 from wpray.doctor.result import Result
 from wpray.envs.factory import FAKE_SUITE
 from wpray.hardware import cores, memory_left
+from wpray.results.mirrored import staging_path
+from wpray.results.videos import VideoFolder
+from wpray.storage.store import Store
+from wpray.storage.url import StoreUrl, place_of
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
@@ -48,8 +52,13 @@ def check_cores(config: Config) -> list[Result]:
 
 
 def check_output(config: Config) -> list[Result]:
-    """Whether the result folder can be written."""
-    return [result for path in _outputs(config) for result in _check_writable(path)]
+    """Whether the result folder can be written, and the store that it goes to."""
+    found = [result for path in _outputs(config) for result in _check_writable(path)]
+    store = None if config.output_dir is None else place_of(config.output_dir)
+    if isinstance(store, StoreUrl):
+        Store.connect(store).check()
+        found.append(Result("output", "pass", f"{store} can be written"))
+    return found
 
 
 def check_disk(config: Config) -> list[Result]:
@@ -82,8 +91,10 @@ def _size(num_bytes: float) -> str:
 
 
 def _outputs(config: Config) -> list[Path]:
-    folders = [config.output_dir or "runs", config.video_out_path]
-    return [Path(folder).absolute() for folder in folders if folder]
+    output = place_of(config.output_dir or "runs")
+    here = output if isinstance(output, Path) else staging_path(output)
+    videos = [VideoFolder.of(here, config.video_out_path).path] if config.video_out_path else []
+    return [here.absolute(), *videos]
 
 
 def _check_writable(path: Path) -> list[Result]:

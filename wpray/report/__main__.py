@@ -19,8 +19,10 @@ _ABOUT = "Writes one self-contained HTML page about a run, finished or not. It o
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 written, 2 bad input."""
     parser = ArgumentParser(prog="python -m wpray.report", description=_ABOUT, allow_abbrev=False)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder")
-    parser.add_argument("-o", "--out", metavar="FILE", help="where to write it (RUN_DIR/report.html)")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", help="where to write it (RUN_DIR/report.html; of a URL, beside its copy here)"
+    )
     parser.add_argument(
         "--embed-mb",
         type=float,
@@ -29,17 +31,18 @@ def main(argv: Sequence[str]) -> int:
         help="videos inside the page, at most (%(default)g)",
     )
     options = parser.parse_args(list(argv))
-    print(write_report(Path(options.run_dir), options.out and Path(options.out), int(options.embed_mb * 1e6)))
+    print(write_report(options.run_dir, options.out and Path(options.out), int(options.embed_mb * 1e6)))
     return 0
 
 
-def write_report(run_dir: Path, page: Path | None = None, embed_bytes: int = EMBED_BYTES) -> Path:
+def write_report(run_dir: str | Path, page: Path | None = None, embed_bytes: int = EMBED_BYTES) -> Path:
     """Writes the report of the run in `run_dir` and returns where.
 
     Raises BadInputError if there is no run, or the page cannot be written.
     """
-    page = page or run_dir / "report.html"
-    html = build(load(run_dir), page, embed_bytes)
+    run = load(run_dir)
+    page = page or run.path / "report.html"
+    html = build(run, page, embed_bytes)
     try:
         write_atomic(page, html.encode())
     except RunStoppedError as error:

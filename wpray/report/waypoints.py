@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from wpray.results.reader import Run, matrix
-from wpray.results.writer import RunFolder
 from wpray.types import FloatArray
 
 _MOST_EPISODES = 2500  # read for it: reading costs some milliseconds each
@@ -52,10 +51,10 @@ def _misses(
     run: Run, episodes: Mapping[tuple[str, int, int], list[dict[str, Any]]], space: Mapping[str, list[float]]
 ) -> Iterator[tuple[float, int, tuple[str, int, int]]]:
     scale, offset = np.array(space["scale"][:3]), np.array(space["offset"][:3])
-    folder, keys = RunFolder(run.path), list(episodes)
+    keys = list(episodes)
     for key in keys[:: max(1, -(-len(keys) // _MOST_EPISODES))]:
-        path = folder.trajectory_path(key)
-        if not path.exists():
+        path = run.trajectory_file(key)
+        if path is None:
             continue
         reached = matrix(pq.read_table(path, columns=["eef_pos"]), "eef_pos")
         plans = {row["plan_index"]: row["waypoints"] for row in episodes[key] if row["kind"] == "plan"}

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 from wpray.errors import BadInputError
 from wpray.results.encode import Key
 from wpray.results.merge import decision_rows, episode_rows, read_parts
+from wpray.results.remote import RemoteRun
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
 from wpray.results.writer import RunFolder
+from wpray.storage.url import place_of
 from wpray.types import FloatArray
 
 
@@ -27,29 +29,45 @@ class Run:
     info: dict[str, Any]  # run.json
     episodes: pa.Table  # EPISODE_SCHEMA: a row an episode
     decisions: pa.Table  # DECISION_SCHEMA: a row a policy call
+    remote: RemoteRun | None = None  # whose copy `path` is: trajectories and videos come when they are asked for
 
     def trajectory(self, key: Key) -> pa.Table:
         """The control steps of the episode `(suite, task_id, trial)`.
 
         Raises BadInputError if none was recorded (an error, or `record: none`).
         """
-        path = RunFolder(self.path).trajectory_path(key)
-        if not path.exists():
-            raise BadInputError(f"{path}: no trajectory of {key}; was it an error, or the run's record: none?")
+        path = self.trajectory_file(key)
+        if path is None:
+            raise BadInputError(f"{self.path}: no trajectory of {key}; was it an error, or the run's record: none?")
         return _read(path, None)
+
+    def trajectory_file(self, key: Key) -> Path | None:
+        """Where they are recorded; None if they are not."""
+        path = self._brought(RunFolder(self.path).trajectory_path(key))
+        return path if path.exists() else None
 
     def video(self, video_path: str | None) -> Path | None:
         """Where the file behind an episode's `video_path` is; None if there is none."""
-        path = None if video_path is None else self.path / video_path  # an absolute path stays as it is
-        return path if path is not None and path.exists() else None
+        if video_path is None:
+            return None
+        path = self._brought(self.path / video_path)  # an absolute path stays as it is
+        return path if path.exists() else None
+
+    def _brought(self, path: Path) -> Path:
+        if self.remote is not None and path.is_relative_to(self.path) and ".." not in path.parts:
+            self.remote.bring(path.relative_to(self.path).as_posix())
+        return path
 
 
 def load(run_dir: str | Path) -> Run:
     """The results in `run_dir`, also of a run that is under way or was killed before it merged its parts.
 
+    `run_dir` may be a store's URL: tables are copied to a cache on this disk (~/.cache/wpray).
     Raises BadInputError if there is no run, or its tables are not readable.
     """
-    path = Path(run_dir)
+    place = place_of(run_dir)
+    remote = None if isinstance(place, Path) else RemoteRun.of(place)
+    path = place if remote is None else remote.copy
     try:
         info = json.loads((path / "run.json").read_text())
     except (OSError, ValueError) as error:
@@ -57,7 +75,7 @@ def load(run_dir: str | Path) -> Run:
     if not isinstance(info, dict):
         raise BadInputError(f"{path}: its run.json does not describe a run; name another folder")
     episodes, decisions = _tables(path)
-    return Run(path, info, episodes, decisions)
+    return Run(path, info, episodes, decisions, remote)
 
 
 def matrix(table: pa.Table, column: str) -> FloatArray:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from wpray.errors import BadInputError
 from wpray.results.writer import safe_name
+from wpray.storage.url import StoreUrl, place_of
 
 _DEFAULT = "videos"
 
@@ -23,10 +25,16 @@ class VideoFolder:
 
     @classmethod
     def of(cls, run: Path, video_out_path: str | None) -> VideoFolder:
-        """`video_out_path` as configured; None: inside the run's folder, named relative to it."""
+        """`video_out_path` as configured; None: inside the run's folder, named relative to it.
+
+        Raises BadInputError if it is a store's URL: videos are brought there with the rest of the run's folder.
+        """
         if video_out_path is None:
             return cls(run / _DEFAULT, _DEFAULT)
-        path = Path(video_out_path).absolute()
+        place = place_of(video_out_path)
+        if isinstance(place, StoreUrl):
+            raise BadInputError(f"{place}: videos need a folder; leave it out, and they go where the run's results go")
+        path = place.absolute()
         return cls(path, str(path))
 
     def has(self, row: Mapping[str, Any]) -> bool:

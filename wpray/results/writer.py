@@ -16,7 +16,7 @@ from typing import IO, Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wpray.errors import BadInputError, RunStoppedError
+from wpray.errors import BadInputError, PausedError, RunStoppedError
 from wpray.results.encode import EncodedEpisode, Key
 from wpray.results.schema import PART_SCHEMA
 from wpray.types import Status
@@ -32,7 +32,7 @@ class Outcome:
     num_steps: int
 
 
-class DiskFullError(RunStoppedError):
+class DiskFullError(PausedError):
     """There is no room for a result; what was written before is intact."""
 
 
@@ -48,14 +48,31 @@ class RunFolder:
         self.path = path
         self._lock: IO[str] | None = None
 
+    @property
+    def place(self) -> str:
+        """Where the results end up, for people."""
+        return str(self.path)
+
+    def top(self) -> set[str]:
+        """Names of what lies directly in it. Raises BadInputError if it cannot be read."""
+        try:
+            return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        except OSError as error:
+            raise BadInputError(
+                f"output_dir: cannot read the folder {self.path} ({error.strerror}); choose another"
+            ) from error
+
+    def has_parts(self) -> bool:
+        """Whether any trial has a row in it."""
+        return any((self.path / "parts").glob("*/*.parquet"))
+
     def open(self) -> None:
         """Creates the folder and takes its lock, which dies with this process.
 
         Raises BadInputError if the folder cannot be written or another driver is at work in it.
         """
         try:
-            for name in ("parts", "trajectories"):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
+            self._make_folders()
             self._lock = (self.path / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._remove_half_written()
@@ -80,6 +97,9 @@ class RunFolder:
         except OSError:
             return False
         return False
+
+    def deliver(self) -> None:
+        """Brings everything to `place`, at a run's end: it is there."""
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -137,17 +157,13 @@ class RunFolder:
 
     def read_info(self) -> dict[str, Any] | None:
         """run.json, or None if there is none. Raises BadInputError if it is not ours."""
+        path = self.path / "run.json"
         try:
-            data = json.loads((self.path / "run.json").read_text())
+            return parse_info(path.read_bytes(), str(path))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError) as error:
-            raise BadInputError(
-                f"{self.path / 'run.json'}: not readable ({error}); choose another output_dir"
-            ) from error
-        if not isinstance(data, dict):
-            raise BadInputError(f"{self.path / 'run.json'}: not a run's description; choose another output_dir")
-        return data
+        except OSError as error:
+            raise BadInputError(f"{path}: not readable ({error}); choose another output_dir") from error
 
     def write_info(self, data: dict[str, Any]) -> None:
         """Replaces run.json at once."""
@@ -165,11 +181,35 @@ class RunFolder:
                 continue
             yield path, row
 
+    def _make_folders(self) -> None:
+        for name in ("parts", "trajectories"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+
     def _remove_half_written(self) -> None:
         """What a driver that died while it wrote has left: call it with the lock held."""
         for pattern in (".*.tmp", "parts/*/.*.tmp", "trajectories/.*.tmp"):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
+
+
+def parse_info(data: bytes, name: str) -> dict[str, Any]:
+    """What a run.json, `name` for people, says. Raises BadInputError if it is none."""
+    try:
+        info = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{name}: not readable ({error}); choose another output_dir") from error
+    if not isinstance(info, dict):
+        raise BadInputError(f"{name}: not a run's description; choose another output_dir")
+    return info
+
+
+def part_status(path: Path) -> Status | None:
+    """What a part says its trial came to; None if there is none, or it is damaged."""
+    try:
+        status: Status = _read_part(path)["status"]
+    except (pa.ArrowException, OSError, MemoryError, ValueError):
+        return None
+    return status
 
 
 def read_checked(path: Path) -> pa.Table:

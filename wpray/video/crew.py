@@ -28,13 +28,15 @@ class VideoShell:
         self._config, self._look = config, look
         self._env: Any = None
 
-    def render(self, job: VideoJob) -> bytes:
-        """The MP4 of one episode. Raises BadInputError on a machine or for a recording that cannot be rendered."""
+    def render(self, job: VideoJob, trajectory: bytes) -> bytes:
+        """The MP4 of one episode, which the caller writes: this node may have no disk in common with it.
+
+        Raises BadInputError on a machine or for a recording that cannot be rendered."""
         if self._env is None:
             prepare_rendering(self._config, name=str(os.getpid()))  # spread over the GPUs
             self._env = make_environment(self._config.task_suite, self._config.env.protocol)
         self._env.load(job.task)
-        return encode(frames(self._env, job, self._look), self._look.fps, self._look.keyframe_every)
+        return encode(frames(self._env, job, trajectory, self._look), self._look.fps, self._look.keyframe_every)
 
 
 _remote: Any = ray.remote  # its stubs know only some of its options
@@ -110,7 +112,8 @@ class VideoCrew:
         return VideoActor.options(**placed).remote(config, self.look)
 
     def _give(self, actor: Any, job: VideoJob, attempt: int) -> None:
-        self._seats[actor.render.remote(job)] = _Seat(actor, job, attempt)
+        """Reads the recording only now: of all jobs, no more are in memory than there are actors."""
+        self._seats[actor.render.remote(job, job.trajectory.read_bytes())] = _Seat(actor, job, attempt)
 
 
 def _given_up(jobs: Sequence[VideoJob]) -> list[Rendered]:

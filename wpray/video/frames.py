@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -36,13 +37,13 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class VideoJob:
-    """One episode to render: all that an actor needs, wherever it runs."""
+    """One episode to render."""
 
     task: Task
     trial: int
     status: Status
     name: str  # of the file
-    trajectory: bytes  # its Parquet file
+    trajectory: Path  # its Parquet file, which an actor elsewhere does not see
     segments: tuple[tuple[int, int], ...]  # (first control step, waypoint) of each segment, in order
 
 
@@ -70,9 +71,12 @@ def steps_shown(num_steps: int, every: int) -> list[int]:
     return steps if not steps or steps[-1] == num_steps - 1 else [*steps, num_steps - 1]
 
 
-def frames(env: Environment, job: VideoJob, look: Look) -> Iterator[ImageArray]:
-    """(size, cameras x size, 3) images of the task that `env` has loaded, upright, cameras side by side."""
-    recording = read_recording(job.trajectory)
+def frames(env: Environment, job: VideoJob, trajectory: bytes, look: Look) -> Iterator[ImageArray]:
+    """(size, cameras x size, 3) images of the task that `env` has loaded, upright, cameras side by side.
+
+    `trajectory` is the content of the job's file.
+    """
+    recording = read_recording(trajectory)
     count = len(recording.qpos)
     for step in steps_shown(count, look.every):
         state = _state(recording, step)

@@ -66,7 +66,7 @@ def render(config: Config, jobs: Sequence[VideoJob], look: Look, videos: VideoFo
 
 
 def jobs_for(run: Run, rows: Sequence[Row]) -> list[VideoJob]:
-    """What an actor needs to know of each episode. Raises BadInputError if one was not recorded."""
+    """What there is to render of each episode. Raises BadInputError if one was not recorded."""
     segments = _segments(run)
     return [_job(run, row, segments.get((row["task_id"], row["trial"]), ())) for row in rows]
 
@@ -87,11 +87,11 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
 
 def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...]) -> VideoJob:
     key = (row["suite"], row["task_id"], row["trial"])
-    path = RunFolder(run.path).trajectory_path(key)
-    if not path.exists():
-        raise BadInputError(f"{path}: no trajectory was recorded; videos need runs with record full")
+    path = run.trajectory_file(key)
+    if path is None:
+        raise BadInputError(f"{run.path}: no trajectory of {key} was recorded; videos need runs with record full")
     task = Task(row["suite"], row["task_id"], row["task_name"], row["instruction"], 0, row["max_steps"])
-    return VideoJob(task, row["trial"], row["status"], video_name(row), path.read_bytes(), segments)
+    return VideoJob(task, row["trial"], row["status"], video_name(row), path, segments)
 
 
 def _segments(run: Run) -> dict[tuple[int, int], tuple[tuple[int, int], ...]]:

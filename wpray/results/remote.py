@@ -1,0 +1,87 @@
+"""A run in a store, as far as a reader needs it, on this disk: tables at once, what is large when it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wpray.errors import BadInputError
+from wpray.results.mirrored import PART, staging_path
+from wpray.results.writer import parse_info, safe_name
+from wpray.storage.fetch import fetch
+from wpray.storage.store import Store, StoreError
+from wpray.storage.url import StoreUrl
+
+_INFO, _EPISODES = "run.json", "episodes.parquet"
+_TABLES = (_EPISODES, "decisions.parquet")
+
+
+@dataclass(frozen=True)
+class RemoteRun:
+    """A run in a store, and the folder of its copy."""
+
+    store: Store
+    copy: Path
+
+    @classmethod
+    def of(cls, url: StoreUrl) -> RemoteRun:
+        """Copies description and tables, or the parts of a run that has not merged them.
+
+        Raises BadInputError if there is no run, or the store fails.
+        """
+        store = Store.connect(url)
+        with _as_bad_input():
+            data = store.read(_INFO)
+            if data is None:
+                raise BadInputError(f"{url}: holds no run (no {_INFO}); name a place that has one")
+            run_id = parse_info(data, f"{url}: its {_INFO}").get("run_id")
+            run = cls(store, _cache() / staging_path(url).name / safe_name(str(run_id)))
+            run._copy_tables(store.sizes())
+        return run
+
+    def bring(self, name: str) -> None:
+        """Copies one more file of the run, unless it is here or the store has none. Raises BadInputError."""
+        path = self.copy / name
+        with _as_bad_input():
+            if not path.exists() and self.store.holds(name):
+                self.store.download(name, path)
+
+    def _copy_tables(self, there: dict[str, int]) -> None:
+        fetch(self.store, [name for name in (_INFO, *_TABLES) if name in there], self.copy)
+        parts = [name for name in there if PART.fullmatch(name)]
+        if self._merged_rows() == len(parts):
+            parts = []
+        for path in (self.copy / "parts").glob("*/*.parquet"):
+            if there.get(path.relative_to(self.copy).as_posix()) != path.stat().st_size:
+                path.unlink()
+        if parts:
+            fetch(self.store, [name for name in parts if not (self.copy / name).exists()], self.copy)
+        else:
+            shutil.rmtree(self.copy / "parts", ignore_errors=True)
+
+    def _merged_rows(self) -> int:
+        try:
+            rows: int = pq.read_metadata(self.copy / _EPISODES).num_rows
+        except (OSError, pa.ArrowException):
+            return -1
+        return rows
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "wpray"
+
+
+@contextlib.contextmanager
+def _as_bad_input() -> Iterator[None]:
+    try:
+        yield
+    except (StoreError, OSError) as error:
+        raise BadInputError(f"{error}; try again when the store answers") from error

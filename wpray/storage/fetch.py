@@ -1,0 +1,31 @@
+"""Brings files from a store to a folder: several at once, a chunk of each in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from wpray.storage.store import Store, StoreError
+
+_THREADS = 8
+_BATCH = 1000  # names handed to the threads at once
+_TRIES = 3
+
+
+def fetch(store: Store, names: Sequence[str], folder: Path) -> None:
+    """Every file appears whole or not at all. Raises StoreError, or OSError if the disk does not take them."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as threads:
+        for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
+            list(threads.map(lambda name: _fetch(store, name, folder / name), batch))
+
+
+def _fetch(store: Store, name: str, path: Path) -> None:
+    for attempt in range(1, _TRIES + 1):
+        try:
+            store.download(name, path)
+            return
+        except StoreError:
+            if attempt == _TRIES:
+                raise

@@ -1,0 +1,146 @@
+"""Brings finished files from a folder to a store, in the background: whoever writes them never waits for a network."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wpray.errors import PausedError, RunStoppedError
+from wpray.storage.store import Store, StoreError
+
+_LOG = logging.getLogger(__name__)
+_THREADS = 4
+MOST_BEHIND = 256  # jobs (episodes) that wait for the store before the run does
+PATIENCE_S = 600.0  # with a store that takes nothing
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0  # between tries
+
+_Act = Callable[[], None]
+
+
+class Mirror:
+    """Uploads in the order in which it is asked, several at once; tries again what fails until it is closed."""
+
+    def __init__(self, store: Store, folder: Path, taken_by: Callable[[], str | None]) -> None:
+        """`taken_by` names another driver that has taken this one's place: nothing is written from then on."""
+        self._store, self._folder, self._taken_by = store, folder, taken_by
+        self._jobs: queue.SimpleQueue[Sequence[_Act] | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._open = 0  # jobs that are not done
+        self._failing_since: float | None = None
+        self._reason = ""
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"mirror-{number}", daemon=True) for number in range(_THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, *names: str) -> None:
+        """Uploads files, each after the one before it is there. Returns at once."""
+        self._add([lambda name=name: self._upload(name) for name in names])  # type: ignore[misc]
+
+    def delete(self, name: str) -> None:
+        """Removes a file from the store. Returns at once."""
+        self._add([lambda: self._store.delete(name)])
+
+    def check(self) -> None:
+        """Raises PausedError while too much waits for the store, RunStoppedError once waiting is of no use."""
+        other = self._taken_by()
+        if other is not None:
+            raise RunStoppedError(
+                f"another driver ({other}) has taken over {self._store.url}; what was finished is in {self._folder}"
+            )
+        if self._failing_s() > PATIENCE_S:
+            raise self._given_up()
+        if self._open >= MOST_BEHIND:
+            raise PausedError(f"{self._open} episodes wait for {self._store.url}{self._because()}")
+
+    def drain(self, patience_s: float = PATIENCE_S) -> None:
+        """Waits until everything is in the store.
+
+        Raises RunStoppedError once the store has taken nothing for `patience_s`, or another driver has its place.
+        """
+        while self._open:
+            self.check_place()
+            if self._failing_s() > patience_s:
+                raise self._given_up()
+            with self._changed:
+                self._changed.wait(timeout=0.2)
+
+    def check_place(self) -> None:
+        """Raises RunStoppedError if another driver has taken this one's place."""
+        if self._taken_by() is not None:
+            self.check()
+
+    def close(self) -> None:
+        """Ends the threads; what is not done stays undone."""
+        self._closed.set()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(timeout=30)
+
+    def _add(self, acts: Sequence[_Act]) -> None:
+        with self._changed:
+            self._open += 1
+        self._jobs.put(acts)
+
+    def _work(self) -> None:
+        while (acts := self._jobs.get()) is not None:
+            if not all(map(self._insist, acts)):
+                continue  # closed
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    def _insist(self, act: _Act) -> bool:
+        """Until it is done; False if the mirror was closed, or its place taken, before it was."""
+        pause_s = _FIRST_PAUSE_S
+        while not self._closed.is_set() and self._taken_by() is None:
+            try:
+                act()
+            except StoreError as error:
+                self._failed(str(error))
+                self._closed.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                self._succeeded()
+                return True
+        return False
+
+    def _upload(self, name: str) -> None:
+        try:
+            self._store.upload(name, self._folder / name)
+        except FileNotFoundError:
+            return  # taken back meanwhile
+
+    def _failed(self, reason: str) -> None:
+        with self._changed:
+            first, self._reason = self._failing_since is None, reason
+            if first:
+                self._failing_since = time.monotonic()
+        if first:
+            _LOG.warning("%s; trying again, results are kept in %s meanwhile", reason, self._folder)
+
+    def _succeeded(self) -> None:
+        with self._changed:
+            since, self._failing_since = self._failing_since, None
+        if since is not None:
+            _LOG.warning("%s takes files again, after %.0f s", self._store.url, time.monotonic() - since)
+
+    def _failing_s(self) -> float:
+        since = self._failing_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def _because(self) -> str:
+        return f" ({self._reason})" if self._failing_since is not None else ""
+
+    def _given_up(self) -> RunStoppedError:
+        return RunStoppedError(
+            f"{self._reason} for {self._failing_s():.0f} s; {self._open} uploads are open, everything is in "
+            f"{self._folder}, and the same command brings it there and goes on"
+        )

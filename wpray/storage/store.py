@@ -1,0 +1,187 @@
+"""Files under a URL, by their names relative to it: the one place that knows pyarrow's and fsspec's file systems."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from wpray.errors import BadInputError, WprayError
+from wpray.storage.url import StoreUrl
+
+_CHUNK = 2**20
+_REMEDY = "check the URL, the network and the credentials in the environment"
+# A file of these appears when it is whole; elsewhere it is written under another name and moved.
+_WHOLE_OR_NOT = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "memory"})
+_GS_PATIENCE = "retry_limit_seconds=20"  # its own is a quarter of an hour; the callers here try again themselves
+
+
+class StoreError(WprayError):
+    """A store did not do what it was asked; one line with its reason."""
+
+
+class Store:
+    """Files under a URL; any thread may call it. Every method raises StoreError if the store does not do it."""
+
+    def __init__(self, url: StoreUrl, filesystem: Any, base: str, forget: Callable[[], None]) -> None:
+        """`forget` drops what the file system remembers of earlier listings."""
+        self.url = url
+        self._fs, self._base, self._forget = filesystem, base.rstrip("/"), forget
+
+    @classmethod
+    def connect(cls, url: StoreUrl) -> Store:
+        """Raises BadInputError if no library knows the scheme, or the store cannot be found."""
+        try:
+            return cls(url, *fs.FileSystem.from_uri(_with_patience(url)), lambda: None)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            if "nrecognized filesystem" not in str(error) and "not built" not in str(error):
+                raise BadInputError(f"{url}: {_line(error)}; write it as s3://BUCKET/PATH") from error
+        except OSError as error:
+            raise BadInputError(f"{url}: {_line(error)}; {_REMEDY}") from error
+        return cls(url, *_through_fsspec(url))
+
+    def check(self) -> datetime | None:
+        """Writes and removes a small file, as a run would; the time by the store's clock, None if it does not tell.
+
+        Raises BadInputError, one line with the remedy, if that is not possible.
+        """
+        name = f".probe-{secrets.token_hex(4)}"
+        try:
+            self.write(name, b"wpray may write here\n")
+            now = self.modified(name)
+            with contextlib.suppress(StoreError):  # who may write need not be allowed to delete
+                self.delete(name)
+        except StoreError as error:
+            raise BadInputError(f"{error}; {_REMEDY}") from error
+        return now
+
+    def top(self) -> set[str]:
+        """Names of what lies directly under the URL."""
+        return {name.partition("/")[0] for name in self._list(recursive=False)}
+
+    def sizes(self) -> dict[str, int]:
+        """Every file's size in bytes, by name."""
+        return self._list(recursive=True)
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content; None if there is none."""
+        with self._asking(f"read {name}"), contextlib.suppress(FileNotFoundError), self._opened(name) as file:
+            data: bytes = file.read()
+            return data
+        return None
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such a file."""
+        with self._asking(f"look at {name}"):
+            self._forget()
+            return bool(self._fs.get_file_info(self._path(name)).type == fs.FileType.File)
+
+    def modified(self, name: str) -> datetime | None:
+        """When a file was written, by the store's clock; None if the store does not tell or there is no such file."""
+        with self._asking(f"look at {name}"):
+            self._forget()
+            moment: datetime | None = self._fs.get_file_info(self._path(name)).mtime
+        return None if moment is None else moment.astimezone(UTC)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces a file."""
+        self._put(name, io.BytesIO(data))
+
+    def upload(self, name: str, path: Path) -> None:
+        """Replaces a file by the one at `path`. Raises FileNotFoundError if that is not there."""
+        with path.open("rb") as file:
+            self._put(name, file)
+
+    def download(self, name: str, path: Path) -> None:
+        """Brings a file to `path`, where it appears whole. Raises OSError if the disk does not take it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file, self._asking(f"read {name}"), self._opened(name) as source:
+                shutil.copyfileobj(source, file, _CHUNK)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        with self._asking(f"delete {name}"), contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(self._path(name))
+
+    def _put(self, name: str, source: IO[bytes]) -> None:
+        path = self._path(name)
+        with self._asking(f"write {name}"):
+            if self.url.scheme in _WHOLE_OR_NOT:
+                self._copy(source, path)
+                return
+            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
+            folder, _, last = path.rpartition("/")
+            temporary = f"{folder}/.{last}.{secrets.token_hex(4)}.tmp"
+            self._copy(source, temporary)
+            self._fs.move(temporary, path)
+
+    def _copy(self, source: IO[bytes], path: str) -> None:
+        with self._fs.open_output_stream(path) as file:
+            shutil.copyfileobj(source, file, _CHUNK)
+
+    def _opened(self, name: str) -> Any:
+        return self._fs.open_input_stream(self._path(name))
+
+    def _list(self, recursive: bool) -> dict[str, int]:
+        with self._asking("list what is there"):
+            self._forget()
+            found = self._fs.get_file_info(fs.FileSelector(self._base, recursive=recursive, allow_not_found=True))
+        kept = (info for info in found if not recursive or info.type == fs.FileType.File)
+        return {info.path[len(self._base) :].strip("/"): info.size or 0 for info in kept}
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}"
+
+    @contextlib.contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.url}: cannot {what} (not found)") from error
+        except Exception as error:  # each library behind fsspec raises its own
+            raise StoreError(f"{self.url}: cannot {what} ({_line(error)})") from error
+
+
+def _with_patience(url: StoreUrl) -> str:
+    if url.scheme in ("gs", "gcs") and "retry_limit_seconds" not in url.query:
+        return f"{url.base}?{url.query + '&' if url.query else ''}{_GS_PATIENCE}"
+    return str(url)
+
+
+def _through_fsspec(url: StoreUrl) -> tuple[Any, str, Callable[[], None]]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise BadInputError(f"{url}: pyarrow does not know {url.scheme}://; pip install fsspec") from error
+    if url.query:
+        raise BadInputError(f"{url}: {url.scheme}:// takes no options; leave out what follows the question mark")
+    try:
+        found, path = fsspec.core.url_to_fs(url.base)
+    except ImportError as error:
+        missing = getattr(error.__cause__ or error, "name", None)
+        remedy = f"pip install {missing}" if missing else "install what it names"
+        raise BadInputError(f"{url}: {_line(error)}; {remedy}") from error
+    except ValueError as error:
+        raise BadInputError(f"{url}: {_line(error)}; use s3://, gs://, abfs:// or what fsspec knows") from error
+    except Exception as error:  # some connect here, and each raises its own
+        raise BadInputError(f"{url}: {_line(error)}; {_REMEDY}") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(found)), path, found.invalidate_cache
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join((str(error).strip() or type(error).__name__).split("\n")[0].split())
+    return text[:300]

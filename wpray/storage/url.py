@@ -1,0 +1,76 @@
+"""What `output_dir` and the readers' RUN mean: a folder, or the URL of a store. Credentials are never part of a URL."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.request import url2pathname
+
+from wpray.errors import BadInputError
+
+_LIKE_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash, too: `Path` would make a folder called "s3:"
+# Where a store is, not who asks: credentials come from the environment.
+_OPTIONS = frozenset(
+    {"endpoint_override", "region", "scheme", "tls_ca_file_path", "retry_limit_seconds", "project_id", "enable_tls"}
+    | {"blob_storage_authority", "dfs_storage_authority", "blob_storage_scheme", "dfs_storage_scheme"}
+)
+_USER_IS_NO_SECRET = frozenset({"abfs", "abfss", "hdfs", "sftp", "ssh"})  # CONTAINER@ACCOUNT, USER@HOST
+_FROM_THE_ENVIRONMENT = (
+    "credentials come from the environment or the configuration of the store's tools (such as ~/.aws), never from a URL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUrl:
+    """A checked URL without credentials."""
+
+    scheme: str
+    base: str  # SCHEME://PLACE/PATH, no slash at the end
+    query: str  # options of the connection, or ""
+
+    def __str__(self) -> str:
+        return f"{self.base}?{self.query}" if self.query else self.base
+
+
+def place_of(text: str | Path) -> Path | StoreUrl:
+    """What `text` names: a folder (`file://` is one, too) or a store.
+
+    Raises BadInputError for a URL that is not well formed or holds credentials; the message does not repeat them.
+    """
+    if isinstance(text, Path) or not (match := _LIKE_A_URL.match(text)):
+        return Path(text)
+    scheme = match[1].lower()
+    _refuse_credentials(scheme, text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise BadInputError(f"{text}: not a URL ({error}); write it as s3://BUCKET/PATH") from error
+    if scheme == "file":
+        return _local(text, parts.netloc, parts.path)
+    if not text[match.end() :].startswith("/") or not parts.netloc.strip("@") or parts.fragment:
+        raise BadInputError(f"{text}: not a whole URL; write it as {scheme}://BUCKET/PATH")
+    if {".", ".."} & set(unquote(parts.path).split("/")):
+        raise BadInputError(f"{text}: a URL's path must not hold . or .. ; write it out")
+    return StoreUrl(scheme, f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.query)
+
+
+def _local(text: str, host: str, path: str) -> Path:
+    if host not in ("", "localhost") or not path.startswith("/"):
+        raise BadInputError(f"{text}: a file URL has three slashes (file:///mnt/results); or give the path as it is")
+    return Path(url2pathname(path))
+
+
+def _refuse_credentials(scheme: str, text: str) -> None:
+    place, _, query = text.partition("://")[2].partition("?")
+    user, at, _ = place.rpartition("@")  # of all: a secret key may hold slashes
+    port = place.partition("/")[0].rpartition("@")[2].partition(":")[2]
+    if (at and (":" in user or scheme not in _USER_IS_NO_SECRET)) or (port and not port.isdecimal()):
+        raise BadInputError(f"{scheme}://...: the URL seems to hold credentials; {_FROM_THE_ENVIRONMENT}")
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in _OPTIONS or "@" in value:
+            listed = ", ".join(sorted(_OPTIONS))
+            raise BadInputError(
+                f"{scheme}://{place}?...: {name[:40]} is no option of a URL ({listed}); {_FROM_THE_ENVIRONMENT}"
+            )
