@@ -13,6 +13,7 @@ from wpray import display
 from wpray.envs.factory import list_tasks
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
+from wpray.results.writer import RunFolder
 from wpray.types import Trial
 
 

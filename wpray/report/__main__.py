@@ -20,9 +20,8 @@ def main(argv: Sequence[str]) -> int:
     """Exit code: 0 written, 2 bad input."""
     parser = ArgumentParser(prog="python -m wpray.report", description=_ABOUT, allow_abbrev=False)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
-    parser.add_argument(
-        "-o", "--out", metavar="FILE", help="where to write it (RUN_DIR/report.html; of a URL, beside its copy here)"
-    )
+    where = "where to write it (RUN_DIR/report.html; of a URL, beside its copy here)"
+    parser.add_argument("-o", "--out", metavar="FILE", help=where)
     parser.add_argument(
         "--embed-mb",
         type=float,

@@ -66,8 +66,19 @@ def load(run_dir: str | Path) -> Run:
     Raises BadInputError if there is no run, or its tables are not readable.
     """
     place = place_of(run_dir)
-    remote = None if isinstance(place, Path) else RemoteRun.of(place)
-    path = place if remote is None else remote.copy
+    if isinstance(place, Path):
+        return _load(place, None)
+    remote = RemoteRun.of(place)
+    return _load(remote.copy, remote)
+
+
+def matrix(table: pa.Table, column: str) -> FloatArray:
+    """(rows, width) of a trajectory's vector column, such as `eef_pos`; a copy."""
+    flat = table[column].combine_chunks().flatten().to_numpy()
+    return np.array(flat, dtype=np.float64).reshape(table.num_rows, -1)
+
+
+def _load(path: Path, remote: RemoteRun | None) -> Run:
     try:
         info = json.loads((path / "run.json").read_text())
     except (OSError, ValueError) as error:
@@ -76,12 +87,6 @@ def load(run_dir: str | Path) -> Run:
         raise BadInputError(f"{path}: its run.json does not describe a run; name another folder")
     episodes, decisions = _tables(path)
     return Run(path, info, episodes, decisions, remote)
-
-
-def matrix(table: pa.Table, column: str) -> FloatArray:
-    """(rows, width) of a trajectory's vector column, such as `eef_pos`; a copy."""
-    flat = table[column].combine_chunks().flatten().to_numpy()
-    return np.array(flat, dtype=np.float64).reshape(table.num_rows, -1)
 
 
 def _tables(path: Path) -> tuple[pa.Table, pa.Table]:

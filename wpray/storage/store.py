@@ -41,7 +41,8 @@ class Store:
     def connect(cls, url: StoreUrl) -> Store:
         """Raises BadInputError if no library knows the scheme, or the store cannot be found."""
         try:
-            return cls(url, *fs.FileSystem.from_uri(_with_patience(url)), lambda: None)
+            filesystem, base = fs.FileSystem.from_uri(_with_patience(url))
+            return cls(url, filesystem, base, lambda: None)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             if "nrecognized filesystem" not in str(error) and "not built" not in str(error):
                 raise BadInputError(f"{url}: {_line(error)}; write it as s3://BUCKET/PATH") from error

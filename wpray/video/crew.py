@@ -31,7 +31,8 @@ class VideoShell:
     def render(self, job: VideoJob, trajectory: bytes) -> bytes:
         """The MP4 of one episode, which the caller writes: this node may have no disk in common with it.
 
-        Raises BadInputError on a machine or for a recording that cannot be rendered."""
+        Raises BadInputError on a machine or for a recording that cannot be rendered.
+        """
         if self._env is None:
             prepare_rendering(self._config, name=str(os.getpid()))  # spread over the GPUs
             self._env = make_environment(self._config.task_suite, self._config.env.protocol)
