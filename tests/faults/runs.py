@@ -93,33 +93,44 @@ class Run:
             return []
 
 
-def command(folder: Path, *options: str, policy: str = SLOW, suite: str = "fake") -> list[str]:
+def command(folder: Path | str, *options: str, policy: str = SLOW, suite: str = "fake") -> list[str]:
     """The command line of a run of the fake environment."""
     base = [sys.executable, "-m", "wpray.launch", "--task_suite", suite, "--policy", policy, "--video.mode", "none"]
     return [*base, "--output_dir", str(folder), *options]
 
 
 @contextmanager
-def launched(folder: Path, *options: str, policy: str = SLOW, suite: str = "fake", **environ: str) -> Iterator[Run]:
-    """A run that has begun; killed, if it has not ended, on the way out."""
+def launched(
+    folder: Path,
+    *options: str,
+    policy: str = SLOW,
+    suite: str = "fake",
+    output: str | None = None,
+    cwd: Path = ROOT,
+    **environ: str,
+) -> Iterator[Run]:
+    """A run that has begun; killed, if it has not ended, on the way out.
+
+    `output` is its output_dir, if that is not `folder`, which then is where its files are on this disk.
+    """
     number = next(_NUMBERS)
-    output = Path(tempfile.gettempdir()) / f"wpray-faults-{os.getpid()}-{number}.out"  # not on a disk that is filled
-    with output.open("wb") as file:
+    said = Path(tempfile.gettempdir()) / f"wpray-faults-{os.getpid()}-{number}.out"  # not on a disk that is filled
+    with said.open("wb") as file:
         process = subprocess.Popen(
-            command(folder, *options, policy=policy, suite=suite),
+            command(output or folder, *options, policy=policy, suite=suite),
             stdout=file,
             stderr=subprocess.STDOUT,
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
             start_new_session=True,
         )
-    run = Run(process, folder, output)
+    run = Run(process, folder, said)
     try:
         yield run
     finally:
         run.kill()
         run.said = run.text
-        output.unlink()
+        said.unlink()
 
 
 def undisturbed(folder: Path, *options: str, policy: str = SLOW, suite: str = "fake") -> Path:

@@ -135,10 +135,11 @@ class MirroredFolder(RunFolder):
 
     def close(self) -> None:
         """Gives lease and lock back; a run that an error has ended brings what it can."""
-        if self._mirror is not None:
+        mirror, self._mirror = self._mirror, None
+        if mirror is not None:
             if not self._is_delivered:
-                self._deliver_what_is_possible(self._mirror)
-            self._mirror.close()
+                self._deliver_what_is_possible(mirror)
+            mirror.close()
         self._lease.give_back()
         super().close()
 

@@ -65,9 +65,10 @@ class Lease:
     def give_back(self) -> None:
         """Ends it; where the store does not delete, it ends by itself."""
         self._ended.set()
-        if self._thread is None:
+        thread, self._thread = self._thread, None
+        if thread is None:
             return
-        self._thread.join(timeout=LASTS_S)
+        thread.join(timeout=LASTS_S)
         if self.taken_by is None:
             try:
                 self._store.delete(NAME)

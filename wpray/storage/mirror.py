@@ -13,7 +13,7 @@ from wpray.errors import PausedError, RunStoppedError
 from wpray.storage.store import Store, StoreError
 
 _LOG = logging.getLogger(__name__)
-_THREADS = 4
+_THREADS = 8  # an upload waits for three answers of S3
 MOST_BEHIND = 256  # jobs (episodes) that wait for the store before the run does
 PATIENCE_S = 600.0  # with a store that takes nothing
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0  # between tries

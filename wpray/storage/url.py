@@ -17,6 +17,7 @@ _OPTIONS = frozenset(
     | {"blob_storage_authority", "dfs_storage_authority", "blob_storage_scheme", "dfs_storage_scheme"}
 )
 _USER_IS_NO_SECRET = frozenset({"abfs", "abfss", "hdfs", "sftp", "ssh"})  # CONTAINER@ACCOUNT, USER@HOST
+_HAS_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss"})
 _FROM_THE_ENVIRONMENT = (
     "credentials come from the environment or the configuration of the store's tools (such as ~/.aws), never from a URL"
 )
@@ -42,14 +43,15 @@ def place_of(text: str | Path) -> Path | StoreUrl:
     if isinstance(text, Path) or not (match := _LIKE_A_URL.match(text)):
         return Path(text)
     scheme = match[1].lower()
-    _refuse_credentials(scheme, text)
+    _refuse_credentials(scheme, text[match.end() :].lstrip("/"))
     try:
         parts = urlsplit(text)
     except ValueError as error:
         raise BadInputError(f"{text}: not a URL ({error}); write it as s3://BUCKET/PATH") from error
     if scheme == "file":
         return _local(text, parts.netloc, parts.path)
-    if not text[match.end() :].startswith("/") or not parts.netloc.strip("@") or parts.fragment:
+    place = parts.netloc.strip("@") if scheme in _HAS_BUCKETS else parts.netloc + parts.path.strip("/")
+    if not text[match.end() :].startswith("/") or not place or parts.fragment:
         raise BadInputError(f"{text}: not a whole URL; write it as {scheme}://BUCKET/PATH")
     if {".", ".."} & set(unquote(parts.path).split("/")):
         raise BadInputError(f"{text}: a URL's path must not hold . or .. ; write it out")
@@ -62,8 +64,8 @@ def _local(text: str, host: str, path: str) -> Path:
     return Path(url2pathname(path))
 
 
-def _refuse_credentials(scheme: str, text: str) -> None:
-    place, _, query = text.partition("://")[2].partition("?")
+def _refuse_credentials(scheme: str, rest: str) -> None:
+    place, _, query = rest.partition("?")
     user, at, _ = place.rpartition("@")  # of all: a secret key may hold slashes
     port = place.partition("/")[0].rpartition("@")[2].partition(":")[2]
     if (at and (":" in user or scheme not in _USER_IS_NO_SECRET)) or (port and not port.isdecimal()):
@@ -71,6 +73,4 @@ def _refuse_credentials(scheme: str, text: str) -> None:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS or "@" in value:
             listed = ", ".join(sorted(_OPTIONS))
-            raise BadInputError(
-                f"{scheme}://{place}?...: {name[:40]} is no option of a URL ({listed}); {_FROM_THE_ENVIRONMENT}"
-            )
+            raise BadInputError(f"{scheme}://{place}?...: after ? may come {listed}; {_FROM_THE_ENVIRONMENT}")

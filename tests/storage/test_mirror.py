@@ -1,0 +1,98 @@
+"""Uploads in the background: the order, what happens while a store takes nothing, and when to stop waiting."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.storage.conftest import connect
+from wpray.errors import PausedError, RunStoppedError
+from wpray.storage import mirror as module
+from wpray.storage.mirror import Mirror
+from wpray.storage.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A folder through fsspec: a file in its place is a store that takes nothing."""
+    return connect(f"local://{tmp_path}/store")
+
+
+@pytest.fixture
+def mirror(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.05)
+    for number in range(20):
+        (tmp_path / f"{number}").write_bytes(b"x" * number)
+    mirror = Mirror(store, tmp_path, lambda: None)
+    yield mirror
+    mirror.close()
+
+
+def _until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_everything_arrives_and_nothing_waits(mirror: Mirror, store: Store) -> None:
+    for number in range(0, 20, 2):
+        mirror.put(str(number), str(number + 1))
+    mirror.check()
+    mirror.drain()
+    assert store.sizes() == {str(number): number for number in range(20)}
+    mirror.delete("3")
+    mirror.put("was taken back")
+    mirror.drain()
+    assert len(store.sizes()) == 19
+
+
+def test_a_store_that_comes_back_gets_everything_in_order(
+    mirror: Mirror, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MOST_BEHIND", 5)
+    (tmp_path / "store").write_text("in its place")
+    with caplog.at_level(logging.WARNING, "wpray"):
+        began = time.monotonic()
+        for number in range(0, 8, 2):
+            mirror.put(str(number), str(number + 1))
+        mirror.check()
+        mirror.put("8", "9")
+        assert time.monotonic() - began < 0.05, "who writes must not wait for the store"
+        _until(lambda: caplog.text)
+        with pytest.raises(PausedError, match=r"5 episodes wait for local://.*\(.*cannot write"):
+            mirror.check()
+        (tmp_path / "store").unlink()
+        mirror.drain()
+    assert len(store.sizes()) == 10
+    mirror.check()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2, "one line when it begins, one when it ends"
+    assert "trying again" in messages[0] and "takes files again" in messages[1]
+
+
+def test_a_store_that_stays_away_stops_the_run(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.5)
+    (tmp_path / "store").write_text("in its place")
+    mirror.put("1")
+    with pytest.raises(RunStoppedError, match=r"1 uploads are open, everything is in .*the same command"):
+        mirror.drain(0.5)
+    with pytest.raises(RunStoppedError, match="the same command brings it there") as stopped:
+        mirror.check()
+    assert not isinstance(stopped.value, PausedError)
+
+
+def test_who_lost_its_place_writes_no_more(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    mirror = Mirror(store, tmp_path, lambda: "process 7 on elsewhere")
+    mirror.put("a")
+    for ask in (mirror.check, mirror.drain):
+        with pytest.raises(RunStoppedError, match=r"another driver \(process 7 on elsewhere\) has taken over"):
+            ask()
+    mirror.close()
+    assert store.sizes() == {}
