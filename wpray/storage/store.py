@@ -22,7 +22,11 @@ _CHUNK = 2**20
 _REMEDY = "check the URL, the network and the credentials in the environment"
 # A file of these appears when it is whole; elsewhere it is written under another name and moved.
 _WHOLE_OR_NOT = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "memory"})
-_GS_PATIENCE = "retry_limit_seconds=20"  # its own is a quarter of an hour; the callers here try again themselves
+_TUNED = {
+    "s3": "allow_delayed_open=true",  # a small file is one request instead of three
+    "gs": "retry_limit_seconds=20",  # its own is a quarter of an hour; the callers here try again themselves
+    "gcs": "retry_limit_seconds=20",
+}
 
 
 class StoreError(WprayError):
@@ -41,8 +45,7 @@ class Store:
     def connect(cls, url: StoreUrl) -> Store:
         """Raises BadInputError if no library knows the scheme, or the store cannot be found."""
         try:
-            filesystem, base = fs.FileSystem.from_uri(_with_patience(url))
-            return cls(url, filesystem, base, lambda: None)
+            return cls(url, *_through_pyarrow(url), lambda: None)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             if "nrecognized filesystem" not in str(error) and "not built" not in str(error):
                 raise BadInputError(f"{url}: {_line(error)}; write it as s3://BUCKET/PATH") from error
@@ -157,10 +160,16 @@ class Store:
             raise StoreError(f"{self.url}: cannot {what} ({_line(error)})") from error
 
 
-def _with_patience(url: StoreUrl) -> str:
-    if url.scheme in ("gs", "gcs") and "retry_limit_seconds" not in url.query:
-        return f"{url.base}?{url.query + '&' if url.query else ''}{_GS_PATIENCE}"
-    return str(url)
+def _through_pyarrow(url: StoreUrl) -> tuple[Any, str]:
+    tuned = _TUNED.get(url.scheme)
+    if tuned is not None and tuned.partition("=")[0] not in url.query:
+        try:
+            filesystem, base = fs.FileSystem.from_uri(f"{url.base}?{'&'.join(filter(None, (url.query, tuned)))}")
+            return filesystem, base
+        except pa.ArrowInvalid:
+            pass  # an older pyarrow without that option, or a URL that is wrong anyway
+    filesystem, base = fs.FileSystem.from_uri(str(url))
+    return filesystem, base
 
 
 def _through_fsspec(url: StoreUrl) -> tuple[Any, str, Callable[[], None]]:
