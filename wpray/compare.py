@@ -120,7 +120,7 @@ def _show(console: Console, a: Run, b: Run, comparison: Comparison, most_flips: 
     for side, run in (("A", a), ("B", b)):
         config = run.info.get("config", {})
         checkpoint = f", {config['vlm_checkpoint']}" if config.get("vlm_checkpoint") else ""
-        console.print(f"[bold]{side}[/]  {escape(str(run.path))}  ({escape(str(config.get('policy')) + checkpoint)})")
+        console.print(f"[bold]{side}[/]  {escape(run.place)}  ({escape(str(config.get('policy')) + checkpoint)})")
     console.print(_task_table(comparison))
     console.print()
     flipped = [pair for pair in comparison.pairs if pair.flipped]

@@ -11,6 +11,8 @@ import pytest
 from tests.results.recorded import START, _episode, write_run
 from tests.storage.conftest import connect
 from tests.storage.servers import S3
+from wpray.command import run_command
+from wpray.compare import main as compare
 from wpray.envs.fake import fake_tasks
 from wpray.errors import BadInputError
 from wpray.report.__main__ import write_report
@@ -24,6 +26,7 @@ from wpray.storage import lease
 from wpray.storage.store import Store
 from wpray.storage.url import StoreUrl, place_of
 from wpray.types import Trial
+from wpray.video.render import jobs_for
 
 INFO = {"run_id": "first", "started_at": START.isoformat(), "config": {}}
 Opened = Callable[..., MirroredFolder]
@@ -178,7 +181,9 @@ def test_a_second_driver_is_refused_from_anywhere(opened: Opened) -> None:
         opened("two")
 
 
-def test_readers_take_a_url(opened: Opened, there: Store, url: str, tmp_path: Path) -> None:
+def test_readers_take_a_url(
+    opened: Opened, there: Store, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(tmp_path / "local", [[True, False, None]], steps=30)
     local = load(tmp_path / "local")
     _record(opened(), True, False, None)
@@ -193,6 +198,10 @@ def test_readers_take_a_url(opened: Opened, there: Store, url: str, tmp_path: Pa
     there.write("videos/v.mp4", b"moov")
     found = run.video("videos/v.mp4")
     assert found is not None and found.read_bytes() == b"moov"
+    (job,) = jobs_for(run, run.episodes.to_pylist()[:1])
+    assert job.trajectory.read_bytes() == _outcome(0).trajectory
+    assert run_command(compare, [url, str(tmp_path / "local"), "--anyway"]) == 0
+    assert f"A  {url}" in capsys.readouterr().out
     page = write_report(url)
     assert page.parent == run.path and b"<html" in page.read_bytes()[:200]
 

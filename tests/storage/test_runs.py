@@ -87,6 +87,7 @@ def test_a_run_to_s3_leaves_what_a_run_to_a_folder_leaves(place: Place, referenc
     assert not [path for path in everything if secret in path.read_bytes()] and secret.decode() not in run.text
 
 
+@pytest.mark.faults
 def test_the_driver_dies_its_machine_is_lost_and_the_store_goes_away_for_a_while(place: Place, reference: Path) -> None:
     with place.launched("one") as run:
         assert run.wait_for(lambda: len(place.parts()) > 3), run.text

@@ -48,6 +48,8 @@ def test_what_is_not_there_leaves_nothing_behind(store: Store, tmp_path: Path) -
 
 def test_checking_leaves_nothing_and_tells_the_store_s_time(store: Store) -> None:
     now = store.check()
+    results = check_output(Config(task_suite="fake", output_dir=str(store.url)))
+    assert [(result.status, result.message) for result in results][1:] == [("pass", f"{store.url} can be written")]
     assert store.sizes() == {}
     if store.url.scheme != "memory":  # fsspec's memory does not tell it as others do
         assert now is not None and abs(datetime.now(UTC) - now) < timedelta(seconds=5)

@@ -31,6 +31,11 @@ class Run:
     decisions: pa.Table  # DECISION_SCHEMA: a row a policy call
     remote: RemoteRun | None = None  # whose copy `path` is: trajectories and videos come when they are asked for
 
+    @property
+    def place(self) -> str:
+        """Folder or URL, for people."""
+        return str(self.path if self.remote is None else self.remote.store.url)
+
     def trajectory(self, key: Key) -> pa.Table:
         """The control steps of the episode `(suite, task_id, trial)`.
 
@@ -38,7 +43,7 @@ class Run:
         """
         path = self.trajectory_file(key)
         if path is None:
-            raise BadInputError(f"{self.path}: no trajectory of {key}; was it an error, or the run's record: none?")
+            raise BadInputError(f"{self.place}: no trajectory of {key}; was it an error, or the run's record: none?")
         return _read(path, None)
 
     def trajectory_file(self, key: Key) -> Path | None:

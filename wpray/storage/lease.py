@@ -90,7 +90,7 @@ class Lease:
         data = self._store.read(NAME)
         try:
             return None if data is None else _Holder(**json.loads(data))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None
 
     def _write(self) -> None:

@@ -49,7 +49,7 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
 
     rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     if not rows:
-        raise BadInputError(f"{run.path}: no episode is as asked (errors have no video); ask for others")
+        raise BadInputError(f"{run.place}: no episode is as asked (errors have no video); ask for others")
     every = config.video.every if options.every is None else options.every
     fps = config.video.fps if options.fps is None else options.fps
     look = Look(tuple(options.camera or CAMERAS), options.size, every, fps, options.overlay or config.video.overlay)

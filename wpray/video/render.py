@@ -89,7 +89,7 @@ def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...]) -> VideoJob:
     key = (row["suite"], row["task_id"], row["trial"])
     path = run.trajectory_file(key)
     if path is None:
-        raise BadInputError(f"{run.path}: no trajectory of {key} was recorded; videos need runs with record full")
+        raise BadInputError(f"{run.place}: no trajectory of {key} was recorded; videos need runs with record full")
     task = Task(row["suite"], row["task_id"], row["task_name"], row["instruction"], 0, row["max_steps"])
     return VideoJob(task, row["trial"], row["status"], video_name(row), path, segments)
 
