@@ -99,7 +99,7 @@ class Driver:
         self._failed_starts = 0
         self._blamed: set[str] = set()  # lives of policy replicas that were ended for an error
         self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
-        self._policy_is_ready = self._hashes_are_known = False
+        self._policy_is_ready = self._hashes_are_known = self._winding_up = False
         self._renderer: str | None = None  # of the first env actor
         self._odd_renderers: set[str] = set()
         self.hosts: dict[str, Host] = {}  # by actor name
@@ -124,10 +124,17 @@ class Driver:
             if event is not None:
                 self._handle(event)
             if self.stop is not None:
-                scheduler.even_out() if self.stop.intended else scheduler.stop_taking()
                 if self.stop.at_once:
                     return
+                self._wind_up(self.stop)
             self._watcher.tick(self._crew.replicas.busy_s, self._pool.size)
+
+    def _wind_up(self, stop: Stop) -> None:
+        """Hands out no more trials, but those that an intended stop needs; said once, not where a signal interrupts."""
+        if not self._winding_up:
+            self._winding_up = True
+            _LOG.warning("%s: finishing the episodes in hand; Ctrl-C again stops now", stop.reason)
+        self._scheduler.even_out() if stop.intended else self._scheduler.stop_taking()
 
     def _wait_for_hashes(self) -> bool:
         """A run shorter than the hashing of its checkpoints waits for it: the result says what was evaluated."""

@@ -105,7 +105,7 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
             info = run.info
             driver = Driver(context, crew, run.folder, run.tally, shown, info.add_files, info.knows_files)
-            with _ctrl_c(driver, events):
+            with _ctrl_c(driver):
                 driver.run(Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when)), num_workers)
             if driver.stop is not None and driver.stop.at_once:
                 _LOG.warning("stopping now, keeping what is finished")
@@ -152,17 +152,11 @@ def _ray(config: Config, console: Console) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ctrl_c(driver: Driver, events: EventQueue) -> Iterator[None]:
+def _ctrl_c(driver: Driver) -> Iterator[None]:
     """Ctrl-C once: finish the trials in hand; twice: stop now, keeping what is finished."""
 
-    def announce() -> None:
-        _LOG.warning("finishing the episodes in hand; Ctrl-C again stops now")
-
     def interrupt(*_: Any) -> None:
-        again = driver.stop is not None
-        driver.request_stop(Stop("interrupted", at_once=again))
-        if not again:
-            events.soon(announce)  # not here: the thread that is interrupted may be in the middle of a line
+        driver.request_stop(Stop("interrupted", at_once=driver.stop is not None))
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

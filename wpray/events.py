@@ -85,10 +85,6 @@ class EventQueue:
         """When the call behind `reference` has ended, `handler` makes the event of it."""
         reference.future().add_done_callback(lambda future: self._arrived.put((handler, future)))
 
-    def soon(self, act: Callable[[], None]) -> None:
-        """Has `act` called on the thread that asks for events, in its turn; a signal handler may call this."""
-        self._arrived.put((lambda _: act(), Future()))
-
     @property
     def empty(self) -> bool:
         """Whether nothing has arrived that `next` has not given yet."""
