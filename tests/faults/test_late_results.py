@@ -37,6 +37,7 @@ class Stage:
     script: list[Event]
     size: int = 0
     busy_s: float = 0.0
+    replicas_ready: int = 0
     restarted: list[int] = field(default_factory=list)
     submitted: list[Assignment] = field(default_factory=list)
     written: list[EncodedEpisode] = field(default_factory=list)
