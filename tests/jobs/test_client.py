@@ -18,7 +18,7 @@ import pytest
 
 from wpray.config_cli import read_config
 from wpray.errors import BadInputError
-from wpray.jobs.client import connect
+from wpray.jobs.client import JobsClient, connect
 from wpray.jobs.submit import submit
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +104,22 @@ def test_a_head_without_a_job_agent(server: tuple[str, Replies, threading.Event]
     said = _refused("--ray.submit", address)
     assert "ray[default]" in said
     assert "ray.job: the cluster knows no job nosuch" in _refused("--ray.submit", address, "--ray.job", "nosuch")
+
+
+def test_a_head_whose_job_agent_is_late(
+    server: tuple[str, Replies, threading.Event], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, replies, _ = server
+    replies["/api/version"] = (200, VERSION)
+    outcomes = iter([RuntimeError("No available agent to submit job"), None])
+
+    def submit_job(client: JobsClient, **_: object) -> None:
+        if (error := next(outcomes)) is not None:
+            raise error
+
+    monkeypatch.setattr(JobsClient, "submit_job", submit_job)
+    assert submit(read_config([*FAKE, "--ray.submit", address, "--ray.follow", "false"])) == 0
+    assert "submitted as wpray-" in capsys.readouterr().out and next(outcomes, "used up") == "used up"
 
 
 def test_a_workstation_without_the_client_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import secrets
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import requests
 from ray.job_submission import JobDetails, JobSubmissionClient
@@ -22,6 +23,8 @@ _LOOK = "start Ray there with ray[default], and see that the port is forwarded (
 _KNOCK_S = 10.0
 _READ_S = 120.0  # longest silence in the middle of a file
 _WHOLE_S = 24 * 3600  # Ray's own limit of 30 s for a file is no limit for a slow line
+_TRIES = 6
+_NO_AGENT = "No available agent"  # Ray's words, after waiting 10 s for one
 _CHUNK = 2**20
 _CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 # RAY_ADDRESS would win over the address that the configuration names.
@@ -72,17 +75,29 @@ def send(client: JobsClient, what: Submission) -> None:
         pack(what, Path(folder))
         # The second: the driver names its actors' environment itself, with some of the same variables.
         env_vars = {**passed_on(), "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
+        job = {
+            "entrypoint": "python -m wpray.jobs.remote",
+            "submission_id": what.job_id,
+            "runtime_env": {"working_dir": folder, "env_vars": env_vars},
+            "metadata": {name: what.config[name] for name in ("task_suite", "policy")},
+        }
         try:
-            client.submit_job(
-                entrypoint="python -m wpray.jobs.remote",
-                submission_id=what.job_id,
-                runtime_env={"working_dir": folder, "env_vars": env_vars},
-                metadata={name: what.config[name] for name in ("task_suite", "policy")},
-            )
+            _submit(client, job)
         except (RuntimeError, OSError, ValueError) as error:
             remedy = "the head needs ray[default] and a living job agent, see dashboard_agent.log there"
             reason = f"the cluster did not take the job ({one_line(error)})"
             raise BadInputError(f"ray.submit: {reason}; {remedy}") from error
+
+
+def _submit(client: JobsClient, job: dict[str, Any]) -> None:
+    """Waits, as long as Ray itself does each time, for the job agent of a head that has just started."""
+    for left in reversed(range(_TRIES)):
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if left == 0 or _NO_AGENT not in str(error):
+                raise
 
 
 def details(client: JobsClient, job_id: str) -> JobDetails:
