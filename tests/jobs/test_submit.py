@@ -45,7 +45,8 @@ def test_the_package_travels_as_it_is_with_its_commit_and_the_resolved_configura
     config = read_config([*FAKE, "--seed", "7", "--ray.submit", "http://head:8265", "--ray.num_env_actors", "3"])
     package.pack(package.submission(config, "wpray-1", plan=False), tmp_path)
     shipped = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    ours = {f"wpray/{path.relative_to(ROOT / 'wpray').as_posix()}" for path in (ROOT / "wpray").rglob("*.*[!c]")}
+    files = [path for path in (ROOT / "wpray").rglob("*.*") if "__pycache__" not in path.parts]
+    ours = {path.relative_to(ROOT).as_posix() for path in files}
     assert shipped - {"wpray/COMMIT"} == {*ours, "submission.json"}
     what = package.unpack(tmp_path)
     there = Config.model_validate(what.config)
