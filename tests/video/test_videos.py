@@ -123,7 +123,9 @@ def test_videos_show_the_pixels_that_were_rendered_inline(suite: str, task_id: i
         base, wrist = np.split(image, len(CAMERAS), axis=1)
         assert np.array_equal(policy_view(base[::-1]), observation.base_image)
         assert np.array_equal(policy_view(wrist[::-1]), observation.wrist_image)
-    rotated = next(frames(other, job, Look(cameras=CAMERAS[:1], rotated=True)))  # all but the resizing done
+    rotated = next(
+        frames(other, job, encoded.trajectory, Look(cameras=CAMERAS[:1], rotated=True))
+    )  # all but the resizing done
     assert np.array_equal(policy_view(rotated[::-1, ::-1]), seen[0].base_image)
     other.close()
 
