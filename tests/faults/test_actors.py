@@ -20,7 +20,7 @@ KILLED = [(ENV, SIGKILL)] * 14 + [(ENV, SIGSEGV)] * 8
 FROZEN = [(POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP), (POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP)]
 # name, (actor, signal), seconds between two, options
 STORMS = [
-    ("env actor: kill -9, segmentation fault", KILLED, (0.1, 1.2), ()),
+    ("env actor: kill -9, segmentation fault", KILLED, (0.1, 0.9), ()),
     ("env or policy actor: hangs (SIGSTOP)", FROZEN, (0.1, 1.5), ("--retry.stall_s", "4")),
     ("policy actor: kill -9", [(POLICY, SIGKILL)] * 8, (0.2, 3.0), ()),
 ]
