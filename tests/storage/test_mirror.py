@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,3 +97,37 @@ def test_who_lost_its_place_writes_no_more(store: Store, tmp_path: Path) -> None
             ask()
     mirror.close()
     assert store.sizes() == {}
+
+
+def test_a_file_that_cannot_be_opened_is_said_and_holds_up_no_other(
+    mirror: Mirror, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.5)
+    (tmp_path / "odd").mkdir()
+    for _ in range(7):  # one thread less than there are
+        mirror.put("odd")
+    mirror.put("1")
+    _until(lambda: "1" in store.sizes())
+    with pytest.raises(RunStoppedError, match=r"Is a directory.* 7 uploads are open"):
+        mirror.drain(0.5)
+    (tmp_path / "odd").rmdir()
+    (tmp_path / "odd").write_bytes(b"odd")
+    mirror.drain(5)
+    assert store.sizes() == {"odd": 3, "1": 1}
+    assert "trying again" in caplog.text
+
+
+def test_closing_waits_once_for_all_uploads_in_hand(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CLOSE_S", 0.3)
+    released = threading.Event()
+    monkeypatch.setattr(store, "upload", lambda *_: released.wait(10))
+    mirror = Mirror(store, tmp_path, lambda: None)
+    for _ in range(8):
+        mirror.put("stuck")
+    _until(lambda: mirror._jobs.empty())
+    began = time.monotonic()
+    mirror.close()
+    assert time.monotonic() - began < 1
+    released.set()

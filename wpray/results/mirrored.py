@@ -136,12 +136,14 @@ class MirroredFolder(RunFolder):
     def close(self) -> None:
         """Gives lease and lock back; a run that an error has ended brings what it can."""
         mirror, self._mirror = self._mirror, None
-        if mirror is not None:
-            if not self._is_delivered:
-                self._deliver_what_is_possible(mirror)
-            mirror.close()
-        self._lease.give_back()
-        super().close()
+        try:
+            if mirror is not None:
+                if not self._is_delivered:
+                    self._deliver_what_is_possible(mirror)
+                mirror.close()
+        finally:  # Ctrl-C ends the waiting, too
+            self._lease.give_back()
+            super().close()
 
     @property
     def _running(self) -> Mirror:

@@ -17,6 +17,7 @@ _THREADS = 8  # an upload waits for three answers of S3
 MOST_BEHIND = 256  # jobs (episodes) that wait for the store before the run does
 PATIENCE_S = 600.0  # with a store that takes nothing
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0  # between tries
+_CLOSE_S = 30.0  # for the uploads in hand
 
 _Act = Callable[[], None]
 
@@ -79,10 +80,11 @@ class Mirror:
     def close(self) -> None:
         """Ends the threads; what is not done stays undone."""
         self._closed.set()
+        deadline = time.monotonic() + _CLOSE_S
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join(timeout=30)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _add(self, acts: Sequence[_Act]) -> None:
         with self._changed:
@@ -103,7 +105,7 @@ class Mirror:
         while not self._closed.is_set() and self._taken_by() is None:
             try:
                 act()
-            except StoreError as error:
+            except (StoreError, OSError) as error:  # OSError: the file here cannot be opened
                 self._failed(str(error))
                 self._closed.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
