@@ -110,6 +110,15 @@ def test_resume_keeps_outcomes_tries_errors_again_and_sets_damaged_files_aside(t
     assert folder.finished() == {("libero_object", 3, 0): Outcome("success", 150)}
 
 
+def test_an_error_row_has_no_trajectory_of_an_attempt_whose_driver_was_killed(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    killed = encode_episode(_result(0), CONTEXT, "light")
+    assert killed.trajectory is not None
+    write_atomic(folder.trajectory_path(killed.key), killed.trajectory)  # and then, before its part, kill -9
+    folder.write_episode(encode_error(Trial(TASK, 0, 0), CONTEXT, "E", "m"))
+    assert not folder.trajectory_path(killed.key).exists()
+
+
 def test_a_second_driver_is_refused_and_a_dead_ones_lock_holds_nothing(tmp_path: Path) -> None:
     first = _folder(tmp_path)
     with pytest.raises(BadInputError, match="another driver"):

@@ -114,7 +114,9 @@ class RunFolder:
         """
         path, trajectory = self.part_path(episode.key), self.trajectory_path(episode.key)
         try:
-            if episode.trajectory is not None:
+            if episode.trajectory is None:
+                trajectory.unlink(missing_ok=True)  # of an attempt whose driver was killed before its part was written
+            else:
                 write_atomic(trajectory, episode.trajectory)
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, episode.part)
