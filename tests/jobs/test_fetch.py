@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wpray.errors import RunStoppedError
-from wpray.jobs.fetch import Fetched, fetch
+from wpray.jobs.fetch import Fetched, fetch, local_folder
 from wpray.jobs.manifest import File, Manifest, ManifestError, make_manifest, read_manifest
 
 CONTENT = {
@@ -205,3 +205,10 @@ def test_a_folder_without_a_run_makes_no_list(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         make_manifest(tmp_path)
     assert json.loads((tmp_path / "run.json").read_text()) == {}
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"), [("/home/..", "runs/run"), ("/", "runs/run"), ("/x/.eval", "runs/eval")]
+)
+def test_a_folder_s_name_leads_nowhere_else(there: Path, folder: str, expected: str) -> None:
+    assert local_folder(None, replace(make_manifest(there), folder=folder)) == Path(expected)

@@ -50,7 +50,7 @@ def fetch(list_files: Callable[[], Iterable[bytes]], read: Read, output_dir: str
 def local_folder(output_dir: str | None, manifest: Manifest) -> Path:
     """A relative `output_dir`, or runs/ and the folder's own name; with a number if another run is in it."""
     named = output_dir is not None and not Path(output_dir).is_absolute()
-    first = Path(output_dir) if output_dir and named else _RUNS / Path(manifest.folder).name
+    first = Path(output_dir) if output_dir and named else _RUNS / (Path(manifest.folder).name.lstrip(".") or "run")
     names = itertools.chain([first], (first.with_name(f"{first.name}-{number}") for number in itertools.count(2)))
     return next(path for path in names if _may_hold(path, manifest.run_id))
 
