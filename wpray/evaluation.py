@@ -73,7 +73,7 @@ def evaluate(config: Config) -> int:
             versions = check_nodes()
         tasks = select_tasks(local_tasks or cluster_tasks(config), config.tasks)
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
-        folder = stack.enter_context(opened(choose_folder(config), config))
+        folder = stack.enter_context(opened(choose_folder(config, claim=True), config))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         facts |= {"planned_episodes": len(trials)}
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts)

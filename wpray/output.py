@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from wpray.storage.url import place_of
 _ROOT = Path("runs")
 
 
-def choose_folder(config: Config) -> RunFolder:
+def choose_folder(config: Config, claim: bool = False) -> RunFolder:
     """The configured folder; else the newest unfinished one of the same configuration; else a new one under runs/.
 
+    `claim`: a new one is created at once, so that of two runs that start together each has its own.
     Raises BadInputError, touching nothing, if the configured one is of something else than a run.
     """
     if config.output_dir is not None:
@@ -36,7 +38,7 @@ def choose_folder(config: Config) -> RunFolder:
         for path in sorted(_ROOT.glob(f"{stem}_*"), reverse=True):
             if _goes_on_with(path, config):
                 return RunFolder(path)
-    return RunFolder(_new_path(_ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}"))
+    return RunFolder(_new_path(_ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}", claim))
 
 
 @contextlib.contextmanager
@@ -152,10 +154,24 @@ def _goes_on_with(path: Path, config: Config) -> bool:
     return same_trials and info.get("fingerprint") == fingerprint(config) and not RunFolder(path).is_locked()
 
 
-def _new_path(path: Path) -> Path:
-    """`path`, or it with a number: two runs may start within a second."""
-    names = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 100))]
-    return next(name for name in names if not name.exists())
+def _new_path(path: Path, claim: bool) -> Path:
+    """`path`, or it with a number: many runs may start within a second. Raises BadInputError if it cannot be made."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], numbered) if _is_free(name, claim))
+
+
+def _is_free(path: Path, claim: bool) -> bool:
+    if not claim:
+        return not path.exists()
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        if not _ROOT.is_dir():
+            raise BadInputError(f"cannot write to {_ROOT}: it is no folder; choose an output_dir") from error
+        return False
+    except OSError as error:
+        raise BadInputError(f"cannot write to {path} ({error.strerror}); choose an output_dir") from error
+    return True
 
 
 def _now() -> str:

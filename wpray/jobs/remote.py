@@ -50,7 +50,7 @@ def _evaluate(config: Config, what: Submission) -> int:
 
     if config.output_dir is not None and "://" in config.output_dir:
         return evaluate(config)
-    folder = choose_folder(config).path.absolute()
+    folder = choose_folder(config, claim=True).path.absolute()
     try:
         return evaluate(config.model_copy(update={"output_dir": str(folder)}))
     finally:
