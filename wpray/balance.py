@@ -7,12 +7,13 @@ see the same loads take turns by their numbers, and an env actor leaves its repl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from wpray.asking import answers
 from wpray.transport import Address
 
 _ANSWER_S = 5.0  # a replica that takes longer to say where it listens is loading or gone
@@ -55,11 +56,11 @@ class Replicas:
 
     def gpus_here(self) -> list[str]:
         """The GPUs that replicas on this node own, as in CUDA_VISIBLE_DEVICES; waits for those that are starting."""
-        answers = _answers([handle.gpus.remote() for handle in self._handles], _PLACED_S)
-        return [name for gpus in answers if gpus.node == _this_node() for name in gpus.names]
+        owners = [gpus for _, gpus in answers([handle.gpus.remote() for handle in self._handles], _PLACED_S)]
+        return [name for gpus in owners if gpus.node == _this_node() for name in gpus.names]
 
     def _addresses(self) -> list[Address]:
-        return list(_answers([handle.address.remote() for handle in self._handles], _ANSWER_S))
+        return [address for _, address in answers([handle.address.remote() for handle in self._handles], _ANSWER_S)]
 
 
 def choose(known: Sequence[Address], here: str, number: int, current: str | None = None) -> Address:
@@ -77,17 +78,6 @@ def choose(known: Sequence[Address], here: str, number: int, current: str | None
         return not near, load, address.life != current, (place - number) % len(known)
 
     return known[min(range(len(known)), key=rank)]
-
-
-def _answers(asked: list[Any], timeout_s: float) -> Iterator[Any]:
-    """What came back in time without an error, in the order of `asked`."""
-    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
-    for reference in asked:
-        if reference in ready:
-            try:
-                yield ray.get(reference)
-            except ray.exceptions.RayError:
-                continue
 
 
 def _this_node() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import warnings
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import ray
 
+from wpray.asking import cause_of
 from wpray.config import Config
 from wpray.envs.factory import FAKE_SUITE, list_tasks
 from wpray.errors import BadInputError
@@ -32,7 +34,7 @@ def start_ray(config: Config) -> None:
     Raises BadInputError if the cluster cannot be reached.
     """
     warnings.filterwarnings("ignore", module="ray")
-    address = config.ray.address
+    address, on_sigterm = config.ray.address, signal.getsignal(signal.SIGTERM)
     options = _join_options(address) if address else _local_options(config)
     try:
         if address:
@@ -40,6 +42,8 @@ def start_ray(config: Config) -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # of a node that does not come up in time Ray says so with a plain one
         raise BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({_reason(error)})") from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its last words
 
 
 def num_env_actors(config: Config, num_trials: int) -> int:
@@ -95,17 +99,18 @@ def env_memory(config: Config) -> int:
 def cluster_tasks(config: Config) -> tuple[Task, ...]:
     """The suite's tasks; read by a worker if the run joins a cluster, for this machine may have no LIBERO.
 
-    Raises BadInputError for a suite that does not exist.
+    Raises BadInputError for a suite that does not exist, or if no worker can tell.
     """
     if config.ray.address is None:
         return list_tasks(config.task_suite, config.env.max_steps)
     try:
         tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(config.task_suite, config.env.max_steps))
         return tasks
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, BadInputError):
-            raise error.cause from error
-        raise
+    except ray.exceptions.RayError as error:
+        cause = cause_of(error)
+        if isinstance(cause, BadInputError):
+            raise cause from error
+        raise BadInputError(f"ray.address: no node can list the suite's tasks ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:

@@ -8,9 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from wpray.actors import Attempt, Host
+from wpray.asking import cause_of
 from wpray.errors import BadInputError
 from wpray.scheduler import Assignment
 
@@ -101,7 +100,7 @@ class EventQueue:
 
 def failure_of(error: BaseException | None) -> Failure:
     """One line for an exception that a Ray call ended in."""
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    cause = cause_of(error)
     if isinstance(cause, BadInputError):
         return Failure(str(cause), bad_input=True)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

@@ -17,6 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from wpray import provenance
+from wpray.asking import answers
 from wpray.errors import BadInputError
 
 _LOG = logging.getLogger(__name__)
@@ -31,17 +32,17 @@ class Nodes:
     """What the nodes said."""
 
     versions: dict[str, dict[str, str]]  # by host
-    silent: tuple[str, ...]  # hosts that did not answer in time
+    silent: tuple[str, ...]  # hosts that did not answer in time, or could not
 
 
 def ask_nodes(timeout_s: float = _TIMEOUT_S) -> Nodes:
     """The versions on every node that is there now."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     asked = [_versions.options(scheduling_strategy=_on(node)).remote() for node in nodes]
-    done, late = ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
-    silent = [node["NodeManagerHostname"] for node, call in zip(nodes, asked, strict=True) if call in late]
+    said = dict(answers(asked, timeout_s))
+    silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
     found: dict[str, dict[str, str]] = {}
-    for host, versions in ray.get(done):
+    for host, versions in said.values():
         # Several nodes may be of one host; one that differs is never hidden by one that does not.
         name = host if found.get(host, versions) == versions else f"{host} (another node)"
         found[name] = versions
