@@ -150,6 +150,21 @@ def _check_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads((folder / "out" / "run.json").read_text())["state"] == "finished"
 
 
+def test_a_run_that_is_terminated_while_its_videos_are_rendered_leaves_them_out(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wpray.launch", "--task_suite", "fake", "--tasks", "0-3", "--output_dir", "out"]
+    run = subprocess.Popen(
+        [*command, "--video.mode", "all"], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=_environ(tmp_path)
+    )
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("Rendering 4 videos"):
+            run.terminate()
+    assert run.wait(60) == 0
+    assert "videos skipped" in (tmp_path / "out" / "run.log").read_text()
+    assert (tmp_path / "out" / "report.html").exists()
+    assert len(_rows(tmp_path)) == 4
+
+
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wpray.launch", *FAKE, "--tasks", "0-3", "--output_dir", "out"]
     run = subprocess.Popen(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from wpray.errors import BadInputError, RunStoppedError
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Runs `main` and turns its errors into an exit code: 1 a run that stopped early, 2 bad input, 130 Ctrl-C."""
+    """Runs `main` and turns its errors into an exit code: 1 a run that stopped early, 2 bad input, 130 Ctrl-C.
+
+    SIGTERM, with which schedulers and containers end a process, is as good as Ctrl-C.
+    """
     try:
-        return main(argv)
+        with _terminated_as_interrupted():
+            return main(argv)
     except BadInputError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -21,6 +27,15 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _one_line(error: Exception) -> str:
