@@ -21,6 +21,7 @@ from wpray.balance import Gpus, Replicas
 from wpray.config import Config
 from wpray.envs.base import Environment
 from wpray.envs.factory import FAKE_SUITE, make_environment
+from wpray.policy.base import Policy
 from wpray.policy.batching import Batcher, PolicyError
 from wpray.policy.factory import build_policy, policy_spec
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
@@ -91,32 +92,41 @@ class PolicyShell:
 
     def _load(self) -> None:
         """In a thread of its own: a replica that loads for minutes is told from one that is frozen."""
-        began, context = time.perf_counter(), self._context
+        began = time.perf_counter()
         try:
-            policy = build_policy(context.config)
+            self._serve(build_policy(self._context.config))
+            self._loaded = Loaded(_this_host(None), time.perf_counter() - began)
         except Exception as error:  # whatever it is: raised to the driver, which asks
             self._failure = error
-            return
+
+    def _serve(self, policy: Policy) -> None:
+        context = self._context
         files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies are loaded from none
         self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): provenance.file_sha256(path) for path in files})
         batching = context.config.batching
         size = min(batching.max_batch_size, policy.spec.max_batch_size)
         self._batcher = Batcher(policy, size, batching.max_wait_ms / 1000)
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._node = ray.get_runtime_context().get_node_id()
         self._server = PolicyServer(self._batcher, host, context.key)
-        self._loaded = Loaded(_this_host(None), time.perf_counter() - began)
+        self._node = ray.get_runtime_context().get_node_id()
 
     def file_hashes(self) -> dict[str, str]:
-        """SHA-256 by path of what the policy was loaded from; computed beside its work, so it may take a while."""
+        """SHA-256 by path of what the policy was loaded from; computed beside its work, so it may take a while.
+
+        Raises ConnectionError while the policy loads, OSError if a file has become unreadable.
+        """
+        self._check_loaded()
         return self._hashes.result()
 
     def address(self) -> Address:
         """Where env actors connect. Raises ConnectionError while the policy loads."""
-        if self._loaded is None:
-            raise ConnectionError("the policy is loading")
+        self._check_loaded()
         server = self._server
         return Address(server.host, server.port, self._replica, self._node, server.clients, server.life)
+
+    def _check_loaded(self) -> None:
+        if self._loaded is None:
+            raise ConnectionError("the policy is loading")
 
     def gpus(self) -> Gpus:
         """The GPUs that Ray has given to this replica; known before the policy has loaded."""

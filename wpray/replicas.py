@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from wpray.actors import Health, PolicyActor, RunContext
+from wpray.asking import cause_of
 from wpray.cluster_setup import demands
 from wpray.events import Event, EventQueue, Failure, PolicyFiles, PolicyLost, PolicyReady, failure_of
 from wpray.stopping import START_STALLS
@@ -97,18 +98,24 @@ class Replicas:
         if health.idle_s > self._stall_s:
             self._hung(number)
             return None
-        if health.loaded is None or replica.loaded:
+        if health.loaded is None:
+            replica.loaded = False  # it may have died and come back since it was last asked
+            return None
+        if replica.loaded:
             return None
         replica.loaded = True
-        self._events.watch(replica.handle.file_hashes.remote(), self._hashed)
+        self._events.watch(replica.handle.file_hashes.remote(), partial(self._hashed, number))
         return PolicyReady(number, health.loaded.host, health.loaded.seconds)
 
-    @staticmethod
-    def _hashed(future: Future[Any]) -> Event | None:
+    def _hashed(self, number: int, future: Future[Any]) -> Event | None:
         error = future.exception()
-        if isinstance(error, ray.exceptions.ActorUnavailableError):
-            return None  # it is asked again once it has loaded again
-        return PolicyFiles({} if error is not None else future.result())
+        if error is None:
+            return PolicyFiles(future.result())
+        if isinstance(error, ray.exceptions.ActorUnavailableError) or isinstance(cause_of(error), ConnectionError):
+            self._replicas[number].loaded = False  # it died meanwhile: it is asked again once it has loaded again
+            return None
+        _LOG.warning("policy-%d does not know what it was loaded from: %s", number, failure_of(error).reason)
+        return PolicyFiles({})
 
     def _failed(self, number: int, error: BaseException) -> Event | None:
         """A question ended in an error: the replica is gone for good, or Ray is restarting it and it loads again."""

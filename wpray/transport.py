@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
 from wpray.policy.base import PolicySpec
@@ -182,7 +182,7 @@ class RemotePolicy:
     def _connected(self) -> Connection:
         if self._connection is None:
             address = self._find()
-            connection = Client((address.host, address.port))
+            connection = _connect(address)
             try:
                 _never_block(connection)
                 answer_challenge(connection, self._key)
@@ -214,6 +214,13 @@ class _Exchange:
             if not isinstance(reply, _Begun):
                 return reply
             self.deadly = True
+
+
+def _connect(address: Address) -> Connection:
+    """Raises OSError within seconds where nothing answers: the machine may have gone since it gave its address."""
+    with socket.create_connection((address.host, address.port), timeout=_BLOCKED_S) as connected:
+        connected.settimeout(None)
+        return Connection(connected.detach())
 
 
 def _never_block(connection: Connection) -> None:

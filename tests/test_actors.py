@@ -1,0 +1,114 @@
+"""What an actor does when something goes wrong outside of its requests, and what the driver makes of it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import ray
+
+from wpray import replicas, transport
+from wpray.actors import Health, Host, Loaded, PolicyShell, RunContext
+from wpray.config import Config
+from wpray.events import Event, EventQueue, PolicyFiles, PolicyReady
+from wpray.replicas import Replicas
+from wpray.transport import Address
+
+CONTEXT = RunContext("run", Config.model_validate({"task_suite": "fake", "policy": "noop"}), b"key")
+LOADED = Health(0.0, loaded=Loaded(Host("here", 1, None, {}), 1.0))
+
+
+def test_a_policy_actor_that_cannot_listen_says_so_instead_of_loading_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "203.0.113.1")  # no address of this machine
+    shell, deadline = PolicyShell(0, CONTEXT), time.monotonic() + 10
+    with pytest.raises(OSError, match="assign requested address"):
+        while time.monotonic() < deadline:
+            shell.health()
+            time.sleep(0.02)
+
+
+def test_nobody_waits_for_a_machine_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_BLOCKED_S", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
+        socket.socket() as first,
+        socket.socket() as second,
+    ):
+        for early in (first, second):  # fill its queue: it answers no other
+            early.setblocking(False)
+            early.connect_ex(silent.getsockname())
+        began = time.monotonic()
+        with pytest.raises(OSError, match="timed out"):
+            transport._connect(Address("127.0.0.1", silent.getsockname()[1], 0, "node", 0, "life"))
+        assert time.monotonic() - began < 5
+
+
+class Replica:
+    """Answers what it is told to, at once."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Any]] = {"health": [], "file_hashes": []}
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda: SimpleNamespace(future=lambda: self._answer(name)))
+
+    def _answer(self, name: str) -> Future[Any]:
+        future, answer = Future[Any](), self.answers[name].pop(0)
+        future.set_exception(answer) if isinstance(answer, Exception) else future.set_result(answer)
+        return future
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Health], list[Any]], list[Event]]:
+    """The events of one replica that gives these answers."""
+    replica = Replica()
+    options = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: replica))
+    monkeypatch.setattr(replicas, "PolicyActor", options)
+    monkeypatch.setattr(replicas, "_CHECK_S", 0.0)
+    monkeypatch.setattr(replicas, "_LOADING_S", 0.0)
+
+    def run(health: list[Health], hashes: list[Any]) -> list[Event]:
+        events = EventQueue()
+        crew = Replicas(CONTEXT, 0, 1, events)
+        replica.answers.update(health=[*health], file_hashes=[*hashes])
+        found: list[Event | None] = []
+        while replica.answers["health"] or not events.empty:
+            found += [crew.check() if events.empty else None, events.next(0)]
+        return [event for event in found if event is not None]
+
+    return run
+
+
+def _gone_on(error: Exception) -> Exception:
+    return cast(Exception, ray.exceptions.RayTaskError("file_hashes", "trace", error))
+
+
+def test_files_are_asked_again_of_a_replica_that_was_restarted_before_it_could_tell(
+    play: Callable[[list[Health], list[Any]], list[Event]],
+) -> None:
+    events = play([LOADED, LOADED, LOADED], [_gone_on(ConnectionError("the policy is loading")), {"a": "1"}])
+    assert [type(event) for event in events] == [PolicyReady, PolicyReady, PolicyFiles]
+    assert events[-1] == PolicyFiles({"a": "1"})
+
+
+def test_a_replica_that_came_back_unnoticed_is_ready_anew(
+    play: Callable[[list[Health], list[Any]], list[Event]],
+) -> None:
+    events = play([LOADED, Health(0.0), LOADED], [{"a": "1"}, {"a": "2"}])
+    assert [event.hashes for event in events if isinstance(event, PolicyFiles)] == [{"a": "1"}, {"a": "2"}]
+    assert sum(isinstance(event, PolicyReady) for event in events) == 2
+
+
+def test_unreadable_files_are_said(
+    play: Callable[[list[Health], list[Any]], list[Event]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "wpray"):
+        events = play([LOADED], [_gone_on(PermissionError("vlm.safetensors"))])
+    assert events[-1] == PolicyFiles({})
+    assert "does not know what it was loaded from: PermissionError: vlm.safetensors" in caplog.text
