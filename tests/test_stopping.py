@@ -12,7 +12,7 @@ from wpray.config import StopWhenConfig
 from wpray.results.statistics import Rate, wilson
 from wpray.results.summary import Tally
 from wpray.scheduler import Scheduler
-from wpray.stopping import ErrorBook, decided, round_size, too_many_errors
+from wpray.stopping import ErrorBook, PolicyErrors, decided, round_size, too_many_errors
 from wpray.types import Task, Trial
 
 
@@ -38,13 +38,13 @@ def test_the_reason_names_the_most_frequent_error() -> None:
 
 
 def test_a_policy_error_repeats_when_a_fresh_process_fails_on_the_same_trial() -> None:
-    book = ErrorBook(max_share=0.05)
+    book = PolicyErrors()
     one, other = ("fake", 0, 0), ("fake", 0, 1)
-    assert not book.policy_repeats(one, "A", "first life")
-    assert not book.policy_repeats(one, "A", "first life")
-    assert not book.policy_repeats(other, "A", "second life")
-    assert not book.policy_repeats(one, "B", "second life")
-    assert book.policy_repeats(one, "A", "second life")
+    assert not book.repeat(one, "A", "first life")
+    assert not book.repeat(one, "A", "first life")
+    assert not book.repeat(other, "A", "second life")
+    assert not book.repeat(one, "B", "second life")
+    assert book.repeat(one, "A", "second life")
 
 
 def test_without_a_rule_the_outcomes_are_not_even_summed_up() -> None:

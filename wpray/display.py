@@ -89,7 +89,7 @@ class RunDisplay:
         self._env_busy_s += episode.utilisation[0]
         self._progress.update(self._bar, completed=self._tally.done)
         for line in episode.replans:
-            _LOG.debug("%s %s", _label(trial), line)
+            _LOG.debug("%s %s", trial.label, line)
         _LOG.info(episode_line(trial, episode))
 
     def tick(self, policy_busy_s: float, num_workers: int) -> None:
@@ -114,7 +114,7 @@ class RunDisplay:
 
 def episode_line(trial: Trial, episode: EncodedEpisode) -> str:
     """`Task 3 pick_up_the_bbq_sauce... trial 2: SUCCESS in 128 steps (4.1 s)`."""
-    label = _label(trial)
+    label = trial.label
     if episode.error is not None:
         return f"{label}: ERROR {episode.error}"
     outcome = "SUCCESS" if episode.status == "success" else "FAIL"
@@ -147,10 +147,6 @@ def print_summary(console: Console, tally: Tally, folder: RunFolder, report: Pat
     console.print(f"Results in {folder.path}{on_their_way}", highlight=False, markup=False, soft_wrap=True)
     query = f"SELECT task_name, avg(success::int) AS rate FROM '{table}' GROUP BY task_name ORDER BY rate"
     console.print(f'Query them: duckdb -c "{query}"', highlight=False, soft_wrap=True, markup=False)
-
-
-def _label(trial: Trial) -> str:
-    return f"Task {trial.task.task_id} {trial.task.name} trial {trial.trial}"
 
 
 class _LogFile(logging.FileHandler):

@@ -7,38 +7,27 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from wpray.actors import Attempt, Host, RunContext, lost_row
 from wpray.cluster_setup import env_actors_that_fit
-from wpray.errors import BadInputError, PausedError
+from wpray.errors import BadInputError
 from wpray.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
 from wpray.pool import Pool
+from wpray.recorder import Recorder, Watcher
 from wpray.replicas import Replicas
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 from wpray.scheduler import Assignment, Scheduler
-from wpray.stopping import ErrorBook, decided
+from wpray.stopping import PolicyErrors, Stop
 from wpray.transport import POLICY_DIED
 from wpray.types import Trial
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
 _COUNT_NODES_S = 15.0
-_PAUSE_S = 5.0  # while a result cannot be kept
-_PATIENCE_S = 600.0
 _SHRUNK_S = 60.0  # with the env actors that are left, before more are tried again
 _FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a run ended before its last trial."""
-
-    reason: str
-    at_once: bool = False  # leave the trials in hand
-    intended: bool = False  # the configuration asked for it: the outcomes are enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +50,6 @@ class Crew:
         self.replicas.close()
 
 
-class Watcher(Protocol):
-    """Whoever shows the run to a person."""
-
-    def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
-        """An episode was written."""
-
-    def tick(self, policy_busy_s: float, num_workers: int) -> None:
-        """A moment has passed; seconds that the policies have computed and env actors alive."""
-
-
 class Driver:
     """Runs trials to their rows."""
 
@@ -90,9 +69,8 @@ class Driver:
         """
         self._note_files, self._verify_files = note_files, verify_files
         self._context, self._crew, self._pool = context, crew, crew.pool
-        self._folder, self._tally, self._watcher = folder, tally, watcher
-        self._errors = ErrorBook(context.config.retry.max_error_share)
-        self._finished = 0  # rows of this run, which may go on where another stopped
+        self._recorder, self._watcher = Recorder(context.config, folder, tally, watcher), watcher
+        self._policy_errors = PolicyErrors()
         self._idle: list[str] = []
         self._size = self._wanted = 0  # env actors, now and when nothing is wrong
         self._grow_at = math.inf
@@ -216,7 +194,7 @@ class Driver:
         """Once for each process of a replica: the others of its requests may fail with it."""
         if attempt.error_kind == POLICY_DIED or attempt.replica is None or attempt.life is None:
             return
-        if self._errors.policy_repeats(trial.key, attempt.error_kind, attempt.life):
+        if self._policy_errors.repeat(trial.key, attempt.error_kind, attempt.life):
             self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
         elif attempt.life not in self._blamed:
             self._blamed.add(attempt.life)
@@ -248,7 +226,7 @@ class Driver:
 
     def _try_again(self, assignment: Assignment, error_row: EncodedEpisode) -> None:
         """Queues a failed trial again; its attempts used up, or the run stopping, it gets its error row."""
-        _LOG.warning("%s attempt %d: %s", _label(assignment.trial), assignment.attempt, error_row.error)
+        _LOG.warning("%s attempt %d: %s", assignment.trial.label, assignment.attempt, error_row.error)
         if self.stop is not None and not self.stop.intended:
             self._scheduler.done(assignment)
         elif self._scheduler.failed(assignment):
@@ -256,31 +234,6 @@ class Driver:
         self._write(assignment.trial, error_row)
 
     def _write(self, trial: Trial, episode: EncodedEpisode) -> None:
-        self._write_when_possible(episode)
-        self._finished += 1
-        self._tally.add(trial.key, episode.status, episode.num_steps)
-        self._watcher.episode(trial, episode)
-        if episode.error is not None:
-            self._errors.add_row(episode.error)
-        reason = self._errors.reason_to_stop(self._finished)
-        if reason is not None:
-            self.request_stop(Stop(reason))
-        enough = decided(lambda: self._tally.even, self._context.config.stop_when)
-        if enough is not None:
-            self.request_stop(Stop(enough, intended=True))
-
-    def _write_when_possible(self, episode: EncodedEpisode) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                self._folder.write_episode(episode)
-                return
-            except PausedError as error:
-                if self.stop is not None or time.monotonic() > deadline:
-                    raise
-                _LOG.error("%s; waiting (Ctrl-C stops, keeping what is finished)", error)
-                time.sleep(_PAUSE_S)
-
-
-def _label(trial: Trial) -> str:
-    return f"Task {trial.task.task_id} {trial.task.name} trial {trial.trial}"
+        stop = self._recorder.keep(trial, episode, lambda: self.stop is not None)
+        if stop is not None:
+            self.request_stop(stop)

@@ -19,7 +19,7 @@ from wpray import display
 from wpray.actors import RunContext
 from wpray.cluster_setup import cluster_tasks, num_env_actors, policy_actors, start_ray
 from wpray.config import Config
-from wpray.driver import Crew, Driver, Stop
+from wpray.driver import Crew, Driver
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.events import EventQueue
 from wpray.machine import check_machine
@@ -30,15 +30,14 @@ from wpray.policy.factory import policy_spec
 from wpray.policy.waypoint_space import waypoint_space
 from wpray.pool import Pool
 from wpray.replicas import Replicas
-from wpray.report.__main__ import write_report
-from wpray.results.encode import Key
+from wpray.report.page import write_report
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
 from wpray.results.writer import Outcome, RunFolder
 from wpray.scheduler import Scheduler
-from wpray.stopping import round_size
+from wpray.stopping import Stop, round_size
 from wpray.trials import make_trials, remaining, select_tasks
-from wpray.types import Task, Trial
+from wpray.types import Task, Trial, TrialKey
 from wpray.video.render import after_run as videos_after_run
 
 _LOG = logging.getLogger(__name__)
@@ -166,7 +165,7 @@ def _ctrl_c(driver: Driver) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _tally(tasks: Sequence[Task], num_trials: int, finished: dict[Key, Outcome]) -> Tally:
+def _tally(tasks: Sequence[Task], num_trials: int, finished: dict[TrialKey, Outcome]) -> Tally:
     tally = Tally.planned((task, num_trials) for task in tasks)
     for key, outcome in finished.items():
         if key[:2] in tally.tasks and key[2] < num_trials:

@@ -12,10 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wpray.types import Trial
-
-TaskKey = tuple[str, int]
-TrialKey = tuple[str, int, int]
+from wpray.types import TaskKey, Trial, TrialKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,20 @@ from dataclasses import dataclass, field
 
 from wpray.config import StopWhenConfig
 from wpray.results.statistics import Rate
+from wpray.types import TrialKey
 
 _LEAST_ERRORS = 3
 _ROUND = 3  # trials: a task's scene compiles for seconds, an early stop saves hundreds of episodes
 START_STALLS = 5  # times retry.stall_s for an actor to start: a simulator's import takes longer than any step
 
-Key = tuple[str, int, int]  # suite, task, trial
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run ends before its last trial."""
+
+    reason: str
+    at_once: bool = False  # leave the trials in hand
+    intended: bool = False  # the configuration asked for it: the outcomes are enough
 
 
 @dataclass(slots=True)
@@ -24,19 +32,11 @@ class ErrorBook:
     max_share: float
     rows: int = 0  # error rows
     _seen: Counter[str] = field(default_factory=Counter)
-    _policy: dict[tuple[Key, str], str] = field(default_factory=dict)  # (trial, kind of error) -> replica's life
 
     def add_row(self, summary: str) -> None:
         """Counts a trial that ended in an error row; `summary` is its first line."""
         self.rows += 1
         self._seen[summary] += 1
-
-    def policy_repeats(self, trial: Key, kind: str, life: str) -> bool:
-        """Whether the policy failed in the same way on the same trial in another `life`: a fresh process does not help.
-
-        The other requests that one sick process fails on are no repetition, nor is another flake hours later.
-        """
-        return self._policy.setdefault((trial, kind), life) != life
 
     def reason_to_stop(self, finished: int) -> str | None:
         """Why the run must stop after `finished` rows, errors included; None if it need not."""
@@ -44,6 +44,20 @@ class ErrorBook:
             return None
         summary, count = self._seen.most_common(1)[0]
         return f"{self.rows} of {finished} episodes ended in an error; most often ({count}): {summary}"
+
+
+@dataclass(slots=True)
+class PolicyErrors:
+    """How the policy has failed so far, and whether a fresh process of it would help."""
+
+    _lives: dict[tuple[TrialKey, str], str] = field(default_factory=dict)  # of the replica, by trial and kind of error
+
+    def repeat(self, trial: TrialKey, kind: str, life: str) -> bool:
+        """Whether the policy failed in the same way on the same trial in another `life`: a fresh process does not help.
+
+        The other requests that one sick process fails on are no repetition, nor is another flake hours later.
+        """
+        return self._lives.setdefault((trial, kind), life) != life
 
 
 def too_many_errors(errors: int, finished: int, max_share: float) -> bool:

@@ -17,6 +17,8 @@ Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 ImageArray = NDArray[np.uint8]
 Status = Literal["success", "failure", "error"]
+TaskKey = tuple[str, int]  # suite, task_id
+TrialKey = tuple[str, int, int]  # suite, task_id, trial
 
 ACTION_DIM = 7
 PROPRIO_DIM = 8
@@ -45,9 +47,14 @@ class Trial:
     seed: int  # the run's seed, the same for every trial
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """(suite, task_id, trial): unique within a run."""
+    def key(self) -> TrialKey:
+        """Unique within a run."""
         return (self.task.suite, self.task.task_id, self.trial)
+
+    @property
+    def label(self) -> str:
+        """For people: `Task 3 pick_up_the_bbq_sauce trial 2`."""
+        return f"Task {self.task.task_id} {self.task.name} trial {self.trial}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.results.recorded import write_run
-from wpray.report.__main__ import write_report
+from wpray.report.page import write_report
 from wpray.results.merge import merge
 from wpray.results.videos import VideoFolder
 from wpray.results.writer import RunFolder

@@ -17,7 +17,7 @@ from tests.results.recorded import write_run
 from wpray.command import run_command
 from wpray.report import __main__ as command
 from wpray.report import activity, facts, waypoints
-from wpray.report.__main__ import write_report
+from wpray.report.page import write_report
 from wpray.report.svg import ticks
 from wpray.results import load
 from wpray.results.merge import merge

@@ -15,7 +15,7 @@ from wpray.command import run_command
 from wpray.compare import main as compare
 from wpray.envs.fake import fake_tasks
 from wpray.errors import BadInputError
-from wpray.report.__main__ import write_report
+from wpray.report.page import write_report
 from wpray.results import load
 from wpray.results.encode import EncodedEpisode
 from wpray.results.merge import merge

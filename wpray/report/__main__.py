@@ -8,10 +8,7 @@ from pathlib import Path
 
 from wpray.command import run_command
 from wpray.config_cli import ArgumentParser
-from wpray.errors import BadInputError, RunStoppedError
-from wpray.report.page import EMBED_BYTES, build
-from wpray.results.reader import load
-from wpray.results.writer import write_atomic
+from wpray.report.page import EMBED_BYTES, write_report
 
 _ABOUT = "Writes one self-contained HTML page about a run, finished or not. It opens in any browser, without a network."
 
@@ -32,21 +29,6 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(list(argv))
     print(write_report(options.run_dir, options.out and Path(options.out), int(options.embed_mb * 1e6)))
     return 0
-
-
-def write_report(run_dir: str | Path, page: Path | None = None, embed_bytes: int = EMBED_BYTES) -> Path:
-    """Writes the report of the run in `run_dir` and returns where.
-
-    Raises BadInputError if there is no run, or the page cannot be written.
-    """
-    run = load(run_dir)
-    page = page or run.path / "report.html"
-    html = build(run, page, embed_bytes)
-    try:
-        write_atomic(page, html.encode())
-    except RunStoppedError as error:
-        raise BadInputError(f"{page}: {error}; or choose another file with --out") from error
-    return page
 
 
 if __name__ == "__main__":

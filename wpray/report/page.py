@@ -9,9 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from wpray.errors import BadInputError, RunStoppedError
 from wpray.report import activity, facts, sections, videos, waypoints
 from wpray.report.errors import errors
-from wpray.results.reader import Run
+from wpray.results.reader import Run, load
+from wpray.results.writer import write_atomic
 
 EMBED_BYTES = 8_000_000  # of videos inside the page; base64 makes them a third larger
 _BINS = 360
@@ -43,6 +45,21 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style}</style>'
     )
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{"".join(parts)}</main></body></html>\n'
+
+
+def write_report(run_dir: str | Path, page: Path | None = None, embed_bytes: int = EMBED_BYTES) -> Path:
+    """Writes the report of the run in `run_dir` and returns where.
+
+    Raises BadInputError if there is no run, or the page cannot be written.
+    """
+    run = load(run_dir)
+    page = page or run.path / "report.html"
+    html = build(run, page, embed_bytes)
+    try:
+        write_atomic(page, html.encode())
+    except RunStoppedError as error:
+        raise BadInputError(f"{page}: {error}; or choose another file with --out") from error
+    return page
 
 
 def _header(title: str, run: Run) -> str:

@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 
 from wpray.results.replans import replan_lines
 from wpray.results.schema import PART_SCHEMA, trajectory_schema
-from wpray.types import Decision, EpisodeResult, FloatArray, SceneState, Status, Trajectory, Trial
+from wpray.types import Decision, EpisodeResult, FloatArray, SceneState, Status, Trajectory, Trial, TrialKey
 
 RecordMode = Literal["full", "light", "none"]
-Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class EpisodeContext:
 class EncodedEpisode:
     """A finished trial on its way to the driver."""
 
-    key: Key
+    key: TrialKey
     status: Status
     num_steps: int
     wall_s: float

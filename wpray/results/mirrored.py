@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from wpray.errors import BadInputError, RunStoppedError
-from wpray.results.encode import EncodedEpisode, Key
+from wpray.results.encode import EncodedEpisode
 from wpray.results.writer import Outcome, RunFolder, parse_info, part_status, safe_name
 from wpray.storage.fetch import fetch
 from wpray.storage.lease import Lease
 from wpray.storage.mirror import Mirror
 from wpray.storage.store import Store, StoreError
 from wpray.storage.url import StoreUrl
+from wpray.types import TrialKey
 
 _LOG = logging.getLogger(__name__)
 _ROOT = Path("runs")
@@ -95,7 +96,7 @@ class MirroredFolder(RunFolder):
                 self._store.upload(_INFO, self.path / _INFO)
             self._is_announced = True
 
-    def finished(self) -> dict[Key, Outcome]:
+    def finished(self) -> dict[TrialKey, Outcome]:
         """Outcomes of the trials that have one here or in the store, which then are the same.
 
         Raises RunStoppedError if the store takes nothing for long, BadInputError if it gives nothing.

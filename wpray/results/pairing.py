@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wpray.results.encode import Key
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
+from wpray.types import TrialKey
 
 # A trial is the same trial only if these agree: what it starts from, how long it lasts, and what simulates it.
 _SAME_FIELDS = ("robot_type", "task_suite", "seed", "num_steps_wait", "env.protocol", "env.max_steps")
@@ -20,7 +20,7 @@ _SAME_PACKAGES = ("mujoco", "robosuite", "libero")
 class Pair:
     """One trial's rows in both runs; each has an outcome."""
 
-    key: Key
+    key: TrialKey
     a: Mapping[str, Any]
     b: Mapping[str, Any]
 
@@ -102,7 +102,7 @@ def _renderers(run: Run) -> str:
     return ", ".join(sorted({host["renderer"] for host in hosts.values() if host.get("renderer")}))
 
 
-def _rows(run: Run) -> dict[Key, Mapping[str, Any]]:
+def _rows(run: Run) -> dict[TrialKey, Mapping[str, Any]]:
     columns = ["suite", "task_id", "trial", "task_name", "instruction", "success", "num_steps", "video_path"]
     rows = run.episodes.select(columns).to_pylist()
     return {(row["suite"], row["task_id"], row["trial"]): row for row in rows}

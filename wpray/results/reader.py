@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wpray.errors import BadInputError
-from wpray.results.encode import Key
 from wpray.results.merge import decision_rows, episode_rows, read_parts
 from wpray.results.remote import RemoteRun
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
 from wpray.results.writer import RunFolder
 from wpray.storage.url import place_of
-from wpray.types import FloatArray
+from wpray.types import FloatArray, TrialKey
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Run:
         """Folder or URL, for people."""
         return str(self.path if self.remote is None else self.remote.store.url)
 
-    def trajectory(self, key: Key) -> pa.Table:
+    def trajectory(self, key: TrialKey) -> pa.Table:
         """The control steps of the episode `(suite, task_id, trial)`.
 
         Raises BadInputError if none was recorded (an error, or `record: none`).
@@ -46,7 +45,7 @@ class Run:
             raise BadInputError(f"{self.place}: no trajectory of {key}; was it an error, or the run's record: none?")
         return _read(path, None)
 
-    def trajectory_file(self, key: Key) -> Path | None:
+    def trajectory_file(self, key: TrialKey) -> Path | None:
         """Where they are recorded; None if they are not."""
         path = self._brought(RunFolder(self.path).trajectory_path(key))
         return path if path.exists() else None

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wpray.errors import BadInputError, PausedError, RunStoppedError
-from wpray.results.encode import EncodedEpisode, Key
+from wpray.results.encode import EncodedEpisode
 from wpray.results.schema import PART_SCHEMA
-from wpray.types import Status
+from wpray.types import Status, TrialKey
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -127,12 +127,12 @@ class RunFolder:
             trajectory.unlink(missing_ok=True)
             raise
 
-    def part_path(self, key: Key) -> Path:
+    def part_path(self, key: TrialKey) -> Path:
         """parts/SUITE/TASK_TRIAL.parquet."""
         suite, task_id, trial = key
         return self.path / "parts" / safe_name(suite) / f"{task_id:03d}_{trial:05d}.parquet"
 
-    def trajectory_path(self, key: Key) -> Path:
+    def trajectory_path(self, key: TrialKey) -> Path:
         """trajectories/SUITE_TASK_TRIAL.parquet."""
         suite, task_id, trial = key
         return self.path / "trajectories" / f"{safe_name(suite)}_{task_id:03d}_{trial:05d}.parquet"
@@ -141,12 +141,12 @@ class RunFolder:
         """Every finished trial's part, in (suite, task, trial) order."""
         return sorted((self.path / "parts").glob("*/*.parquet"))
 
-    def finished(self) -> dict[Key, Outcome]:
+    def finished(self) -> dict[TrialKey, Outcome]:
         """Outcomes of the trials that have one; damaged files are set aside so that their trials run again.
 
         An error row does not count as finished: the next run tries that trial again.
         """
-        found: dict[Key, Outcome] = {}
+        found: dict[TrialKey, Outcome] = {}
         for path, row in self._readable_rows():
             key = (row["suite"], row["task_id"], row["trial"])
             if path != self.part_path(key):
