@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wpray.bench import driver_load, merge_cost, replica_scaling, scale
+from wpray.bench import driver_load, merge_cost, replica_scaling, scale, scale_curves
 from wpray.bench.simulated_gpu import Costs, SimulatedBatcher
 from wpray.bench.simulation import Outcome, Shape, Simulation, make_fake_trials
 from wpray.command import run_command
@@ -48,18 +48,18 @@ def test_two_gpus_are_nearly_twice_one_while_the_envs_can_feed_them() -> None:
 
 
 def test_a_slow_driver_is_the_limit_and_named_so() -> None:
-    point = scale.simulate([256], [8], Costs(driver_s=0.05))[0]
+    point = scale_curves.simulate([256], [8], Costs(driver_s=0.05))[0]
     assert point.limit == "driver"
     assert point.outcome.per_min == pytest.approx(60 / 0.05, rel=0.05)
 
 
 def test_limits_and_bends_are_found() -> None:
-    points = scale.simulate([1, 8, 64, 256], [1, 2], Costs())
+    points = scale_curves.simulate([1, 8, 64, 256], [1, 2], Costs())
     assert [point.limit for point in points[:1]] == ["env actors"]
     assert [point.limit for point in points if point.outcome.env_actors == 256] == ["GPUs", "GPUs"]
     assert points[0].efficiency == pytest.approx(0.95, rel=0.02)  # it compiles each task
     assert all(0 < point.efficiency < 1.02 for point in points)
-    bends = list(scale.bends(points))
+    bends = list(scale_curves.bends(points))
     assert [point.outcome.gpus for point in bends] == [1, 2]
     assert bends[0].outcome.env_actors <= bends[1].outcome.env_actors
 

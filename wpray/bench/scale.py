@@ -11,12 +11,10 @@ core.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from wpray import quiet_ray
+from wpray.bench.scale_curves import FLAT, Point, bends, simulate
 from wpray.bench.simulated_gpu import Costs
-from wpray.bench.simulation import Outcome, Simulation, make_fake_trials
 from wpray.command import run_command
 
 _TARGET_MS = 1.0  # of the driver's CPU an episode, files apart
 _ACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000)
 _GPUS = (1, 2, 4, 8, 16, 32, 64)
-_TASKS, _EACH, _LEAST = 10, 8, 400  # tasks; episodes of each env actor, and at least in all
-_FULL, _FLAT = 0.9, 0.9  # a resource this busy limits; this share of the most is where a curve bends
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A simulated cluster."""
-
-    outcome: Outcome
-    efficiency: float  # episodes a minute, over those that as many env actors would bring that never wait for others
-    limit: str  # what it waits for
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,32 +52,6 @@ def main(argv: Sequence[str]) -> int:
 
         plot(points, driver_ms, args.plot)
     return int(driver is not None and driver["cpu_ms"] - driver["files_ms"] > _TARGET_MS)
-
-
-def simulate(actors: Sequence[int], gpus: Sequence[int], costs: Costs) -> list[Point]:
-    """Every number of env actors with every number of GPUs, GPUs first; not more GPUs than actors."""
-    alone = _outcome(1, 1, dataclasses.replace(costs, compile_s=0.0)).per_min
-    found = (_outcome(a, g, costs) for g, a in itertools.product(sorted(gpus), sorted(actors)) if g <= a)
-    return [Point(outcome, outcome.per_min / (alone * outcome.env_actors), _limit(outcome)) for outcome in found]
-
-
-def bends(points: Sequence[Point]) -> Iterator[Point]:
-    """For each number of GPUs the fewest env actors that bring nearly all that more of them would."""
-    for _, group in itertools.groupby(points, key=lambda point: point.outcome.gpus):
-        curve = list(group)
-        most = max(point.outcome.per_min for point in curve)
-        yield next(point for point in curve if point.outcome.per_min >= _FLAT * most)
-
-
-def _outcome(actors: int, gpus: int, costs: Costs) -> Outcome:
-    per_task = max(_LEAST, _EACH * actors) // _TASKS
-    return Simulation(make_fake_trials(_TASKS, per_task), actors, gpus, costs).run()
-
-
-def _limit(outcome: Outcome) -> str:
-    if outcome.driver_busy > _FULL:
-        return "driver"
-    return "GPUs" if outcome.gpu_busy > _FULL else "env actors"
 
 
 def _measure_driver(args: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -165,7 +126,7 @@ def _print(points: Sequence[Point], driver_ms: float, console: Console) -> None:
     console.print(table)
     console.print(
         "Efficiency: against as many env actors that each have an idle GPU and no scene to compile. A curve bends at "
-        f"the fewest env actors with {_FLAT:.0%} of the most that its GPUs reach here.",
+        f"the fewest env actors with {FLAT:.0%} of the most that its GPUs reach here.",
         highlight=False,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wpray.bench.scale import Point, bends
+from wpray.bench.scale_curves import Point, bends
 from wpray.errors import BadInputError
 
 
