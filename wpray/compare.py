@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m wpray.compare", description=_ABOUT, allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m wpray.compare", description=_ABOUT)
     parser.add_argument("run_a", metavar="RUN_A", help="result folder of the reference, or its URL")
     parser.add_argument("run_b", metavar="RUN_B", help="result folder that is compared with it, or its URL")
     parser.add_argument("--anyway", action="store_true", help="compare even if seed, protocol or simulator differ")

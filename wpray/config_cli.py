@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +24,18 @@ _ABOUT = (
 )
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Says no default where there is none: the text says what happens then."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r" \(default: (null|None|)\)$", "", super()._expand_help(action))
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Raises BadInputError where argparse would print a usage text and exit."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
         """Turns argparse's complaint into one line."""
@@ -40,7 +51,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def launch_parser() -> ArgumentParser:
     """The options of `python -m wpray.launch` that are no fields of the configuration."""
-    parser = ArgumentParser(prog="python -m wpray.launch", description=_ABOUT, allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m wpray.launch", description=_ABOUT)
     parser.add_argument(
         "--plan", action="store_true", help="start nothing: say how long the run will take, and what will limit it"
     )
@@ -55,8 +66,10 @@ def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Co
     """
     parser = parser or launch_parser()
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
+    own = [f"[{action.option_strings[0]}]" for action in parser._actions if action.nargs == 0]
+    parser.usage = f"{parser.prog} {' '.join(own)} [--config FILE] [--FIELD VALUE ...]"
     given = _given(argv, parser)
-    before = ArgumentParser(add_help=False, allow_abbrev=False)
+    before = ArgumentParser(add_help=False)
     before.add_argument("--config")
     path = before.parse_known_args(list(argv))[0].config
     return validate(_merge(read_yaml(Path(path)) if path else {}, given))

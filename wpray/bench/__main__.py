@@ -9,13 +9,19 @@ from collections.abc import Sequence
 from wpray.command import run_command
 from wpray.errors import BadInputError
 
-_BENCHMARKS = ("env", "e2e", "policy", "scale")
+_BENCHMARKS = {
+    "env": "the environment against stock LIBERO's, on the same actions",
+    "e2e": "where an episode's time goes when the policy costs nothing",
+    "policy": "plans and segments on this GPU, against what its memory and arithmetic allow",
+    "scale": "how far a run grows, and what stops it",
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark that `argv` names. Raises BadInputError if there is none."""
     if argv and argv[0] in ("-h", "--help"):
-        print(f"python -m wpray.bench {' | '.join(_BENCHMARKS)} (each has --help)")
+        for name, about in _BENCHMARKS.items():
+            print(f"python -m wpray.bench {name:<7} {about}")
         return 0
     if not argv or argv[0] not in _BENCHMARKS:
         raise BadInputError(f"use: python -m wpray.bench {' | '.join(_BENCHMARKS)} (each has --help)")

@@ -30,10 +30,10 @@ _TARGET_MS = 5.0  # transport and queue of a request
 def main(argv: Sequence[str]) -> int:
     """Exit code 1 if a request's transport and queue take longer than the target."""
     parser = argparse.ArgumentParser(prog="python -m wpray.bench e2e", description=__doc__)
-    parser.add_argument("--suite", default="libero_object")
-    parser.add_argument("--tasks", default="0-1")
-    parser.add_argument("--trials", type=int, default=5, help="trials of each task")
-    parser.add_argument("--envs", default="auto", help="env actors")
+    parser.add_argument("--suite", default="libero_object", help="LIBERO suite (%(default)s)")
+    parser.add_argument("--tasks", default="0-1", help="task ids (%(default)s)")
+    parser.add_argument("--trials", type=int, default=5, help="trials of each task (%(default)s)")
+    parser.add_argument("--envs", default="auto", help="env actors (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
     quiet_ray.prepare(joins_a_cluster=False)

@@ -63,9 +63,17 @@ class Comparison:
 def main(argv: Sequence[str]) -> int:
     """Exit code 1 if anything differs by a bit or a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m wpray.bench env", description=__doc__)
-    parser.add_argument("--tasks", nargs="+", default=list(_DEFAULT), metavar="SUITE:TASK")
-    parser.add_argument("--trials", type=int, default=2, help="trials of each task")
-    parser.add_argument("--steps", type=int, default=120, help="control steps of a trial after the wait steps")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=list(_DEFAULT),
+        metavar="SUITE:TASK",
+        help="tasks to run (one of each of four suites)",
+    )
+    parser.add_argument("--trials", type=int, default=2, help="trials of each task (%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=120, help="control steps of a trial after the wait steps (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
     rows = {name: _row(_compare(name, args.trials, args.steps)) for name in args.tasks}

@@ -23,7 +23,7 @@ _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 everything passed (warnings apart), 1 a check failed, 2 bad input."""
-    parser = ArgumentParser(prog="python -m wpray.doctor", description=_ABOUT, allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m wpray.doctor", description=_ABOUT)
     parser.add_argument("--deep", action="store_true", help="also run two trials of the scripted policy")
     config = read_config(argv, parser)
     quiet_ray.prepare(joins_a_cluster=config.ray.address is not None)

@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m wpray.export", description=_ABOUT, allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m wpray.export", description=_ABOUT)
     parser.add_argument("format", choices=("lerobot",), help="format of the data set")
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
     parser.add_argument("out", metavar="OUT", help="folder of the data set; it must not be there yet")
     parser.add_argument("--no-videos", dest="videos", action="store_false", help="states and actions only")
     add_choices(parser)

@@ -58,7 +58,7 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT, allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
     look = parser.add_argument_group("how they look")
