@@ -25,7 +25,7 @@ _ROOT = Path("runs")
 def choose_folder(config: Config, claim: bool = False) -> RunFolder:
     """The configured folder; else the newest unfinished one of the same configuration; else a new one under runs/.
 
-    `claim`: a new one is created at once, so that of two runs that start together each has its own.
+    `claim`: one that may be new is created at once, so that of two runs that start together each has its own.
     Raises BadInputError, touching nothing, if the configured one is of something else than a run.
     """
     if config.output_dir is not None:
@@ -38,7 +38,7 @@ def choose_folder(config: Config, claim: bool = False) -> RunFolder:
         for path in sorted(_ROOT.glob(f"{stem}_*"), reverse=True):
             if _goes_on_with(path, config):
                 return RunFolder(path)
-    return RunFolder(_new_path(_ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}", claim))
+    return RunFolder(_new_path(_ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}", claim and config.resume != "only"))
 
 
 @contextlib.contextmanager
