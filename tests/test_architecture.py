@@ -85,7 +85,7 @@ ONLY_IN = {
     "tensorflow": ("rlds",),
     "tensorflow_datasets": ("rlds",),
     "ray": (
-        *("actors", "asking", "balance", "cluster_setup", "node_versions", "pool", "replicas", "evaluation"),
+        *("actors", "asking", "balance", "cluster_setup", "node_versions", "pool", "replicas"),
         *("video.crew", "video.render", "jobs", "doctor.cluster", "bench.driver_cost"),
     ),
     "fsspec": ("storage.store",),

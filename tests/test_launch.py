@@ -151,18 +151,17 @@ def _check_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_that_is_terminated_while_its_videos_are_rendered_leaves_them_out(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "wpray.launch", "--task_suite", "fake", "--tasks", "0-3", "--output_dir", "out"]
-    run = subprocess.Popen(
-        [*command, "--video.mode", "all"], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=_environ(tmp_path)
-    )
+    command = [sys.executable, "-m", "wpray.launch", "--task_suite", "fake", "--num_trials_per_task", "5"]
+    command += ["--video.mode", "all", "--video.max_count", "50", "--output_dir", "out"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=_environ(tmp_path))
     assert run.stdout is not None
     for line in run.stdout:
-        if line.startswith("Rendering 4 videos"):
+        if line.startswith("Rendering 50 videos"):
             run.terminate()
     assert run.wait(60) == 0
     assert "videos skipped" in (tmp_path / "out" / "run.log").read_text()
     assert (tmp_path / "out" / "report.html").exists()
-    assert len(_rows(tmp_path)) == 4
+    assert len(_rows(tmp_path)) == 50 > len(list((tmp_path / "out").glob("videos/*")))
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def start_ray(config: Config) -> None:
         raise BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({_reason(error)})") from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its last words
+
+
+@contextlib.contextmanager
+def running_ray(config: Config) -> Iterator[None]:
+    """`start_ray`, and its end."""
+    start_ray(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray takes it away, unseen by Python
 
 
 def num_env_actors(config: Config, num_trials: int) -> int:

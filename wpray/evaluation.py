@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from wpray import display
 from wpray.actors import RunContext
-from wpray.cluster_setup import cluster_tasks, num_env_actors, policy_actors, start_ray
+from wpray.cluster_setup import cluster_tasks, num_env_actors, policy_actors, running_ray
 from wpray.config import Config
 from wpray.driver import Crew, Driver
 from wpray.errors import BadInputError, RunStoppedError
@@ -142,12 +141,10 @@ def _report(folder: RunFolder) -> Path | None:
 
 @contextlib.contextmanager
 def _ray(config: Config, console: Console) -> Iterator[None]:
-    with console.status("starting Ray") if console.is_terminal else contextlib.nullcontext():
-        start_ray(config)
-    try:
+    with contextlib.ExitStack() as stack:
+        with console.status("starting Ray") if console.is_terminal else contextlib.nullcontext():
+            stack.enter_context(running_ray(config))
         yield
-    finally:
-        ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
 from wpray.actors import RunContext
-from wpray.cluster_setup import start_ray
+from wpray.cluster_setup import running_ray
 from wpray.config import Config
 from wpray.display import RunDisplay, logging_to
 from wpray.driver import Crew, Driver
@@ -73,13 +72,12 @@ def measure(num_actors: int, num_episodes: int) -> DriverCost:
         }
     )
     console = Console(file=io.StringIO())
-    with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path:
-        start_ray(config)
-        try:
-            with logging_to(Path(path) / "run.log", console):
-                return _run(config, _TimedFolder(Path(path)), num_actors, console)
-        finally:
-            ray.shutdown()
+    with (
+        tempfile.TemporaryDirectory(prefix="wpray-bench-") as path,
+        running_ray(config),
+        logging_to(Path(path) / "run.log", console),
+    ):
+        return _run(config, _TimedFolder(Path(path)), num_actors, console)
 
 
 def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console) -> DriverCost:

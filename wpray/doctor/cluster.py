@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ray
 
-from wpray.cluster_setup import env_actors_that_fit, start_ray
+from wpray.cluster_setup import env_actors_that_fit, running_ray
 from wpray.config import Config
 from wpray.doctor.result import Result
 from wpray.node_versions import DECISIVE, HARMLESS, REMEDY, Nodes, ask_nodes, named, reference
@@ -14,15 +14,12 @@ _TIMEOUT_S = 180
 
 def check_ray(config: Config) -> list[Result]:
     """Starts or joins Ray as a run does, and asks every node for its versions."""
-    start_ray(config)
-    try:
+    with running_ray(config):
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         where = f"joined {config.ray.address}" if config.ray.address else "starts here"
         size = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
         text = f"{ray.__version__} {where}; {size}, room for {env_actors_that_fit(config)} environments"
         return [Result("Ray", "pass", text), *_compare(ask_nodes(_TIMEOUT_S), len(nodes))]
-    finally:
-        ray.shutdown()
 
 
 def _compare(nodes: Nodes, count: int) -> list[Result]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from wpray.cluster_setup import num_env_actors, start_ray
+from wpray.cluster_setup import num_env_actors, running_ray
 from wpray.config import Config
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.results.merge import merge
@@ -102,17 +102,9 @@ def _segments(run: Run) -> dict[tuple[int, int], tuple[tuple[int, int], ...]]:
     return {key: tuple(pairs) for key, pairs in found.items()}
 
 
-@contextlib.contextmanager
-def _ray(config: Config) -> Iterator[None]:
+def _ray(config: Config) -> contextlib.AbstractContextManager[None]:
     """Ray as it is, or started for this alone."""
-    if ray.is_initialized():
-        yield
-        return
-    start_ray(config)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    return contextlib.nullcontext() if ray.is_initialized() else running_ray(config)
 
 
 def _progress(console: Console) -> Progress:
