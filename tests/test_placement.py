@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -24,10 +25,9 @@ NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 POLICY = "tests.gpu_policy"  # needs a GPU, computes nothing
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head without CPUs that tests add nodes to; GPUs are claimed, not real."""
-    import ray
+@pytest.fixture(scope="module")
+def head() -> Iterator[Any]:
+    """A cluster of a head without CPUs."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -37,8 +37,20 @@ def cluster() -> Iterator[Any]:
         try:
             yield cluster
         finally:
-            ray.shutdown()
             cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Any) -> Iterator[Any]:
+    """A head without CPUs that tests add nodes to; GPUs are claimed, not real."""
+    import ray
+
+    try:
+        yield head
+    finally:
+        ray.shutdown()
+        for node in list(head.worker_nodes):
+            head.remove_node(node)  # gracefully: the head would wait for the signs of life of one that was killed
 
 
 class Crew:
@@ -183,7 +195,9 @@ def test_a_run_that_names_its_env_actors_waits_for_nodes_and_auto_says_what_to_d
     assert named.returncode == 2 and "give ray.num_policy_actors" in said.splitlines()[-1], said
     options = ("--num_parallel", "2", "--ray.num_policy_actors", "1", "--num_trials_per_task", "1")
     named = _launch(cluster, tmp_path / "named", "--policy", POLICY, *options)
-    time.sleep(5)
+    assert named.stdout is not None
+    assert any("10 episodes, 2 env actors, 1 policy actors" in line for line in named.stdout)
+    time.sleep(1)
     assert named.poll() is None
     cluster.add_node(num_cpus=2, num_gpus=1, **NODE)
     said, _ = named.communicate(timeout=90)
@@ -206,6 +220,40 @@ def test_a_node_with_another_mujoco_is_refused_by_name(cluster: Any, tmp_path: P
     error = said.splitlines()[-1]
     assert error.startswith("error: nodes with another simulator:") and "mujoco 9.9.9 instead of 3." in error
     assert "numpy 9.9 instead of" in said and "numpy" not in error
+
+
+def test_who_fails_or_does_not_answer_is_left_out(cluster: Any) -> None:
+    import ray
+
+    from wpray.asking import answers
+
+    ray.init(address=cluster.address, log_to_driver=False)
+
+    @ray.remote(num_cpus=0)
+    def fail() -> None:
+        raise ConnectionError
+
+    @ray.remote(num_cpus=1)
+    def wait_for_a_node() -> None:
+        pass
+
+    failed = fail.remote()
+    ray.wait([failed], timeout=60)
+    assert list(answers([ray.put("a"), failed, wait_for_a_node.remote(), ray.put("b")], 0.5)) == [(0, "a"), (3, "b")]
+
+
+def test_sigterm_is_ours_while_ray_runs_and_after(cluster: Any) -> None:
+    from wpray.cluster_setup import running_ray
+
+    config = Config.model_validate({"task_suite": "fake", "policy": "noop", "ray": {"address": cluster.address}})
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with running_ray(config), pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_another_ray_or_python_is_one_line(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
