@@ -1,4 +1,4 @@
-"""What happens to a run's actors, as events in one queue, so that the driver's loop is a plain `for`."""
+"""What happens to a run's actors, as events in one queue, so that the driver's loop takes one after the other."""
 
 from __future__ import annotations
 

@@ -110,6 +110,27 @@ def test_resume_keeps_outcomes_tries_errors_again_and_sets_damaged_files_aside(t
     assert folder.finished() == {("libero_object", 3, 0): Outcome("success", 150)}
 
 
+def test_a_disk_that_is_full_when_tables_are_synced_keeps_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(tmp_path)
+    folder.write_episode(encode_episode(_result(0), CONTEXT, "light"))
+    merge(folder)
+    before = (tmp_path / "episodes.parquet").read_bytes()
+    folder.write_episode(encode_episode(_result(1), CONTEXT, "light"))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DiskFullError):
+        patch.setattr(os, "fsync", full)
+        merge(folder)
+    assert (tmp_path / "episodes.parquet").read_bytes() == before
+    assert not list(tmp_path.glob(".*.tmp"))
+    merge(folder)
+    assert pq.read_metadata(tmp_path / "episodes.parquet").num_rows == 2
+
+
 def test_an_error_row_has_no_trajectory_of_an_attempt_whose_driver_was_killed(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     killed = encode_episode(_result(0), CONTEXT, "light")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from wpray.errors import RunStoppedError
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
 from wpray.results.videos import VideoFolder
-from wpray.results.writer import RunFolder, stopped_by
+from wpray.results.writer import RunFolder, put_in_place, stopped_by
 
 _GROUP = 500  # parts a row group, and in memory at once
 
@@ -75,7 +75,7 @@ def decision_rows(table: pa.Table) -> pa.Table:
 
 
 class _Replacing:
-    """A Parquet writer whose file appears under its name only once it is complete."""
+    """A Parquet writer whose file appears under its name only once it is complete, and on the disk."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -91,6 +91,6 @@ class _Replacing:
         try:
             self._writer.close()
             if kind is None:
-                self._temporary.replace(self._path)
+                put_in_place(self._temporary, self._path)
         finally:
             self._temporary.unlink(missing_ok=True)

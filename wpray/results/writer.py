@@ -238,6 +238,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise stopped_by(path, error) from error
 
 
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Gives a file that is complete its name, so that it survives a power cut once this returns. Raises OSError."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(str(path.parent))
+
+
 def stopped_by(path: Path, error: OSError) -> RunStoppedError:
     """What stops a run whose file `path` cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
