@@ -117,6 +117,32 @@ def test_a_file_that_cannot_be_opened_is_said_and_holds_up_no_other(
     assert "trying again" in caplog.text
 
 
+def test_a_store_that_says_nothing_at_all_stops_the_run(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    def slow(_: str, path: Path, moved: Callable[[], None]) -> None:
+        while not released.wait(0.05):
+            if path.name == "slow":
+                moved()
+
+    monkeypatch.setattr(module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(store, "upload", slow)
+    mirror = Mirror(store, tmp_path, lambda: None)
+    mirror.put("slow")
+    time.sleep(0.6)
+    mirror.check()
+    released.set()
+    mirror.drain()
+    released.clear()
+    mirror.put("1")
+    with pytest.raises(RunStoppedError, match=r"local://.* takes nothing for 0 s; 1 uploads are open"):
+        mirror.drain(0.3)
+    released.set()
+    mirror.close()
+
+
 def test_closing_waits_once_for_all_uploads_in_hand(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ class Mirror:
         self._changed = threading.Condition()
         self._open = 0  # jobs that are not done
         self._failing_since: float | None = None
+        self._moved_at = time.monotonic()  # when the store last took a chunk, or had nothing to take
         self._reason = ""
         self._closed = threading.Event()
         self._threads = [
@@ -55,7 +56,7 @@ class Mirror:
             raise RunStoppedError(
                 f"another driver ({other}) has taken over {self._store.url}; what was finished is in {self._folder}"
             )
-        if self._failing_s() > PATIENCE_S:
+        if self._stuck_s() > PATIENCE_S:
             raise self._given_up()
         if self._open >= MOST_BEHIND:
             raise PausedError(f"{self._open} episodes wait for {self._store.url}{self._because()}")
@@ -67,7 +68,7 @@ class Mirror:
         """
         while self._open:
             self.check_place()
-            if self._failing_s() > patience_s:
+            if self._stuck_s() > patience_s:
                 raise self._given_up()
             with self._changed:
                 self._changed.wait(timeout=0.2)
@@ -89,6 +90,8 @@ class Mirror:
     def _add(self, acts: Sequence[_Act]) -> None:
         with self._changed:
             self._open += 1
+            if self._open == 1:
+                self._moved()
         self._jobs.put(acts)
 
     def _work(self) -> None:
@@ -116,7 +119,7 @@ class Mirror:
 
     def _upload(self, name: str) -> None:
         try:
-            self._store.upload(name, self._folder / name)
+            self._store.upload(name, self._folder / name, self._moved)
         except FileNotFoundError:
             return  # taken back meanwhile
 
@@ -130,19 +133,25 @@ class Mirror:
 
     def _succeeded(self) -> None:
         with self._changed:
-            since, self._failing_since = self._failing_since, None
+            since, self._failing_since, self._reason = self._failing_since, None, ""
+            self._moved()
         if since is not None:
             _LOG.warning("%s takes files again, after %.0f s", self._store.url, time.monotonic() - since)
 
-    def _failing_s(self) -> float:
-        since = self._failing_since
-        return 0.0 if since is None else time.monotonic() - since
+    def _moved(self) -> None:
+        self._moved_at = time.monotonic()
+
+    def _stuck_s(self) -> float:
+        """Seconds since the store began to refuse, or took the last chunk of what is on its way."""
+        since = min(self._moved_at, self._failing_since or self._moved_at)
+        return time.monotonic() - since if self._open else 0.0
 
     def _because(self) -> str:
         return f" ({self._reason})" if self._failing_since is not None else ""
 
     def _given_up(self) -> RunStoppedError:
+        reason = self._reason or f"{self._store.url} takes nothing"
         return RunStoppedError(
-            f"{self._reason} for {self._failing_s():.0f} s; {self._open} uploads are open, everything is in "
-            f"{self._folder}, and the same command brings it there and goes on"
+            f"{reason} for {self._stuck_s():.0f} s; {self._open} uploads are open, everything is in {self._folder}, "
+            "and the same command brings it there and goes on"
         )

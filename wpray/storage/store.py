@@ -100,10 +100,13 @@ class Store:
         """Replaces a file."""
         self._put(name, io.BytesIO(data))
 
-    def upload(self, name: str, path: Path) -> None:
-        """Replaces a file by the one at `path`. Raises FileNotFoundError if that is not there."""
+    def upload(self, name: str, path: Path, moved: Callable[[], None] = lambda: None) -> None:
+        """Replaces a file by the one at `path`; calls `moved` whenever the store has taken a chunk of it.
+
+        Raises FileNotFoundError if there is none.
+        """
         with path.open("rb") as file:
-            self._put(name, file)
+            self._put(name, file, moved)
 
     def download(self, name: str, path: Path) -> None:
         """Brings a file to `path`, where it appears whole. Raises OSError if the disk does not take it."""
@@ -121,21 +124,23 @@ class Store:
         with self._asking(f"delete {name}"), contextlib.suppress(FileNotFoundError):
             self._fs.delete_file(self._path(name))
 
-    def _put(self, name: str, source: IO[bytes]) -> None:
+    def _put(self, name: str, source: IO[bytes], moved: Callable[[], None] = lambda: None) -> None:
         path = self._path(name)
         with self._asking(f"write {name}"):
             if self.url.scheme in _WHOLE_OR_NOT:
-                self._copy(source, path)
+                self._copy(source, path, moved)
                 return
             self._fs.create_dir(path.rpartition("/")[0], recursive=True)
             folder, _, last = path.rpartition("/")
             temporary = f"{folder}/.{last}.{secrets.token_hex(4)}.tmp"
-            self._copy(source, temporary)
+            self._copy(source, temporary, moved)
             self._fs.move(temporary, path)
 
-    def _copy(self, source: IO[bytes], path: str) -> None:
+    def _copy(self, source: IO[bytes], path: str, moved: Callable[[], None]) -> None:
         with self._fs.open_output_stream(path) as file:
-            shutil.copyfileobj(source, file, _CHUNK)
+            while chunk := source.read(_CHUNK):
+                file.write(chunk)
+                moved()
 
     def _opened(self, name: str) -> Any:
         return self._fs.open_input_stream(self._path(name))
