@@ -20,7 +20,6 @@ _PACKAGES = {
     "ray": ("ray",),
     "pyarrow": ("pyarrow",),
     "torch": ("torch",),
-    "transformers": ("transformers",),
 }
 # Two hosts that differ in these may disagree about an outcome.
 OUTCOME_PACKAGES = ("wpray", "mujoco", "robosuite", "libero", "numpy", "torch")
