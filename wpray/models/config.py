@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from wpray.errors import BadInputError
 
@@ -45,6 +46,8 @@ GEMMAS = {
     "tiny_300m": GemmaConfig(32, 2, 64, 4, 16),
 }
 _SIGLIPS = {"so400m": SiglipConfig(1152, 27, 4304, 16), "tiny": SiglipConfig(32, 2, 64, 2)}
+
+_Sized = TypeVar("_Sized", GemmaConfig, SiglipConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,32 +129,37 @@ def infer_action_expert_config(shapes: Mapping[str, tuple[int, ...]]) -> ActionE
     """The sizes that a checkpoint's shapes mean (names as in `action_expert_manifest`)."""
     stem = "paligemma_with_expert.paligemma.model."
     expert = _infer_gemma(shapes, "paligemma_with_expert.gemma_expert.model.")
-    dim = _shape(shapes, "action_in_proj.weight")[1]
+    dim = _rows(shapes, "action_out_proj", ".bias")[0]
     return ActionExpertConfig(
         _infer_siglip(shapes, stem), _infer_gemma(shapes, stem + "language_model."), expert, action_dim=dim
     )
 
 
 def _infer_gemma(shapes: Mapping[str, tuple[int, ...]], stem: str) -> GemmaConfig:
-    width = _shape(shapes, stem + "layers.0.mlp.down_proj.weight")[0]
-    known = next((gemma for gemma in GEMMAS.values() if gemma.width == width), None)
-    if known is None:
-        raise BadInputError(f"{stem} has width {width}; known are {sorted(g.width for g in GEMMAS.values())}")
-    return known
+    return _of_usual_width(GEMMAS.values(), shapes, stem + "layers.", ".mlp.down_proj.weight")
 
 
 def _infer_siglip(shapes: Mapping[str, tuple[int, ...]], stem: str) -> SiglipConfig:
-    width = _shape(shapes, stem + "vision_tower.vision_model.post_layernorm.weight")[0]
-    known = next((siglip for siglip in _SIGLIPS.values() if siglip.width == width), None)
-    if known is None:
-        raise BadInputError(f"the vision tower has width {width}; known are 1152 (and 32 for tests)")
-    return known
+    start = stem + "vision_tower.vision_model.encoder.layers."
+    return _of_usual_width(_SIGLIPS.values(), shapes, start, ".layer_norm1.weight")
 
 
-def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
-    if name not in shapes:
-        raise BadInputError(f"the checkpoint lacks {name}: it is not of this model")
-    return shapes[name]
+def _of_usual_width(known: Collection[_Sized], shapes: Mapping[str, tuple[int, ...]], start: str, end: str) -> _Sized:
+    """The known size that most layers have: one that is missing or odd is then listed with all that is wrong."""
+    rows = _rows(shapes, start, end)
+    for width, _ in Counter(rows).most_common():
+        for size in known:
+            if size.width == width:
+                return size
+    raise BadInputError(f"{start}*{end} has {rows[0]} rows; known are {sorted(size.width for size in known)}")
+
+
+def _rows(shapes: Mapping[str, tuple[int, ...]], start: str, end: str) -> list[int]:
+    """First dimension of each tensor whose name is `start`...`end`."""
+    rows = [shape[0] for name, shape in shapes.items() if name.startswith(start) and name.endswith(end) and shape]
+    if not rows:
+        raise BadInputError(f"the checkpoint lacks {start}*{end}: it is not of this model")
+    return rows
 
 
 def _paligemma(stem: str, vision: SiglipConfig, text: GemmaConfig, precision: Precision) -> Manifest:
