@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,6 +209,78 @@ def test_the_batcher_tells_a_watchdog_how_long_it_has_been_computing() -> None:
         assert clients.batcher.busy_since is None
         assert clients.batcher.busy_s > 0
         assert clients.batcher.batches == 1
+
+
+class _PreparingPolicy(RecordingPolicy):
+    """Notes which requests it has prepared; cannot prepare `bad` ones."""
+
+    def __init__(self, bad: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.bad, self.prepared = frozenset(bad), list[int]()
+
+    def prepare(self, request: PlanRequest) -> PlanRequest:
+        if request.trial.trial in self.bad:
+            raise ValueError("no image")
+        self.prepared.append(request.trial.trial)
+        return replace(request, plan_index=7)
+
+    def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
+        assert all(request.plan_index == 7 for request in requests)
+        return super().plan(requests)
+
+
+def test_requests_are_prepared_while_another_batch_computes() -> None:
+    policy = _PreparingPolicy()
+    with _clients(policy, size=4, wait_s=0.0) as clients:
+        held = clients.hold()
+        replies = [clients.plan(number) for number in range(4)]
+        assert sorted(policy.prepared) == [0, 1, 2, 3, 999]
+        assert policy.batches == [("plan", [999])]
+        assert not held.done()
+        policy.gate.set()
+        assert [int(reply.result(LONG_S).plan.start[0]) for reply in replies] == [0, 1, 2, 3]
+
+
+def test_a_request_that_cannot_be_prepared_fails_at_once_and_joins_no_batch() -> None:
+    policy = _PreparingPolicy(bad=[2])
+    with _clients(policy, size=4, wait_s=0.0) as clients:
+        held = clients.hold()
+        with pytest.raises(PolicyError, match="ValueError: no image"):
+            clients.batcher.plan(_plan_request(2))
+        assert not held.done()
+
+
+def test_a_request_that_may_kill_is_announced_before_anything_is_done_for_it() -> None:
+    policy = _PreparingPolicy()
+    asked: list[list[int]] = []
+    sound = policy.plan
+    policy.plan = lambda requests: sound([policy.prepare(request) for request in requests])  # type: ignore[method-assign]
+    with _clients(policy, size=4, wait_s=0.0) as clients:
+        clients.batcher.plan(_plan_request(3), alone=lambda: asked.append(list(policy.prepared)))
+    assert asked == [[]]
+    assert policy.prepared == [3]
+
+
+def test_running_out_of_gpu_memory_halves_the_batch_and_says_so_in_the_timings() -> None:
+    torch = pytest.importorskip("torch")
+    policy = RecordingPolicy()
+    sound = policy.act
+
+    def act(requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
+        time.sleep(0.01)
+        if len(requests) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return sound(requests)
+
+    policy.act = act  # type: ignore[method-assign]
+    with _clients(policy, size=8, wait_s=LONG_S) as clients:
+        replies = [clients.act(number) for number in range(8)]
+        answers = [reply.result(LONG_S) for reply in replies]
+    assert [float(answer.segment.actions[0, 0]) for answer in answers] == [float(number) for number in range(8)]
+    assert policy.batches == [("act", [0, 1]), ("act", [2, 3]), ("act", [4, 5]), ("act", [6, 7])]
+    assert {answer.timing.batch_size for answer in answers} == {2}
+    # The time of what failed is waiting: by the last of four, two failures and three answers.
+    assert answers[-1].timing.queue_s >= 0.01 * 6 > answers[-1].timing.compute_s >= 0.01
 
 
 def test_many_clients_of_both_kinds_all_get_their_own_answer() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +220,75 @@ def test_a_batch_changes_answers_by_rounding_only(checkpoints: Path) -> None:
     for request, reply in zip(requests, together, strict=True):
         alone = policy.act([request])[0]
         assert np.abs(alone.segment.actions - reply.segment.actions).max() < 1e-4
+
+
+def test_prepared_requests_get_the_same_answers_also_when_asked_again(checkpoints: Path) -> None:
+    """Of more requests than there are staging rows, while others come and go; a batch that failed is asked again."""
+    policy = waypoint_vla.build(_golden_config(checkpoints, batching={"max_batch_size": 2}))
+    rng = np.random.default_rng(4)
+    plans = [PlanRequest(_trial(i), i, i, _observation(rng)) for i in range(3)]
+    segments = [_segment_request(rng, i) for i in range(3)]
+    plain = [_bytes(policy.plan([request])[0]) for request in plans]
+    acted = [policy.act([request])[0].segment.actions.tobytes() for request in segments]
+    ready_plans, ready_segments = ([policy.prepare(request) for request in some] for some in (plans, segments))
+    assert len(policy._staging._free) == 0  # four rows, and two requests have memory of their own
+    for _ in range(2):
+        policy.prepare(_segment_request(rng, 9))  # its memory is nobody else's
+        assert [_bytes(policy.plan([request])[0]) for request in ready_plans] == plain  # type: ignore[list-item]
+        assert [
+            policy.act([request])[0].segment.actions.tobytes()
+            for request in ready_segments  # type: ignore[list-item]
+        ] == acted
+    del ready_plans, ready_segments
+    gc.collect()
+    assert len(policy._staging._free) == 4
+
+
+def test_what_cannot_be_prepared_says_why(checkpoints: Path) -> None:
+    policy = waypoint_vla.build(_golden_config(checkpoints))
+    seen = _observation(np.random.default_rng(5))
+    for observation, reason in (
+        (replace(seen, wrist_image=None), "no images"),
+        (replace(seen, base_image=seen.base_image[:112]), "not uint8 of"),  # type: ignore[index]
+        (replace(seen, proprio=np.full(8, np.nan)), "not finite"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            policy.prepare(PlanRequest(_trial(0), 0, 0, observation))
+    long = replace(_trial(0), task=replace(_trial(0).task, instruction="zyx " * 99))
+    with pytest.raises(ValueError, match="tokens"):
+        policy.prepare(PlanRequest(long, 0, 0, seen))
+
+
+@pytest.mark.parametrize(("opened", "executed"), [(0.0, 1), (0.499999, 1), (0.5, 0), (0.500001, -1), (1.0, -1)])
+def test_the_gripper_is_never_normalized_and_executed_as_the_protocol_says(
+    checkpoints: Path, tmp_path: Path, opened: float, executed: float
+) -> None:
+    """-sign(2 g - 1): at exactly one half it is the sign of zero."""
+    statistics = json.loads((DATA / "dataset_statistics.json").read_text())["libero_object_no_noops"]
+    statistics["action"] |= {"q01": [-2.0] * 7, "q99": [6.0] * 7}
+    (tmp_path / "statistics.json").write_text(json.dumps(statistics))
+    config = _golden_config(checkpoints, dataset_statistics_path=str(tmp_path / "statistics.json"))
+    chunk = np.full((32, 32), 0.25, np.float32)
+    chunk[:, 6] = opened
+    actions = waypoint_vla.build(config)._executable(chunk)
+    assert actions.shape == (32, 7)
+    assert (actions[:, :6] == 3.0).all()  # (0.25 + 1) / 2 * 8 - 2
+    assert (actions[:, 6] == executed).all()
+
+
+def test_a_duration_beyond_the_horizon_is_clamped(checkpoints: Path) -> None:
+    policy = waypoint_vla.build(_golden_config(checkpoints))
+    request = _segment_request(np.random.default_rng(6), 0)
+    longest, longer, shorter = (
+        policy.act([replace(request, duration=duration)])[0].segment.actions.tobytes() for duration in (32, 33, 31)
+    )
+    assert longest == longer != shorter
+
+
+def test_no_batch_is_larger_than_the_environments_are_many(checkpoints: Path) -> None:
+    assert waypoint_vla.spec_of(_golden_config(checkpoints)).max_batch_size == 32
+    assert waypoint_vla.spec_of(_golden_config(checkpoints, num_parallel=10)).max_batch_size == 10
+    assert waypoint_vla.spec_of(_golden_config(checkpoints, ray={"num_env_actors": 400})).max_batch_size == 32
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def check_gpu_memory(config: Config) -> list[Result]:
 
     vlm, expert = weights.read(config)
     needed = vlm.num_bytes + expert.num_bytes + weights.working_memory(config, vlm, expert) + _CONTEXT
-    what = f"about {needed / _GIB:.1f} GiB for weights and batches of {config.batching.max_batch_size}"
+    what = f"about {needed / _GIB:.1f} GiB for weights and batches of {policy_spec(config).max_batch_size}"
     gpus = _free_gpu_memory()
     if not gpus:
         remedy = "ray.address: a cluster that has one"

@@ -12,7 +12,7 @@ from wpray.config import Config
 from wpray.models.checkpoint import UNUSED, Checkpoint, open_action_expert, open_vlm
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
 from wpray.policy.prompt import MAX_ACTION_PROMPT_TOKENS
-from wpray.policy.waypoint_vla import check_sizes as check_sizes
+from wpray.policy.waypoint_vla import check_sizes, spec_of
 
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -66,7 +66,7 @@ def working_memory(config: Config, vlm: Model, expert: Model) -> int:
     """
     plan = 2 * IMAGE_TOKENS + config.max_token_len + _WAYPOINT_TOKENS * config.num_waypoints
     act = 2 * IMAGE_TOKENS + MAX_ACTION_PROMPT_TOKENS + config.horizon_steps
-    return config.batching.max_batch_size * max(plan * _token_bytes(vlm), act * _token_bytes(expert))
+    return spec_of(config).max_batch_size * max(plan * _token_bytes(vlm), act * _token_bytes(expert))
 
 
 def is_synthetic(config: Config) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +31,11 @@ _PERIODS = (4e-3, 4.0)
 class ActionExpert:
     """A loaded action expert on one device. Not thread-safe: one caller at a time."""
 
-    def __init__(self, weights: dict[str, Tensor], config: ActionExpertConfig, graphs: bool) -> None:
-        """`weights` as `Checkpoint.tensors` gives them; what is fused is taken out. `graphs` captures on CUDA."""
+    def __init__(self, weights: dict[str, Tensor], config: ActionExpertConfig, graphs: bool, pool: Any = None) -> None:
+        """`weights` as `Checkpoint.tensors` gives them; what is fused is taken out.
+
+        `graphs` captures on CUDA, in `pool` if one is given.
+        """
         stem = "paligemma_with_expert."
         self.config = config
         self._vision = Siglip(weights, stem + "paligemma.model.", config.vision)
@@ -47,7 +51,7 @@ class ActionExpert:
         self._scale = self._embedding.new_tensor(config.text.width**0.5)
         times = [1.0 - step / NUM_STEPS for step in range(NUM_STEPS)]
         self._times = _sincos(torch.tensor(times, dtype=torch.float64), config.expert.width).to(self.device)
-        self._graphs = GraphCache(self._flow) if graphs and self.device.type == "cuda" else None
+        self._graphs = GraphCache(self._flow, pool) if graphs and self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def act(

@@ -12,12 +12,16 @@ _WARM_UP = 2  # eager runs before a capture: libraries allocate their workspaces
 
 
 class GraphCache:
-    """Captures `function` once for each set of argument shapes, and replays it afterwards."""
+    """Captures `function` once for each set of argument shapes, and replays it afterwards.
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    Caches may share a `pool` (of `torch.cuda.graph_pool_handle`), and then take the memory of the largest graph instead
+    of the sum: every result is copied out before anything else is replayed, so no graph reads what another overwrites.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], pool: Any = None) -> None:
         self._function = function
         self._graphs: dict[tuple[torch.Size, ...], _Captured] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.graph_pool_handle() if pool is None else pool
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         """The function's result; a tensor of the caller's own."""

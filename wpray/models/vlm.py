@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -49,10 +50,12 @@ class _Prefix:
 class WaypointVLM:
     """A loaded VLM on one device. Not thread-safe: one caller at a time."""
 
-    def __init__(self, weights: dict[str, Tensor], config: VlmConfig, header: Sequence[int], graphs: bool) -> None:
+    def __init__(
+        self, weights: dict[str, Tensor], config: VlmConfig, header: Sequence[int], graphs: bool, pool: Any = None
+    ) -> None:
         """`weights` as `Checkpoint.tensors` gives them; what is fused is taken out.
 
-        `header` holds the ids of "Action: "; `graphs` captures on CUDA.
+        `header` holds the ids of "Action: "; `graphs` captures on CUDA, in `pool` if one is given.
         """
         stem = "paligemma.model."
         self.config = config
@@ -66,7 +69,7 @@ class WaypointVLM:
         bins = torch.arange(_NUM_BINS, device=self.device)
         self._bin_rows = self._embedding[_FIRST_BIN - bins].float()  # row b scores bin b
         self._duration_rows = self._embedding[_FIRST_DURATION - bins[:_NUM_DURATIONS]].float()
-        self._graphs = GraphCache(self._answer_batch) if graphs and self.device.type == "cuda" else None
+        self._graphs = GraphCache(self._answer_batch, pool) if graphs and self.device.type == "cuda" else None
         self.hidden: list[Tensor] | None = None  # set to a list to collect what each next token is read from
 
     @torch.inference_mode()

@@ -23,7 +23,9 @@ class PolicySpec:
 class Policy(Protocol):
     """Answers batches. A request's reply must not depend on the other requests of its batch.
 
-    A request that cannot be answered raises; the caller then asks the others again one by one.
+    A request that cannot be answered raises; the caller then asks the others again one by one. A policy may also have
+    `prepare(request)`, which gives back a request of the same kind with what can be done before its batch; it is called
+    from many threads while `plan` or `act` works, and raises for that request alone.
     """
 
     spec: PolicySpec

@@ -1,6 +1,7 @@
 """Dynamic batching: requests of many episodes, answered together by one policy.
 
-Two queues (plans, segments) and one thread that computes. While a batch computes, the next ones collect. A batch goes
+Two queues (plans, segments) and one thread that computes. While a batch computes, the next ones collect: whoever asks
+prepares the request (tokens, noise, images into page-locked memory) in its own thread, if the policy can. A batch goes
 when it is full or its oldest request has waited long enough. Of two that may go, segments overtake plans for a while,
 and then the one that has waited longer goes, so neither kind starves however long the other's batches take.
 """
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from wpray.policy.base import Policy
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
@@ -107,10 +108,14 @@ class _Queue(Generic[Request, Reply]):
             timings = [Timing(began - item.since, self.cost_s, len(batch)) for item in batch]
             timed = [dataclasses.replace(reply, timing=timing) for reply, timing in zip(replies, timings, strict=True)]
         except Exception as error:  # whatever a policy raises belongs to its requests, never to the actor
-            return PolicyError(type(error).__name__, str(error), traceback.format_exc())
+            return _failure(error)
         for item, reply in zip(batch, timed, strict=True):
             item.future.set_result(reply)
         return None
+
+
+def _failure(error: Exception) -> PolicyError:
+    return PolicyError(type(error).__name__, str(error), traceback.format_exc())
 
 
 class Batcher:
@@ -118,6 +123,7 @@ class Batcher:
 
     def __init__(self, policy: Policy, max_batch_size: int, max_wait_s: float) -> None:
         self._size, self._wait_s = max_batch_size, max_wait_s
+        self._prepare: Callable[[Any], Any] | None = getattr(policy, "prepare", None)
         self._plans: _Queue[PlanRequest, PlanReply] = _Queue(policy.plan)
         self._acts: _Queue[SegmentRequest, SegmentReply] = _Queue(policy.act)
         self._changed = threading.Condition()
@@ -150,8 +156,17 @@ class Batcher:
         self, queue: _Queue[Request, Reply], request: Request, alone: Callable[[], None] | None
     ) -> Future[Reply]:
         future: Future[Reply] = Future()
+        since = time.perf_counter()
+        if self._prepare is not None and alone is None:  # one that may kill must not do so before it is announced
+            try:
+                request = self._prepare(request)
+            except Exception as error:
+                failure = _failure(error)
+                _LOG.warning("the policy failed on %s: %s", request.trial.key, failure)
+                future.set_exception(failure)
+                return future
         with self._changed:
-            queue.waiting.append(_Waiting(request, future, time.perf_counter(), alone))
+            queue.waiting.append(_Waiting(request, future, since, alone))
             self._changed.notify_all()
         return future
 

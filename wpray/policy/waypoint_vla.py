@@ -7,7 +7,7 @@ a request is then the same to the bit whatever the batch, the order or the repli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,17 @@ from wpray.models.action_expert import PROMPT_SIZES, ActionExpert
 from wpray.models.checkpoint import Checkpoint, open_action_expert, open_vlm
 from wpray.models.config import GEMMAS, ActionExpertConfig, VlmConfig
 from wpray.models.gemma import padded_size
+from wpray.models.staging import StagedImages, Staging
 from wpray.models.vlm import WaypointVLM
 from wpray.policy.base import PolicySpec
 from wpray.policy.batch_shapes import BatchShapes
 from wpray.policy.noise import flow_noise, noise_key
+from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
 from wpray.policy.prompt import PromptEncoder, TokenIds, find_tokenizer, load_tokenizer
 from wpray.policy.statistics import PolicyScaling, load_scaling
 from wpray.policy.waypoint_tokens import bin_centers
 from wpray.types import (
     ACTION_DIM,
-    POLICY_IMAGE_SIZE,
     PROPRIO_DIM,
     Float32Array,
     FloatArray,
@@ -42,13 +43,13 @@ from wpray.types import (
     first_executable,
 )
 
-Request = PlanRequest | SegmentRequest
-Noise = Callable[[Request, tuple[int, ...]], Float32Array]
-
 
 def spec_of(config: Config) -> PolicySpec:
-    """Camera images and a GPU."""
-    return PolicySpec("waypoint_vla", True, False, num_gpus=1, max_batch_size=config.batching.max_batch_size)
+    """Camera images and a GPU. No batch is larger than the environments are many: it would take memory for nothing."""
+    largest, environments = config.batching.max_batch_size, config.num_env_actors
+    if environments != "auto":
+        largest = min(largest, environments)
+    return PolicySpec("waypoint_vla", True, False, num_gpus=1, max_batch_size=largest)
 
 
 def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
@@ -63,15 +64,13 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     scaling = load_scaling(Path(config.dataset_statistics_path), config.norm_type, config.task_suite)
     encoder = _encoder(config, vlm_file)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    vlm = WaypointVLM(
-        dict(vlm_file.tensors(device, config.vlm_precision)), vlm_config, encoder.header, config.torch_compile
-    )
-    expert = ActionExpert(
-        dict(expert_file.tensors(device, config.precision)), expert_config, graphs=config.torch_compile
-    )
+    graphs = config.torch_compile and device.type == "cuda"
+    pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
+    vlm = WaypointVLM(dict(vlm_file.tensors(device, config.vlm_precision)), vlm_config, encoder.header, graphs, pool)
+    expert = ActionExpert(dict(expert_file.tensors(device, config.precision)), expert_config, graphs, pool)
     policy = WaypointVlaPolicy(config, vlm, expert, encoder, scaling, noise or _own_noise)
     policy.files = (vlm_file.path, expert_file.path, Path(config.dataset_statistics_path), _tokenizer(config))
-    if device.type == "cuda" and config.torch_compile:
+    if graphs:
         policy.capture()
     return policy
 
@@ -91,53 +90,57 @@ class WaypointVlaPolicy:
         """`noise` gives a request's initial flow noise of a shape."""
         self.spec = spec_of(config)
         self.files: tuple[Path, ...] = ()  # what it was loaded from
-        self._vlm, self._expert, self._encoder, self._scaling = vlm, expert, encoder, scaling
-        self._noise = noise
+        self._vlm, self._expert, self._scaling = vlm, expert, scaling
         self._num_waypoints = config.num_waypoints
-        self._shapes = BatchShapes(config.batching.max_batch_size, config.batching.deterministic)
-        # Page-locked memory is copied to a GPU twice as fast.
-        self._staged = torch.empty(
-            (config.batching.max_batch_size, 2, POLICY_IMAGE_SIZE, POLICY_IMAGE_SIZE, 3),
-            dtype=torch.uint8,
-            pin_memory=vlm.device.type == "cuda",
-        )
-        self._staged_array = self._staged.numpy()  # the same memory
+        largest = self.spec.max_batch_size
+        self._shapes = BatchShapes(largest, config.batching.deterministic)
+        # Two batches: the one that computes and the one that gathers meanwhile.
+        self._staging = Staging(2 * largest, vlm.device)
+        noise_shape = (expert.config.horizon, expert.config.action_dim)
+        self._preparation = Preparation(encoder, scaling.proprio, noise, noise_shape, self._staging)
+
+    def prepare(self, request: Request) -> Request:
+        """Does for a request what needs no batch: tokens, noise, images. From any thread, while a batch computes.
+
+        Raises ValueError if a proprio is not finite, a prompt too long or an image missing.
+        """
+        if isinstance(request, PlanRequest):
+            return self._preparation.plan(request)
+        return self._preparation.segment(request)
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
         """Waypoints for each request, and the actions of the first segment that its plan executes.
 
-        Raises ValueError if a proprio is not finite or a prompt too long.
+        Raises what `prepare` raises, of requests that have not been through it.
         """
-        images = self._images(requests)
-        states = [self._scaling.proprio.normalize(request.observation.proprio) for request in requests]
-        prompts = [
-            self._encoder.plan(request.trial.task.instruction, state)
-            for request, state in zip(requests, states, strict=True)
-        ]
-        bins, durations = self._waypoints(images, prompts)
+        ready = [self._preparation.plan(request) for request in requests]
+        images = self._staging.gather([request.images for request in ready])
+        bins, durations = self._waypoints(images, [request.prompt for request in ready])
         plans = [
-            WaypointPlan(self._wide(state), self._wide(bin_centers(own_bins)), own_durations)
-            for state, own_bins, own_durations in zip(states, bins, durations, strict=True)
+            WaypointPlan(self._wide(request.state), self._wide(bin_centers(own_bins)), own_durations)
+            for request, own_bins, own_durations in zip(ready, bins, durations, strict=True)
         ]
-        firsts = self._first_segments(requests, images, plans)
+        firsts = self._first_segments(ready, images, plans)
         return [PlanReply(plan, first) for plan, first in zip(plans, firsts, strict=True)]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
-        """The actions of each segment. Raises ValueError if a prompt is too long."""
-        starts = np.stack([request.start for request in requests])
-        ends = np.stack([request.end for request in requests])
-        durations = np.array([request.duration for request in requests])
-        chunks = self._actions(requests, self._images(requests), starts, ends, durations)
-        return [SegmentReply(Segment(chunk)) for chunk in chunks]
+        """The actions of each segment. Raises what `prepare` raises, of requests that have not been through it."""
+        ready = [self._preparation.segment(request) for request in requests]
+        images = self._staging.gather([request.images for request in ready])
+        starts = np.stack([request.start for request in ready])
+        ends = np.stack([request.end for request in ready])
+        durations = np.array([request.duration for request in ready])
+        return [SegmentReply(Segment(chunk)) for chunk in self._actions(ready, images, starts, ends, durations)]
 
     def capture(self) -> None:
         """Runs every batch shape once, the largest first, so that no episode waits for a graph to be captured."""
         prompt = [(0,) * PROMPT_SIZES[0]]  # as short as prompts of known tasks are
+        image = self._staging.gather([StagedImages.blank()])
         for size in self._shapes.plan_sizes:
-            self._waypoints(self._staged[:1].to(self._vlm.device).expand(size, -1, -1, -1, -1), prompt * size)
+            self._waypoints(image.expand(size, -1, -1, -1, -1), prompt * size)
         dim = self._expert.config.action_dim
         for size in self._shapes.segment_sizes:
-            images = self._staged[:1].to(self._vlm.device).expand(size, -1, -1, -1, -1)
+            images = image.expand(size, -1, -1, -1, -1)
             ends, noise = np.zeros((size, dim), np.float32), self._empty_noise(size)
             self._flow(images, prompt * size, ends, ends, np.ones(size, np.int64), noise)
 
@@ -153,7 +156,7 @@ class WaypointVlaPolicy:
         return bins, durations
 
     def _first_segments(
-        self, requests: Sequence[PlanRequest], images: torch.Tensor, plans: Sequence[WaypointPlan]
+        self, requests: Sequence[ReadyPlan], images: torch.Tensor, plans: Sequence[WaypointPlan]
     ) -> list[Segment | None]:
         """They see what the plan saw, so they are computed in the same visit; None for a plan that executes nothing."""
         segments: list[Segment | None] = [None] * len(plans)
@@ -173,16 +176,15 @@ class WaypointVlaPolicy:
 
     def _actions(
         self,
-        requests: Sequence[Request],
+        requests: Sequence[ReadyPlan] | Sequence[ReadySegment],
         images: torch.Tensor,
         starts: Float32Array,
         ends: Float32Array,
         durations: IntArray,
     ) -> list[FloatArray]:
         """Executable actions (H, 7) of each segment."""
-        prompts = [self._encoder.act(request.trial.task.instruction) for request in requests]
-        shape = self._empty_noise(1).shape[1:]
-        noise = np.stack([self._noise(request, shape) for request in requests])
+        prompts = [request.action_prompt for request in requests]
+        noise = np.stack([request.noise for request in requests])
         chunks = np.empty_like(noise)
         sizes = [padded_size(len(prompt), PROMPT_SIZES) for prompt in prompts]
         for rows, padded in self._shapes.segments(sizes):
@@ -210,16 +212,6 @@ class WaypointVlaPolicy:
         actions = self._scaling.action.denormalize(chunk[:, :ACTION_DIM]).astype(np.float64)
         actions[:, -1] = -np.sign(2 * chunk[:, ACTION_DIM - 1].astype(np.float64) - 1)
         return actions
-
-    def _images(self, requests: Sequence[Request]) -> torch.Tensor:
-        """(B, 2, 224, 224, 3) uint8 on the device."""
-        staged = self._staged_array
-        for row, request in enumerate(requests):
-            seen = request.observation
-            if seen.base_image is None or seen.wrist_image is None:
-                raise ValueError("the observation has no images")
-            staged[row, 0], staged[row, 1] = seen.base_image, seen.wrist_image
-        return self._staged[: len(requests)].to(self._vlm.device, non_blocking=True)
 
     def _wide(self, values: Float32Array) -> Float32Array:
         """(..., 8) zero-padded to the action expert's width."""

@@ -1,0 +1,70 @@
+"""Images of requests that wait for their batch, in memory that a GPU reads fast.
+
+They are copied as they arrive, while another batch computes; when their own turn comes the GPU takes them by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wpray.models.config import IMAGE_SIZE
+
+_SHAPE = (2, IMAGE_SIZE, IMAGE_SIZE, 3)
+Image = NDArray[np.uint8]
+
+
+class StagedImages:
+    """The two images of one request, base and wrist, for as long as anybody holds this."""
+
+    def __init__(self, images: Tensor, row: int | None, free: deque[int]) -> None:
+        self.images = images  # (2, 224, 224, 3) uint8 on the host
+        self._row, self._free = row, free
+
+    @classmethod
+    def blank(cls) -> StagedImages:
+        """Black images, to try something out."""
+        return cls(torch.zeros(_SHAPE, dtype=torch.uint8), None, deque())
+
+    def __del__(self) -> None:
+        if self._row is not None:
+            self._free.append(self._row)
+
+
+class Staging:
+    """Rows of page-locked memory, which is copied to a GPU twice as fast as other memory. Thread-safe."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self._device = device
+        self._memory = torch.empty((rows, *_SHAPE), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._free = deque(range(rows))  # taking from and adding to a deque is atomic
+
+    def put(self, base: Image, wrist: Image) -> StagedImages:
+        """Copies two images (224, 224, 3) uint8; into memory of their own where no row is free.
+
+        Raises ValueError for an image of another shape or type.
+        """
+        for image in (base, wrist):
+            if image.shape != _SHAPE[1:] or image.dtype != np.uint8:
+                raise ValueError(f"an image is {image.dtype} of shape {image.shape}, not uint8 of {_SHAPE[1:]}")
+        try:
+            row = self._free.pop()
+        except IndexError:
+            staged = StagedImages(torch.empty(_SHAPE, dtype=torch.uint8), None, self._free)
+        else:
+            staged = StagedImages(self._memory[row], row, self._free)
+        target = staged.images.numpy()
+        target[0], target[1] = base, wrist
+        return staged
+
+    def gather(self, batch: Sequence[StagedImages]) -> Tensor:
+        """(B, 2, 224, 224, 3) uint8 on the device; the GPU copies on its own."""
+        images = torch.empty((len(batch), *_SHAPE), dtype=torch.uint8, device=self._device)
+        for row, staged in zip(images, batch, strict=True):
+            row.copy_(staged.images, non_blocking=True)
+        return images

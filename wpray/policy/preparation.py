@@ -1,0 +1,87 @@
+"""What can be done for a request before its batch: nothing of it keeps the GPU waiting.
+
+Whoever brings a request does this in its own thread, while another batch computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wpray.models.staging import StagedImages, Staging
+from wpray.policy.normalize import Scaling
+from wpray.policy.prompt import PromptEncoder, TokenIds
+from wpray.types import Float32Array, PlanRequest, SegmentRequest
+
+Request = PlanRequest | SegmentRequest
+Noise = Callable[[Request, tuple[int, ...]], Float32Array]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyPlan(PlanRequest):
+    """A plan request as the models take it, its first segment included."""
+
+    images: StagedImages
+    state: Float32Array  # (8,) normalized proprio
+    prompt: TokenIds
+    action_prompt: TokenIds
+    noise: Float32Array  # (H, D)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadySegment(SegmentRequest):
+    """A segment request as the action expert takes it."""
+
+    images: StagedImages
+    action_prompt: TokenIds
+    noise: Float32Array  # (H, D)
+
+
+class Preparation:
+    """Tokenizes, normalizes, draws noise and stages images. Thread-safe."""
+
+    def __init__(
+        self, encoder: PromptEncoder, proprio: Scaling, noise: Noise, noise_shape: tuple[int, int], staging: Staging
+    ) -> None:
+        self._encoder, self._proprio, self._staging = encoder, proprio, staging
+        self._noise, self._noise_shape = noise, noise_shape
+
+    def plan(self, request: PlanRequest) -> ReadyPlan:
+        """Raises ValueError if a proprio is not finite, a prompt too long or an image missing."""
+        if isinstance(request, ReadyPlan):
+            return request
+        instruction, state = request.trial.task.instruction, self._proprio.normalize(request.observation.proprio)
+        return ReadyPlan(
+            request.trial,
+            request.plan_index,
+            request.segment_index,
+            request.observation,
+            images=self._images(request),
+            state=state,
+            prompt=self._encoder.plan(instruction, state),
+            action_prompt=self._encoder.act(instruction),
+            noise=self._noise(request, self._noise_shape),
+        )
+
+    def segment(self, request: SegmentRequest) -> ReadySegment:
+        """Raises ValueError if a prompt is too long or an image missing."""
+        if isinstance(request, ReadySegment):
+            return request
+        return ReadySegment(
+            request.trial,
+            request.plan_index,
+            request.segment_index,
+            request.observation,
+            request.start,
+            request.end,
+            request.duration,
+            images=self._images(request),
+            action_prompt=self._encoder.act(request.trial.task.instruction),
+            noise=self._noise(request, self._noise_shape),
+        )
+
+    def _images(self, request: Request) -> StagedImages:
+        seen = request.observation
+        if seen.base_image is None or seen.wrist_image is None:
+            raise ValueError("the observation has no images")
+        return self._staging.put(seen.base_image, seen.wrist_image)
