@@ -1,0 +1,51 @@
+"""What the full-size models take of a GPU, computed from their layout; measured needs a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_weights import write_checkpoints
+from wpray.config import Config
+from wpray.doctor import weights
+from wpray.models.checkpoint import Checkpoint
+from wpray.models.config import ActionExpertConfig, Manifest, Precision, VlmConfig, action_expert_manifest, vlm_manifest
+
+_SCORED_ROWS = 256 + 34  # of the embedding table, which the VLM keeps in float32, too
+_CUDA = 1e9  # its context and its libraries' workspaces
+
+
+def _config(folder: Path, vlm_precision: Precision, precision: Precision, **changes: object) -> Config:
+    files = {
+        "vlm_checkpoint": str(folder / "vlm"),
+        "ae_checkpoint": str(folder / "ae"),
+        "dataset_statistics_path": "none.json",
+    }
+    return Config.model_validate({**files, "vlm_precision": vlm_precision, "precision": precision, **changes})
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_weights_take_what_the_doctor_says(tmp_path: Path, precision: Precision) -> None:
+    write_checkpoints(tmp_path)
+    tiny = {"paligemma_variant": "tiny_2b", "action_expert_variant": "tiny_300m"}
+    for model in weights.read(_config(tmp_path, precision, precision, **tiny)):
+        loaded = model.file.tensors(torch.device("cpu"), precision)
+        assert model.num_bytes == sum(tensor.nbytes for _, tensor in loaded)
+
+
+def _full(manifest: Manifest, text: object, precision: Precision) -> weights.Model:
+    checkpoint = Checkpoint(Path("model.safetensors"), {name: name for name in manifest}, manifest)
+    return weights.Model(checkpoint, text, precision)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("vlm_precision", "limit_gb"), [("float32", 22), ("bfloat16", 15)])
+def test_both_models_and_ten_episodes_fit(vlm_precision: Precision, limit_gb: float) -> None:
+    """With the VLM in float32, as the reference's evaluations have it, a card of 24 GB is enough."""
+    config = _config(Path(), vlm_precision, "bfloat16", num_parallel=10)
+    vlm, expert = VlmConfig.full(), ActionExpertConfig.full()
+    planner = _full(vlm_manifest(vlm, "bfloat16"), vlm.text, vlm_precision)
+    actor = _full(action_expert_manifest(expert, "bfloat16"), expert.text, "bfloat16")
+    working = weights.working_memory(config, planner, actor) + 4 * _SCORED_ROWS * vlm.text.width
+    assert planner.num_bytes + actor.num_bytes + working + _CUDA < limit_gb * 1e9
