@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tiny_weights import save, state_dict
 from wpray.errors import BadInputError
 from wpray.models.checkpoint import Checkpoint, open_action_expert, open_vlm
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
-from wpray.models.synthetic import save, state_dict
 
 DATA = Path(__file__).parents[1] / "data" / "golden"
 CPU = torch.device("cpu")

@@ -10,36 +10,31 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
-import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import sentencepiece
-import torch
-from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from wpray.command import run_command
 from wpray.errors import BadInputError
-from wpray.models.checkpoint import SYNTHETIC
 from wpray.models.config import (
     ActionExpertConfig,
-    Manifest,
     Precision,
     VlmConfig,
     action_expert_manifest,
     vlm_manifest,
 )
+from wpray.models.random_weights import write_random
 
 Variant = Literal["tiny", "full"]
-_SHARP = ("q_proj", "k_proj", "o_proj", "down_proj")  # larger, so that greedy decoding has clear winners
 _DURATION_0, _NUM_DURATIONS = 256767, 34  # ids count down as durations count up
 _USUAL_DURATIONS = range(8, 25)  # control steps, as trained policies plan them
+# Rows of the embedding table that score 0 and never win: durations that no trained policy plans. A run of random
+# weights then costs what it would; a plan that is all zeros, say, would ask for a new plan after every step.
+_UNUSUAL = [_DURATION_0 - steps for steps in range(_NUM_DURATIONS) if steps not in _USUAL_DURATIONS]
 _INSTRUCTIONS = (
     "pick up the alphabet soup and place it in the basket",
     "pick up the black bowl between the plate and the ramekin and place it on the plate",
@@ -83,59 +78,11 @@ def write(out: Path, variant: Variant, precision: Precision, seed: int = 0) -> N
         if variant == "tiny"
         else (VlmConfig.full(), ActionExpertConfig.full())
     )
-    tensors = state_dict(vlm_manifest(vlm, precision), seed)
-    _usual_durations(tensors["paligemma.lm_head.weight"])
-    save(tensors, out / "vlm")
-    del tensors
-    save(state_dict(action_expert_manifest(expert, precision), seed), out / "ae")
+    write_random(vlm_manifest(vlm, precision), seed, out / "vlm", {"paligemma.lm_head.weight": _UNUSUAL})
+    write_random(action_expert_manifest(expert, precision), seed, out / "ae")
     (out / "tokenizer.model").write_bytes(_tokenizer())
     (out / "dataset_statistics.json").write_text(json.dumps(_statistics(), indent=1) + "\n")
     (out / "config.yaml").write_text(_config(out, variant, precision))
-
-
-def state_dict(manifest: Manifest, seed: int) -> dict[str, torch.Tensor]:
-    """Random tensors of a manifest's names, shapes and dtypes."""
-
-    def tensor(item: tuple[str, tuple[tuple[int, ...], Precision]]) -> tuple[str, torch.Tensor]:
-        name, (shape, dtype) = item
-        return name, torch.from_numpy(weight(name, shape, seed)).to(getattr(torch, dtype))
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
-        return dict(threads.map(tensor, manifest.items()))
-
-
-def weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """The tensor called `name`: a function of its name, shape and seed alone; activations keep their size."""
-    rng = np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), seed]))
-    values: NDArray[np.float32] = rng.standard_normal(shape, dtype=np.float32)
-    if "lm_head" in name or "embed_tokens" in name:
-        return values * np.float32(0.01)
-    if len(shape) > 1:
-        gain = np.float32(3.0 if any(part in name for part in _SHARP) else 1.0)
-        values *= gain / np.sqrt(np.prod(shape[1:], dtype=np.float64)).astype(np.float32)
-        return values
-    if name.endswith("bias"):
-        return values * np.float32(0.02)
-    values *= np.float32(0.1)
-    if "layer_norm" in name or "post_layernorm" in name:
-        values += np.float32(1)
-    return values
-
-
-def save(tensors: dict[str, torch.Tensor], folder: Path) -> None:
-    """folder/model.safetensors, marked as synthetic."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", SYNTHETIC: "random weights"})
-
-
-def _usual_durations(embedding: torch.Tensor) -> None:
-    """Durations that no trained policy plans score 0 and never win: a run of random weights then costs what it would.
-
-    A plan that is all zeros, say, would ask for a new plan after every step.
-    """
-    for duration in range(_NUM_DURATIONS):
-        if duration not in _USUAL_DURATIONS:
-            embedding[_DURATION_0 - duration] = 0
 
 
 def _tokenizer() -> bytes:
