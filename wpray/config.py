@@ -142,7 +142,9 @@ class RayConfig(_Group):
 class BatchingConfig(_Group):
     """How the policy actor forms batches."""
 
-    max_batch_size: PositiveInt = Field(32, le=256, description="most requests answered together")
+    max_batch_size: PositiveInt = Field(
+        32, le=256, description="most requests answered together; never more than num_parallel"
+    )
     max_wait_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
     deterministic: bool = Field(
         False, description="make the arithmetic independent of a batch's size and composition (fixed shapes)"

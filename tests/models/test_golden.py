@@ -28,10 +28,17 @@ def golden() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    write_checkpoints(folder)
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """folder/{float32,bfloat16}: checkpoints as training saves them in either precision."""
+    folder = tmp_path_factory.mktemp("stored")
+    write_checkpoints(folder / "float32", "float32")
+    write_checkpoints(folder / "bfloat16", "bfloat16")
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(stored: Path) -> Path:
+    return stored / "float32"
 
 
 def _vlm(path: Path, precision: Precision = "float32") -> WaypointVLM:
@@ -114,13 +121,14 @@ def test_float32_hidden_states_agree(golden: dict[str, np.ndarray], checkpoints:
         assert _error(ours[row], theirs[row]) < 1e-4
 
 
+@pytest.mark.parametrize("file", ["float32", "bfloat16"])
 def test_bfloat16_hidden_states_agree_better_than_rounding_allows(
-    golden: dict[str, np.ndarray], checkpoints: Path
+    golden: dict[str, np.ndarray], stored: Path, file: str
 ) -> None:
     """The reference's own rounding moves its states by a fifth at this size; ours must be nearer to it than that."""
     theirs = golden["vlm_last_hidden_bfloat16"][:, _FED]
-    exact = _hidden(golden, checkpoints / "vlm", "float32", "bfloat16")
-    ours = _hidden(golden, checkpoints / "vlm", "bfloat16", "bfloat16")
+    exact = _hidden(golden, stored / "float32" / "vlm", "float32", "bfloat16")
+    ours = _hidden(golden, stored / file / "vlm", "bfloat16", "bfloat16")
     for row in range(3):
         assert _error(ours[row], theirs[row]) < _error(exact[row], theirs[row])
 
@@ -133,11 +141,19 @@ def test_image_features_agree(
     assert _error(features, golden[f"vlm_image_features_{precision}"]) < tolerance
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-2)])
+@pytest.mark.parametrize(
+    ("file", "precision", "tolerance"),
+    [
+        ("float32", "float32", 1e-4),
+        ("bfloat16", "float32", 5e-2),  # its weights are rounded
+        ("float32", "bfloat16", 5e-2),
+        ("bfloat16", "bfloat16", 5e-2),
+    ],
+)
 def test_actions_agree_alone_and_in_a_batch(
-    golden: dict[str, np.ndarray], checkpoints: Path, precision: Precision, tolerance: float
+    golden: dict[str, np.ndarray], stored: Path, file: str, precision: Precision, tolerance: float
 ) -> None:
-    model, expected = _expert(checkpoints / "ae", precision), golden[f"ae_actions_{precision}"]
+    model, expected = _expert(stored / file / "ae", precision), golden[f"ae_actions_{precision}"]
     for rows in ([0], [1], [2], [2, 0, 1]):
         prompts = [golden["ae_prompt_tokens"][row][golden["ae_prompt_mask"][row]].tolist() for row in rows]
         given = [torch.from_numpy(golden[f"ae_{name}"][rows]) for name in ("start", "end", "duration", "noise")]

@@ -40,7 +40,7 @@ def write_random(
     zero_rows: Mapping[str, Sequence[int]] | None = None,
     piece: int = _PIECE,
 ) -> None:
-    """folder/model.safetensors with a manifest's tensors, marked as synthetic; `zero_rows` are zero.
+    """folder/model.safetensors with a manifest's tensors, marked as synthetic; the `zero_rows` of a tensor are zero.
 
     Raises OSError if it cannot be written.
     """
