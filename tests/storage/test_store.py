@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,25 @@ def test_without_permission_or_server_it_is_one_line(
     said = _refused(capsys, "s3://results/x?endpoint_override=127.0.0.1:9&scheme=http")
     assert "NETWORK_CONNECTION" in said and "check the URL, the network" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_reading_survives_a_busy_moment(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("a", b"content")
+    opened, tries = store._opened, []
+
+    def busy(name: str) -> Any:
+        tries.append(name)
+        if len(tries) % 3:
+            raise OSError("busy")
+        return opened(name)
+
+    monkeypatch.setattr(store, "_opened", busy)
+    assert store.read("a") == b"content"
+    fetch(store, ["a"], tmp_path / "here")
+    assert (tmp_path / "here" / "a").read_bytes() == b"content"
+    assert len(tries) == 6
+    monkeypatch.setattr(store, "_opened", lambda name: opened(f"no{name}"))
+    assert store.read("a") is None
 
 
 def test_videos_need_a_folder(s3: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

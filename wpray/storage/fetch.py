@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from wpray.storage.store import Store, StoreError
+from wpray.storage.store import Store, retried
 
 _THREADS = 8
 _BATCH = 1000  # names handed to the threads at once
-_TRIES = 3
 
 
 def fetch(store: Store, names: Sequence[str], folder: Path) -> None:
@@ -18,14 +17,4 @@ def fetch(store: Store, names: Sequence[str], folder: Path) -> None:
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as threads:
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]
-            list(threads.map(lambda name: _fetch(store, name, folder / name), batch))
-
-
-def _fetch(store: Store, name: str, path: Path) -> None:
-    for attempt in range(1, _TRIES + 1):
-        try:
-            store.download(name, path)
-            return
-        except StoreError:
-            if attempt == _TRIES:
-                raise
+            list(threads.map(lambda name: retried(lambda: store.download(name, folder / name)), batch))

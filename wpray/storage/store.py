@@ -7,10 +7,11 @@ import io
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
@@ -18,7 +19,9 @@ from pyarrow import fs
 from wpray.errors import BadInputError, WprayError
 from wpray.storage.url import StoreUrl
 
+_Read = TypeVar("_Read")
 _CHUNK = 2**20
+_TRIES, _PAUSE_S = 3, 0.2
 _REMEDY = "check the URL, the network and the credentials in the environment"
 # A file of these appears when it is whole; elsewhere it is written under another name and moved.
 _WHOLE_OR_NOT = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "memory"})
@@ -31,6 +34,16 @@ _TUNED = {
 
 class StoreError(WprayError):
     """A store did not do what it was asked; one line with its reason."""
+
+
+def retried(read: Callable[[], _Read]) -> _Read:
+    """What `read` returns, at its third try at the latest: a busy store fails now and then. Raises StoreError."""
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except StoreError:
+            time.sleep(_PAUSE_S)
+    return read()
 
 
 class Store:
@@ -78,10 +91,7 @@ class Store:
 
     def read(self, name: str) -> bytes | None:
         """A small file's content; None if there is none."""
-        with self._asking(f"read {name}"), contextlib.suppress(FileNotFoundError), self._opened(name) as file:
-            data: bytes = file.read()
-            return data
-        return None
+        return retried(lambda: self._read(name))
 
     def holds(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -123,6 +133,12 @@ class Store:
         """Removes a file, if it is there."""
         with self._asking(f"delete {name}"), contextlib.suppress(FileNotFoundError):
             self._fs.delete_file(self._path(name))
+
+    def _read(self, name: str) -> bytes | None:
+        with self._asking(f"read {name}"), contextlib.suppress(FileNotFoundError), self._opened(name) as file:
+            data: bytes = file.read()
+            return data
+        return None
 
     def _put(self, name: str, source: IO[bytes], moved: Callable[[], None] = lambda: None) -> None:
         path = self._path(name)
