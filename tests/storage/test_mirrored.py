@@ -23,6 +23,7 @@ from wpray.results.mirrored import MirroredFolder, staging_path
 from wpray.results.videos import VideoFolder
 from wpray.results.writer import RunFolder
 from wpray.storage import lease
+from wpray.storage.mirror import Mirror
 from wpray.storage.store import Store
 from wpray.storage.url import StoreUrl, place_of
 from wpray.types import Trial
@@ -240,3 +241,17 @@ def test_a_refused_configuration_has_touched_nothing(opened: Opened, there: Stor
         choose_folder(Config(output_dir=url.rpartition("/")[0] + "/other"))
     assert there.sizes() == before
     assert staging_path(there.url).name in {path.name for path in (tmp_path / "one" / "runs").iterdir()}
+
+
+def test_ctrl_c_while_the_rest_is_uploaded_gives_lock_and_lease_back(
+    opened: Opened, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = opened()
+    folder.write_info(INFO)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Mirror, "drain", interrupted)
+        folder.close()
+    assert there.read(lease.NAME) is None and not folder.is_locked()
