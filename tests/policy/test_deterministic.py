@@ -1,0 +1,77 @@
+"""With `batching.deterministic` an answer is the same to the bit, whatever it shares its batch with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.policy.vla import DATA, golden_config, observation, reply_bytes, segment_request, trial
+from wpray.models.action_expert import ActionExpert
+from wpray.models.config import (
+    ActionExpertConfig,
+    Manifest,
+    Precision,
+    VlmConfig,
+    action_expert_manifest,
+    vlm_manifest,
+)
+from wpray.models.vlm import WaypointVLM
+from wpray.policy import waypoint_vla
+from wpray.policy.noise import flow_noise, noise_key
+from wpray.policy.prompt import PromptEncoder, load_tokenizer
+from wpray.policy.statistics import load_scaling
+from wpray.policy.waypoint_vla import WaypointVlaPolicy
+from wpray.types import PlanRequest
+
+Weights = Callable[[Manifest, Precision], dict[str, torch.Tensor]]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_deterministic_batch_does_not_show_in_the_answers(checkpoints: Path, precision: Precision) -> None:
+    config = golden_config(checkpoints, batching={"deterministic": True}, precision=precision, vlm_precision=precision)
+    _batches_do_not_show(waypoint_vla.build(config), (1, 3, 8, 17, 31) if precision == "float32" else (1, 11))
+
+
+@pytest.mark.gpu
+def test_neither_does_one_of_full_size_in_captured_graphs(checkpoints: Path) -> None:
+    from wpray.bench.policy import random_weights
+
+    policy = _random_policy(checkpoints, VlmConfig.full(), ActionExpertConfig.full(), random_weights)
+    _batches_do_not_show(policy, (1, 3, 8, 17, 31))
+
+
+def _random_policy(
+    checkpoints: Path, vlm_config: VlmConfig, expert_config: ActionExpertConfig, weights: Weights
+) -> WaypointVlaPolicy:
+    """In bfloat16, from no file; the configuration's own checkpoints are not read."""
+    config = golden_config(checkpoints, batching={"deterministic": True})
+    encoder = PromptEncoder(load_tokenizer(DATA / "tokenizer.model", small=True), config.max_token_len)
+    scaling = load_scaling(DATA / "dataset_statistics.json", "q99", "libero_object")
+    vlm_weights = weights(vlm_manifest(vlm_config, "bfloat16"), "bfloat16")
+    vlm = WaypointVLM(vlm_weights, vlm_config, encoder.header, graphs=True)
+    expert_weights = weights(action_expert_manifest(expert_config, "bfloat16"), "bfloat16")
+    expert = ActionExpert(expert_weights, expert_config, graphs=True)
+    return WaypointVlaPolicy(
+        config, vlm, expert, encoder, scaling, lambda request, shape: flow_noise(noise_key(request), shape)
+    )
+
+
+def _batches_do_not_show(policy: WaypointVlaPolicy, sizes: tuple[int, ...]) -> None:
+    """The same requests together, and in shuffled batches of each size: equal to the bit."""
+    rng = np.random.default_rng(1)
+    plans = [PlanRequest(trial(i), i, 2 * i, observation(rng)) for i in range(32)]
+    segments = [segment_request(rng, i) for i in range(32)]
+    whole = policy.plan(plans), policy.act(segments)
+    assert len({reply_bytes(reply) for reply in whole[0]}) == 32
+    for size in sizes:
+        order = rng.permutation(32)[: size if size == 1 else None]
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            for row, reply in zip(rows, policy.plan([plans[row] for row in rows]), strict=True):
+                assert reply_bytes(reply) == reply_bytes(whole[0][row])
+            for row, answer in zip(rows, policy.act([segments[row] for row in rows]), strict=True):
+                assert answer.segment.actions.tobytes() == whole[1][row].segment.actions.tobytes()
