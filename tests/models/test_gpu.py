@@ -97,7 +97,7 @@ def test_a_full_size_vlm_plans_the_same_alone_batched_and_captured() -> None:
         assert torch.equal(again.durations, together.durations)
 
 
-def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32() -> None:
+def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32_alone_and_batched() -> None:
     images = _images(5)
     forced = torch.randint(0, 32, (5, 7, 9), generator=torch.Generator().manual_seed(0))
     hidden = {}
@@ -107,6 +107,11 @@ def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32() -
         eager = model.plan(images, PROMPTS, forced=forced)
         hidden[precision] = torch.cat(model.hidden, dim=1)
         assert torch.equal(eager.bins.cpu(), forced[..., :8])
+        for row in range(5):
+            model.hidden = []
+            model.plan(images[row : row + 1], PROMPTS[row : row + 1], forced=forced[row : row + 1])
+            alone = torch.cat(model.hidden, dim=1)[0]
+            assert _error(alone, hidden[precision][row]) < (1e-4 if precision == "float32" else 0.1)
         del model
         gc.collect()
     assert _error(hidden["bfloat16"], hidden["float32"]) < 0.1
