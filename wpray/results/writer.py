@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -36,6 +37,7 @@ class DiskFullError(PausedError):
     """There is no room for a result; what was written before is intact."""
 
 
+@lru_cache(maxsize=256)
 def safe_name(text: str) -> str:
     """`text` as a file name that cannot leave its folder."""
     return _SAFE.sub("_", text).lstrip(".")[:150] or "_"
