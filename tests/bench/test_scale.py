@@ -135,7 +135,7 @@ def test_the_drivers_own_work_does_not_grow_with_env_actors_and_its_memory_hardl
 @pytest.mark.ray
 @pytest.mark.slow
 def test_two_policy_replicas_bring_nearly_twice_one_while_the_envs_can_feed_them() -> None:
-    one, two = (replica_scaling.measure(replicas, env_actors=8, episodes=48) for replicas in (1, 2))
+    one, two = (replica_scaling.measure(replicas, env_actors=8, episodes=32) for replicas in (1, 2))
     assert min(one.busy, two.busy) > 0.9, "the environments did not feed the replicas"
     assert two.per_min > 1.9 * one.per_min
 

@@ -23,7 +23,7 @@ class ReplicaRate:
     replicas: int
     env_actors: int
     episodes: int
-    per_min: float  # episodes a minute, of the steady middle half
+    per_min: float  # episodes a minute, in the middle half of the run's requests
     busy: float  # share of the time that a replica computes
 
 
@@ -50,10 +50,17 @@ def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
 
 
 def _rate(folder: Path, replicas: int, env_actors: int) -> ReplicaRate:
-    ends = sorted(pq.read_table(folder / "episodes.parquet", columns=["ended_at"])["ended_at"].to_pylist())
-    decisions = pq.read_table(folder / "decisions.parquet", columns=["compute_s", "wait_s"])
+    """By the requests answered, of which an episode has many: its end alone says little about so few episodes."""
+    keys = ["task_id", "trial"]
+    episodes = pq.read_table(folder / "episodes.parquet", columns=[*keys, "started_at"])
+    decisions = pq.read_table(folder / "decisions.parquet", columns=[*keys, "asked_s", "wait_s", "compute_s"])
     asked = decisions.filter(pc.greater(decisions["wait_s"], 0))  # a plan's first segment is not asked for
-    first, last = len(ends) // 4, 3 * len(ends) // 4
-    per_s = (last - first) / (ends[last] - ends[first]).total_seconds()
-    busy = per_s * pc.sum(asked["compute_s"]).as_py() / len(ends) / replicas
-    return ReplicaRate(replicas, env_actors, len(ends), 60 * per_s, busy)
+    started = {(row["task_id"], row["trial"]): row["started_at"].timestamp() for row in episodes.to_pylist()}
+    answered = sorted(
+        started[row["task_id"], row["trial"]] + row["asked_s"] + row["wait_s"] for row in asked.to_pylist()
+    )
+    first, last = len(answered) // 4, 3 * len(answered) // 4
+    requests_per_s = (last - first) / (answered[last] - answered[first])
+    per_s = requests_per_s * len(started) / len(answered)
+    busy = requests_per_s * pc.mean(asked["compute_s"]).as_py() / replicas
+    return ReplicaRate(replicas, env_actors, len(started), 60 * per_s, busy)
