@@ -16,7 +16,7 @@ from tests.faults.runs import ENV, POLICY
 
 pytestmark = [pytest.mark.faults, pytest.mark.libero]
 SUITE = {"policy": "scripted", "suite": "libero_object"}
-FEW = ("--tasks", "0-1", "--num_trials_per_task", "8", "--num_parallel", "2")
+FEW = ("--tasks", "0-1", "--num_trials_per_task", "10", "--num_parallel", "2")
 OPTIONS = (*FEW, "--retry.max_attempts", "100", "--retry.stall_s", "30")
 
 
@@ -30,7 +30,8 @@ def test_real_episodes_survive_everything(tmp_path: Path, reference: Callable[..
         assert not run.kill(), "actors outlive their driver"
     with runs.launched(tmp_path / "run", *OPTIONS, **SUITE) as run:
         assert run.wait_for(lambda: run.actors(ENV, working=True))
-        time.sleep(rng.uniform(0.0, 12.0))
+        moment, kept = time.monotonic() + rng.uniform(0.0, 12.0), run.finished_trials
+        assert run.wait_for(lambda: time.monotonic() > moment or run.finished_trials > kept + 2) and run.alive
         assert not run.kill(), "actors outlive their driver"
     with runs.launched(tmp_path / "run", *OPTIONS, **SUITE) as run:
         second = runs.harm_repeatedly(run, rng, [*actors[4:], (ENV, SIGKILL), (POLICY, SIGKILL)], (0.2, 2.0))
