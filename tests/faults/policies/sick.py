@@ -31,7 +31,7 @@ def build(config: Config) -> SickPolicy:
 class SickPolicy(slow.SlowPolicy):
     def __init__(self, spec: PolicySpec, folder: Path) -> None:
         super().__init__(spec)
-        self._folder, self._rng, self._sick = folder, random.Random(os.getpid()), False
+        self._folder, self._rng, self._sick = folder, random.Random(os.getpid()), ""
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
         self._maybe_raise(requests)
@@ -44,7 +44,7 @@ class SickPolicy(slow.SlowPolicy):
     def _maybe_raise(self, requests: Sequence[PlanRequest] | Sequence[SegmentRequest]) -> None:
         for path in [] if self._sick else sorted(self._folder.glob("sick-*"))[:1]:
             path.unlink()
-            self._sick = True
+            self._sick = path.name.replace("-", "")
         if self._sick:
             self._raise("CUDA error: an illegal memory access was encountered")
         if len(requests) > 1 and self._rng.random() < 0.7:
@@ -53,4 +53,5 @@ class SickPolicy(slow.SlowPolicy):
     def _raise(self, message: str) -> None:
         with (self._folder / "raised").open("a") as file:
             file.write(message + "\n")
-        raise RuntimeError(message)
+        # Each sickness of its own kind: the same one on one trial in two lives would be a reason to stop the run.
+        raise type(f"RuntimeError{self._sick}", (RuntimeError,), {})(message)
