@@ -69,6 +69,37 @@ def test_norms_and_attention_are_those_of_torch(dtype: torch.dtype) -> None:
     assert _error(ops.attend(q, kv, bias), gemma.attend(q, kv, bias)) < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("batch", "tokens", "slots", "cursor"), [(1, 1, 608, 550), (8, 2, 656, 639), (32, 1, 648, 647)]
+)
+def test_attention_of_new_tokens_is_that_of_torch(
+    dtype: torch.dtype, batch: int, tokens: int, slots: int, cursor: int
+) -> None:
+    config = VlmConfig.full().text
+    projected, cache = _random(batch, tokens, 2560, dtype=dtype), _random(2, batch, slots, 512, dtype=dtype, seed=1)
+    positions = torch.arange(tokens, device="cuda") + torch.arange(batch, device="cuda")[:, None]
+    cos, sin = gemma.rope_tables(positions, 256)
+    visible = _random(batch, tokens, slots, dtype=torch.float32, seed=2) > 0
+    visible[:, :, 64:192] = False  # whole blocks that nobody sees
+    visible[:, :, cursor:] = torch.ones(tokens, slots - cursor, device="cuda").tril().bool()
+    bias = gemma.bias_of(visible)
+    q, new = gemma.split_qkv(projected, cos, sin, config)
+    theirs = cache[0].clone()
+    theirs[:, cursor : cursor + tokens] = new
+    expected = gemma.attend(q, theirs, bias)
+    work = ops.workspace(cache)
+    for layer in (0, 1, 0):  # launches that follow one another share the workspace
+        identity = torch.eye(2560, device="cuda", dtype=dtype)
+        seen = ops.attend_new(projected, identity, (cos, sin), config, cache[layer], cursor, bias, work)
+    torch.testing.assert_close(cache[0], theirs)  # the turned keys are rounded once, torch's twice
+    assert _error(seen, expected) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
+    alone = ops.attend_new(
+        projected[:1], identity, (cos[:1], sin[:1]), config, cache[0][:1], cursor, bias[:1], ops.workspace(cache[:, :1])
+    )
+    assert torch.equal(alone[0], seen[0])
+
+
 def _vlm(precision: Precision, graphs: bool) -> WaypointVLM:
     from wpray.bench.policy import random_weights
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -59,6 +61,41 @@ def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
     scores = torch.matmul(q.view(batch, tokens * heads, dim), kv[..., :dim].transpose(1, 2))
     weights = kernels.softmax(scores, bias, heads, dim**-0.5)
     return torch.matmul(weights, kv[..., dim:]).view(batch, tokens, heads * dim)
+
+
+def workspace(cache: Tensor) -> Any:
+    """What `attend_new` needs besides, for a cache (depth, B, S, 2 D)."""
+    if not cache.is_cuda:
+        return None
+    from wpray.models.decode_kernel import Workspace
+
+    _, batch, slots, width = cache.shape
+    return Workspace(batch, slots, width // 2, cache)
+
+
+def attend_new(
+    normed: Tensor,
+    weight: Tensor,
+    tables: tuple[Tensor, Tensor],
+    config: GemmaConfig,
+    kv: Tensor,
+    cursor: int,
+    bias: Tensor,
+    work: Any,
+) -> Tensor:
+    """Attention (B, T, heads * D) of one or two new tokens over a cache `kv` (B, S, 2 D).
+
+    Their own keys and values are put there first, from slot `cursor`. `tables` are cos and sin (B, T, D / 2), `bias`
+    (B, T, S) is as in `attend`, `work` is the cache's workspace.
+    """
+    cos, sin = tables
+    projected = F.linear(normed, weight)
+    if normed.is_cuda:
+        from wpray.models import decode_kernel
+
+        return decode_kernel.attend_new(projected, cos, sin, kv, cursor, bias, config.heads, work)
+    q, kv[:, cursor : cursor + normed.shape[1]] = gemma.split_qkv(projected, cos, sin, config)
+    return gemma.attend(q, kv, bias)
 
 
 def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

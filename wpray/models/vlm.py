@@ -47,6 +47,15 @@ class _Prefix:
     forced: Tensor  # (B, M, 9) values to feed instead of the sampled ones where >= 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Of the N tokens that may follow a prefix."""
+
+    cos: Tensor  # (B, N, D / 2)
+    sin: Tensor
+    bias: Tensor  # (B, N, slots) float32: 0 where it may look, else -inf
+
+
 class WaypointVLM:
     """A loaded VLM on one device. Not thread-safe: one caller at a time."""
 
@@ -106,8 +115,8 @@ class WaypointVLM:
         """(B, M, 9) sampled values; every shape is fixed, so the whole of it is one CUDA graph."""
         batch, num_waypoints = images.shape[0], forced.shape[1]
         cache, hidden, real = self._prefill(images, tokens, lengths, num_waypoints)
-        cursor = cache.prefix  # where the next token goes in the cache
-        position = 2 * IMAGE_TOKENS + lengths + len(self._answer)  # of the next token
+        places = self._places(lengths, cache, real)
+        fed = 0  # tokens after the prefix
         values: list[Tensor] = []
         for waypoint in range(num_waypoints):
             for index in range(_PASSES):
@@ -116,9 +125,9 @@ class WaypointVLM:
                 values.append(value)
                 if waypoint == num_waypoints - 1 and index == _PASSES - 1:
                     break
-                fed = self._tokens_after(value, index)
-                hidden = self._pass(fed, position, cache, cursor, real)
-                cursor, position = cursor + fed.shape[1], position + fed.shape[1]
+                new = self._tokens_after(value, index)
+                hidden = self._pass(new, fed, cache, places)
+                fed += new.shape[1]
         return torch.stack(values, dim=1).view(batch, num_waypoints, _PASSES)
 
     def _sample(self, hidden: Tensor, rows: Tensor, forced: Tensor) -> Tensor:
@@ -169,20 +178,24 @@ class WaypointVLM:
         visible = causal & ((slots[:, None] >= body) | (slots[None, :] < body))  # and unseen by what precedes it
         return positions, bias_of(visible[None] & real[:, None, :]), real
 
-    def _pass(self, tokens: Tensor, position: Tensor, cache: _Cache, cursor: int, real: Tensor) -> Tensor:
-        """Feeds (B, T) tokens; returns the last one's hidden state (B, width). Always over all slots: fixed shapes."""
-        batch, count = tokens.shape
-        steps = torch.arange(count, device=self.device)
-        cos, sin = rope_tables(position[:, None] + steps, self.config.text.head_dim)
-        new = torch.arange(cache.prefix, cache.slots, device=self.device)
-        reached = (new <= cursor + steps[:, None]).expand(batch, -1, -1)
-        bias = bias_of(torch.cat([real[:, None].expand(-1, count, -1), reached], dim=2))
+    def _places(self, lengths: Tensor, cache: _Cache, real: Tensor) -> _Places:
+        """Of every token that may follow the prefix: its rotary tables and whom it sees. Always over all slots."""
+        new = torch.arange(cache.slots - cache.prefix, device=self.device)
+        first = 2 * IMAGE_TOKENS + lengths + len(self._answer)
+        cos, sin = rope_tables(first[:, None] + new, self.config.text.head_dim)
+        reached = (new <= new[:, None]).expand(len(lengths), -1, -1)
+        before = real[:, None].expand(-1, len(new), -1)
+        return _Places(cos, sin, bias_of(torch.cat([before, reached], dim=2)))
+
+    def _pass(self, tokens: Tensor, fed: int, cache: _Cache, places: _Places) -> Tensor:
+        """Feeds (B, T) tokens, the first `fed` after the prefix; returns the last one's hidden state (B, width)."""
+        end, cursor, config = fed + tokens.shape[1], cache.prefix + fed, self.config.text
+        tables, bias = (places.cos[:, fed:end], places.sin[:, fed:end]), places.bias[:, fed:end]
         x, branch = self._embed(tokens), None
-        for index, layer in enumerate(self._layers):
+        for layer, kv in zip(self._layers, cache.layers, strict=True):
             x, normed = ops.add_norm(x, branch, layer.norm_in)
-            new_kv = cache.layers[index][:, cursor : cursor + count]
-            q = ops.queries(normed, layer.qkv, cos, sin, self.config.text, new_kv)
-            x, branch = self._finish(x, ops.attend(q, cache.layers[index], bias), layer)
+            seen = ops.attend_new(normed, layer.qkv, tables, config, kv, cursor, bias, cache.workspace)
+            x, branch = self._finish(x, seen, layer)
         return self._final(x, branch)
 
     @staticmethod
@@ -208,3 +221,4 @@ class _Cache:
     def __init__(self, depth: int, batch: int, prefix: int, slots: int, config: GemmaConfig, like: Tensor) -> None:
         self.prefix, self.slots = prefix, slots
         self.layers = like.new_zeros((depth, batch, slots, 2 * config.head_dim))
+        self.workspace = ops.workspace(self.layers)
