@@ -73,7 +73,7 @@ def test_a_batch_goes_by_the_rule_of_the_policy_actor() -> None:
         batcher.ask("segment", actor, 0.001)  # type: ignore[arg-type]
     assert batcher.due(0.001) == 0.001  # full
     assert batcher.take_batch(0.001) == ("segment", [actor] * 4)
-    batcher.note_cost("plan", 0.1)
+    batcher.note_cost("plan", 1, 0.1)
     batcher.ask("segment", actor, 0.2)  # type: ignore[arg-type]
     assert batcher.take_batch(0.25)[0] == "segment"  # overtakes a plan that gathers
     batcher.ask("segment", actor, 0.5)  # type: ignore[arg-type]

@@ -143,6 +143,37 @@ def test_requests_that_come_while_a_batch_computes_go_together_in_order() -> Non
         assert clients.policy.batches == [("plan", [999]), ("plan", [0, 1, 2]), ("plan", [3, 4])]
 
 
+class PaddingPolicy(RecordingPolicy):
+    """Computes batches of 4 and of 8, each as long as `seconds` says."""
+
+    segment_sizes = (4, 8)
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
+        time.sleep(self.seconds[4 if len(requests) <= 4 else 8])
+        return super().act(requests)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "then"),
+    [({4: 0.05, 8: 0.1}, [4, 1]), ({4: 0.09, 8: 0.1}, [5])],
+    ids=["what it computes is dear", "starting is dear"],
+)
+def test_a_batch_fills_a_size_where_that_answers_more_a_second(seconds: dict[int, float], then: list[int]) -> None:
+    with _clients(PaddingPolicy(seconds), size=8, wait_s=0.01) as clients:
+        for count in (5, 4, 5):  # what the second size takes is not known the first time
+            held = clients.hold()
+            replies = [clients.act(number) for number in range(count)]
+            clients.policy.gate.set()
+            for number, reply in enumerate(replies):
+                assert reply.result(LONG_S).segment.actions[0, 0] == number
+            held.result(LONG_S)
+        assert [len(numbers) for kind, numbers in clients.policy.batches if kind == "act"] == [5, 4, *then]
+
+
 def test_plans_and_segments_are_never_mixed_and_the_older_batch_goes_first() -> None:
     with _clients(RecordingPolicy(), size=8, wait_s=0.0) as clients:
         held = clients.hold()

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import pytest
 
 from wpray.bench.simulated_gpu import Costs, Kind, SimulatedBatcher, interpolated
+from wpray.policy.batch_shapes import BatchShapes
 from wpray.policy.batching import _GATHER
 
 SIZE = 32
+SIZES = BatchShapes(SIZE, deterministic=False).plan_sizes
 COSTS = {"plan": Costs().plan_s, "segment": Costs().segment_s}
 PLAN_S, SEGMENT_S = (interpolated(COSTS[kind], SIZE) for kind in ("plan", "segment"))
 
@@ -28,14 +30,14 @@ class Client:
 
 def _longest_waits(plans: int, segments: int, seconds: float) -> tuple[float, float]:
     clients = [Client("plan") for _ in range(plans)] + [Client("segment") for _ in range(segments)]
-    batcher, now = SimulatedBatcher(SIZE, 0.002), 0.0
+    batcher, now = SimulatedBatcher(SIZE, 0.002, SIZES), 0.0
     for client in clients:
         batcher.ask(client.kind, client, 0.0)
     while now < seconds:
         now = batcher.due(now)
         kind, batch = batcher.take_batch(now)
-        cost_s = interpolated(COSTS[kind], len(batch))
-        batcher.note_cost(kind, cost_s)
+        cost_s = interpolated(COSTS[kind], min(size for size in SIZES if size >= len(batch)))
+        batcher.note_cost(kind, len(batch), cost_s)
         for client in batch:
             assert isinstance(client, Client)
             client.longest = max(client.longest, now - client.asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -48,9 +48,10 @@ class Clock(Protocol):
 class SimulatedBatcher(Batcher):
     """A policy actor's queues and its rule for which batch goes, without its thread and its clock."""
 
-    def __init__(self, max_batch_size: int, max_wait_s: float) -> None:
+    def __init__(self, max_batch_size: int, max_wait_s: float, sizes: Sequence[int] = ()) -> None:
+        """`sizes`, ascending, to which batches are padded."""
         self._size, self._wait_s = max_batch_size, max_wait_s
-        self._plans, self._acts = _Queue(_no_answer), _Queue(_no_answer)
+        self._plans, self._acts = _Queue(_no_answer, sizes), _Queue(_no_answer, sizes)
 
     def ask(self, kind: Kind, actor: Asker, now: float) -> None:
         """Queues a request."""
@@ -66,12 +67,12 @@ class SimulatedBatcher(Batcher):
         plan_may, act_may = (queue.due(self._size, self._wait_s) <= now for queue in (self._plans, self._acts))
         kind: Kind = "plan" if self._plan_goes(plan_may, act_may) else "segment"
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
-        return kind, [item.request for item in queue.take(self._size)]
+        return kind, [item.request for item in queue.take(queue.worth_taking(self._size))]
 
-    def note_cost(self, kind: Kind, seconds: float) -> None:
-        """What a batch took."""
+    def note_cost(self, kind: Kind, count: int, seconds: float) -> None:
+        """What a batch of `count` took."""
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
-        queue.cost_s = seconds
+        queue.note_cost(count, seconds)
 
 
 class SimulatedGpu:
@@ -116,7 +117,7 @@ class SimulatedGpu:
 
     def _done(self, done: tuple[Kind, list[Asker], float]) -> None:
         kind, batch, seconds = done
-        self._batcher.note_cost(kind, seconds)
+        self._batcher.note_cost(kind, len(batch), seconds)
         self._computing = False
         for actor in batch:
             actor.go_on()

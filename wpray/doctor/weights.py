@@ -11,6 +11,7 @@ from safetensors import safe_open
 from wpray.config import Config
 from wpray.models.checkpoint import UNUSED, Checkpoint, open_action_expert, open_vlm
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
+from wpray.policy.batch_shapes import BatchShapes
 from wpray.policy.prompt import MAX_ACTION_PROMPT_TOKENS
 from wpray.policy.waypoint_vla import check_sizes, spec_of
 
@@ -66,7 +67,10 @@ def working_memory(config: Config, vlm: Model, expert: Model) -> int:
     """
     plan = 2 * IMAGE_TOKENS + config.max_token_len + _WAYPOINT_TOKENS * config.num_waypoints
     act = 2 * IMAGE_TOKENS + MAX_ACTION_PROMPT_TOKENS + config.horizon_steps
-    return spec_of(config).max_batch_size * max(plan * _token_bytes(vlm), act * _token_bytes(expert))
+    shapes = BatchShapes(spec_of(config).max_batch_size, config.batching.deterministic)
+    return max(
+        shapes.plan_shapes[-1] * plan * _token_bytes(vlm), shapes.segment_shapes[-1] * act * _token_bytes(expert)
+    )
 
 
 def is_synthetic(config: Config) -> bool:

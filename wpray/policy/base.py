@@ -25,7 +25,8 @@ class Policy(Protocol):
 
     A request that cannot be answered raises; the caller then asks the others again one by one. A policy may also have
     `prepare(request)`, which gives back a request of the same kind with what can be done before its batch; it is called
-    from many threads while `plan` or `act` works, and raises for that request alone.
+    from many threads while `plan` or `act` works, and raises for that request alone. One whose batches are padded may
+    say to which sizes in `plan_sizes` and `segment_sizes`, ascending: where it pays, batches are made to fill them.
     """
 
     spec: PolicySpec

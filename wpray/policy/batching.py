@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -27,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 # A plan streams the VLM's weights once for each token, for one request or for many, and costs as much as several
 # batches of segments. Gathering plans for three times as long gave a sixth more episodes with 40 environments.
 _GATHER = 3.0
+_RECENT = 0.2  # weight of the last batch in what one of its size takes
 _WORTH_WAITING = 0.1  # of what a batch takes: a longer wait for company costs more than the company saves
 
 Request = TypeVar("Request", bound=PlanRequest | SegmentRequest)
@@ -58,10 +59,13 @@ class _Waiting(Generic[Request, Reply]):
 class _Queue(Generic[Request, Reply]):
     """Requests of one kind, and what answers them."""
 
-    def __init__(self, answer: Callable[[list[Request]], list[Reply]]) -> None:
+    def __init__(self, answer: Callable[[list[Request]], list[Reply]], sizes: Sequence[int] = ()) -> None:
+        """`sizes`, ascending: other batches cost as much as the next of them."""
         self.answer = answer
         self.cost_s: float | None = None  # what the last batch took
         self.waiting: deque[_Waiting[Request, Reply]] = deque()
+        self._sizes = sizes
+        self._costs_s: dict[int, float] = {}  # by size, what a batch takes of late
 
     def due(self, max_batch_size: int, max_wait_s: float) -> float:
         """The instant at which a batch may go: now (0) if full, else when its oldest request has waited enough."""
@@ -71,6 +75,24 @@ class _Queue(Generic[Request, Reply]):
             return float("inf")
         worth_s = max_wait_s if self.cost_s is None else _WORTH_WAITING * self.cost_s
         return self.waiting[0].since + min(max_wait_s, worth_s)
+
+    def worth_taking(self, most: int) -> int:
+        """How many go together: all that wait, or only as many as fill a size, if that answers more a second."""
+        count = min(len(self.waiting), most)
+        full = max((size for size in self._sizes if size <= count), default=count)
+        cost_s, full_cost_s = self._costs_s.get(self._padded(count)), self._costs_s.get(full)
+        if cost_s is None or full_cost_s is None:
+            return count
+        return full if full / full_cost_s > count / cost_s else count
+
+    def note_cost(self, count: int, seconds: float) -> None:
+        """What a batch of `count` took."""
+        size, self.cost_s = self._padded(count), seconds
+        known = self._costs_s.get(size, seconds)
+        self._costs_s[size] = known + _RECENT * (seconds - known)
+
+    def _padded(self, count: int) -> int:
+        return next((size for size in self._sizes if size >= count), count)
 
     def take(self, most: int) -> list[_Waiting[Request, Reply]]:
         """The oldest requests; those that must be alone come last, one by one."""
@@ -104,8 +126,9 @@ class _Queue(Generic[Request, Reply]):
             replies = self.answer([item.request for item in batch])
             if len(replies) != len(batch):
                 raise ValueError(f"{len(replies)} replies to {len(batch)} requests")
-            self.cost_s = time.perf_counter() - began
-            timings = [Timing(began - item.since, self.cost_s, len(batch)) for item in batch]
+            took_s = time.perf_counter() - began
+            self.note_cost(len(batch), took_s)
+            timings = [Timing(began - item.since, took_s, len(batch)) for item in batch]
             timed = [dataclasses.replace(reply, timing=timing) for reply, timing in zip(replies, timings, strict=True)]
         except Exception as error:  # whatever a policy raises belongs to its requests, never to the actor
             return _failure(error)
@@ -124,8 +147,8 @@ class Batcher:
     def __init__(self, policy: Policy, max_batch_size: int, max_wait_s: float) -> None:
         self._size, self._wait_s = max_batch_size, max_wait_s
         self._prepare: Callable[[Any], Any] | None = getattr(policy, "prepare", None)
-        self._plans: _Queue[PlanRequest, PlanReply] = _Queue(policy.plan)
-        self._acts: _Queue[SegmentRequest, SegmentReply] = _Queue(policy.act)
+        self._plans: _Queue[PlanRequest, PlanReply] = _Queue(policy.plan, getattr(policy, "plan_sizes", ()))
+        self._acts: _Queue[SegmentRequest, SegmentReply] = _Queue(policy.act, getattr(policy, "segment_sizes", ()))
         self._changed = threading.Condition()
         self._closed = False
         self.busy_s = 0.0  # computing, in all
@@ -205,5 +228,5 @@ class Batcher:
         return plan_may
 
     def _take(self, queue: _Queue[Request, Reply]) -> Callable[[], None]:
-        batch = queue.take(self._size)
+        batch = queue.take(queue.worth_taking(self._size))
         return lambda: queue.run(batch)

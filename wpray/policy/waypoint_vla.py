@@ -1,8 +1,8 @@
 """The Waypoint VLA: a VLM that plans waypoints and an action expert that fills the motion between them.
 
 Nothing of an answer depends on the requests beside it in a batch except the rounding of matrix products, whose order of
-summation follows a batch's shape. With `batching.deterministic` every batch is padded to one fixed shape: the answer to
-a request is then the same to the bit whatever the batch, the order or the replica.
+summation follows a batch's shape. With `batching.deterministic` every batch is cut and padded to one shape: the answer
+to a request is then the same to the bit whatever the batch, the order or the replica.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class WaypointVlaPolicy:
         self._vlm, self._expert, self._scaling = vlm, expert, scaling
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size
-        self._shapes = BatchShapes(largest, config.batching.deterministic)
+        self._shapes = BatchShapes(largest, config.batching.deterministic, gpu=vlm.device.type == "cuda")
+        self.plan_sizes, self.segment_sizes = self._shapes.plan_sizes, self._shapes.segment_sizes
         # Two batches: the one that computes and the one that gathers meanwhile.
         self._staging = Staging(2 * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
@@ -136,13 +137,14 @@ class WaypointVlaPolicy:
         """Runs every batch shape once, the largest first, so that no episode waits for a graph to be captured."""
         prompt = [(0,) * PROMPT_SIZES[0]]  # as short as prompts of known tasks are
         image = self._staging.gather([StagedImages.blank()])
-        for size in self._shapes.plan_sizes:
+        for size in reversed(self._shapes.plan_shapes):
             self._waypoints(image.expand(size, -1, -1, -1, -1), prompt * size)
         dim = self._expert.config.action_dim
-        for size in self._shapes.segment_sizes:
+        for size in reversed(self._shapes.segment_shapes):
             images = image.expand(size, -1, -1, -1, -1)
             ends, noise = np.zeros((size, dim), np.float32), self._empty_noise(size)
             self._flow(images, prompt * size, ends, ends, np.ones(size, np.int64), noise)
+        torch.cuda.empty_cache()  # what the runs before the captures took
 
     def _waypoints(self, images: torch.Tensor, prompts: Sequence[TokenIds]) -> tuple[IntArray, IntArray]:
         """Bins (B, M, 8) and durations (B, M)."""
