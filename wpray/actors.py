@@ -29,6 +29,7 @@ from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.scheduler import Assignment
 from wpray.transport import Address, PolicyServer, RemotePolicy
 
+_NICENESS = 5  # of env actors
 _LOOK_AGAIN_S = 60.0  # how long an env actor keeps its replica before it looks for a less loaded one
 
 
@@ -147,6 +148,8 @@ class EnvShell:
     """Holds one environment in a process of its own; dies alone."""
 
     def __init__(self, name: str, context: RunContext, replicas: list[Any]) -> None:
+        # A policy that waits for a core keeps its GPU and every environment waiting; an environment only itself.
+        os.nice(_NICENESS)
         self._name, self._context, self._replicas = name, context, Replicas(name, replicas)
         self._since = self._looked = time.monotonic()
         self._seen = 0  # replicas that had become ready when it last looked for a less loaded one

@@ -147,7 +147,7 @@ class BatchingConfig(_Group):
     )
     max_wait_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
     deterministic: bool = Field(
-        False, description="make the arithmetic independent of a batch's size and composition (fixed shapes)"
+        False, description="answers do not depend on a batch's size and composition, to the bit (fixed shapes)"
     )
 
 
