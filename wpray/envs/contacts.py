@@ -16,7 +16,7 @@ class Contacts:
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self._model, self._data = model, data
-        self._masks: dict[tuple[str, ...], NDArray[np.bool_]] = {}
+        self._masks: dict[Any, NDArray[np.bool_]] = {}
 
     def between(self, first: GeomGroup, second: GeomGroup | None) -> bool:
         """Whether any geom of `first` touches one of `second`, or anything if that is None."""
@@ -31,13 +31,14 @@ class Contacts:
         return bool(((of_first[a] & of_second[b]) | (of_second[a] & of_first[b])).any())
 
     def _mask(self, group: GeomGroup) -> NDArray[np.bool_]:
-        names = _names(group)
-        if names not in self._masks:
-            ids = [mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_GEOM, name) for name in names]
+        # A robosuite model makes its geoms' names anew whenever it is asked.
+        key = tuple(group) if isinstance(group, list | set) else group
+        if key not in self._masks:
+            ids = [mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_GEOM, name) for name in _names(group)]
             mask = np.zeros(self._model.ngeom, dtype=bool)
             mask[[number for number in ids if number >= 0]] = True
-            self._masks[names] = mask
-        return self._masks[names]
+            self._masks[key] = mask
+        return self._masks[key]
 
 
 def _names(group: GeomGroup) -> tuple[str, ...]:
