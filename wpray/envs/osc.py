@@ -6,12 +6,14 @@ another order, so every matrix here is laid out as the stock controller lays it 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from wpray.envs.osc_math import gather, gripper_substep, osc_substep
+from wpray.envs.opspace import same_bits
+from wpray.envs.osc_math import Arm, act, compiled_dot, run, sense
 from wpray.types import FloatArray, IntArray
 
 _GRIPPER_SIGNS = np.array([-1.0, 1.0])
@@ -41,7 +43,7 @@ def _inertia_index(model: mujoco.MjModel, dofs: IntArray) -> IntArray:
 
 
 class OscController:
-    """Joint torques and gripper commands for one arm, computed as robosuite 1.4 computes them.
+    """Joint torques and gripper commands for one arm, computed as robosuite 1.4 computes them, and the physics between.
 
     Made anew after every reset: robosuite replaces its controller then, and the first substep still uses the state
     that the replaced controller read at the reset pose.
@@ -54,114 +56,112 @@ class OscController:
         fixed = controller.impedance_mode == "fixed" and controller.uncoupling
         if controller.interpolator_pos is not None or controller.interpolator_ori is not None or not fixed:
             raise RuntimeError("only robosuite's default OSC_POSE controller is reproduced")
-        self._model, self._data = sim.model._model, sim.data._data
-        self._site = sim.model.site_name2id(controller.eef_name)
-        self._bind_arm(robot, controller)
-        self._bind_gripper(robot.gripper, sim)
+        self._model, self._data = sim.model._model, sim.data._data  # alive as long as their addresses are used
+        self._gripper = robot.gripper
+        site = sim.model.site_name2id(controller.eef_name)
+        parts = {**self._buffers(), **self._seen(site), **self._driven(robot, sim)}
+        self._arm = Arm(model=self._model._address, data=self._data._address, site=site, **parts)
 
-    def _bind_arm(self, robot: Any, controller: Any) -> None:
-        data, nv = self._data, self._model.nv
-        self._qpos = data.qpos[_as_slice(np.array(controller.qpos_index))]
+    def _seen(self, site: int) -> dict[str, Any]:
+        data, controller = self._data, self._stock
         dofs = np.array(controller.qvel_index)
-        self._joints = _as_slice(dofs)
-        self._qvel_all, self._qvel = data.qvel, data.qvel[self._joints]
-        self._bias = data.qfrc_bias[self._joints]
-        self._arm_ctrl = data.ctrl[_as_slice(np.array(robot._ref_joint_actuator_indexes))]
-        self._eef_pos = data.site_xpos[self._site]
-        self._eef_ori = data.site_xmat[self._site].reshape(3, 3)
-        self._jac_pos, self._jac_ori = np.zeros((3, nv)), np.zeros((3, nv))
-        self._dofs, self._mass_index = dofs, _inertia_index(self._model, dofs)
-        self._inertia = data.qM
-        dof = len(controller.qpos_index)
-        self._j_pos = np.empty((3, dof), order=_order(controller.J_pos))
-        self._j_ori = np.empty((3, dof), order=_order(controller.J_ori))
-        self._j = np.empty((6, dof), order=_order(controller.J_full))
-        self._mass = np.empty((dof, dof), order=_order(controller.mass_matrix))
-        self._gains = np.array([controller.kp, controller.kd])
-        self._initial_joint = controller.initial_joint
-        self._limits = np.array(robot.torque_limits)
+        joints = _as_slice(dofs)
+        return {
+            "dofs": dofs,
+            "pos": data.site_xpos[site],
+            "ori": data.site_xmat[site].reshape(3, 3),
+            "joint_pos": data.qpos[_as_slice(np.array(controller.qpos_index))],
+            "joint_vel": data.qvel[joints],
+            "bias": data.qfrc_bias[joints],
+            "qvel": data.qvel,
+            "inertia": data.qM,
+            "inertia_index": _inertia_index(self._model, dofs),
+        }
 
-    def _bind_gripper(self, gripper: Any, sim: Any) -> None:
-        actuators = np.array([sim.model.actuator_name2id(name) for name in gripper.actuators])
-        limits = self._model.actuator_ctrlrange[actuators]
-        self._gripper = gripper
-        self._gripper_ctrl = self._data.ctrl[_as_slice(actuators)]
-        self._gripper_scale = np.array([0.5 * (limits[:, 1] + limits[:, 0]), 0.5 * (limits[:, 1] - limits[:, 0])])
-        self._gripper_state = np.zeros(len(actuators))
+    def _buffers(self) -> dict[str, Any]:
+        controller, nv, dof = self._stock, self._model.nv, len(self._stock.qpos_index)
+        return {
+            "site_jac_pos": np.zeros((3, nv)),
+            "site_jac_ori": np.zeros((3, nv)),
+            "vel_pos": np.zeros(3),
+            "vel_ori": np.zeros(3),
+            "mass": np.empty((dof, dof), order=_order(controller.mass_matrix)),
+            "jac": np.empty((6, dof), order=_order(controller.J_full)),
+            "jac_pos": np.empty((3, dof), order=_order(controller.J_pos)),
+            "jac_ori": np.empty((3, dof), order=_order(controller.J_ori)),
+            "goal_pos": np.zeros(3),
+            "goal_ori": np.zeros((3, 3)),
+        }
 
-    def begin(self, action: FloatArray) -> bool:
-        """Takes a new action (7,) at a control step's first substep; returns whether the state was read anew.
+    def _driven(self, robot: Any, sim: Any) -> dict[str, Any]:
+        actuators = np.array([sim.model.actuator_name2id(name) for name in robot.gripper.actuators])
+        low, high = self._model.actuator_ctrlrange[actuators].T
+        return {
+            "gains": np.array([self._stock.kp, self._stock.kd]),
+            "initial_joint": self._stock.initial_joint,
+            "limits": np.array(robot.torque_limits),
+            "ctrl": self._data.ctrl[_as_slice(np.array(robot._ref_joint_actuator_indexes))],
+            "gripper": np.zeros(len(actuators)),
+            "gripper_change": np.zeros(len(actuators)),
+            "gripper_scale": np.array([0.5 * (high + low), 0.5 * (high - low)]),
+            "gripper_ctrl": self._data.ctrl[_as_slice(actuators)],
+        }
 
-        Right after a reset it was not: stock then computes the first torques from the reset pose.
+    def begin(self, action: FloatArray) -> None:
+        """Runs the first substep of a control step with a new action (7,).
+
+        Right after a reset stock does not read the arm's state: it computes the first torques from the reset pose.
         """
-        stock = self._stock
+        stock, arm = self._stock, self._arm
         fresh = bool(stock.new_update)
+        self._sense(again=fresh)
         if fresh:
-            self._read_state()
-            stock.ee_pos, stock.ee_ori_mat = np.array(self._eef_pos), np.array(self._eef_ori)
-            stock.ee_pos_vel, stock.ee_ori_vel = self._vel_pos, self._vel_ori
+            stock.ee_pos, stock.ee_ori_mat = np.array(arm.pos), np.array(arm.ori)
             stock.new_update = False
-        else:
-            self._take_stock_state()
         stock.set_goal(action[: stock.control_dim])
-        self._goal_pos, self._goal_ori = stock.goal_pos, stock.goal_ori
-        gripper = self._gripper
-        self._gripper_step = _GRIPPER_SIGNS * gripper.speed * np.sign(action[stock.control_dim :])
-        return fresh
+        arm.goal_pos[:], arm.goal_ori[:] = stock.goal_pos, stock.goal_ori
+        arm.gripper_change[:] = _GRIPPER_SIGNS * self._gripper.speed * np.sign(action[stock.control_dim :])
+        act(arm if fresh else self._at_reset(), fresh, same_bits())
 
-    def update(self) -> None:
-        """Reads the arm's state, as the substeps after the first do."""
-        self._read_state()
-
-    def apply(self) -> None:
-        """Writes the torques and the gripper command of one substep into the simulator's ctrl."""
-        osc_substep(
-            self._goal_pos,
-            self._goal_ori,
-            self._pos,
-            self._ori,
-            self._vel_pos,
-            self._vel_ori,
-            self._gains,
-            self._mass,
-            self._j,
-            self._j_pos,
-            self._j_ori,
-            self._bias,
-            self._initial_joint,
-            self._q,
-            self._v,
-            self._limits,
-            self._arm_ctrl,
-        )
-        gripper_substep(self._gripper_state, self._gripper_step, self._gripper_scale, self._gripper_ctrl)
+    def run(self, count: int) -> None:
+        """Runs `count` substeps more."""
+        if _same_dot(self._model.nv):
+            run(self._arm, count, same_bits())
+            return
+        for _ in range(count):
+            self._sense(again=True)
+            act(self._arm, True, same_bits())
 
     def end(self) -> None:
         """Closes the control step."""
         self._stock.new_update = True
 
-    def _read_state(self) -> None:
-        mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
-        gather(
-            self._jac_pos,
-            self._jac_ori,
-            self._inertia,
-            self._mass_index,
-            self._dofs,
-            self._j,
-            self._j_pos,
-            self._j_ori,
-            self._mass,
-        )
-        self._pos, self._ori = self._eef_pos, self._eef_ori
-        self._vel_pos = np.dot(self._jac_pos, self._qvel_all)
-        self._vel_ori = np.dot(self._jac_ori, self._qvel_all)
-        self._q, self._v = self._qpos, self._qvel
+    def _sense(self, again: bool) -> None:
+        arm = self._arm
+        sense(arm, again)
+        np.dot(arm.site_jac_pos, arm.qvel, arm.vel_pos)
+        np.dot(arm.site_jac_ori, arm.qvel, arm.vel_ori)
 
-    def _take_stock_state(self) -> None:
-        stock = self._stock
-        self._pos, self._ori = stock.ee_pos, stock.ee_ori_mat
-        self._vel_pos, self._vel_ori = stock.ee_pos_vel, stock.ee_ori_vel
-        self._j_pos[:], self._j_ori[:] = stock.J_pos, stock.J_ori
-        self._j[:], self._mass[:] = stock.J_full, stock.mass_matrix
-        self._q, self._v = stock.joint_pos, stock.joint_vel
+    def _at_reset(self) -> Arm:
+        stock, arm = self._stock, self._arm
+        arm.jac_pos[:], arm.jac_ori[:], arm.jac[:] = stock.J_pos, stock.J_ori, stock.J_full
+        arm.mass[:] = stock.mass_matrix
+        arm.vel_pos[:], arm.vel_ori[:] = stock.ee_pos_vel, stock.ee_ori_vel
+        return arm._replace(
+            pos=stock.ee_pos, ori=stock.ee_ori_mat, joint_pos=stock.joint_pos, joint_vel=stock.joint_vel
+        )
+
+
+@functools.cache
+def _same_dot(nv: int) -> bool:
+    """Whether compiled code multiplies (3, nv) with (nv,) as numpy does, to the bit: numba's BLAS is SciPy's.
+
+    If not, the substeps go through Python, which asks numpy as stock does.
+    """
+    random, out = np.random.default_rng(0), np.empty(3)
+    for _ in range(100):
+        matrix, vector = random.normal(size=(3, nv)), random.normal(size=nv)
+        compiled_dot(matrix, vector, out)
+        if not np.array_equal(out, np.dot(matrix, vector)):
+            return False
+    return True

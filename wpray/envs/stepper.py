@@ -7,9 +7,10 @@ numbers again: the first `forward` is `mj_step1` and what follows the velocity s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from wpray.envs.clock import ObservableClock
@@ -17,7 +18,6 @@ from wpray.envs.osc import OscController
 from wpray.types import FloatArray
 
 _READING = frozenset({"on", "in", "up", "open", "close"})  # predicates that change nothing when evaluated
-_AFTER_VELOCITY = int(mujoco.mjtStage.mjSTAGE_VEL)
 
 
 class Sample:
@@ -49,7 +49,7 @@ class Stepper:
     def __init__(self, env: Any) -> None:
         """`env` has just been reset: its observables have had one forced update."""
         self._env = env
-        self._model, self._data = env.sim.model._model, env.sim.data._data
+        self._data = env.sim.data._data
         self._substeps = int(env.control_timestep / env.model_timestep)
         self._osc = OscController(env)
         period = next(iter(env._observables.values()))._sampling_timestep
@@ -71,25 +71,20 @@ class Stepper:
 
     def step(self, action: FloatArray) -> bool:
         """One control step of `action` (7,); returns LIBERO's `done`: whether the goal holds."""
-        model, data, osc, clock, sample = self._model, self._data, self._osc, self._clock, self.sample
-        for substep in range(self._substeps):
-            mujoco.mj_step1(model, data)
-            mujoco.mj_forwardSkip(model, data, _AFTER_VELOCITY, 1)
-            if substep == 0:
-                if osc.begin(action):
-                    mujoco.mj_fwdConstraint(model, data)
-            else:
-                mujoco.mj_fwdConstraint(model, data)
-                osc.update()
-            osc.apply()
-            samples = clock.tick()
-            if samples:
-                sample.entry_qpos[:] = data.qpos
-            mujoco.mj_step2(model, data)
-            if samples:
-                sample.take()
+        osc = self._osc
+        samples, *later = [self._clock.tick() for _ in range(self._substeps)]
+        self._run(samples, osc.begin, action)
+        for samples, substeps in groupby(later):
+            self._run(samples, osc.run, len(list(substeps)))
         osc.end()
         return self._finish()
+
+    def _run(self, samples: bool, substeps: Callable[[Any], None], given: Any) -> None:
+        if samples:
+            self.sample.entry_qpos[:] = self._data.qpos
+        substeps(given)
+        if samples:
+            self.sample.take()
 
     def _finish(self) -> bool:
         """What stock does after the substeps: it evaluates the goal twice, which matters where that switches lamps."""
