@@ -72,7 +72,7 @@ ALLOWED = {
     "video.render": {"types", "errors", "config", "cluster_setup", "results", "video"},
     "video.options": {"config", "config_cli", "results"},
     "rlds": {"types", "errors"},
-    "dataset_stats": {"types", "errors", "rlds", "results.writer", "config_cli", "command"},
+    "dataset_stats": {"types", "errors", "rlds", "results.atomic", "config_cli", "command"},
 }
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "evaluation", "machine", "plan_run", "doctor", "bench", "jobs.remote"}

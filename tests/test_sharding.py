@@ -83,11 +83,11 @@ class Workers:
             result = run_trial(self._envs[assignment.worker], self._policy, assignment.trial, settings)
         except InterruptedAttemptError:
             return False
-        self._folder.write_episode(encode_episode(result, _context(assignment), "full"))
+        self._folder.write_episodes(encode_episode(result, _context(assignment), "full"))
         return True
 
     def give_up(self, assignment: Assignment) -> None:
-        self._folder.write_episode(_error(assignment))
+        self._folder.write_episodes(_error(assignment))
 
 
 def _context(assignment: Assignment) -> EpisodeContext:

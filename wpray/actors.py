@@ -7,7 +7,7 @@ import platform
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -168,12 +168,14 @@ class EnvShell:
         self._policy = RemotePolicy(policy_spec(config), self._replicas.find, self._context.key, self._alive)
         return _this_host(renderer)
 
-    @ray.method(concurrency_group="work")
-    def run(self, assignment: Assignment, replicas_ready: int) -> Attempt:
+    @ray.method(concurrency_group="work", enable_task_events=False)  # the driver would tell Ray of each episode thrice
+    def run(self, work: tuple[Sequence[Any], int]) -> Attempt:
         """Runs one attempt; an exception of the policy or the environment becomes an error row.
 
-        `replicas_ready`: how often a policy replica has become ready in this run.
+        `work`: an `Assignment.plain()`, and how often a policy replica has become ready in this run; one argument,
+        for each has its price.
         """
+        assignment, replicas_ready = Assignment.of(work[0]), work[1]
         self._working = True
         self._alive()
         self._spread_load(replicas_ready)
@@ -246,7 +248,8 @@ _remote: Any = ray.remote  # its stubs know only some of its options
 # A call that a dying replica had in hand is not repeated by Ray: whoever asked asks again, perhaps another replica.
 PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=6)(PolicyShell)
 # An env actor that dies is replaced by a new one, not restarted: the driver must know, for its trial in hand is lost.
-EnvActor = _remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})(EnvShell)
+as_actor: Any = _remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})
+EnvActor = as_actor(EnvShell)
 
 
 def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, name: str = "") -> str | None:

@@ -24,7 +24,7 @@ from wpray import rlds
 from wpray.command import run_command
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
-from wpray.results.writer import DiskFullError, write_atomic
+from wpray.results.atomic import DiskFullError, write_atomic
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
 _PERCENTILES = {"q01": 1, "q99": 99}

@@ -20,13 +20,14 @@ from wpray.results.writer import RunFolder
 from wpray.types import Trial
 
 _LOG = logging.getLogger("wpray")
+_BEFORE = "lines_before"  # attribute of a record: lines for run.log alone
 
 
 @contextlib.contextmanager
 def logging_to(path: Path, console: Console) -> Iterator[None]:
     """Sends the project's log lines to run.log, and warnings (all lines, if not a terminal) to the console."""
     file = _LogFile(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    file.setFormatter(_Lines())
     screen = _ConsoleHandler(console)
     screen.setLevel(logging.WARNING if console.is_terminal else logging.INFO)
     before = _LOG.level, _LOG.propagate
@@ -61,6 +62,7 @@ class RunDisplay:
         self._began = time.monotonic()
         self._first = tally.done
         self._env_busy_s, self._policy_busy_s, self._num_workers = 0.0, 0.0, 0
+        self._is_live = console.is_terminal  # asked once: it looks at the environment
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -76,21 +78,21 @@ class RunDisplay:
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render, transient=True)
 
     def __enter__(self) -> RunDisplay:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.stop()
 
     def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
         """Logs an episode's line, its replans before it."""
         self._env_busy_s += episode.utilisation[0]
-        self._progress.update(self._bar, completed=self._tally.done)
-        for line in episode.replans:
-            _LOG.debug("%s %s", trial.label, line)
-        _LOG.info(episode_line(trial, episode))
+        if self._is_live:
+            self._progress.update(self._bar, completed=self._tally.done)
+        replans = [f"{trial.label} {line}" for line in episode.replans]
+        _LOG.info(episode_line(trial, episode), extra={_BEFORE: replans})
 
     def tick(self, policy_busy_s: float, num_workers: int) -> None:
         """Notes how long the policies have computed, and how many env actors there are."""
@@ -149,6 +151,17 @@ def print_summary(console: Console, tally: Tally, folder: RunFolder, report: Pat
     console.print(f'Query them: duckdb -c "{query}"', highlight=False, soft_wrap=True, markup=False)
 
 
+class _Lines(logging.Formatter):
+    """A record as a line with its time, those that come with it before it: one record an episode."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        before: list[str] = getattr(record, _BEFORE, [])
+        return "".join(f"{record.asctime} {line}\n" for line in before) + super().formatMessage(record)
+
+
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """A line that a full disk does not take is on the console: no traceback for it, and the run goes on."""
@@ -157,12 +170,12 @@ class _LogFile(logging.FileHandler):
 class _ConsoleHandler(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
-        self._console = console
+        self._console, self._is_terminal = console, console.is_terminal
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
         with contextlib.suppress(OSError):  # a full disk or a closed pipe must not end the run; run.log has the line
-            if self._console.is_terminal:
+            if self._is_terminal:
                 self._console.print(record.getMessage(), style=style, highlight=False, markup=False, soft_wrap=True)
             else:  # nothing to lay out: a line for each episode
                 self._console.file.write(record.getMessage() + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from wpray.actors import Attempt, Host, RunContext, lost_row
@@ -13,7 +13,7 @@ from wpray.cluster_setup import env_actors_that_fit
 from wpray.errors import BadInputError
 from wpray.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
 from wpray.pool import Pool
-from wpray.recorder import Recorder, Watcher
+from wpray.recorder import Recorder, Row, Watcher
 from wpray.replicas import Replicas
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
@@ -25,6 +25,8 @@ from wpray.types import Trial
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
+_GATHER_S = 0.2  # rows are written together, for that costs less: a kill then costs no more than the trials in hand
+TOGETHER = 32  # rows at most: an episode takes some 0.3 MB
 _COUNT_NODES_S = 15.0
 _SHRUNK_S = 60.0  # with the env actors that are left, before more are tried again
 _FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
@@ -38,11 +40,21 @@ class Crew:
     replicas: Replicas
     pool: Pool
 
-    def next_event(self) -> Event | None:
-        """The next event; hung actors are found on the way."""
-        if not self.events.empty:  # first: it may hold the sign of life that a check would miss
-            return self.events.next(0)
-        return self.pool.check() or self.replicas.check() or self.events.next(_TICK_S)
+    def next_events(self, timeout_s: float) -> Iterator[Event]:
+        """What has happened, each made an event once the one before it is dealt with; waits for the first.
+
+        Hung actors are found on the way.
+        """
+        if self.events.empty:  # else it may hold the sign of life that a check would miss
+            event = self.pool.check() or self.replicas.check() or self.events.next(timeout_s)
+            if event is not None:
+                yield event
+        for _ in range(TOGETHER):
+            if self.events.empty:
+                return
+            event = self.events.next(0)
+            if event is not None:
+                yield event
 
     def close(self) -> None:
         """Ends every actor."""
@@ -71,9 +83,10 @@ class Driver:
         self._context, self._crew, self._pool = context, crew, crew.pool
         self._recorder, self._watcher = Recorder(context.config, folder, tally, watcher), watcher
         self._policy_errors = PolicyErrors()
+        self._rows: list[Row] = []  # still to be written
         self._idle: list[str] = []
         self._size = self._wanted = 0  # env actors, now and when nothing is wrong
-        self._grow_at = math.inf
+        self._grow_at = self._gather_until = math.inf
         self._failed_starts = 0
         self._blamed: set[str] = set()  # lives of policy replicas that were ended for an error
         self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
@@ -95,11 +108,19 @@ class Driver:
         Raises BadInputError if no actor can start for a reason that the user can mend.
         """
         self._scheduler, self._size, self._wanted = scheduler, num_workers, num_workers
-        while not scheduler.finished or self._wait_for_hashes():
+        try:
+            self._loop()
+        finally:
+            self._record()
+
+    def _loop(self) -> None:
+        while not self._scheduler.finished or self._wait_for_hashes():
             self._staff()
             self._hand_out()
-            event = self._crew.next_event()
-            if event is not None:
+            left_s = self._gather_until - time.monotonic()
+            if len(self._rows) >= TOGETHER or left_s <= 0:
+                self._record()  # nobody idles while the driver waits for the disk
+            for event in self._crew.next_events(max(0.0, min(_TICK_S, left_s))):
                 self._handle(event)
             if self.stop is not None:
                 if self.stop.at_once:
@@ -175,7 +196,7 @@ class Driver:
     def _succeeded(self, event: Finished) -> None:
         self._idle.append(event.assignment.worker)
         if self._scheduler.done(event.assignment):  # else a late result of an attempt already given up
-            self._write(event.assignment.trial, event.attempt.episode)
+            self._keep(event.assignment.trial, event.attempt.episode)
 
     def _failed(self, event: Finished) -> None:
         """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one."""
@@ -231,9 +252,16 @@ class Driver:
             self._scheduler.done(assignment)
         elif self._scheduler.failed(assignment):
             return
-        self._write(assignment.trial, error_row)
+        self._keep(assignment.trial, error_row)
 
-    def _write(self, trial: Trial, episode: EncodedEpisode) -> None:
-        stop = self._recorder.keep(trial, episode, lambda: self.stop is not None)
+    def _keep(self, trial: Trial, episode: EncodedEpisode) -> None:
+        if not self._rows:
+            self._gather_until = time.monotonic() + _GATHER_S
+        self._rows.append((trial, episode))
+
+    def _record(self) -> None:
+        """Writes and counts the rows that have come; may wait for the disk."""
+        rows, self._rows, self._gather_until = self._rows, [], math.inf
+        stop = self._recorder.keep(rows, lambda: self.stop is not None) if rows else None
         if stop is not None:
             self.request_stop(stop)

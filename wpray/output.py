@@ -15,8 +15,9 @@ from wpray import provenance
 from wpray.actors import Host
 from wpray.config import Config, fingerprint, outcome_fields
 from wpray.errors import BadInputError
+from wpray.results.atomic import DiskFullError
 from wpray.results.mirrored import MirroredFolder
-from wpray.results.writer import DiskFullError, RunFolder, safe_name
+from wpray.results.writer import RunFolder, safe_name
 from wpray.storage.url import place_of
 
 _ROOT = Path("runs")

@@ -31,6 +31,8 @@ class _Worker:
 class Pool:
     """Env actors by name. Not thread-safe."""
 
+    kind: Any = EnvActor
+
     def __init__(self, context: RunContext, replicas: list[Any], events: EventQueue) -> None:
         self._context, self._replicas, self._events = context, replicas, events
         self._workers: dict[str, _Worker] = {}
@@ -47,7 +49,7 @@ class Pool:
         """Starts one env actor; a Ready or a Lost event follows."""
         config = self._context.config
         name = f"env-{next(self._numbers)}"
-        handle = EnvActor.options(
+        handle = self.kind.options(
             num_cpus=config.ray.env_cpus,
             memory=env_memory(config),
             **demands(config.ray.env_resources),
@@ -61,7 +63,8 @@ class Pool:
         """Gives an idle worker an attempt; a Finished or a Lost event follows."""
         worker = self._workers[assignment.worker]
         worker.busy, worker.sign_of_life, worker.asked = True, time.monotonic(), None
-        self._events.watch(worker.handle.run.remote(assignment, self.replicas_ready), partial(self._ran, assignment))
+        work = [assignment.plain(), self.replicas_ready]
+        self._events.watch(worker.handle.run.remote(work), partial(self._ran, assignment))
 
     def retire(self, name: str) -> None:
         """Ends an idle env actor whose process is not to be trusted any more; no event follows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from wpray.config import Config
@@ -18,6 +18,8 @@ from wpray.types import Trial
 _LOG = logging.getLogger(__name__)
 _PAUSE_S = 5.0  # while a row cannot be kept
 _PATIENCE_S = 600.0
+
+Row = tuple[Trial, EncodedEpisode]
 
 
 class Watcher(Protocol):
@@ -38,12 +40,29 @@ class Recorder:
         self._errors = ErrorBook(config.retry.max_error_share)
         self._rows = 0  # of this run, which may go on where another stopped
 
-    def keep(self, trial: Trial, episode: EncodedEpisode, stopping: Callable[[], bool]) -> Stop | None:
-        """Returns why the run must or may stop after this row, if it must or may.
+    def keep(self, rows: Sequence[Row], stopping: Callable[[], bool]) -> Stop | None:
+        """Returns why the run must or may stop after these rows, if it must or may.
 
-        Waits while there is no room for it, unless `stopping`; raises RunStoppedError if it cannot be kept.
+        Waits while there is no room for one, unless `stopping`; raises RunStoppedError if one cannot be kept.
         """
-        self._write_when_possible(episode, stopping)
+        stop = None
+        for group in self._written(rows, stopping):
+            for trial, episode in group:
+                stop = self._count(trial, episode) or stop
+        return stop
+
+    def _written(self, rows: Sequence[Row], stopping: Callable[[], bool]) -> Iterator[Sequence[Row]]:
+        """The rows as they are written: together, for then they share syncs, but one by one where room is scarce."""
+        try:
+            self._folder.write_episodes(*(episode for _, episode in rows))
+        except PausedError:
+            for row in rows:
+                self._write_when_possible(row[1], stopping)
+                yield [row]
+        else:
+            yield rows
+
+    def _count(self, trial: Trial, episode: EncodedEpisode) -> Stop | None:
         self._rows += 1
         self._tally.add(trial.key, episode.status, episode.num_steps)
         self._watcher.episode(trial, episode)
@@ -59,7 +78,7 @@ class Recorder:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                self._folder.write_episode(episode)
+                self._folder.write_episodes(episode)
                 return
             except PausedError as error:
                 if stopping() or time.monotonic() > deadline:

@@ -9,10 +9,11 @@ Every trial ends exactly once: in a result, or, after too many lost attempts, as
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from wpray.types import TaskKey, Trial, TrialKey
+from wpray.types import Task, TaskKey, Trial, TrialKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,18 @@ class Assignment:
     trial: Trial
     attempt: int  # from 1
     worker: str
+
+    def plain(self) -> list[Any]:
+        """Its values, as a call carries them: Ray would pickle the object in Python, at as much CPU as all the rest."""
+        trial, task = self.trial, self.trial.task
+        about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
+        return [about, trial.trial, trial.seed, self.attempt, self.worker]
+
+    @classmethod
+    def of(cls, plain: Sequence[Any]) -> Assignment:
+        """The assignment that `plain` was made of."""
+        about, trial, seed, attempt, worker = plain
+        return cls(Trial(Task(*about), trial, seed), attempt, worker)
 
 
 class Scheduler:

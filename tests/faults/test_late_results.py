@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,8 +42,8 @@ class Stage:
     submitted: list[Assignment] = field(default_factory=list)
     written: list[EncodedEpisode] = field(default_factory=list)
 
-    def next_event(self) -> Event:
-        return self.script.pop(0)
+    def next_events(self, _: float) -> Iterator[Event]:
+        yield self.script.pop(0)
 
     def start(self) -> None:
         self.size += 1
@@ -57,8 +57,8 @@ class Stage:
     def restart(self, number: int) -> None:
         self.restarted.append(number)
 
-    def write_episode(self, episode: EncodedEpisode) -> None:
-        self.written.append(episode)
+    def write_episodes(self, *episodes: EncodedEpisode) -> None:
+        self.written += episodes
 
 
 def _play(
@@ -66,14 +66,16 @@ def _play(
     trials: Sequence[Trial] = (TRIAL,),
     workers: int = 1,
     note_files: Callable[[Stage, dict[str, str]], None] | None = None,
+    verify: bool = True,
+    kind: type[Stage] = Stage,
 ) -> tuple[Stage, Driver]:
-    stage = Stage([*script])
-    crew = SimpleNamespace(pool=stage, replicas=stage, next_event=stage.next_event)
+    stage = kind([*script])
+    crew = SimpleNamespace(pool=stage, replicas=stage, next_events=stage.next_events)
     watcher = SimpleNamespace(episode=lambda *_: None, tick=lambda *_: None)
     tally = Tally.planned([(TASK, len(trials))])
     context = RunContext("run", Config(task_suite="fake"), b"key")
     folder = cast(RunFolder, stage)
-    verify = note_files is not None
+    verify = verify and note_files is not None
     note = partial(note_files, stage) if note_files else lambda _: None
     driver = Driver(context, cast(Crew, crew), folder, tally, cast(Any, watcher), note, verify)
     driver.run(Scheduler(trials, max_attempts=3), workers)
@@ -171,3 +173,37 @@ def test_what_the_policy_was_loaded_from_is_known_after_a_kill(tmp_path: Path) -
     again.add_files({"model": "one"})
     with pytest.raises(BadInputError, match="statistics has changed since the run"):
         again.add_files({"statistics": "three"})
+
+
+def test_an_idle_env_actor_has_its_next_trial_before_the_disk_is_waited_for() -> None:
+    trials = [Trial(TASK, number, 0) for number in range(40)]
+    at_hand: list[int] = []  # trials handed out when rows were written
+
+    class Slow(Stage):
+        def write_episodes(self, *episodes: EncodedEpisode) -> None:
+            at_hand.append(len(self.submitted))
+            super().write_episodes(*episodes)
+
+    done = [Finished(Assignment(trial, 1, "env-0"), Attempt(_episode(trial))) for trial in trials]
+    stage, _ = _play([*POLICY, Ready("env-0", HOST), *done], trials, kind=Slow)
+    assert [episode.key for episode in stage.written] == [trial.key for trial in trials]
+    assert at_hand[0] > 1, "the first row was written before the second trial was handed out"
+    assert len(at_hand) < len(trials), "rows that come together are written together"
+
+
+def test_what_has_finished_is_kept_when_bad_input_ends_the_run() -> None:
+    def refuse(_: Stage, hashes: dict[str, str]) -> None:
+        raise BadInputError(f"{hashes} has changed")
+
+    stages: list[Stage] = []
+
+    class Kept(Stage):
+        def __init__(self, script: list[Event]) -> None:
+            super().__init__(script)
+            stages.append(self)
+
+    done = Finished(Assignment(TRIAL, 1, "env-0"), Attempt(good := _episode()))
+    script = [PolicyReady(0, HOST, 0.0), Ready("env-0", HOST), done, PolicyFiles({"model": "other"})]
+    with pytest.raises(BadInputError, match="has changed"):
+        _play(script, (TRIAL, Trial(TASK, 1, 0)), note_files=refuse, verify=False, kind=Kept)
+    assert stages[0].written == [good]

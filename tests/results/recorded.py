@@ -34,7 +34,7 @@ def write_run(
     number = 0
     for task, trials in enumerate(outcomes):
         for trial, success in enumerate(trials):
-            folder.write_episode(
+            folder.write_episodes(
                 _episode(Trial(fake_tasks()[task], trial, changes.get("seed", 0)), success, number, steps, workers)
             )
             number += 1

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import itertools
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.results.encode import EpisodeContext, encode_episode, encode_error, scene_from_metadata
+from wpray.recorder import Recorder
+from wpray.results.atomic import DiskFullError, write_atomic
+from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error, scene_from_metadata
 from wpray.results.merge import merge
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
 from wpray.results.statistics import stratified, wilson
 from wpray.results.summary import Tally, log_lines
-from wpray.results.writer import DiskFullError, Outcome, RunFolder, safe_name, write_atomic
+from wpray.results.writer import Outcome, RunFolder, safe_name
 from wpray.types import (
     Decision,
     EpisodeResult,
@@ -65,8 +73,8 @@ def _folder(path: Path) -> RunFolder:
 def test_tables_hold_one_row_an_episode_and_one_a_decision(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     for trial in (2, 0, 1):
-        folder.write_episode(encode_episode(_result(trial, success=trial != 1), CONTEXT, "full"))
-    folder.write_episode(encode_error(Trial(TASK, 3, 0), CONTEXT, "ValueError", "boom\ntraceback"))
+        folder.write_episodes(encode_episode(_result(trial, success=trial != 1), CONTEXT, "full"))
+    folder.write_episodes(encode_error(Trial(TASK, 3, 0), CONTEXT, "ValueError", "boom\ntraceback"))
     merge(folder)
     episodes, decisions = pq.read_table(tmp_path / "episodes.parquet"), pq.read_table(tmp_path / "decisions.parquet")
     assert episodes.schema.equals(EPISODE_SCHEMA, check_metadata=True)
@@ -98,8 +106,8 @@ def test_a_trajectory_is_exact_small_and_the_same_bytes_every_time(tmp_path: Pat
 def test_resume_keeps_outcomes_tries_errors_again_and_sets_damaged_files_aside(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     for trial in range(4):
-        folder.write_episode(encode_episode(_result(trial), CONTEXT, "light"))
-    folder.write_episode(encode_error(Trial(TASK, 4, 0), CONTEXT, "E", "m"))
+        folder.write_episodes(encode_episode(_result(trial), CONTEXT, "light"))
+    folder.write_episodes(encode_error(Trial(TASK, 4, 0), CONTEXT, "E", "m"))
     truncated = folder.part_path(("libero_object", 3, 1))
     truncated.write_bytes(truncated.read_bytes()[:-20])
     folder.part_path(("libero_object", 3, 2)).write_bytes(b"")
@@ -114,10 +122,10 @@ def test_a_disk_that_is_full_when_tables_are_synced_keeps_the_old_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = _folder(tmp_path)
-    folder.write_episode(encode_episode(_result(0), CONTEXT, "light"))
+    folder.write_episodes(encode_episode(_result(0), CONTEXT, "light"))
     merge(folder)
     before = (tmp_path / "episodes.parquet").read_bytes()
-    folder.write_episode(encode_episode(_result(1), CONTEXT, "light"))
+    folder.write_episodes(encode_episode(_result(1), CONTEXT, "light"))
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -136,7 +144,7 @@ def test_an_error_row_has_no_trajectory_of_an_attempt_whose_driver_was_killed(tm
     killed = encode_episode(_result(0), CONTEXT, "light")
     assert killed.trajectory is not None
     write_atomic(folder.trajectory_path(killed.key), killed.trajectory)  # and then, before its part, kill -9
-    folder.write_episode(encode_error(Trial(TASK, 0, 0), CONTEXT, "E", "m"))
+    folder.write_episodes(encode_error(Trial(TASK, 0, 0), CONTEXT, "E", "m"))
     assert not folder.trajectory_path(killed.key).exists()
 
 
@@ -212,3 +220,99 @@ def test_the_log_ends_as_monitoring_expects() -> None:
     assert log_lines(tally)[0].startswith("Task 3 pick_up_the_soup: 93.33% (28/30)")
     tally.add(("libero_object", 3, 28), "error", 0)
     assert log_lines(tally)[-1] == "Overall success rate: 93.33% (28/30)"
+
+
+class KilledError(BaseException):
+    """Stands for `kill -9`: nothing that cleans up after errors runs."""
+
+
+def _write_until_killed(folder: RunFolder, at: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Writes three episodes together, killed before the system call of that number; False if there are fewer."""
+    calls = itertools.count()
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*args: Any, **options: Any) -> Any:
+            if next(calls) == at:
+                raise KilledError
+            return call(*args, **options)
+
+        return act
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "write", "fsync", "replace", "mkdir"):
+            patch.setattr(os, name, dying(getattr(os, name)))
+        try:
+            folder.write_episodes(*(encode_episode(_result(trial, 20), CONTEXT, "light") for trial in range(3)))
+        except KilledError:
+            return True
+    return False
+
+
+def test_a_kill_while_several_are_written_leaves_each_whole_or_to_be_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {trial: encode_episode(_result(trial, 20), CONTEXT, "light") for trial in range(3)}
+    counts = []
+    for at in itertools.count():
+        folder = _folder(tmp_path / str(at))
+        killed = _write_until_killed(folder, at, monkeypatch)
+        folder.close()
+        folder = _folder(tmp_path / str(at))
+        found = [trial for _, _, trial in folder.finished()]
+        counts.append(len(found))
+        assert not list(folder.path.rglob("*.tmp")) and not list(folder.path.rglob("*.damaged"))
+        for trial in found:
+            assert folder.trajectory_path(whole[trial].key).read_bytes() == whole[trial].trajectory
+            assert folder.part_path(whole[trial].key).read_bytes() == whole[trial].part
+        folder.write_episodes(*(episode for trial, episode in whole.items() if trial not in found))
+        assert len(folder.finished()) == 3
+        if not killed:
+            break
+    assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("loss", ["gone", "of another attempt"])
+def test_a_part_whose_trajectory_a_power_cut_took_is_run_again(tmp_path: Path, loss: str) -> None:
+    """Only the parts' folder is synced: the part tells."""
+    folder = _folder(tmp_path)
+    folder.write_episodes(*(encode_episode(_result(trial), CONTEXT, "light") for trial in range(2)))
+    folder.write_episodes(encode_episode(_result(2), CONTEXT, "none"))
+    lost = folder.trajectory_path(("libero_object", 3, 0))
+    other = encode_episode(dataclasses.replace(_result(0), trajectory=_result(5).trajectory), CONTEXT, "light")
+    lost.unlink() if loss == "gone" else lost.write_bytes(other.trajectory or b"")
+    assert {trial for _, _, trial in folder.finished()} == {1, 2}
+    folder.write_episodes(encode_episode(_result(0), CONTEXT, "light"))
+    assert {trial for _, _, trial in folder.finished()} == {0, 1, 2}
+
+
+def test_rows_that_do_not_fit_together_are_kept_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has room for two of three: those are kept and counted, then the run waits, or stops if it is to."""
+    folder, shown = _folder(tmp_path), []
+    write, room = os.write, [sum(len(e.part) + len(e.trajectory or b"") for e in map(_light, (0, 1)))]
+
+    def little_room(descriptor: int, data: bytes) -> int:
+        if len(data) > room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= len(data)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", little_room)
+    freed, remove = room[0], os.unlink
+
+    def free(path: str) -> None:
+        room[0] = freed
+        remove(path)
+
+    monkeypatch.setattr(os, "unlink", free)
+    tally = Tally.planned([(TASK, 3)])
+    watcher = SimpleNamespace(episode=lambda trial, _: shown.append(trial.trial))
+    recorder = Recorder(Config(task_suite="fake"), folder, tally, cast(Any, watcher))
+    rows = [(Trial(TASK, trial, 0), _light(trial)) for trial in range(3)]
+    with pytest.raises(DiskFullError):
+        recorder.keep(rows, lambda: True)
+    assert shown == [0, 1] and tally.done == 2
+    assert {trial for _, _, trial in folder.finished()} == {0, 1}
+
+
+def _light(trial: int) -> EncodedEpisode:
+    return encode_episode(_result(trial), CONTEXT, "light")

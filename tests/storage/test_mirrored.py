@@ -74,7 +74,7 @@ def _record(folder: MirroredFolder, *outcomes: bool | None, info: dict[str, obje
     """Writes trials 0, 1, ... and ends as a driver does."""
     folder.write_info(info)
     for trial, success in enumerate(outcomes):
-        folder.write_episode(_outcome(trial, success))
+        folder.write_episodes(_outcome(trial, success))
     merge(folder)
     folder.deliver()
     folder.close()
@@ -108,7 +108,7 @@ def test_another_machine_goes_on_with_what_is_finished(opened: Opened, there: St
     for name, data in _files(second.path).items():
         assert (first.path / name).read_bytes() == data
     assert "parts/fake/000_00002.parquet" not in there.sizes(), "the error's trial runs again"
-    second.write_episode(_outcome(2))
+    second.write_episodes(_outcome(2))
     second.close()
     back = opened("one")  # has the error's row still, the store the outcome
     assert _keys(back) == {0, 1, 2}
@@ -138,7 +138,7 @@ def test_what_is_damaged_in_the_store_is_set_aside_and_runs_again(
     assert _keys(folder) == {0, 2}
     part = "parts/fake/000_00001.parquet"
     assert f"{part}.damaged" in there.sizes() and part not in there.sizes()
-    folder.write_episode(_outcome(1, False))
+    folder.write_episodes(_outcome(1, False))
     folder.deliver()
     assert there.read("trajectories/fake_000_00001.parquet") == _outcome(1, False).trajectory
     assert load(str(there.url)).episodes["trial"].to_pylist() == [0, 1, 2]
@@ -215,7 +215,7 @@ def test_readers_see_a_run_under_way_and_then_its_end(opened: Opened, there: Sto
     with pytest.raises(BadInputError, match="no episode has finished yet"):
         load(url)
     for trial in range(3):
-        folder.write_episode(_outcome(trial))
+        folder.write_episodes(_outcome(trial))
         folder._running.drain()
         assert load(url).episodes.num_rows == trial + 1
     merge(folder, VideoFolder.of(folder.path, None))

@@ -1,19 +1,24 @@
-"""What the driver spends on an episode: a real run of the fake suite, its process's CPU time taken at every episode."""
+"""What the driver spends on an episode: a real run of the fake suite, its process's CPU time taken at every episode.
+
+Files are written and synced as in any run, on the disk that holds the temporary folder.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import resource
 import secrets
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+import ray
 from rich.console import Console
 
-from wpray.actors import RunContext
+from wpray.actors import Attempt, EnvShell, RunContext, as_actor
+from wpray.bench.disk import disk_of, temporary_folder
 from wpray.cluster_setup import running_ray
 from wpray.config import Config
 from wpray.display import RunDisplay, logging_to
@@ -37,6 +42,7 @@ class DriverCost:
     """A real run of the fake suite as the driver's process sees it; milliseconds are an episode's."""
 
     env_actors: int
+    disk: str  # type of the file system
     episodes: int  # after the warm-up
     cpu_ms: float  # all threads of the driver's process
     files_ms: float  # of it: creating and syncing the episode's files, nearly all of it in the kernel
@@ -59,8 +65,10 @@ class _Instant:
     handing_out: float
 
 
-def measure(num_actors: int, num_episodes: int) -> DriverCost:
+def measure(num_actors: int, num_episodes: int, instant: bool = False) -> DriverCost:
     """Runs `num_episodes` (rounded up to tens) fake episodes on `num_actors` env actors of a local Ray.
+
+    `instant`: each actor runs one, and then answers with it at once, so that the driver is what all wait for.
 
     Raises RunStoppedError or BadInputError if they cannot run on this machine.
     """
@@ -73,14 +81,14 @@ def measure(num_actors: int, num_episodes: int) -> DriverCost:
     )
     console = Console(file=io.StringIO())
     with (
-        tempfile.TemporaryDirectory(prefix="wpray-bench-") as path,
+        temporary_folder() as path,
         running_ray(config),
-        logging_to(Path(path) / "run.log", console),
+        logging_to(path / "run.log", console),
     ):
-        return _run(config, _TimedFolder(Path(path)), num_actors, console)
+        return _run(config, _TimedFolder(path), num_actors, console, instant)
 
 
-def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console) -> DriverCost:
+def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console, instant: bool) -> DriverCost:
     tasks = list_tasks(config.task_suite)
     trials = make_trials(tasks, config.num_trials_per_task, config.seed)
     context = RunContext("bench", config, secrets.token_bytes(32))
@@ -88,6 +96,8 @@ def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console
     events = EventQueue()
     replicas = Replicas(context, 0, 1, events)
     pool = _TimedPool(context, replicas.handles, events)
+    if instant:
+        pool.kind = _InstantActor
     crew = Crew(events, replicas, pool)
     folder.open()
     shown = _Meter(console, tally, folder, pool)
@@ -96,10 +106,10 @@ def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console
     finally:
         crew.close()
         folder.close()
-    return _cost(shown.instants, num_actors)
+    return _cost(shown.instants, num_actors, disk_of(folder.path))
 
 
-def _cost(instants: Sequence[_Instant], num_actors: int) -> DriverCost:
+def _cost(instants: Sequence[_Instant], num_actors: int, disk: str) -> DriverCost:
     first = int(_WARM_UP * len(instants))
     count = len(instants) - 1 - first
     a, b = instants[first], instants[-1]
@@ -108,6 +118,7 @@ def _cost(instants: Sequence[_Instant], num_actors: int) -> DriverCost:
     busy_s = thread_s - files_s + b.files_elapsed - a.files_elapsed
     return DriverCost(
         env_actors=num_actors,
+        disk=disk,
         episodes=count,
         cpu_ms=1e3 * cpu_s / count,
         files_ms=1e3 * files_s / count,
@@ -124,11 +135,27 @@ class _TimedFolder(RunFolder):
 
     cpu_s = elapsed_s = 0.0
 
-    def write_episode(self, episode: EncodedEpisode) -> None:
+    def write_episodes(self, *episodes: EncodedEpisode) -> None:
         began, began_cpu = time.perf_counter(), time.thread_time()
-        super().write_episode(episode)
+        super().write_episodes(*episodes)
         self.elapsed_s += time.perf_counter() - began
         self.cpu_s += time.thread_time() - began_cpu
+
+
+class _InstantShell(EnvShell):
+    """Runs one episode, and answers with it at once ever after."""
+
+    _first: Attempt | None = None
+
+    @ray.method(concurrency_group="work", enable_task_events=False)
+    def run(self, work: tuple[Sequence[Any], int]) -> Attempt:
+        if self._first is None:
+            self._first = super().run(work)  # type: ignore[operator]  # Ray's stubs see no method in it
+        episode = dataclasses.replace(self._first.episode, key=Assignment.of(work[0]).trial.key)
+        return dataclasses.replace(self._first, episode=episode)
+
+
+_InstantActor: Any = as_actor(_InstantShell)
 
 
 class _TimedPool(Pool):

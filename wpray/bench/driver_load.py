@@ -12,6 +12,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from rich.console import Console
 from wpray.actors import Attempt, Host, RunContext
 from wpray.config import Config
 from wpray.display import RunDisplay, logging_to
-from wpray.driver import Crew, Driver
+from wpray.driver import TOGETHER, Crew, Driver
 from wpray.events import Event, Finished, PolicyFiles, PolicyReady, Ready
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
@@ -76,8 +77,9 @@ class _PaperCrew:
         self.size = self.replicas_ready = 0
         self._events: deque[Event] = deque([PolicyReady(0, _HOST, 1.0), PolicyFiles({})])
 
-    def next_event(self) -> Event | None:
-        return self._events.popleft() if self._events else None
+    def next_events(self, _: float) -> Iterator[Event]:
+        for _ in range(min(len(self._events), TOGETHER)):
+            yield self._events.popleft()
 
     def start(self) -> None:
         self._events.append(Ready(f"env-{self.size}", _HOST))
@@ -96,11 +98,12 @@ class _NoFolder:
         self._half = expected // 2
         self._marks: dict[int, int] = {self._half: 0, expected: 0} if memory else {}
 
-    def write_episode(self, _: EncodedEpisode) -> None:
-        self.written += 1
-        if self.written in self._marks:
-            self._marks[self.written] = tracemalloc.get_traced_memory()[0]
-            self.kept_bytes = (self._marks[self.written] - self._marks[self._half]) / self._half
+    def write_episodes(self, *episodes: EncodedEpisode) -> None:
+        for _ in episodes:
+            self.written += 1
+            if self.written in self._marks:
+                self._marks[self.written] = tracemalloc.get_traced_memory()[0]
+                self.kept_bytes = (self._marks[self.written] - self._marks[self._half]) / self._half
 
 
 _EPISODE: Any = EncodedEpisode(("", 0, 0), "success", 290, 2.8, b"", None, utilisation=(1.7, 1.0), replans=("plan",))

@@ -12,8 +12,8 @@ from typing import Any
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.report import activity, facts, sections, videos, waypoints
 from wpray.report.errors import errors
+from wpray.results.atomic import write_atomic
 from wpray.results.reader import Run, load
-from wpray.results.writer import write_atomic
 
 EMBED_BYTES = 8_000_000  # of videos inside the page; base64 makes them a third larger
 _BINS = 360

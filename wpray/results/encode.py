@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import zlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wpray.results.replans import replan_lines
-from wpray.results.schema import PART_SCHEMA, trajectory_schema
+from wpray.results.schema import PART_SCHEMA, TRAJECTORY_CRC32, trajectory_schema
 from wpray.types import Decision, EpisodeResult, FloatArray, SceneState, Status, Trajectory, Trial, TrialKey
 
 RecordMode = Literal["full", "light", "none"]
@@ -74,7 +75,7 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         status=status,
         num_steps=result.num_steps,
         wall_s=times.wall_s,
-        part=_part_bytes(row),
+        part=_part_bytes(row, trajectory),
         trajectory=trajectory,
         utilisation=busy,
         replans=replan_lines(context.policy, result.decisions),
@@ -88,7 +89,7 @@ def encode_error(trial: Trial, context: EpisodeContext, error_type: str, error_m
     error = {"status": "error", "success": None, "error_type": error_type, "error_message": error_message}
     row = _common(trial, context) | nothing | times | error
     summary = f"{error_type}: {(error_message.strip().splitlines() or [''])[0]}"
-    return EncodedEpisode(trial.key, "error", 0, 0.0, _part_bytes(row), None, summary)
+    return EncodedEpisode(trial.key, "error", 0, 0.0, _part_bytes(row, None), None, summary)
 
 
 def scene_from_metadata(metadata: dict[bytes, bytes]) -> SceneState:
@@ -138,9 +139,12 @@ def _decision_row(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _part_bytes(row: dict[str, Any]) -> bytes:
+def _part_bytes(row: dict[str, Any], trajectory: bytes | None) -> bytes:
+    """A part names its trajectory by content, so that one without the other is noticed."""
     filled = {name: row.get(name) for name in PART_SCHEMA.names}
-    return _parquet_bytes(pa.Table.from_pylist([filled], schema=PART_SCHEMA))
+    known = {} if trajectory is None else {TRAJECTORY_CRC32: str(zlib.crc32(trajectory)).encode()}
+    schema = PART_SCHEMA.with_metadata(PART_SCHEMA.metadata | known)
+    return _parquet_bytes(pa.Table.from_pylist([filled], schema=schema))
 
 
 def _trajectory_bytes(trajectory: Trajectory, full: bool) -> bytes:

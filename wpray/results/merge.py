@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wpray.errors import RunStoppedError
+from wpray.results.atomic import put_in_place, stopped_by
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
 from wpray.results.videos import VideoFolder
-from wpray.results.writer import RunFolder, put_in_place, stopped_by
+from wpray.results.writer import RunFolder
 
 _GROUP = 500  # parts a row group, and in memory at once
 

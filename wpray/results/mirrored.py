@@ -114,13 +114,14 @@ class MirroredFolder(RunFolder):
         self._make_alike(there)
         return found
 
-    def write_episode(self, episode: EncodedEpisode) -> None:
-        """Writes it here and has it brought to the store. Raises PausedError, too, while the store is far behind."""
+    def write_episodes(self, *episodes: EncodedEpisode) -> None:
+        """Writes them here and has them brought to the store. Raises PausedError, too, while it is far behind."""
         mirror = self._running
         mirror.check()
-        super().write_episode(episode)
-        trajectory = [] if episode.trajectory is None else [self.trajectory_path(episode.key)]
-        mirror.put(*map(self._name, [*trajectory, self.part_path(episode.key)]))
+        super().write_episodes(*episodes)
+        for episode in episodes:
+            trajectory = [] if episode.trajectory is None else [self.trajectory_path(episode.key)]
+            mirror.put(*map(self._name, [*trajectory, self.part_path(episode.key)]))
 
     def deliver(self) -> None:
         """Brings tables, report, videos and log to the store, run.json last. Raises RunStoppedError if it fails."""

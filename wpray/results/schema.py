@@ -79,6 +79,7 @@ DECISION_SCHEMA = _schema([*_KEY_FIELDS, *_DECISION_FIELDS])
 PART_SCHEMA = _schema(
     [*EPISODE_FIELDS, pa.field("decisions", pa.list_(pa.struct(_DECISION_FIELDS)), nullable=False)],
 )
+TRAJECTORY_CRC32 = b"trajectory_crc32"  # in a part's metadata: of its trajectory's file, if it has one
 
 _TRAJECTORY_FIELDS = [
     _field("step", pa.int32(), "control step, from 0; the wait steps come first"),

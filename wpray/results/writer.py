@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import IO, Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wpray.errors import BadInputError, PausedError, RunStoppedError
+from wpray.errors import BadInputError, RunStoppedError
+from wpray.results.atomic import stopped_by, sync_folder, write_atomic, write_together
 from wpray.results.encode import EncodedEpisode
-from wpray.results.schema import PART_SCHEMA
+from wpray.results.schema import PART_SCHEMA, TRAJECTORY_CRC32
 from wpray.types import Status, TrialKey
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -31,10 +32,6 @@ class Outcome:
 
     status: Status
     num_steps: int
-
-
-class DiskFullError(PausedError):
-    """There is no room for a result; what was written before is intact."""
 
 
 @lru_cache(maxsize=256)
@@ -109,35 +106,43 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def write_episode(self, episode: EncodedEpisode) -> None:
-        """Trajectory first, part last: the part is the sign that the trial is finished.
+    def write_episodes(self, *episodes: EncodedEpisode) -> None:
+        """Trajectories first, parts last: a part is the sign that its trial is finished. Once this returns, all are.
 
-        Raises DiskFullError, leaving neither half behind, RunStoppedError if the folder cannot be written any more.
+        A power cut may take the name of a trajectory, but then its part tells `finished` of the loss: so the parts'
+        folder alone is synced. Raises DiskFullError when there is no room for all of them, RunStoppedError if the
+        folder cannot be written any more; each trial has both files then, or neither.
         """
-        path, trajectory = self.part_path(episode.key), self.trajectory_path(episode.key)
-        try:
+        names = [self._names(episode.key) for episode in episodes]
+        trajectories, parts, stale = [], [], []
+        for (trajectory, part), episode in zip(names, episodes, strict=True):
+            parts.append((part, episode.part))
             if episode.trajectory is None:
-                trajectory.unlink(missing_ok=True)  # of an attempt whose driver was killed before its part was written
+                stale.append(trajectory)
             else:
-                write_atomic(trajectory, episode.trajectory)
-            path.parent.mkdir(exist_ok=True)
-            write_atomic(path, episode.part)
-        except OSError as error:
-            trajectory.unlink(missing_ok=True)
-            raise stopped_by(path, error) from error
+                trajectories.append((trajectory, episode.trajectory))
+        folders = {os.path.dirname(part) for _, part in names}
+        try:
+            self._make_way(folders, stale)
+            write_together([*trajectories, *parts], folders)
         except RunStoppedError:
-            trajectory.unlink(missing_ok=True)
+            for trajectory, part in names:
+                if not os.path.exists(part):
+                    Path(trajectory).unlink(missing_ok=True)
             raise
 
     def part_path(self, key: TrialKey) -> Path:
         """parts/SUITE/TASK_TRIAL.parquet."""
-        suite, task_id, trial = key
-        return self.path / "parts" / safe_name(suite) / f"{task_id:03d}_{trial:05d}.parquet"
+        return Path(self._names(key)[1])
 
     def trajectory_path(self, key: TrialKey) -> Path:
         """trajectories/SUITE_TASK_TRIAL.parquet."""
-        suite, task_id, trial = key
-        return self.path / "trajectories" / f"{safe_name(suite)}_{task_id:03d}_{trial:05d}.parquet"
+        return Path(self._names(key)[0])
+
+    def _names(self, key: TrialKey) -> tuple[str, str]:
+        """A trial's trajectory and its part; strings, for the driver: pathlib's objects cost more."""
+        suite, number = safe_name(key[0]), f"{key[1]:03d}_{key[2]:05d}.parquet"
+        return f"{self.path}/trajectories/{suite}_{number}", f"{self.path}/parts/{suite}/{number}"
 
     def parts(self) -> list[Path]:
         """Every finished trial's part, in (suite, task, trial) order."""
@@ -170,16 +175,29 @@ class RunFolder:
             raise BadInputError(f"{path}: not readable ({error}); choose another output_dir") from error
 
     def write_info(self, data: dict[str, Any]) -> None:
-        """Replaces run.json at once."""
+        """Replaces run.json at once; trajectories written before are safe from a power cut then."""
+        with contextlib.suppress(FileNotFoundError):  # a folder that was not opened has none
+            sync_folder(f"{self.path}/trajectories")
         write_atomic(self.path / "run.json", (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
+
+    def _make_way(self, folders: Iterable[str], stale: Iterable[str]) -> None:
+        """Makes the folders of parts; removes trajectories of attempts whose driver was killed before their part."""
+        try:
+            for folder in folders:
+                if not os.path.isdir(folder):
+                    os.mkdir(folder)
+                    sync_folder(os.path.dirname(folder))
+            for trajectory in stale:
+                Path(trajectory).unlink(missing_ok=True)
+        except OSError as error:
+            raise stopped_by(self.path, error) from error
 
     def _readable_rows(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in self.parts():
             try:
-                row = _read_part(path)
-                trajectory = self.trajectory_path((row["suite"], row["task_id"], row["trial"]))
-                if trajectory.exists():
-                    _check_trajectory(trajectory, row["num_steps"])
+                row, crc32 = _read_part(path)
+                if crc32 is not None:
+                    _check_trajectory(self.trajectory_path((row["suite"], row["task_id"], row["trial"])), crc32)
             except (pa.ArrowException, OSError, MemoryError, ValueError):
                 _set_aside(path)
                 continue
@@ -210,7 +228,7 @@ def parse_info(data: bytes, name: str) -> dict[str, Any]:
 def part_status(path: Path) -> Status | None:
     """What a part says its trial came to; None if there is none, or it is damaged."""
     try:
-        status: Status = _read_part(path)["status"]
+        status: Status = _read_part(path)[0]["status"]
     except (pa.ArrowException, OSError, MemoryError, ValueError):
         return None
     return status
@@ -221,69 +239,24 @@ def read_checked(path: Path) -> pa.Table:
     return pq.ParquetFile(path, page_checksum_verification=True).read()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file so that it appears whole or not at all, and survives a power cut once this returns.
+def _read_part(path: Path) -> tuple[dict[str, Any], int | None]:
+    """A part's row, and its trajectory's CRC-32 if it has one.
 
-    Raises DiskFullError when there is no room, RunStoppedError if the disk does not take it for another reason.
+    Raises ValueError (Arrow's errors are such, or OSError) for one that no run has written.
     """
-    folder, name = os.path.split(path)  # strings: twice an episode in the driver, pathlib's objects cost more
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb", buffering=0) as file:
-            _write_all(file, data)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise stopped_by(path, error) from error
-
-
-def put_in_place(temporary: Path, path: Path) -> None:
-    """Gives a file that is complete its name, so that it survives a power cut once this returns. Raises OSError."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(str(path.parent))
-
-
-def stopped_by(path: Path, error: OSError) -> RunStoppedError:
-    """What stops a run whose file `path` cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"no room left for {path}")
-    return RunStoppedError(f"cannot write {path} ({error.strerror or error}); the same command goes on when it can be")
-
-
-def _read_part(path: Path) -> dict[str, Any]:
-    """A part's row; raises ValueError (Arrow's errors are such, or OSError) for one that no run has written."""
     table = read_checked(path)
     if not table.schema.equals(PART_SCHEMA) or table.num_rows != 1:
         raise ValueError("not a part")
     row: dict[str, Any] = table.drop_columns("decisions").to_pylist()[0]
     if row["status"] not in get_args(Status):
         raise ValueError("no such status")
-    return row
+    crc32 = (table.schema.metadata or {}).get(TRAJECTORY_CRC32)
+    return row, None if crc32 is None else int(crc32)
 
 
-def _check_trajectory(path: Path, num_steps: int) -> None:
-    if read_checked(path).num_rows != num_steps:
+def _check_trajectory(path: Path, crc32: int) -> None:
+    if zlib.crc32(path.read_bytes()) != crc32:
         raise ValueError("not this episode's")
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    """A disk that is nearly full takes a part of it before it refuses the rest."""
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _set_aside(path: Path) -> None:

@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wpray.cluster_setup import num_env_actors, running_ray
 from wpray.config import Config
 from wpray.errors import BadInputError, RunStoppedError
+from wpray.results.atomic import write_atomic
 from wpray.results.merge import merge
 from wpray.results.reader import Run, load
 from wpray.results.videos import VideoFolder, video_name
-from wpray.results.writer import RunFolder, write_atomic
+from wpray.results.writer import RunFolder
 from wpray.types import Task
 from wpray.video.choose import Row, choose
 from wpray.video.crew import VideoCrew
