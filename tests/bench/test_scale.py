@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wpray.bench import driver_load, merge_cost, replica_scaling, scale, scale_curves
+from wpray.bench import disk, driver_load, merge_cost, replica_scaling, scale, scale_curves
 from wpray.bench.simulated_gpu import Costs, SimulatedBatcher
 from wpray.bench.simulation import Outcome, Shape, Simulation, make_fake_trials
 from wpray.command import run_command
@@ -141,10 +141,19 @@ def test_two_policy_replicas_bring_nearly_twice_one_while_the_envs_can_feed_them
 
 
 @pytest.mark.ray
-def test_the_driver_is_measured_on_real_actors() -> None:
+@pytest.mark.parametrize("instant", [False, True])
+def test_the_driver_is_measured_on_real_actors(instant: bool) -> None:
     from wpray.bench import driver_cost
 
-    found = driver_cost.measure(2, 40)
+    found = driver_cost.measure(2, 40, instant)
     assert found.episodes == 35 and found.episodes_per_min > 0
     assert found.cpu_ms == pytest.approx(found.own_ms + found.files_ms + found.ray_ms)
     assert min(found.own_ms, found.files_ms, found.ray_ms) > 0
+
+
+def test_the_disk_that_is_measured_is_named() -> None:
+    with disk.temporary_folder() as path:
+        (path / "episodes").mkdir()
+        assert disk.disk_of(path) != "unknown"
+    assert not path.exists()
+    assert disk.disk_of(Path("/proc/self")) == "proc"
