@@ -48,7 +48,8 @@ class Recorder:
         stop = None
         for group in self._written(rows, stopping):
             for trial, episode in group:
-                stop = self._count(trial, episode) or stop
+                found = self._count(trial, episode)
+                stop = stop or found
         return stop
 
     def _written(self, rows: Sequence[Row], stopping: Callable[[], bool]) -> Iterator[Sequence[Row]]:

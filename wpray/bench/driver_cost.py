@@ -111,6 +111,8 @@ def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console
 
 def _cost(instants: Sequence[_Instant], num_actors: int, disk: str) -> DriverCost:
     first = int(_WARM_UP * len(instants))
+    while first + 2 < len(instants) and instants[first + 1].files == instants[first].files:
+        first += 1  # to the last of those that were written together
     count = len(instants) - 1 - first
     a, b = instants[first], instants[-1]
     cpu_s, files_s, thread_s = b.process - a.process, b.files - a.files, b.thread - a.thread

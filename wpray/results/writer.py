@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -176,8 +175,12 @@ class RunFolder:
 
     def write_info(self, data: dict[str, Any]) -> None:
         """Replaces run.json at once; trajectories written before are safe from a power cut then."""
-        with contextlib.suppress(FileNotFoundError):  # a folder that was not opened has none
-            sync_folder(f"{self.path}/trajectories")
+        trajectories = self.path / "trajectories"
+        try:
+            if trajectories.exists():
+                sync_folder(str(trajectories))
+        except OSError as error:
+            raise stopped_by(trajectories, error) from error
         write_atomic(self.path / "run.json", (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
 
     def _make_way(self, folders: Iterable[str], stale: Iterable[str]) -> None:
