@@ -90,7 +90,7 @@ class Driver:
         self._failed_starts = 0
         self._blamed: set[str] = set()  # lives of policy replicas that were ended for an error
         self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
-        self._policy_is_ready = self._hashes_are_known = self._winding_up = False
+        self._policy_has_answered = self._hashes_are_known = self._winding_up = False
         self._renderer: str | None = None  # of the first env actor
         self._odd_renderers: set[str] = set()
         self.hosts: dict[str, Host] = {}  # by actor name
@@ -137,7 +137,7 @@ class Driver:
 
     def _wait_for_hashes(self) -> bool:
         """A run shorter than the hashing of its checkpoints waits for it: the result says what was evaluated."""
-        return self._policy_is_ready and not self._hashes_are_known and self.stop is None
+        return self._policy_has_answered and not self._hashes_are_known and self.stop is None
 
     def _staff(self) -> None:
         """As many env actors as the nodes hold and the work left can use."""
@@ -171,7 +171,7 @@ class Driver:
             case Lost():
                 self._lost(event)
             case PolicyReady(replica, host, load_s):
-                self._policy_is_ready = True
+                self._policy_has_answered = True
                 self._pool.replicas_ready += 1
                 self.hosts[f"policy-{replica}"] = host
                 suite = self._context.config.task_suite
@@ -195,6 +195,7 @@ class Driver:
 
     def _succeeded(self, event: Finished) -> None:
         self._idle.append(event.assignment.worker)
+        self._policy_has_answered = True
         if self._scheduler.done(event.assignment):  # else a late result of an attempt already given up
             self._keep(event.assignment.trial, event.attempt.episode)
 
