@@ -28,10 +28,10 @@ from wpray.trials import make_trials, remaining, select_tasks
 _RUNS = Path("runs")
 _FAKE_GIB = 0.2  # memory of a fake environment, as it is reserved
 # Without a measured run. The env actor: 290 steps of 5.5 ms, 17 looks of 5 ms, a reset of 50 ms. The policy: 3 plans
-# and 14 segments that are asked for, at batch 8 on one H200 (138 and 48 ms a call).
+# that compute a segment, too, and 14 segments that are asked for, at batch 8 on one H100 (159 and 51 ms a call).
 _ENV_S = 290 * 0.0055 + 17 * 0.005 + 0.05
-_ANSWER_S = 3 * 0.138 + 14 * 0.048
-_DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H200 at batch 8), as no finished run was found"
+_ANSWER_S = 3 * (0.159 + 0.051) + 14 * 0.051
+_DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H100 at batch 8), as no finished run was found"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from wpray.bench.simulation import Outcome, Shape, Simulation, make_fake_trials
 from wpray.command import run_command
 from wpray.results.writer import RunFolder
 
-ALONE_S = 3 * 0.104 + 14 * 0.0155 + 290 * 0.0055 + 17 * 0.005 + 0.05  # an episode of an env actor with an idle GPU
-GPU_S = (3 * 0.255 + 14 * 0.170) / 32  # of a GPU, an episode, in full batches
+_PLAN_S, _SEGMENT_S = Costs().plan_s, Costs().segment_s
+# An episode of an env actor with an idle GPU, and what one takes of a GPU in full batches.
+ALONE_S = 3 * _PLAN_S[1] + 14 * _SEGMENT_S[1] + 290 * 0.0055 + 17 * 0.005 + 0.05
+GPU_S = (3 * _PLAN_S[32] + 14 * _SEGMENT_S[32]) / 32
 
 
 def _simulate(actors: int, gpus: int, each: int = 8, **costs: float) -> Outcome:

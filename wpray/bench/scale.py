@@ -3,7 +3,7 @@
 First what one driver costs: real runs of the fake suite on Ray actors of this machine, and one whose actors answer at
 once; its own bookkeeping with thousands of env actors that exist on paper; a merge of many parts. Then real runs of one
 and of several policy replicas that sleep as long as a GPU computes. Then a simulation of clusters, which hands out
-trials and forms batches with the code of real runs; what calls take is what was measured on one H200 and one core an
+trials and forms batches with the code of real runs; what calls take is what was measured on one H100 and one core an
 environment, and what the driver takes is what was just measured here. Not in the simulation: the network, and actors
 that start, fail or share a core.
 """

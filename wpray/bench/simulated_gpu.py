@@ -11,9 +11,10 @@ from wpray.policy.batching import Batcher, _Queue, _Waiting
 
 Kind = Literal["plan", "segment"]
 
-# Measured: milliseconds a call by batch, one H200, bfloat16; an env actor's milliseconds on one core.
-PLAN_MS = {1: 104.0, 8: 138.0, 16: 175.0, 32: 255.0}
-SEGMENT_MS = {1: 15.5, 8: 48.0, 16: 88.0, 32: 170.0}
+# Measured: milliseconds a call by batch, one H100, bfloat16; an env actor's milliseconds on one core. A plan's call
+# computes its first segment, too.
+SEGMENT_MS = {1: 16.1, 8: 50.5, 16: 93.0, 32: 181.8}
+PLAN_MS = {1: 124.2 + 16.1, 8: 159.4 + 50.5, 16: 200.3 + 93.0, 32: 283.7 + 181.8}
 
 
 @dataclass(frozen=True, slots=True)
