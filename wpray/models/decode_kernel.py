@@ -1,6 +1,6 @@
 """One Triton kernel for the attention of a decoding pass: rotary embedding, cache, scores, softmax and sum.
 
-A pass feeds one or two tokens, so its attention is little work in five kernels; what it takes is their gaps. Here a
+A pass feeds one or two tokens, so its attention is little work in four kernels; what it takes is their gaps. Here a
 program takes a block of slots, and the last to finish joins their parts, in the blocks' order: the sum does not depend
 on who was last, nor on the batch.
 """
