@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -86,19 +85,14 @@ class PolicyShell:
 
     def __init__(self, replica: int, context: RunContext) -> None:
         self._replica, self._context = replica, context
-        self._failure: Exception | None = None
-        self._loaded: Loaded | None = None
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        threading.Thread(target=self._load, name="load", daemon=True).start()
+        # In a thread of its own: a replica that loads for minutes is told from one that is frozen.
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="load").submit(self._load)
 
-    def _load(self) -> None:
-        """In a thread of its own: a replica that loads for minutes is told from one that is frozen."""
+    def _load(self) -> Loaded:
         began = time.perf_counter()
-        try:
-            self._serve(build_policy(self._context.config))
-            self._loaded = Loaded(_this_host(None), time.perf_counter() - began)
-        except Exception as error:  # whatever it is: raised to the driver, which asks
-            self._failure = error
+        self._serve(build_policy(self._context.config))
+        return Loaded(_this_host(None), time.perf_counter() - began)
 
     def _serve(self, policy: Policy) -> None:
         context = self._context
@@ -126,7 +120,7 @@ class PolicyShell:
         return Address(server.host, server.port, self._replica, self._node, server.clients, server.life)
 
     def _check_loaded(self) -> None:
-        if self._loaded is None:
+        if not self._loading.done() or self._loading.exception() is not None:
             raise ConnectionError("the policy is loading")
 
     def gpus(self) -> Gpus:
@@ -136,12 +130,10 @@ class PolicyShell:
 
     def health(self) -> Health:
         """How long the batch in hand has been computing. Raises what loading the policy raised."""
-        if self._failure is not None:
-            raise self._failure
-        if self._loaded is None:
+        if not self._loading.done():
             return Health(0.0)
-        since = self._batcher.busy_since
-        return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s, self._loaded)
+        loaded, since = self._loading.result(), self._batcher.busy_since
+        return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s, loaded)
 
 
 class EnvShell:

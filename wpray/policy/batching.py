@@ -32,6 +32,7 @@ _WORTH_WAITING = 0.1  # of what a batch takes: a longer wait for company costs m
 
 Request = TypeVar("Request", bound=PlanRequest | SegmentRequest)
 Reply = TypeVar("Reply", bound=PlanReply | SegmentReply)
+Done = TypeVar("Done")
 
 
 class PolicyError(RuntimeError):
@@ -120,25 +121,33 @@ class _Queue(Generic[Request, Reply]):
         self.run(batch[middle:])
 
     def _try(self, batch: list[_Waiting[Request, Reply]]) -> PolicyError | None:
-        """Answers a batch; returns what went wrong, as text: the exception would keep its frames' tensors alive."""
-        began = time.perf_counter()
-        try:
-            replies = self.answer([item.request for item in batch])
-            if len(replies) != len(batch):
-                raise ValueError(f"{len(replies)} replies to {len(batch)} requests")
-            took_s = time.perf_counter() - began
-            self.note_cost(len(batch), took_s)
-            timings = [Timing(began - item.since, took_s, len(batch)) for item in batch]
-            timed = [dataclasses.replace(reply, timing=timing) for reply, timing in zip(replies, timings, strict=True)]
-        except Exception as error:  # whatever a policy raises belongs to its requests, never to the actor
-            return _failure(error)
-        for item, reply in zip(batch, timed, strict=True):
+        """Answers a batch; returns what went wrong."""
+        replies = _tried(lambda: self._timed(batch))
+        if isinstance(replies, PolicyError):
+            return replies
+        for item, reply in zip(batch, replies, strict=True):
             item.future.set_result(reply)
         return None
 
+    def _timed(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
+        began = time.perf_counter()
+        replies = self.answer([item.request for item in batch])
+        if len(replies) != len(batch):
+            raise ValueError(f"{len(replies)} replies to {len(batch)} requests")
+        took_s = time.perf_counter() - began
+        self.note_cost(len(batch), took_s)
+        timings = [Timing(began - item.since, took_s, len(batch)) for item in batch]
+        return [dataclasses.replace(reply, timing=timing) for reply, timing in zip(replies, timings, strict=True)]
 
-def _failure(error: Exception) -> PolicyError:
-    return PolicyError(type(error).__name__, str(error), traceback.format_exc())
+
+def _tried(work: Callable[[], Done]) -> Done | PolicyError:
+    """What the policy's `work` gives. Whatever it raises belongs to its requests, never to the actor; it comes back as
+    text, for the exception would keep its frames' tensors alive.
+    """
+    try:
+        return work()
+    except Exception as error:
+        return PolicyError(type(error).__name__, str(error), traceback.format_exc())
 
 
 class Batcher:
@@ -181,13 +190,13 @@ class Batcher:
         future: Future[Reply] = Future()
         since = time.perf_counter()
         if self._prepare is not None and alone is None:  # one that may kill must not do so before it is announced
-            try:
-                request = self._prepare(request)
-            except Exception as error:
-                failure = _failure(error)
-                _LOG.warning("the policy failed on %s: %s", request.trial.key, failure)
-                future.set_exception(failure)
+            prepare, given = self._prepare, request
+            ready = _tried(lambda: prepare(given))
+            if isinstance(ready, PolicyError):
+                _LOG.warning("the policy failed on %s: %s", request.trial.key, ready)
+                future.set_exception(ready)
                 return future
+            request = ready
         with self._changed:
             queue.waiting.append(_Waiting(request, future, since, alone))
             self._changed.notify_all()

@@ -71,15 +71,13 @@ class MirroredFolder(RunFolder):
         Raises BadInputError if one of them is another driver's, or the store fails.
         """
         super().open()
-        try:
-            with _as_bad_input():
-                self._lease.take()
-                self._forget_another_run()
-                self._there = self._store.sizes()
-                fetch(self._store, [name for name in (_INFO, _RUN_LOG) if self._is_newer_there(name)], self.path)
-        except BaseException:
-            self.close()
-            raise
+        with contextlib.ExitStack() as unless_opened, _as_bad_input():
+            unless_opened.callback(self.close)
+            self._lease.take()
+            self._forget_another_run()
+            self._there = self._store.sizes()
+            fetch(self._store, [name for name in (_INFO, _RUN_LOG) if self._is_newer_there(name)], self.path)
+            unless_opened.pop_all()
         self._mirror = Mirror(self._store, self.path, lambda: self._lease.taken_by)
 
     def read_info(self) -> dict[str, Any] | None:

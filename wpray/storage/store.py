@@ -174,11 +174,10 @@ class Store:
     @contextlib.contextmanager
     def _asking(self, what: str) -> Iterator[None]:
         try:
-            yield
+            with _told_as(lambda said: StoreError(f"{self.url}: cannot {what} ({said})"), FileNotFoundError):
+                yield
         except FileNotFoundError as error:
             raise StoreError(f"{self.url}: cannot {what} (not found)") from error
-        except Exception as error:  # each library behind fsspec raises its own
-            raise StoreError(f"{self.url}: cannot {what} ({_line(error)})") from error
 
 
 def _through_pyarrow(url: StoreUrl) -> tuple[Any, str]:
@@ -201,16 +200,26 @@ def _through_fsspec(url: StoreUrl) -> tuple[Any, str, Callable[[], None]]:
     if url.query:
         raise BadInputError(f"{url}: {url.scheme}:// takes no options; leave out what follows the question mark")
     try:
-        found, path = fsspec.core.url_to_fs(url.base)
+        with _told_as(lambda said: BadInputError(f"{url}: {said}; {_REMEDY}"), ImportError, ValueError):
+            found, path = fsspec.core.url_to_fs(url.base)  # some connect here
     except ImportError as error:
         missing = getattr(error.__cause__ or error, "name", None)
         remedy = f"pip install {missing}" if missing else "install what it names"
         raise BadInputError(f"{url}: {_line(error)}; {remedy}") from error
     except ValueError as error:
         raise BadInputError(f"{url}: {_line(error)}; use s3://, gs://, abfs:// or what fsspec knows") from error
-    except Exception as error:  # some connect here, and each raises its own
-        raise BadInputError(f"{url}: {_line(error)}; {_REMEDY}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(found)), path, found.invalidate_cache
+
+
+@contextlib.contextmanager
+def _told_as(make: Callable[[str], Exception], *but: type[Exception]) -> Iterator[None]:
+    """Raises what `make` makes of an error's line, for each library behind fsspec raises its own; not of `but`."""
+    try:
+        yield
+    except but:
+        raise
+    except Exception as error:
+        raise make(_line(error)) from error
 
 
 def _line(error: BaseException) -> str:
