@@ -79,7 +79,7 @@ AT_THE_TOP = {"", "__main__", "launch", "evaluation", "machine", "plan_run", "do
 AT_THE_TOP |= {"jobs", "export", "export.__main__", "video", "video.__main__"}
 ONLY_IN = {
     "torch": ("models", "policy.waypoint_vla", "bench.policy", "envs", "doctor"),
-    "triton": ("models.kernels", "models.decode_kernel"),
+    "triton": ("models.kernels", "models.decode_kernel", "models.row_kernels"),
     "mujoco": ("envs", "bench.env", "bench.env_subjects", "doctor", "video"),
     "robosuite": ("envs", "bench.env", "bench.env_subjects", "doctor"),
     "tensorflow": ("rlds",),

@@ -78,6 +78,7 @@ def test_a_vlm_checkpoint_of_the_nested_layout_is_the_same_model(tmp_path: Path)
     for name, tensor in plain.tensors(device, "float32"):
         assert torch.equal(ours.pop(name), tensor)
     assert not ours
+    assert torch.equal(nested.table("float32").take([3]), plain.table("float32").take([3]))
 
 
 def test_initial_states_in_a_torch_pickle_load_under_weights_only(

@@ -146,9 +146,7 @@ class BatchingConfig(_Group):
         32, le=256, description="most requests answered together; never more than num_parallel"
     )
     max_wait_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
-    deterministic: bool = Field(
-        False, description="answers do not depend on a batch's size and composition, to the bit (fixed shapes)"
-    )
+    deterministic: bool = Field(True, description="answers do not depend on a batch's size and composition, to the bit")
 
 
 class VideoConfig(_Group):

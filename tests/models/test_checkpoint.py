@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.tiny_weights import save, state_dict
 from wpray.errors import BadInputError
-from wpray.models.checkpoint import Checkpoint, open_action_expert, open_vlm
+from wpray.models import token_rows
+from wpray.models.checkpoint import TABLES, Checkpoint, open_action_expert, open_vlm
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
+from wpray.models.stored_table import StoredTable
+from wpray.models.token_rows import TokenRows
 
 DATA = Path(__file__).parents[1] / "data" / "golden"
 CPU = torch.device("cpu")
@@ -45,7 +49,9 @@ def _renamed(state: State, old: str, new: str) -> State:
 
 
 def _read(checkpoint: Checkpoint) -> State:
-    return dict(checkpoint.tensors(CPU, "float32"))
+    (name,) = TABLES & checkpoint.stored.keys()
+    table = checkpoint.table("float32")
+    return {**dict(checkpoint.tensors(CPU, "float32")), name: table.take(range(len(table)))}
 
 
 def _same(ours: State, theirs: State) -> None:
@@ -134,7 +140,9 @@ def test_the_runs_precision_decides_whatever_a_file_stores(
     ):
         save(state_dict(manifest, seed=0), tmp_path / name)
         recorded = json.loads((DATA / f"{name}_manifest_bf16.json").read_text())
-        for key, tensor in read(tmp_path / name)[0].tensors(CPU, precision):  # type: ignore[operator]
+        checkpoint = read(tmp_path / name)[0]  # type: ignore[operator]
+        (table,) = TABLES & checkpoint.stored.keys()
+        for key, tensor in [*checkpoint.tensors(CPU, precision), (table, checkpoint.table(precision).take([7]))]:
             expected = recorded[key][1] if precision == "bfloat16" else "float32"
             assert tensor.dtype == getattr(torch, expected), key
 
@@ -149,7 +157,44 @@ def test_tensors_come_from_the_file_without_a_copy_of_it_in_memory(tmp_path: Pat
     save(vlm, tmp_path)
     size = (tmp_path / "model.safetensors").stat().st_size / 2**20
     before = _anonymous_mb()
-    tensors = _read(open_vlm(tmp_path)[0])
+    checkpoint = open_vlm(tmp_path)[0]
+    tensors, table = dict(checkpoint.tensors(CPU, "float32")), checkpoint.table("float32")
+    assert table.take([0, 5]).shape == (2, 64)
     total = sum(float(tensor.sum()) for tensor in tensors.values())  # every page is read
     assert total == total
     assert _anonymous_mb() - before < size / 10
+
+
+def test_rows_of_a_table_are_those_of_its_tensor_while_the_file_stays(tmp_path: Path) -> None:
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        path, values = tmp_path / "model.safetensors", torch.randn(50, 16).to(dtype)
+        save_file({"other": torch.ones(3), "table": values}, path)
+        table = StoredTable(path, "table", torch.float32)
+        assert torch.equal(table.take([49, 0, 7, 0]), values[[49, 0, 7, 0]].float())
+        for odd in (50, -1):
+            with pytest.raises(ValueError, match=f"token {odd} is not of this vocabulary of 50"):
+                table.take([3, odd])
+        path.rename(tmp_path / "kept")  # as where a training run rotates its checkpoints
+        assert torch.equal(table.take([3]), values[[3]].float())
+        (tmp_path / "kept").unlink()
+        assert torch.equal(table.take([4]), values[[4]].float())
+    path.write_bytes(b"old")
+    save_file({"table": values}, path)
+    table = StoredTable(path, "table", torch.float32)
+    with path.open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(ValueError, match=r"model\.safetensors was overwritten while it is in use"):
+        table.take([1])
+
+
+def test_token_rows_make_room_and_keep_what_is_always_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_rows, "_CAPACITY", 6)
+    values = torch.arange(40.0)[:, None].expand(-1, 4).contiguous()
+    tokens = TokenRows(values, CPU, always=(9, 2))
+    for prompts in ([[1, 2, 3]], [[3, 4], [5]], [[6, 1]], [[7, 8, 6, 1]], [[2, 9]]):
+        found = tokens.places(prompts)
+        for prompt, places in zip(prompts, found, strict=True):
+            assert torch.equal(tokens.rows[places], 2 * values[prompt]), "times the root of the width"
+        assert torch.equal(tokens.rows[tokens.places([[9, 2]])[0]], 2 * values[[9, 2]])
+    with pytest.raises(ValueError, match="5 different tokens; 6 are the most"):
+        tokens.places([[11, 12, 13, 14, 15]])

@@ -43,12 +43,14 @@ def checkpoints(stored: Path) -> Path:
 
 def _vlm(path: Path, precision: Precision = "float32") -> WaypointVLM:
     checkpoint, config = open_vlm(path)
-    return WaypointVLM(dict(checkpoint.tensors(CPU, precision)), config, HEADER, graphs=False)
+    return WaypointVLM(
+        dict(checkpoint.tensors(CPU, precision)), checkpoint.table(precision), config, HEADER, graphs=False
+    )
 
 
 def _expert(path: Path, precision: Precision = "float32") -> ActionExpert:
     checkpoint, config = open_action_expert(path)
-    return ActionExpert(dict(checkpoint.tensors(CPU, precision)), config, graphs=False)
+    return ActionExpert(dict(checkpoint.tensors(CPU, precision)), checkpoint.table(precision), config, graphs=False)
 
 
 def _images(golden: dict[str, np.ndarray], rows: Sequence[int]) -> torch.Tensor:

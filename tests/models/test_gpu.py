@@ -100,11 +100,39 @@ def test_attention_of_new_tokens_is_that_of_torch(
     assert torch.equal(alone[0], seen[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("inner", "columns"), [(2048, 256), (2048, 34), (32, 1024), (1024, 32)])
+def test_a_row_of_a_linear_is_that_of_torch_and_its_own_affair(dtype: torch.dtype, inner: int, columns: int) -> None:
+    x, weight, bias = (
+        _random(32, 34, inner, dtype=dtype),
+        _random(columns, inner, seed=1).float(),
+        _random(columns).float(),
+    )
+    ours = ops.linear(x, weight, bias)
+    assert _error(ours, torch.nn.functional.linear(x.double(), weight.double(), bias.double())) < 1e-6
+    for rows in (slice(0, 1), slice(7, 10), slice(4, 32)):
+        assert torch.equal(ops.linear(x[rows], weight, bias), ours[rows])
+
+
+@pytest.mark.parametrize("count", [256, 34])
+def test_a_pick_is_that_of_torch(count: int) -> None:
+    scores, table = _random(32, count, dtype=torch.float32), _random(count, 2048, seed=1)
+    scores[3, 5] = scores[3, 30] = 99.0  # a tie
+    forced = torch.where(torch.arange(32) % 4 == 0, torch.arange(32), -1)
+    follower = _random(2048, seed=2)
+    for after in (None, follower):
+        ours = ops.pick(scores, forced.cuda(), table, after)
+        theirs = ops.pick(scores.cpu(), forced, table.cpu(), None if after is None else after.cpu())
+        assert ours[0][3] == 30
+        for own, other in zip(ours, theirs, strict=True):
+            assert torch.equal(own.cpu(), other)
+
+
 def _vlm(precision: Precision, graphs: bool) -> WaypointVLM:
     from wpray.bench.policy import random_weights
 
     config = VlmConfig.full()
-    return WaypointVLM(random_weights(vlm_manifest(config, "bfloat16"), precision), config, HEADER, graphs)
+    return WaypointVLM(*random_weights(vlm_manifest(config, "bfloat16"), precision), config, HEADER, graphs)
 
 
 def _images(count: int) -> torch.Tensor:
@@ -160,13 +188,13 @@ def test_a_full_size_action_expert_agrees_alone_batched_and_captured(precision: 
     start, end = torch.rand(2, 5, 32, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(2))
     given = (start, end, torch.tensor([1, 8, 16, 24, 32]), noise)
-    eager = ActionExpert(random_weights(manifest, precision), config, graphs=False)
+    eager = ActionExpert(*random_weights(manifest, precision), config, graphs=False)
     together = eager.act(images, PROMPTS, *given)
     for row in range(5):
         alone = eager.act(images[row : row + 1], PROMPTS[row : row + 1], *(part[row : row + 1] for part in given))
         assert _error(alone[0], together[row]) < tolerance
     del eager
     gc.collect()
-    captured = ActionExpert(random_weights(manifest, precision), config, graphs=True)
+    captured = ActionExpert(*random_weights(manifest, precision), config, graphs=True)
     for _ in range(2):
         assert torch.equal(captured.act(images, PROMPTS, *given), together)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pytest
 
 from wpray.bench.simulated_gpu import Costs, Kind, SimulatedBatcher, interpolated
-from wpray.policy.batch_shapes import BatchShapes
+from wpray.policy.batch_shapes import SEGMENT
 from wpray.policy.batching import _GATHER
 
 SIZE = 32
-SIZES = BatchShapes(SIZE, deterministic=False).plan_sizes
+SIZES = SEGMENT.rows_up_to(SIZE)
 COSTS = {"plan": Costs().plan_s, "segment": Costs().segment_s}
 PLAN_S, SEGMENT_S = (interpolated(COSTS[kind], SIZE) for kind in ("plan", "segment"))
 

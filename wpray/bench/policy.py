@@ -24,8 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from wpray.command import run_command
+from wpray.config import BatchingConfig
 from wpray.errors import BadInputError
-from wpray.models.action_expert import NUM_STEPS, ActionExpert
+from wpray.models.action_expert import NUM_STEPS, PROMPT_SIZES, ActionExpert
+from wpray.models.checkpoint import TABLES
 from wpray.models.config import (
     IMAGE_TOKENS,
     ActionExpertConfig,
@@ -37,7 +39,9 @@ from wpray.models.config import (
     action_expert_manifest,
     vlm_manifest,
 )
+from wpray.models.staging import fetch
 from wpray.models.vlm import WaypointVLM
+from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 
 _HEADER = (4022, 235292, 235248)
 _PROMPT, _SHORT_PROMPT = 56, 20  # tokens of a LIBERO prompt, of the VLM and of the action expert
@@ -71,6 +75,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--variant", choices=("full", "tiny"), default="full")
+    parser.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=BatchingConfig().deterministic,
+        help="in shapes that give the same bits, as batching.deterministic",
+    )
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
@@ -87,15 +97,18 @@ def main(argv: Sequence[str]) -> int:
     return int(any(row.target_ms is not None and row.request_ms > row.target_ms for row in rows))
 
 
-def random_weights(manifest: Manifest, precision: Precision) -> dict[str, torch.Tensor]:
-    """Tensors of a manifest on the GPU, in compute precision, scaled so that activations keep their size."""
+def random_weights(manifest: Manifest, precision: Precision) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Tensors of a manifest on the GPU, in compute precision, scaled so that activations keep their size; and the
+    embedding table, on the host.
+    """
     torch.manual_seed(0)
     weights = {}
     for name, (shape, dtype) in manifest.items():
         kind = getattr(torch, dtype) if precision == "bfloat16" else torch.float32
         gain = 0.01 if "lm_head" in name else float(np.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 0.02
         weights[name] = (torch.randn(shape, device="cuda") * gain).to(kind)
-    return weights
+    (table,) = TABLES & manifest.keys()
+    return weights, weights.pop(table).cpu()
 
 
 def measure_rates(precision: Precision) -> Rates:
@@ -125,12 +138,17 @@ def timed(function: Callable[[], Any], calls: int = 10) -> float:
 def _plans(args: argparse.Namespace, rates: Rates) -> list[Row]:
     config = VlmConfig.full() if args.variant == "full" else VlmConfig.tiny()
     weights = random_weights(vlm_manifest(config, "bfloat16"), args.precision)
-    model = WaypointVLM(weights, config, _HEADER, graphs=not args.eager)
+    model = WaypointVLM(*weights, config, _HEADER, graphs=not args.eager)
+    shapes = _shapes(args, PLAN, model.trace)
     size = 4 if args.precision == "float32" else 2
 
     def run(batch: int) -> Callable[[], Any]:
         images, prompts = _images(batch), [list(range(2, 2 + _PROMPT))] * batch
-        return lambda: model.plan(images, prompts).durations.cpu()
+        parts = [
+            (images[rows], prompts[: len(rows)], shape)
+            for rows, shape in shapes.cut([model.prompt_size(_PROMPT)] * batch)
+        ]
+        return lambda: [fetch(model.plan(seen, asked, shape=shape).durations) for seen, asked, shape in parts]
 
     def floor(batch: int) -> float:
         prefix = _gemma_floor(config.text, batch * (2 * IMAGE_TOKENS + _PROMPT + len(_HEADER) + 1), size, rates)
@@ -143,14 +161,19 @@ def _plans(args: argparse.Namespace, rates: Rates) -> list[Row]:
 def _segments(args: argparse.Namespace, rates: Rates) -> list[Row]:
     config = ActionExpertConfig.full() if args.variant == "full" else ActionExpertConfig.tiny()
     weights = random_weights(action_expert_manifest(config, "bfloat16"), args.precision)
-    model = ActionExpert(weights, config, graphs=not args.eager)
+    model = ActionExpert(*weights, config, graphs=not args.eager)
+    shapes = _shapes(args, SEGMENT, model.trace)
     size = 4 if args.precision == "float32" else 2
 
     def run(batch: int) -> Callable[[], Any]:
         images, prompts = _images(batch), [list(range(2, 2 + _SHORT_PROMPT))] * batch
         start, end = torch.rand(2, batch, config.action_dim)
         duration, noise = torch.full((batch,), 16), torch.randn(batch, config.horizon, config.action_dim)
-        return lambda: model.act(images, prompts, start, end, duration, noise).cpu()
+        parts = [
+            (images[rows], prompts[: len(rows)], start[rows], end[rows], duration[rows], noise[rows], shape)
+            for rows, shape in shapes.cut([PROMPT_SIZES[0]] * batch)
+        ]
+        return lambda: [fetch(model.act(*part)) for part in parts]
 
     def floor(batch: int) -> float:
         prefix = _gemma_floor(config.text, batch * (2 * IMAGE_TOKENS + _SHORT_PROMPT), size, rates)
@@ -158,6 +181,14 @@ def _segments(args: argparse.Namespace, rates: Rates) -> list[Row]:
         return _vision_floor(config.vision, batch, size, rates) + prefix + passes
 
     return [_row("segment", batch, args, run(batch), floor(batch)) for batch in sorted(args.batch, reverse=True)]
+
+
+def _shapes(args: argparse.Namespace, kind: Kind, trace: TraceOf) -> BatchShapes:
+    """Those of a run."""
+    most = max(args.batch)
+    if not args.deterministic:
+        return BatchShapes(kind.up_to(most))
+    return fixed_shapes(kind, trace, args.precision, most)
 
 
 def _images(batch: int) -> torch.Tensor:
@@ -193,6 +224,7 @@ def _result(args: argparse.Namespace, rates: Rates, rows: list[Row]) -> dict[str
         "torch": torch.__version__,
         "precision": args.precision,
         "graphs": not args.eager,
+        "deterministic": args.deterministic,
         "read_tb_per_s": rates.bytes_per_s / 1e12,
         "matrix_tflops": rates.flops / 1e12,
         "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9,

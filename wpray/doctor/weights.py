@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from safetensors import safe_open
 
 from wpray.config import Config
-from wpray.models.checkpoint import UNUSED, Checkpoint, open_action_expert, open_vlm
+from wpray.models.checkpoint import TABLES, UNUSED, Checkpoint, open_action_expert, open_vlm
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
-from wpray.policy.batch_shapes import BatchShapes
+from wpray.policy.batch_shapes import PLAN, SEGMENT
 from wpray.policy.prompt import MAX_ACTION_PROMPT_TOKENS
 from wpray.policy.waypoint_vla import check_sizes, spec_of
 
@@ -32,7 +32,9 @@ class Model:
     @property
     def num_bytes(self) -> int:
         """Of the weights on the GPU, in the configured precision."""
-        tensors = (entry for name, entry in self.file.manifest.items() if name in self.file.stored.keys() - UNUSED)
+        tensors = (
+            entry for name, entry in self.file.manifest.items() if name in self.file.stored.keys() - UNUSED - TABLES
+        )
         return sum(math.prod(shape) * _BYTES["float32" if self._wide(kind) else kind] for shape, kind in tensors)
 
     def describe(self) -> str:
@@ -61,16 +63,18 @@ def read(config: Config) -> tuple[Model, Model]:
 
 
 def working_memory(config: Config, vlm: Model, expert: Model) -> int:
-    """Bytes, estimated: keys and values of a full batch, and the activations of its widest layer.
-
-    The two models take turns, so the larger need counts.
+    """Bytes, estimated: keys and values of both models' largest batches, and the activations of the widest layer while
+    prompts are read, which the models do in turns.
     """
     plan = 2 * IMAGE_TOKENS + config.max_token_len + _WAYPOINT_TOKENS * config.num_waypoints
     act = 2 * IMAGE_TOKENS + MAX_ACTION_PROMPT_TOKENS + config.horizon_steps
-    shapes = BatchShapes(spec_of(config).max_batch_size, config.batching.deterministic)
-    return max(
-        shapes.plan_shapes[-1] * plan * _token_bytes(vlm), shapes.segment_shapes[-1] * act * _token_bytes(expert)
-    )
+    most = spec_of(config).max_batch_size
+    needs = [
+        (vlm, plan, PLAN.largest(vlm.precision, most, config.batching.deterministic)),
+        (expert, act, SEGMENT.largest(expert.precision, most, config.batching.deterministic)),
+    ]
+    kept = sum((shape.rows + shape.reads[-1]) * tokens * _kept_bytes(model) for model, tokens, shape in needs)
+    return kept + max(shape.reads[-1] * tokens * _active_bytes(model) for model, tokens, shape in needs)
 
 
 def is_synthetic(config: Config) -> bool:
@@ -79,7 +83,12 @@ def is_synthetic(config: Config) -> bool:
     return open_vlm(config.vlm_checkpoint)[0].synthetic
 
 
-def _token_bytes(model: Model) -> int:
-    text, size = model.text, _BYTES[model.precision]
-    keys_and_values = 2 * text.depth * text.kv_heads * text.head_dim
-    return (keys_and_values + _ACTIVATIONS * text.mlp) * size
+def _kept_bytes(model: Model) -> int:
+    """Of a token's keys and values."""
+    text = model.text
+    return 2 * text.depth * text.kv_heads * text.head_dim * _BYTES[model.precision]
+
+
+def _active_bytes(model: Model) -> int:
+    """Of a token that is read, in the widest layer."""
+    return _ACTIVATIONS * model.text.mlp * _BYTES[model.precision]

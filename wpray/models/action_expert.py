@@ -1,14 +1,15 @@
 """The action expert: flow matching from noise to an action chunk between two waypoints.
 
-A PaliGemma prefix reads images and instruction once; then ten Euler steps run a narrower Gemma over 34 tokens (start,
-end, 32 noisy actions) that attends to the prefix's keys of the same layer. Its norms are modulated by the flow time and
-the duration.
+A PaliGemma prefix reads images and instruction once, those of a batch in parts (batch_parts.py); then ten Euler steps
+run a narrower Gemma over 34 tokens (start, end, 32 noisy actions) that attends to the prefix's keys of the same layer.
+Its norms are modulated by the flow time and the duration.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,33 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from wpray.models import ops
+from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
 from wpray.models.config import IMAGE_TOKENS, ActionExpertConfig
 from wpray.models.gemma import Modulation, aligned, bias_of, load_layers, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
+from wpray.models.same_bits import fingerprints, made_up
 from wpray.models.siglip import Siglip
+from wpray.models.stored_table import StoredTable
+from wpray.models.token_rows import TokenRows
 
 NUM_STEPS = 10
 PROMPT_SIZES = (32, 64)  # prompts are padded to the next of these
-_LONGEST = 33.0  # control steps that a duration is divided by
+_LONGEST = 33  # control steps of a duration, which is divided by it
 _PERIODS = (4e-3, 4.0)
 
 
 class ActionExpert:
     """A loaded action expert on one device. Not thread-safe: one caller at a time."""
 
-    def __init__(self, weights: dict[str, Tensor], config: ActionExpertConfig, graphs: bool, pool: Any = None) -> None:
-        """`weights` as `Checkpoint.tensors` gives them; what is fused is taken out.
+    def __init__(
+        self,
+        weights: dict[str, Tensor],
+        table: Tensor | StoredTable,
+        config: ActionExpertConfig,
+        graphs: bool,
+        pool: Any = None,
+    ) -> None:
+        """`weights` and `table` as Checkpoint's `tensors` and `table` give them; what is fused is taken out.
 
         `graphs` captures on CUDA, in `pool` if one is given.
         """
@@ -41,17 +53,19 @@ class ActionExpert:
         self._vision = Siglip(weights, stem + "paligemma.model.", config.vision)
         self._prefix = load_layers(weights, stem + "paligemma.model.language_model.", config.text)
         self._expert = load_layers(weights, stem + "gemma_expert.model.", config.expert, adaptive=True)
-        self._embedding = weights[stem + "paligemma.lm_head.weight"]
+        unread = torch.empty(0)  # of the last layer only keys and values are
+        self._prefix[-1] = replace(self._prefix[-1], out=unread, gate_up=unread, down=unread)
         self._linear = {
             name: (weights[name + ".weight"], weights[name + ".bias"])
             for name in ("action_in_proj", "action_out_proj", "proprio_encoder", "time_mlp_in", "time_mlp_out")
         }
-        self._modulate = _modulation_weights(weights, stem + "gemma_expert.model.", config.expert.depth)
-        self.device = self._embedding.device
-        self._scale = self._embedding.new_tensor(config.text.width**0.5)
-        times = [1.0 - step / NUM_STEPS for step in range(NUM_STEPS)]
-        self._times = _sincos(torch.tensor(times, dtype=torch.float64), config.expert.width).to(self.device)
-        self._graphs = GraphCache(self._flow, pool) if graphs and self.device.type == "cuda" else None
+        self.device = self._prefix[-1].qkv.device
+        self._tokens = TokenRows(table, self.device)
+        self._modulations = self._all_modulations(weights, stem + "gemma_expert.model.")
+        self._caches = KvCaches(config.text.depth, config.text.head_dim, self._tokens.rows)
+        captured = graphs and self.device.type == "cuda"
+        self._read: Callable[..., Any] = GraphCache(self._prefill, pool) if captured else self._prefill
+        self._steps: Callable[..., Any] = GraphCache(self._flow, pool, shared=1) if captured else self._flow
 
     @torch.inference_mode()
     def act(
@@ -62,63 +76,82 @@ class ActionExpert:
         end: Tensor,
         duration: Tensor,
         noise: Tensor,
+        shape: BatchShape | None = None,
     ) -> Tensor:
         """(B, 32, 32) float32 normalized actions.
 
         images (B, 2, 224, 224, 3) uint8 [base, wrist]; prompts of at most 64 ids (BOS first); start and end (B, 32);
-        duration (B,) control steps; noise (B, 32, 32) standard normal. Raises ValueError for a longer prompt,
-        torch.cuda.OutOfMemoryError when the batch is too large.
+        duration (B,) control steps, at most 33; noise (B, 32, 32) standard normal; `shape`: what to compute it in, as
+        it is if None. Raises ValueError for a longer prompt or duration, torch.cuda.OutOfMemoryError when the batch is
+        too large.
         """
+        if duration.min() < 0 or duration.max() > _LONGEST:
+            raise ValueError(f"durations are 0 to {_LONGEST} control steps: {duration.tolist()}")
+        given = (start.float(), end.float(), duration.long(), noise.float())
+        actions = self._run(images, prompts, given, shape or BatchShape.whole(len(prompts)))[1]
+        return actions[: len(prompts)].clone()
+
+    @torch.inference_mode()
+    def trace(self, start: int, stop: int, shape: BatchShape, prompt_size: int = 32) -> Tensor:
+        """Fingerprints (B, pieces) of all that made-up requests of these numbers are answered from (same_bits.py)."""
+        images, prompts, values = made_up(start, stop, prompt_size, 2 + self.config.horizon, self.config.action_dim)
+        given = (values[:, 0], values[:, 1], torch.arange(start, stop) % (_LONGEST + 1), values[:, 2:])
+        cache, actions = self._run(images, prompts, given, shape)
+        return fingerprints(*(part[: stop - start] for part in (*cache, actions)))
+
+    def _run(
+        self, images: Tensor, prompts: Sequence[Sequence[int]], given: Sequence[Tensor], shape: BatchShape
+    ) -> tuple[Tensor, Tensor]:
+        """The cache (depth, rows, slots, 2 D) and the actions (rows, 32, 32); `given`: start, end, duration, noise."""
         size = padded_size(max(map(len, prompts)), PROMPT_SIZES)
-        rows = torch.tensor([[*prompt, *[0] * (size - len(prompt))] for prompt in prompts])
+        rows = torch.tensor([[*row, *[0] * (size - len(row))] for row in self._tokens.places(prompts)])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
-        embedded = _sincos(duration.double() / _LONGEST, self.config.expert.width)
-        given = (images, rows, lengths, start.float(), end.float(), embedded, noise.float())
-        arguments = tuple(tensor.to(self.device, non_blocking=True) for tensor in given)
-        return self._graphs(*arguments) if self._graphs is not None else self._flow(*arguments)
+        inputs = [tensor.to(self.device, non_blocking=True) for tensor in (images, rows, lengths, *given)]
+        cache = self._caches.take(shape.rows, aligned(2 * IMAGE_TOKENS + size + 2 + self.config.horizon))
+        (real,) = read_parts(self._read, shape, inputs[:3], cache)
+        return cache, self._steps(cache, real, *(padded(values, shape.rows) for values in inputs[2:]))
 
     def _flow(
         self,
-        images: Tensor,
-        tokens: Tensor,
+        cache: Tensor,
+        real: Tensor,
         lengths: Tensor,
         start: Tensor,
         end: Tensor,
         duration: Tensor,
         noise: Tensor,
     ) -> Tensor:
-        """Ten Euler steps from t = 1 to 0; every shape is fixed, so all of it is one CUDA graph."""
-        cache, real = self._run_prefix(images, tokens, lengths)
+        """Ten Euler steps from t = 1 to 0, after prefixes that the cache (depth, B, slots, 2 D) holds.
+
+        `real` (B, S) are the prefix slots that may be seen.
+        """
         cos, sin, bias = self._suffix_mask(lengths, real)
         ends = self._apply("proprio_encoder", torch.stack([start, end], dim=1))
-        modulations = self._modulations(duration)
+        modulations = [[Modulation(*norm.unbind(1)) for norm in step] for step in self._modulations[:, :, duration]]
         x = noise
         for step in range(NUM_STEPS):
             x = x - (1.0 / NUM_STEPS) * self._velocity(x, ends, modulations[step], cache, cos, sin, bias, real.shape[1])
         return x
 
-    def _run_prefix(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys beside values (depth, B, slots, 2 D), the suffix's still empty, and the prefix's real slots (B, S)."""
+    def _prefill(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys beside values (depth, B, S, 2 D) of images and prompt, and which of them are real (B, S)."""
         batch, config = tokens.shape[0], self.config.text
-        text = F.embedding(tokens, self._embedding) * self._scale
+        text = F.embedding(tokens, self._tokens.rows)
         seen = self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1)
         x = torch.cat([seen, text], dim=1)
-        prefix = x.shape[1]
-        slots = torch.arange(prefix, device=self.device)
+        slots = torch.arange(x.shape[1], device=self.device)
         real = slots < 2 * IMAGE_TOKENS + lengths[:, None]
         bias = bias_of(real)[:, None]
         cos, sin = rope_tables(slots.expand(batch, -1), config.head_dim)
-        slots_in_all = aligned(prefix + 2 + self.config.horizon)
-        cache = x.new_zeros((len(self._prefix), batch, slots_in_all, 2 * config.head_dim))
+        keys_values = x.new_empty((len(self._prefix), batch, x.shape[1], 2 * config.head_dim))
         branch = None
-        for index, layer in enumerate(self._prefix):
-            kv = cache[index, :, :prefix]
+        for index, (layer, kv) in enumerate(zip(self._prefix, keys_values, strict=True)):
             x, normed = ops.add_norm(x, branch, layer.norm_in)
             q = ops.queries(normed, layer.qkv, cos, sin, config, kv)
             if index < len(self._prefix) - 1:  # of the last layer only keys and values are read
                 x, normed = ops.add_norm(x, F.linear(ops.attend(q, kv, bias), layer.out), layer.norm_post)
                 branch = ops.feed_forward(normed, layer.gate_up, layer.down)
-        return cache, real
+        return keys_values, real
 
     def _suffix_mask(self, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotary tables of the suffix and its bias (B, T, S + T): start and end see each other, actions see all."""
@@ -130,17 +163,25 @@ class ActionExpert:
         allowed = torch.cat([real[:, None].expand(-1, count, -1), own.expand(len(real), -1, -1)], dim=2)
         return cos, sin, bias_of(allowed)
 
-    def _modulations(self, duration: Tensor) -> list[list[Modulation]]:
-        """Of every flow step, each norm's modulation; they depend on the time and the duration alone."""
-        batch, width = duration.shape[0], self.config.expert.width
-        both = torch.cat([self._times[:, None].expand(-1, batch, -1), duration.expand(NUM_STEPS, -1, -1)], dim=-1)
-        hidden = F.silu(self._apply("time_mlp_in", both.float()))
+    @torch.inference_mode()
+    def _all_modulations(self, weights: dict[str, Tensor], stem: str) -> Tensor:
+        """Of every flow step, norm and duration: scale, shift and gate, (10, norms, 34, 3, width) float32.
+
+        They depend on nothing else, so they are computed once; the norms' `weights` are taken out. Norms are in order:
+        before and after each layer's attention, then the final one.
+        """
+        width, device = self.config.expert.width, self.device
+        times = torch.tensor([1.0 - step / NUM_STEPS for step in range(NUM_STEPS)], dtype=torch.float64)
+        durations = torch.arange(_LONGEST + 1, dtype=torch.float64) / _LONGEST
+        grid = (NUM_STEPS, len(durations), width)
+        both = torch.cat([_sincos(times, width)[:, None].expand(grid), _sincos(durations, width).expand(grid)], dim=-1)
+        hidden = F.silu(self._apply("time_mlp_in", both.to(device)))
         condition = F.silu(self._apply("time_mlp_out", hidden))
-        weight, bias = self._modulate
-        every = F.linear(condition, weight, bias).view(NUM_STEPS, batch, -1, 3, width)
-        return [
-            [Modulation(*every[step, :, norm].unbind(1)) for norm in range(every.shape[2])] for step in range(NUM_STEPS)
-        ]
+        layers = range(self.config.expert.depth)
+        parts = ("input_layernorm", "post_attention_layernorm")
+        names = [*(f"{stem}layers.{layer}.{part}.dense" for layer in layers for part in parts), f"{stem}norm.dense"]
+        every = [F.linear(condition, weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")) for name in names]
+        return torch.stack(every, dim=1).view(NUM_STEPS, len(names), len(durations), 3, width)
 
     def _velocity(
         self,
@@ -155,7 +196,7 @@ class ActionExpert:
     ) -> Tensor:
         """The flow's velocity (B, 32, 32) at x; writes the suffix's slots of the cache."""
         config = self.config.expert
-        tokens = torch.cat([ends, self._apply("action_in_proj", x)], dim=1).to(self._embedding.dtype)
+        tokens = torch.cat([ends, self._apply("action_in_proj", x)], dim=1).to(cache.dtype)
         branch = gate = None
         for index, layer in enumerate(self._expert):
             before, after = modulations[2 * index], modulations[2 * index + 1]
@@ -165,22 +206,11 @@ class ActionExpert:
             tokens, normed = ops.add_adaptive_norm(tokens, seen, before.gate, after)
             branch, gate = ops.feed_forward(normed, layer.gate_up, layer.down), after.gate
         final = ops.add_adaptive_norm(tokens, branch, gate, modulations[-1])[1][:, -self.config.horizon :]
-        return self._apply("action_out_proj", final.float())
+        return self._apply("action_out_proj", final)
 
     def _apply(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self._linear[name]
-        return F.linear(x, weight, bias)
-
-
-def _modulation_weights(weights: dict[str, Tensor], stem: str, depth: int) -> tuple[Tensor, Tensor]:
-    """All adaptive norms' Linears as one: before and after each layer's attention, then the final norm."""
-    names = [
-        f"{stem}layers.{i}.{norm}" for i in range(depth) for norm in ("input_layernorm", "post_attention_layernorm")
-    ]
-    names.append(stem + "norm")
-    parts = (".dense.weight", ".dense.bias")
-    weight, bias = (torch.cat([weights.pop(name + part) for name in names]) for part in parts)
-    return weight, bias
+        return ops.linear(x, weight, bias)
 
 
 def _sincos(values: Tensor, width: int) -> Tensor:

@@ -22,6 +22,7 @@ from wpray.models.config import (
     infer_vlm_config,
     vlm_manifest,
 )
+from wpray.models.stored_table import StoredTable
 
 _FILE = "model.safetensors"
 _MAX_HEADER = 100_000_000
@@ -36,6 +37,7 @@ _TIED = {  # name in the manifest -> the other name under which the same tensor 
         "paligemma_with_expert.gemma_expert.model.embed_tokens.weight"
     ),
 }
+TABLES = frozenset({"paligemma.lm_head.weight", "paligemma_with_expert.paligemma.lm_head.weight"})
 SYNTHETIC = "wpray.synthetic"  # in the metadata of a file of random weights
 UNUSED = frozenset(
     {
@@ -55,12 +57,22 @@ class Checkpoint:
     synthetic: bool = False  # random weights of `python -m wpray.models.synthetic`
 
     def tensors(self, device: torch.device, precision: Precision) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) of all that is used, one at a time, on `device`, in the dtype that `precision` means."""
+        """(name, tensor) of all that is used, one at a time, on `device`, in the dtype that `precision` means.
+
+        Without the embedding table, which is for `table`.
+        """
         with safe_open(self.path, framework="pt", device=str(device)) as file:
             for name, stored in self.stored.items():
-                if name not in UNUSED:
-                    dtype = getattr(torch, self.manifest[name][1]) if precision == "bfloat16" else torch.float32
-                    yield name, file.get_tensor(stored).to(dtype)
+                if name not in UNUSED | TABLES:
+                    yield name, file.get_tensor(stored).to(self._dtype(name, precision))
+
+    def table(self, precision: Precision) -> StoredTable:
+        """The embedding table, whose rows are read when they are asked for."""
+        (name,) = TABLES & self.stored.keys()
+        return StoredTable(self.path, self.stored[name], self._dtype(name, precision))
+
+    def _dtype(self, name: str, precision: Precision) -> torch.dtype:
+        return getattr(torch, self.manifest[name][1]) if precision == "bfloat16" else torch.float32
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

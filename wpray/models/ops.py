@@ -98,6 +98,33 @@ def attend_new(
     return gemma.attend(q, kv, bias)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A product in float32, (..., N), of x (..., K) of any dtype; on a GPU no row's sums depend on the other rows."""
+    if not x.is_cuda:
+        return F.linear(x.float(), weight, bias)
+    from wpray.models import row_kernels
+
+    return row_kernels.linear(x, weight, bias)
+
+
+def pick(scores: Tensor, forced: Tensor, table: Tensor, follower: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The best of each row's scores (B, N), or the forced value (B,) where that is not negative, and its embedding.
+
+    Values (B,) int64 and (B, 1 or 2, width): rows of `table` (N, width), each with the `follower` (width,) if there is
+    one. A tie takes the larger value, which is the lower id.
+    """
+    if scores.is_cuda:
+        from wpray.models import row_kernels
+
+        return row_kernels.pick(scores, forced, table, follower)
+    best = scores.shape[1] - 1 - scores.flip(-1).argmax(-1)
+    values = torch.where(forced >= 0, forced, best)
+    embedded = table[values][:, None]
+    if follower is not None:
+        embedded = torch.cat([embedded, follower.expand(len(values), 1, -1)], dim=1)
+    return values, embedded
+
+
 def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The GELU-gated MLP of normed x."""
     if not x.is_cuda:

@@ -1,12 +1,14 @@
-"""Images of requests that wait for their batch, in memory that a GPU reads fast.
+"""What goes to a GPU and comes back, through memory that it reaches fast.
 
-They are copied as they arrive, while another batch computes; when their own turn comes the GPU takes them by itself.
+Images of requests are copied as they arrive, while another batch computes; when their turn comes the GPU takes them by
+itself.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +27,6 @@ class StagedImages:
     def __init__(self, images: Tensor, row: int | None, free: deque[int]) -> None:
         self.images = images  # (2, 224, 224, 3) uint8 on the host
         self._row, self._free = row, free
-
-    @classmethod
-    def blank(cls) -> StagedImages:
-        """Black images, to try something out."""
-        return cls(torch.zeros(_SHAPE, dtype=torch.uint8), None, deque())
 
     def __del__(self) -> None:
         if self._row is not None:
@@ -68,3 +65,15 @@ class Staging:
         for row, staged in zip(images, batch, strict=True):
             row.copy_(staged.images, non_blocking=True)
         return images
+
+
+def fetch(values: Tensor) -> NDArray[Any]:
+    """A tensor's values on the host, once they are computed. The wait sleeps: torch's own would keep a core busy."""
+    if not values.is_cuda:
+        return values.numpy()
+    here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    here.copy_(values, non_blocking=True)
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record()
+    done.synchronize()
+    return here.numpy()

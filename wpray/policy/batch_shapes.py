@@ -2,53 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-# A deterministic batch has this shape whatever is in it. A plan streams the VLM's weights 62 times, so it needs many
-# requests to share them; a segment is bound by arithmetic, and little is lost in small batches. A processor without a
-# GPU gains nothing from batches, and takes requests one by one.
-_PLANS, _SEGMENTS = 16, 8
-_STEPS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192, 256)
+from wpray.models.batch_parts import BatchShape
+from wpray.models.config import Precision
+from wpray.models.same_bits import Trace, alike
 
 Rows = list[int]
+Shapes = Sequence[BatchShape]
+TraceOf = Callable[[int, int, BatchShape, int], Any]  # as `same_bits.alike` takes it, and a padded prompt length
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A model's shapes."""
+
+    rows: tuple[int, ...]  # that are worth a graph of their own, ascending
+    fixed: Mapping[Precision, BatchShape]  # every answer is this one's if none may depend on its batch
+    reads: tuple[int, ...] = (1, 2, 4, 8)  # more prompts at once are no faster, and take memory
+
+    def up_to(self, max_batch_size: int) -> Shapes:
+        """All shapes, ascending by rows."""
+        reads = self.reads_up_to(max_batch_size)
+        return tuple(BatchShape(reads, size) for size in self.rows_up_to(max_batch_size))
+
+    def reads_up_to(self, max_batch_size: int) -> tuple[int, ...]:
+        """Ascending; half a batch at most: to read all of it at once is 2% faster, and takes twice the memory."""
+        return tuple(size for size in self.reads if size == 1 or 2 * size <= max_batch_size)
+
+    def rows_up_to(self, max_batch_size: int) -> tuple[int, ...]:
+        """Ascending."""
+        return (*(size for size in self.rows if size < max_batch_size), max_batch_size)
+
+    def largest(self, precision: Precision, max_batch_size: int, deterministic: bool) -> BatchShape:
+        """That takes the most memory."""
+        fixed = self.fixed[precision]
+        if not deterministic:
+            return self.up_to(max_batch_size)[-1]
+        if precision == "float32":
+            return fixed
+        reads = sorted({*self.reads_up_to(max_batch_size), *fixed.reads})
+        return BatchShape(tuple(reads), max(max_batch_size, fixed.rows))
+
+    def same_bits(self, trace: Trace, precision: Precision, max_batch_size: int) -> Shapes:
+        """The fixed shape, and those that give its bits. In float32 on an H100 no others did: none is tried."""
+        fixed = self.fixed[precision]
+        if precision == "float32":
+            return alike(trace, fixed, (), ())
+        return alike(trace, fixed, self.reads_up_to(max_batch_size), self.rows_up_to(max_batch_size))
+
+
+# A plan streams the VLM's weights 62 times, which in bfloat16 costs 32 rows hardly more than one; float32 is bound by
+# arithmetic sooner. A segment's passes are short, and padded rows show.
+PLAN = Kind((1, 4, 8, 16, 32, 64, 128), {"bfloat16": BatchShape((4,), 32), "float32": BatchShape((2,), 8)})
+SEGMENT = Kind(
+    (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192),
+    {"bfloat16": BatchShape((4,), 8), "float32": BatchShape((2,), 4)},
+)
+ONE_BY_ONE = BatchShape((1,), 1)  # a processor without a GPU gains nothing from batches
 
 
 class BatchShapes:
-    """Cuts a batch into parts of known shapes. Each part is (its rows, the rows padded to the shape).
+    """Cuts batches of one kind of request into parts of known shapes."""
 
-    `plan_shapes` and `segment_shapes` are the parts' sizes, `plan_sizes` and `segment_sizes` those of batches without
-    padding, all ascending.
-    """
+    def __init__(self, shapes: Shapes | Callable[[int], Shapes]) -> None:
+        """`shapes`, ascending by rows; or a function that gives them for a padded prompt length.
 
-    def __init__(self, max_batch_size: int, deterministic: bool, gpu: bool = True) -> None:
-        self._deterministic = deterministic
-        steps = (*(size for size in _STEPS if size < max_batch_size), max_batch_size)
-        self.plan_shapes = self.segment_shapes = self.plan_sizes = self.segment_sizes = steps
-        if deterministic:
-            plans, segments = (_PLANS, _SEGMENTS) if gpu else (1, 1)
-            self.plan_shapes, self.segment_shapes = (plans,), (segments,)
-            self.plan_sizes = tuple(range(plans, max_batch_size + 1, plans))
-            self.segment_sizes = tuple(range(segments, max_batch_size + 1, segments))
+        With a function, all prompts of a part are padded to the same length, which shapes the sums, too.
+        """
+        self._any = None if callable(shapes) else shapes
+        self._find = shapes if callable(shapes) else None
+        self._found: dict[int, Shapes] = {}
 
-    def plans(self, prompt_sizes: Sequence[int]) -> Iterator[tuple[Rows, Rows]]:
-        """Parts of a batch of plans; `prompt_sizes`: each one's padded prompt length, which shapes the sums too."""
-        yield from self._parts(prompt_sizes, self.plan_shapes)
+    def of(self, prompt_size: int) -> Shapes:
+        """Shapes for prompts of a padded length. The first call for one may take seconds."""
+        if self._any is not None:
+            return self._any
+        assert self._find is not None
+        if prompt_size not in self._found:
+            self._found[prompt_size] = self._find(prompt_size)
+        return self._found[prompt_size]
 
-    def segments(self, prompt_sizes: Sequence[int]) -> Iterator[tuple[Rows, Rows]]:
-        """Parts of a batch of segments."""
-        yield from self._parts(prompt_sizes, self.segment_shapes)
+    def sizes(self, prompt_size: int, max_batch_size: int) -> tuple[int, ...]:
+        """Of batches that are worth filling, ascending; none if there are shapes of many sizes."""
+        shapes = self.of(prompt_size)
+        return tuple(range(shapes[0].rows, max_batch_size + 1, shapes[0].rows)) if len(shapes) == 1 else ()
 
-    def _parts(self, prompt_sizes: Sequence[int], shapes: Sequence[int]) -> Iterator[tuple[Rows, Rows]]:
-        if not self._deterministic:
-            yield from _cut(list(range(len(prompt_sizes))), shapes)
+    def cut(self, prompt_sizes: Sequence[int]) -> Iterator[tuple[Rows, BatchShape]]:
+        """Parts of a batch: which rows, in what shape. `prompt_sizes` are each one's padded prompt length."""
+        if self._any is not None:
+            yield from _cut(list(range(len(prompt_sizes))), self._any)
             return
         for size in sorted(set(prompt_sizes)):
-            yield from _cut([row for row, own in enumerate(prompt_sizes) if own == size], shapes)
+            yield from _cut([row for row, own in enumerate(prompt_sizes) if own == size], self.of(size))
 
 
-def _cut(rows: Rows, shapes: Sequence[int]) -> Iterator[tuple[Rows, Rows]]:
-    largest = shapes[-1]
+def _cut(rows: Rows, shapes: Shapes) -> Iterator[tuple[Rows, BatchShape]]:
+    largest = shapes[-1].rows
     for start in range(0, len(rows), largest):
         part = rows[start : start + largest]
-        shape = next(size for size in shapes if size >= len(part))
-        yield part, part + part[:1] * (shape - len(part))
+        yield part, next(shape for shape in shapes if shape.rows >= len(part))
+
+
+def fixed_shapes(
+    kind: Kind, trace: TraceOf, precision: Precision, max_batch_size: int, gpu: bool = True
+) -> BatchShapes:
+    """Shapes in which no answer depends on its batch."""
+    if not gpu:
+        return BatchShapes(lambda prompt_size: (ONE_BY_ONE,))
+    return BatchShapes(
+        lambda prompt_size: kind.same_bits(
+            lambda start, stop, shape: trace(start, stop, shape, prompt_size), precision, max_batch_size
+        )
+    )

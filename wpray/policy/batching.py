@@ -61,12 +61,12 @@ class _Queue(Generic[Request, Reply]):
     """Requests of one kind, and what answers them."""
 
     def __init__(self, answer: Callable[[list[Request]], list[Reply]], sizes: Sequence[int] = ()) -> None:
-        """`sizes`, ascending: other batches cost as much as the next of them."""
+        """`sizes`, ascending, are worth filling: other batches are padded to the next of them."""
         self.answer = answer
         self.cost_s: float | None = None  # what the last batch took
         self.waiting: deque[_Waiting[Request, Reply]] = deque()
         self._sizes = sizes
-        self._costs_s: dict[int, float] = {}  # by size, what a batch takes of late
+        self._costs_s: dict[int, float] = {}  # by requests, what a batch takes of late
 
     def due(self, max_batch_size: int, max_wait_s: float) -> float:
         """The instant at which a batch may go: now (0) if full, else when its oldest request has waited enough."""
@@ -81,19 +81,16 @@ class _Queue(Generic[Request, Reply]):
         """How many go together: all that wait, or only as many as fill a size, if that answers more a second."""
         count = min(len(self.waiting), most)
         full = max((size for size in self._sizes if size <= count), default=count)
-        cost_s, full_cost_s = self._costs_s.get(self._padded(count)), self._costs_s.get(full)
+        cost_s, full_cost_s = self._costs_s.get(count), self._costs_s.get(full)
         if cost_s is None or full_cost_s is None:
             return count
         return full if full / full_cost_s > count / cost_s else count
 
     def note_cost(self, count: int, seconds: float) -> None:
         """What a batch of `count` took."""
-        size, self.cost_s = self._padded(count), seconds
-        known = self._costs_s.get(size, seconds)
-        self._costs_s[size] = known + _RECENT * (seconds - known)
-
-    def _padded(self, count: int) -> int:
-        return next((size for size in self._sizes if size >= count), count)
+        self.cost_s = seconds
+        known = self._costs_s.get(count, seconds)
+        self._costs_s[count] = known + _RECENT * (seconds - known)
 
     def take(self, most: int) -> list[_Waiting[Request, Reply]]:
         """The oldest requests; those that must be alone come last, one by one."""

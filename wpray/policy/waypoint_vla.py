@@ -16,13 +16,14 @@ import torch
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.models.action_expert import PROMPT_SIZES, ActionExpert
+from wpray.models.batch_parts import BatchShape
 from wpray.models.checkpoint import Checkpoint, open_action_expert, open_vlm
-from wpray.models.config import GEMMAS, ActionExpertConfig, VlmConfig
+from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
 from wpray.models.gemma import padded_size
-from wpray.models.staging import StagedImages, Staging
+from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
 from wpray.policy.base import PolicySpec
-from wpray.policy.batch_shapes import BatchShapes
+from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
 from wpray.policy.prompt import PromptEncoder, TokenIds, find_tokenizer, load_tokenizer
@@ -66,8 +67,11 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = config.torch_compile and device.type == "cuda"
     pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
-    vlm = WaypointVLM(dict(vlm_file.tensors(device, config.vlm_precision)), vlm_config, encoder.header, graphs, pool)
-    expert = ActionExpert(dict(expert_file.tensors(device, config.precision)), expert_config, graphs, pool)
+    weights, table = dict(vlm_file.tensors(device, config.vlm_precision)), vlm_file.table(config.vlm_precision)
+    vlm = WaypointVLM(weights, table, vlm_config, encoder.header, graphs, pool)
+    weights, table = dict(expert_file.tensors(device, config.precision)), expert_file.table(config.precision)
+    expert = ActionExpert(weights, table, expert_config, graphs, pool)
+    del weights  # and what it holds of what was fused
     policy = WaypointVlaPolicy(config, vlm, expert, encoder, scaling, noise or _own_noise)
     policy.files = (vlm_file.path, expert_file.path, Path(config.dataset_statistics_path), _tokenizer(config))
     if graphs:
@@ -93,8 +97,9 @@ class WaypointVlaPolicy:
         self._vlm, self._expert, self._scaling = vlm, expert, scaling
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size
-        self._shapes = BatchShapes(largest, config.batching.deterministic, gpu=vlm.device.type == "cuda")
-        self.plan_sizes, self.segment_sizes = self._shapes.plan_sizes, self._shapes.segment_sizes
+        self._deterministic = config.batching.deterministic
+        self._plan_shapes = self._shapes(PLAN, self._trace_plan, config.vlm_precision)
+        self._segment_shapes = self._shapes(SEGMENT, expert.trace, config.precision)
         # Two batches: the one that computes and the one that gathers meanwhile.
         self._staging = Staging(2 * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
@@ -135,26 +140,44 @@ class WaypointVlaPolicy:
 
     def capture(self) -> None:
         """Runs every batch shape once, the largest first, so that no episode waits for a graph to be captured."""
-        prompt = [(0,) * PROMPT_SIZES[0]]  # as short as prompts of known tasks are
-        image = self._staging.gather([StagedImages.blank()])
-        for size in reversed(self._shapes.plan_shapes):
-            self._waypoints(image.expand(size, -1, -1, -1, -1), prompt * size)
-        dim = self._expert.config.action_dim
-        for size in reversed(self._shapes.segment_shapes):
-            images = image.expand(size, -1, -1, -1, -1)
-            ends, noise = np.zeros((size, dim), np.float32), self._empty_noise(size)
-            self._flow(images, prompt * size, ends, ends, np.ones(size, np.int64), noise)
+        torch.cuda.empty_cache()  # what loading took
+        for shapes, trace, prompt_size in (
+            (self._plan_shapes, self._trace_plan, self._vlm.prompt_size(1)),
+            (self._segment_shapes, self._expert.trace, PROMPT_SIZES[0]),
+        ):
+            found = shapes.of(prompt_size)  # runs them all where an answer may not depend on its batch
+            for shape in () if self._deterministic else reversed(found):
+                for count in {shape.rows, *(shape.reads if shape is found[-1] else ())}:
+                    trace(0, min(count, shape.rows), shape, prompt_size)
         torch.cuda.empty_cache()  # what the runs before the captures took
+
+    @property
+    def plan_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that are worth filling."""
+        return self._plan_shapes.sizes(self._vlm.prompt_size(1), self.spec.max_batch_size)
+
+    @property
+    def segment_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that are worth filling."""
+        return self._segment_shapes.sizes(PROMPT_SIZES[0], self.spec.max_batch_size)
+
+    def _shapes(self, kind: Kind, trace: TraceOf, precision: Precision) -> BatchShapes:
+        most = self.spec.max_batch_size
+        if not self._deterministic:
+            return BatchShapes(kind.up_to(most))
+        return fixed_shapes(kind, trace, precision, most, gpu=self._vlm.device.type == "cuda")
+
+    def _trace_plan(self, start: int, stop: int, shape: BatchShape, prompt_size: int) -> torch.Tensor:
+        return self._vlm.trace(start, stop, shape, prompt_size, self._num_waypoints)
 
     def _waypoints(self, images: torch.Tensor, prompts: Sequence[TokenIds]) -> tuple[IntArray, IntArray]:
         """Bins (B, M, 8) and durations (B, M)."""
         bins = np.empty((len(prompts), self._num_waypoints, PROPRIO_DIM), np.int64)
         durations = np.empty((len(prompts), self._num_waypoints), np.int64)
         sizes = [self._vlm.prompt_size(len(prompt)) for prompt in prompts]
-        for rows, padded in self._shapes.plans(sizes):
-            output = self._vlm.plan(images[padded], [prompts[row] for row in padded], self._num_waypoints)
-            bins[rows] = output.bins[: len(rows)].cpu().numpy()
-            durations[rows] = output.durations[: len(rows)].cpu().numpy()
+        for rows, shape in self._plan_shapes.cut(sizes):
+            output = self._vlm.plan(images[rows], [prompts[row] for row in rows], self._num_waypoints, shape=shape)
+            bins[rows], durations[rows] = fetch(output.bins), fetch(output.durations)
         return bins, durations
 
     def _first_segments(
@@ -189,11 +212,9 @@ class WaypointVlaPolicy:
         noise = np.stack([request.noise for request in requests])
         chunks = np.empty_like(noise)
         sizes = [padded_size(len(prompt), PROMPT_SIZES) for prompt in prompts]
-        for rows, padded in self._shapes.segments(sizes):
-            given = (starts[padded], ends[padded], np.minimum(durations, self._expert.config.horizon)[padded])
-            chunks[rows] = self._flow(images[padded], [prompts[row] for row in padded], *given, noise[padded])[
-                : len(rows)
-            ]
+        for rows, shape in self._segment_shapes.cut(sizes):
+            given = (starts[rows], ends[rows], np.minimum(durations, self._expert.config.horizon)[rows])
+            chunks[rows] = self._flow(images[rows], [prompts[row] for row in rows], *given, noise[rows], shape)
         return [self._executable(chunk) for chunk in chunks]
 
     def _flow(
@@ -204,10 +225,12 @@ class WaypointVlaPolicy:
         ends: Float32Array,
         durations: IntArray,
         noise: Float32Array,
+        shape: BatchShape,
     ) -> Float32Array:
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (starts, ends, durations, noise)]
-        result: Float32Array = self._expert.act(images, prompts, *tensors).cpu().numpy()
-        return result
+        start, end, duration, first = (
+            torch.from_numpy(np.ascontiguousarray(array)) for array in (starts, ends, durations, noise)
+        )
+        return fetch(self._expert.act(images, prompts, start, end, duration, first, shape))
 
     def _executable(self, chunk: Float32Array) -> FloatArray:
         """Normalized actions (H, D) -> environment actions (H, 7); the model's gripper is 0 closed, 1 open."""
@@ -219,9 +242,6 @@ class WaypointVlaPolicy:
         """(..., 8) zero-padded to the action expert's width."""
         missing = self._expert.config.action_dim - values.shape[-1]
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
-
-    def _empty_noise(self, size: int) -> Float32Array:
-        return np.zeros((size, self._expert.config.horizon, self._expert.config.action_dim), np.float32)
 
 
 def _own_noise(request: Request, shape: tuple[int, ...]) -> Float32Array:

@@ -1,0 +1,46 @@
+"""Rows of a table in a safetensors file, read when they are asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class StoredTable:
+    """A two-dimensional tensor that stays in its file, which may be deleted or replaced meanwhile, not overwritten."""
+
+    def __init__(self, path: Path, name: str, dtype: torch.dtype) -> None:
+        """`name` is the file's own; rows are given in `dtype`."""
+        self._path, self.dtype = path, dtype
+        self._file = path.open("rb", buffering=0)
+        (length,) = struct.unpack("<Q", self._file.read(8))
+        entry = json.loads(self._file.read(length))[name]
+        self._stored, self.shape = _DTYPES[entry["dtype"]], torch.Size(entry["shape"])
+        self._first = 8 + length + entry["data_offsets"][0]
+        self._state = self._now()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, ids: Sequence[int]) -> Tensor:
+        """(N, width) on the host. Raises ValueError for a row that there is not, or if the file is not as it was."""
+        odd = [row for row in ids if not 0 <= row < len(self)]
+        if odd:
+            raise ValueError(f"token {odd[0]} is not of this vocabulary of {len(self)}")
+        size = self.shape[1] * self._stored.itemsize
+        data = bytearray().join(os.pread(self._file.fileno(), size, self._first + row * size) for row in ids)
+        if self._now() != self._state:
+            raise ValueError(f"{self._path} was overwritten while it is in use; start again with a file that stays")
+        return torch.frombuffer(data, dtype=self._stored).view(len(ids), -1).to(self.dtype)
+
+    def _now(self) -> tuple[int, int]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns
