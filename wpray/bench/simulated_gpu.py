@@ -13,8 +13,9 @@ Kind = Literal["plan", "segment"]
 
 # Measured: milliseconds a call by batch, one H100, bfloat16; an env actor's milliseconds on one core. A plan's call
 # computes its first segment, too.
-SEGMENT_MS = {1: 16.1, 8: 50.5, 16: 93.0, 32: 181.8}
-PLAN_MS = {1: 124.2 + 16.1, 8: 159.4 + 50.5, 16: 200.3 + 93.0, 32: 283.7 + 181.8}
+SEGMENT_MS = {1: 17.0, 2: 21.2, 4: 29.4, 8: 50.1, 16: 93.8, 32: 184.5}
+_WAYPOINTS_MS = {1: 124.4, 2: 130.1, 4: 138.7, 8: 159.2, 16: 204.3, 32: 291.4}
+PLAN_MS = {size: ms + SEGMENT_MS[size] for size, ms in _WAYPOINTS_MS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from wpray.policy.factory import policy_spec
 from wpray.policy.statistics import load_scaling
 
 _GIB = 2**30
-_CONTEXT = 1.5 * _GIB  # CUDA itself, its libraries' workspaces and the captured graphs
+_CUDA = 2.1 * _GIB  # CUDA itself, captured graphs, what the allocator holds: measured, less what is computed here
 _REMEDY_MEMORY = "lower batching.max_batch_size, or set vlm_precision: bfloat16 and precision: bfloat16"
 
 
@@ -32,7 +32,7 @@ def check_gpu_memory(config: Config) -> list[Result]:
     from wpray.doctor import weights
 
     vlm, expert = weights.read(config)
-    needed = vlm.num_bytes + expert.num_bytes + weights.working_memory(config, vlm, expert) + _CONTEXT
+    needed = vlm.num_bytes + expert.num_bytes + weights.working_memory(config, vlm, expert) + _CUDA
     what = f"about {needed / _GIB:.1f} GiB for weights and batches of {policy_spec(config).max_batch_size}"
     gpus = _free_gpu_memory()
     if not gpus:
