@@ -12,8 +12,10 @@ import torch
 
 from tests.tiny_weights import write_checkpoints
 from wpray.models.action_expert import ActionExpert
+from wpray.models.batch_parts import BatchShape
 from wpray.models.checkpoint import open_action_expert, open_vlm
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
+from wpray.models.gemma import aligned
 from wpray.models.vlm import WaypointVLM
 
 DATA = Path(__file__).parents[1] / "data" / "golden"
@@ -100,6 +102,21 @@ def test_float32_tokens_are_exact_in_a_batch_of_mixed_lengths(golden: dict[str, 
     assert np.array_equal(output.durations, expected[..., 8])
 
 
+def test_float32_tokens_are_exact_in_parts_whatever_was_computed_before(
+    golden: dict[str, np.ndarray], checkpoints: Path
+) -> None:
+    model, expected = _vlm(checkpoints / "vlm"), _values(golden["vlm_tokens_float32"])
+    model._caches.take(8, aligned(2 * 256 + 64 + 75)).fill_(float("nan"))  # as a broken request would leave it
+    for rows, shape in (
+        ([2, 0, 1, 1, 0], BatchShape((1, 2), 8)),
+        ([1], BatchShape((2,), 8)),
+        ([0, 2, 1], BatchShape((4,), 4)),
+    ):
+        output = model.plan(_images(golden, rows), _prompts(golden, rows), shape=shape)
+        assert np.array_equal(output.bins, expected[rows, :, :8])
+        assert np.array_equal(output.durations, expected[rows, :, 8])
+
+
 def _hidden(golden: dict[str, np.ndarray], path: Path, precision: Precision, forced: str) -> np.ndarray:
     """(3, 79, 64) hidden states while feeding the golden tokens of precision `forced`."""
     model = _vlm(path, precision)
@@ -156,9 +173,11 @@ def test_actions_agree_alone_and_in_a_batch(
     golden: dict[str, np.ndarray], stored: Path, file: str, precision: Precision, tolerance: float
 ) -> None:
     model, expected = _expert(stored / file / "ae", precision), golden[f"ae_actions_{precision}"]
-    for rows in ([0], [1], [2], [2, 0, 1]):
+    whole = [([0], None), ([1], None), ([2], None), ([2, 0, 1], None)]
+    parts = [([2, 0, 1], BatchShape((1, 2), 8)), ([0], BatchShape((2,), 4)), ([1, 2], BatchShape((4,), 8))]
+    for rows, shape in whole + parts:
         prompts = [golden["ae_prompt_tokens"][row][golden["ae_prompt_mask"][row]].tolist() for row in rows]
         given = [torch.from_numpy(golden[f"ae_{name}"][rows]) for name in ("start", "end", "duration", "noise")]
-        ours = model.act(_images(golden, rows), prompts, *given).numpy()
+        ours = model.act(_images(golden, rows), prompts, *given, shape).numpy()
         for index, row in enumerate(rows):
             assert _error(ours[index], expected[row]) < tolerance

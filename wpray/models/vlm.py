@@ -103,9 +103,9 @@ class WaypointVLM:
         self._layers = load_layers(weights, stem + "language_model.", config.text)
         self._norm = 1 + weights[stem + "language_model.norm.weight"].float()
         self.device = self._norm.device
-        self._header = (*header, _WAYPOINT)
-        self._tokens = TokenRows(table, self.device, self._header)
-        self._answer = torch.tensor(self._tokens.places([self._header])[0], device=self.device)
+        begins = (*header, _WAYPOINT)
+        self._tokens = TokenRows(table, self.device, always=begins)
+        self._answer = torch.tensor(self._tokens.places([begins])[0], device=self.device)
         self._bins = self._choice([_FIRST_BIN - value for value in range(_NUM_BINS)])
         self._durations = self._choice([_FIRST_DURATION - value for value in range(_NUM_DURATIONS)])
         self._dur, self._wp = self._tokens.embedded([_DURATION, _WAYPOINT])
