@@ -42,7 +42,7 @@ ALLOWED = {
     "balance": {"asking", "transport"},
     "node_versions": {"asking", "errors", "provenance"},
     "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking"},
-    "actors": {"config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
+    "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
     "events": {"errors", "actors", "asking", "scheduler"},
     "pool": {"actors", "cluster_setup", "events", "scheduler", "stopping"},

@@ -20,6 +20,7 @@ from wpray.balance import Gpus, Replicas
 from wpray.config import Config
 from wpray.envs.base import Environment
 from wpray.envs.factory import FAKE_SUITE, make_environment
+from wpray.errors import told_as
 from wpray.policy.base import Policy
 from wpray.policy.batching import Batcher, PolicyError
 from wpray.policy.factory import build_policy, policy_spec
@@ -78,6 +79,14 @@ class Attempt:
     error_kind: str = ""  # class of the error
     replica: int | None = None  # that answered last
     life: str | None = None  # of that replica
+
+
+class _Failed(Exception):  # noqa: N818
+    """An episode has, with an error that becomes its row."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class PolicyShell:
@@ -174,10 +183,11 @@ class EnvShell:
         started, config = datetime.now(UTC), self._context.config
         settings = RolloutSettings(config.num_steps_wait, config.record != "none", lambda _: self._alive())
         try:
-            result = run_trial(self._env, self._policy, assignment.trial, settings)
-            return Attempt(encode_episode(result, self._row_context(assignment, started), config.record))
-        except Exception as error:  # the one place where an episode's exception becomes a row
-            return self._failed(assignment, started, error)
+            with told_as(_Failed):
+                result = run_trial(self._env, self._policy, assignment.trial, settings)
+                return Attempt(encode_episode(result, self._row_context(assignment, started), config.record))
+        except _Failed as failed:
+            return self._failed(assignment, started, failed.error)
         finally:
             self._working = False
 
@@ -187,7 +197,7 @@ class EnvShell:
         return Health(time.monotonic() - self._since if self._working else 0.0)
 
     def _failed(self, assignment: Assignment, started: datetime, error: Exception) -> Attempt:
-        kind, trace = type(error).__name__, traceback.format_exc()
+        kind, trace = type(error).__name__, "".join(traceback.format_exception(error))
         if isinstance(error, PolicyError):
             kind, trace = error.kind, error.trace
         message = f"{error.message if isinstance(error, PolicyError) else error}\n{trace}"

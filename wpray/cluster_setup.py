@@ -16,7 +16,7 @@ import ray
 from wpray.asking import cause_of
 from wpray.config import Config
 from wpray.envs.factory import FAKE_SUITE, list_tasks
-from wpray.errors import BadInputError
+from wpray.errors import BadInputError, told_as
 from wpray.hardware import cores
 from wpray.quiet_ray import WORKER_DEFAULTS, passed_on
 from wpray.types import Task
@@ -37,12 +37,15 @@ def start_ray(config: Config) -> None:
     warnings.filterwarnings("ignore", module="ray")
     address, on_sigterm = config.ray.address, signal.getsignal(signal.SIGTERM)
     options = _join_options(address) if address else _local_options(config)
+
+    def in_a_line(error: Exception) -> BadInputError:
+        return BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({_reason(error)})")
+
     try:
-        if address:
-            _knock(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # of a node that does not come up in time Ray says so with a plain one
-        raise BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({_reason(error)})") from error
+        with told_as(in_a_line):  # of a node that does not come up in time Ray says so with a plain Exception
+            if address:
+                _knock(address)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its last words
 

@@ -1,5 +1,8 @@
 """Errors that a user can act on: each message is one line and names the remedy."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 
 class WprayError(Exception):
     """Base of every error that wpray raises on purpose."""
@@ -15,3 +18,18 @@ class RunStoppedError(WprayError, RuntimeError):
 
 class PausedError(RunStoppedError):
     """A result cannot be kept now, but may be later: the driver waits for a while before it stops."""
+
+
+@contextlib.contextmanager
+def told_as(make: Callable[[Exception], Exception], *but: type[Exception]) -> Iterator[None]:
+    """Raises what `make` makes of an error; not of one of `but`.
+
+    For what others' code raises: policies, simulators, Ray, what stands behind fsspec. Nothing else catches whatever
+    comes.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except Exception as error:
+        raise make(error) from error

@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from wpray.errors import told_as
 from wpray.policy.base import Policy
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
 
@@ -138,13 +139,16 @@ class _Queue(Generic[Request, Reply]):
 
 
 def _tried(work: Callable[[], Done]) -> Done | PolicyError:
-    """What the policy's `work` gives. Whatever it raises belongs to its requests, never to the actor; it comes back as
-    text, for the exception would keep its frames' tensors alive.
-    """
+    """What the policy's `work` gives. Whatever it raises belongs to its requests, never to the actor."""
     try:
-        return work()
-    except Exception as error:
-        return PolicyError(type(error).__name__, str(error), traceback.format_exc())
+        with told_as(_in_words):
+            return work()
+    except PolicyError as error:
+        return PolicyError(*error.args)  # another: that one's cause would keep its frames' tensors alive
+
+
+def _in_words(error: Exception) -> PolicyError:
+    return PolicyError(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
 class Batcher:

@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from wpray.errors import BadInputError, WprayError
+from wpray.errors import BadInputError, WprayError, told_as
 from wpray.storage.url import StoreUrl
 
 _Read = TypeVar("_Read")
@@ -174,7 +174,7 @@ class Store:
     @contextlib.contextmanager
     def _asking(self, what: str) -> Iterator[None]:
         try:
-            with _told_as(lambda said: StoreError(f"{self.url}: cannot {what} ({said})"), FileNotFoundError):
+            with told_as(lambda error: StoreError(f"{self.url}: cannot {what} ({_line(error)})"), FileNotFoundError):
                 yield
         except FileNotFoundError as error:
             raise StoreError(f"{self.url}: cannot {what} (not found)") from error
@@ -200,7 +200,7 @@ def _through_fsspec(url: StoreUrl) -> tuple[Any, str, Callable[[], None]]:
     if url.query:
         raise BadInputError(f"{url}: {url.scheme}:// takes no options; leave out what follows the question mark")
     try:
-        with _told_as(lambda said: BadInputError(f"{url}: {said}; {_REMEDY}"), ImportError, ValueError):
+        with told_as(lambda error: BadInputError(f"{url}: {_line(error)}; {_REMEDY}"), ImportError, ValueError):
             found, path = fsspec.core.url_to_fs(url.base)  # some connect here
     except ImportError as error:
         missing = getattr(error.__cause__ or error, "name", None)
@@ -209,17 +209,6 @@ def _through_fsspec(url: StoreUrl) -> tuple[Any, str, Callable[[], None]]:
     except ValueError as error:
         raise BadInputError(f"{url}: {_line(error)}; use s3://, gs://, abfs:// or what fsspec knows") from error
     return fs.PyFileSystem(fs.FSSpecHandler(found)), path, found.invalidate_cache
-
-
-@contextlib.contextmanager
-def _told_as(make: Callable[[str], Exception], *but: type[Exception]) -> Iterator[None]:
-    """Raises what `make` makes of an error's line, for each library behind fsspec raises its own; not of `but`."""
-    try:
-        yield
-    except but:
-        raise
-    except Exception as error:
-        raise make(_line(error)) from error
 
 
 def _line(error: BaseException) -> str:
