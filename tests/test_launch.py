@@ -52,9 +52,10 @@ class Launch:
         os.killpg(self._process.pid, signal.SIGINT)
 
     def finish(self) -> int:
-        output, _ = self._process.communicate(timeout=120)
-        self.lines += output.splitlines()
-        return self._process.returncode
+        assert self._process.stdout is not None
+        # Not by communicate: it reads past the buffer, in which lines that came with the last one read are waiting.
+        self.lines += [line.rstrip("\n") for line in self._process.stdout]
+        return self._process.wait(timeout=120)
 
     @property
     def episodes(self) -> list[str]:
