@@ -45,11 +45,22 @@ ALLOWED = {
     "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
-    "events": {"errors", "actors", "asking", "scheduler"},
+    "events": {"errors", "actors", "asking", "policy.base", "scheduler"},
     "pool": {"actors", "cluster_setup", "events", "scheduler", "stopping"},
     "replicas": {"actors", "asking", "cluster_setup", "events", "stopping"},
     "recorder": {"types", "errors", "config", "results", "stopping"},
-    "driver": {"types", "errors", "results", "actors", "cluster_setup", "events", "pool", "recorder", "replicas"}
+    "driver": {
+        "types",
+        "errors",
+        "policy.base",
+        "results",
+        "actors",
+        "cluster_setup",
+        "events",
+        "pool",
+        "recorder",
+        "replicas",
+    }
     | {"scheduler", "stopping", "transport"},
     "display": {"types", "results"},
     "output": {"config", "errors", "provenance", "actors", "results", "storage"},

@@ -154,7 +154,9 @@ def refused_as(header: Header, setting: str) -> Iterator[None]:
     except BadInputError as error:
         holds = summary(header.shapes)
         listed = ", ".join(holds[:8]) + (", ..." if len(holds) > 8 else "")
-        hint = _hint(header.shapes)
+        hint = _lora_hint(header.shapes)
+        if "gemma_expert" in str(error) and not any("gemma_expert" in name for name in header.shapes):
+            hint = hint or "; see that vlm_checkpoint and ae_checkpoint are not swapped"
         raise BadInputError(f"{setting}: {header.path}: {error}; found: {listed or 'no tensors'}{hint}") from error
 
 
@@ -178,7 +180,7 @@ def verified(header: Header, names: Names, manifest: Manifest, setting: str) -> 
     twice = {other: name for name, other in _TIED.items() if name in manifest and name in stored and other in stored}
     problems = list(_problems(header, names, manifest, found, twice))
     if problems:
-        hint = _hint(header.shapes)
+        hint = _lora_hint(header.shapes)
         raise BadInputError(f"{setting}: {header.path}: not this model's checkpoint; {'; '.join(problems)}{hint}")
     for other, name in twice.items():
         if name not in UNUSED and not _equal(header, stored[name], stored[other]):
@@ -228,13 +230,10 @@ def _equal(header: Header, one: str, other: str) -> bool:
         )
 
 
-def _hint(names: Mapping[str, Any]) -> str:
-    """Return what a checkpoint of these names is known to be, and the remedy; empty if it is not."""
-    if any("lora_" in name.lower() for name in names):
-        return f"; these are weights of a LoRA adapter: {_MERGE}"
-    if names and all("paligemma." in name and "gemma_expert" not in name for name in names):
-        return "; this is a VLM's: see that vlm_checkpoint and ae_checkpoint are not swapped"
-    return ""
+def _lora_hint(names: Mapping[str, Any]) -> str:
+    """Return what to do with an adapter's weights; empty if there are none."""
+    adapter = any("lora_" in name.lower() for name in names)
+    return f"; these are weights of a LoRA adapter: {_MERGE}" if adapter else ""
 
 
 def _beside(path: Path) -> Iterator[str]:

@@ -1,18 +1,13 @@
-"""Statistics of a training data set, which normalization needs: found in a file, chosen, and checked as a whole.
+"""Statistics of a training data set, which normalization needs: checked as a whole before a number is used.
 
-Layouts that are read: `{action, proprio}`, alone or under data set names (RLDS, OpenVLA-OFT, starVLA's `state`),
-openpi's `norm_stats.json` (`{norm_stats: {state, actions}}`, perhaps padded to 32) and LeRobot's `meta/stats.json`
-(`action`, `observation.state`). The numbers decide, not the layout: each of them must hold what norm_type needs.
+The numbers decide, not the file's layout (statistics_file.py): they must be what norm_type needs, of 7 and 8
+dimensions; openpi's may be padded to 32.
 """
 
 from __future__ import annotations
 
-import codecs
-import difflib
 import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,23 +15,16 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from wpray.errors import BadInputError
-from wpray.lfs import refuse_pointer
+from wpray.errors import shown
 from wpray.policy.normalize import NEEDED_STATISTICS, Masked, NormType, Scaling, scaling
+from wpray.policy.statistics_file import KEY_SETTING, SETTING, bad_statistics, choose_data_set, kind_of
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
-SETTING, KEY_SETTING = "dataset_statistics_path", "dataset_statistics_key"
-_MAX_BYTES = 16_000_000
 _LARGEST = 1e30  # differences stay finite in float32
 _PADDED = 32  # width to which openpi pads
 _GRIPPER = ACTION_DIM - 1
-_FIELDS = {"action": ("action", "actions"), "proprio": ("proprio", "observation.state", "state")}
 _KNOWN = ("mean", "std", "q01", "q99", "min", "max")
 _PADDING = {"mean": (0,), "q01": (0,), "min": (0,), "std": (0, 1), "q99": (0, 1), "max": (0, 1)}
-_TOTAL = "__total__"  # sums over data sets, beside them
-_BASE_SUITE = re.compile(r"_libero_(?:spatial|object|goal|10|90|100)_")
-_FILE_NAMES = ("dataset_statistics.json", "norm_stats.json", "meta/stats.json", "stats.json")
-_REMEDY = "write it anew with: python -m wpray.dataset_stats RLDS_DIR -o FILE"
 
 _Vectors = dict[str, Float32Array]
 
@@ -70,6 +58,17 @@ class DataSetStatistics:
     fields: Mapping[str, Mapping[str, Any]]  # action and proprio
     labels: Mapping[str, str]  # where the file has them: field -> dotted name
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json should say of them: file, data set (null: the file names none), where its fields stand."""
+        return {"path": str(self.path), "data_set": self.name, "fields": dict(self.labels), "fits_suite": self.fits}
+
+    def describe(self, suite: str) -> str:
+        """Return in a line which data set it is, and that it is not the suite's if it is not."""
+        name = "one data set, without a name" if self.name is None else f"data set {shown(self.name)}"
+        told = "" if self.fits else f", which is not named after {suite}: {KEY_SETTING} confirms it or names another"
+        return f"{SETTING}: {self.path}: {name}{told}"
+
     def width(self, field: str) -> int:
         """Return the number of dimensions that `field` (action or proprio) has, without openpi's padding.
 
@@ -78,7 +77,7 @@ class DataSetStatistics:
         lists: dict[str, Any] = {name: value for name, value in self.fields[field].items() if name in _KNOWN}
         odd = [name for name, value in lists.items() if not isinstance(value, list)]
         if odd:
-            self._refuse(f"{self.labels[field]}.{odd[0]} must hold a list of numbers, not {_kind(lists[odd[0]])}")
+            self._refuse(f"{self.labels[field]}.{odd[0]} must hold a list of numbers, not {kind_of(lists[odd[0]])}")
         lengths = {len(value) for value in lists.values()}
         if len(lengths) != 1:
             self._refuse(f"{self.labels[field]} holds lists of different lengths: {sorted(lengths)}")
@@ -98,10 +97,10 @@ class DataSetStatistics:
         needed = NEEDED_STATISTICS[norm_type]
         missing = [name for name in needed if name not in statistics]
         if missing:
-            found = _listed(statistics) or "nothing"
+            found = ", ".join(map(shown, list(statistics)[:8])) or "nothing"
             self._refuse(f"{label} has no {missing[0]}, which norm_type {norm_type} needs (found: {found})")
         checked = {name: self._vector(field, name, dim) for name in _KNOWN if name in statistics}
-        if len(statistics[needed[0]]) == _PADDED and self.width(field) != dim:
+        if any(len(statistics[name]) == _PADDED for name in checked) and self.width(field) != dim:
             self._refuse(f"{label} is padded to {_PADDED} from {self.width(field)} numbers, not from {dim}")
         for low, high in (("q01", "q99"), ("min", "max")):
             if low in checked and high in checked and (checked[low] > checked[high]).any():
@@ -130,7 +129,7 @@ class DataSetStatistics:
         if value is None:
             return None
         if not isinstance(value, list) or len(value) != dim or not all(isinstance(item, bool) for item in value):
-            found = f"{len(value)} entries" if isinstance(value, list) else _kind(value)
+            found = f"{len(value)} entries" if isinstance(value, list) else kind_of(value)
             self._refuse(f"{label} must hold {dim} times true or false, found {found}")
         if field == "proprio":
             return np.array(value)
@@ -141,8 +140,8 @@ class DataSetStatistics:
             )
         return np.array([*value[:_GRIPPER], True])  # the policy passes the gripper by anyway
 
-    def _refuse(self, found: str, remedy: str = _REMEDY) -> NoReturn:
-        raise _bad(self.path, found, remedy)
+    def _refuse(self, found: str, *remedy: str) -> NoReturn:
+        raise bad_statistics(self.path, found, *remedy)
 
 
 def load_scaling(path: Path, norm_type: NormType, suite: str, key: str | None = None) -> PolicyScaling:
@@ -159,103 +158,11 @@ def read_statistics(path: Path, suite: str, key: str | None = None) -> DataSetSt
     Raises BadInputError if the file cannot be read, is not JSON, has no data set with both fields, not the one asked
     for, or several that may be meant.
     """
-    data, prefix = _unwrapped(_read(path))
-    if _is_data_set(data):
-        if key is not None:
-            raise BadInputError(f"{KEY_SETTING}: {path} holds one data set without a name, not {key!r}; leave it out")
-        return _chosen(path, data, prefix, None, fits=True)
-    nested = {name: value for name, value in data.items() if isinstance(value, dict) and _is_data_set(value)}
-    if not nested:
-        found = "; ".join(_described(data, prefix)) or "nothing"
-        raise _bad(path, f"holds no data set with both action and proprio (found: {found})")
-    name, fits = (_asked(path, sorted(nested), key), True) if key is not None else _fitting(path, sorted(nested), suite)
-    return _chosen(path, nested[name], f"{prefix}{name}.", name, fits)
-
-
-def _chosen(path: Path, data: Mapping[str, Any], prefix: str, name: str | None, fits: bool) -> DataSetStatistics:
-    names = {field: own for field in _FIELDS if (own := _own_name(data, field)) is not None}
-    labels = {field: prefix + own for field, own in names.items()}
-    return DataSetStatistics(path, name, fits, {field: data[own] for field, own in names.items()}, labels)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    raw = _bytes(path)
-    if len(raw) > _MAX_BYTES:
-        raise _bad(path, f"is larger than {_MAX_BYTES // 10**6} MB, which no statistics file is")
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise _bad(path, "is text in UTF-16, not in UTF-8", "save it as UTF-8")
-    try:
-        data = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise _bad(path, f"is not readable as JSON ({reason})") from error
-    if not isinstance(data, dict):
-        raise _bad(path, f"must hold an object with action and proprio, not {_kind(data)}")
-    return data
-
-
-def _bytes(path: Path) -> bytes:
-    """Return the file's content, at most one byte more than is allowed."""
-    refuse_pointer(path, SETTING)
-    try:
-        if path.is_dir():
-            inside = next((name for name in _FILE_NAMES if (path / name).is_file()), None)
-            raise _bad(path, "is a folder", f"name a file, such as {path / (inside or _FILE_NAMES[0])}")
-        if path.exists() and not path.is_file():  # a pipe would wait for its writer
-            raise _bad(path, "is not a regular file", "name a file")
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES + 1)
-    except BadInputError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BadInputError(f"{SETTING}: {path} cannot be read ({reason}); name a file") from error
-
-
-def _bad(path: Path, found: str, remedy: str = _REMEDY) -> BadInputError:
-    return BadInputError(f"{SETTING}: {path}: {found}; {remedy}")
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _unwrapped(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return what openpi and OpenVLA wrap in `norm_stats`, and the prefix of its names."""
-    inner = data.get("norm_stats")
-    return (inner, "norm_stats.") if isinstance(inner, dict) and not _is_data_set(data) else (data, "")
-
-
-def _own_name(value: Mapping[str, Any], field: str) -> str | None:
-    return next((name for name in _FIELDS[field] if isinstance(value.get(name), dict)), None)
-
-
-def _is_data_set(value: Mapping[str, Any]) -> bool:
-    return all(_own_name(value, field) is not None for field in _FIELDS)
-
-
-def _described(data: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Yield a few of an object's names, with the names inside them."""
-    for name, value in list(data.items())[:6]:
-        inside = f" ({_listed(value)})" if isinstance(value, dict) and value else ""
-        yield f"{prefix}{_quoted(name)}{inside}"
-
-
-def _listed(names: Mapping[str, Any]) -> str:
-    return ", ".join(map(_quoted, list(names)[:8])) + (", ..." if len(names) > 8 else "")
-
-
-def _quoted(name: str) -> str:
-    """Return a name from a file as it may stand in a line."""
-    return name if re.fullmatch(r"[\w./-]{1,60}", name, re.ASCII) else ascii(name)[:60]
-
-
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+    found = choose_data_set(path, suite, key)
+    labels = {field: found.prefix + own for field, own in found.names.items()}
+    return DataSetStatistics(
+        path, found.name, found.fits, {field: found.data[own] for field, own in found.names.items()}, labels
+    )
 
 
 def _unpadded(name: str, value: Sequence[Any]) -> int:
@@ -263,46 +170,3 @@ def _unpadded(name: str, value: Sequence[Any]) -> int:
     if value[-1] not in _PADDING[name]:
         return len(value)
     return next((index + 1 for index in reversed(range(len(value))) if value[index] != value[-1]), 0)
-
-
-def _asked(path: Path, names: Sequence[str], key: str) -> str:
-    if key in names:
-        return key
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f"did you mean {_quoted(near[0])}?" if near else f"it holds {', '.join(map(_quoted, names))}"
-    raise BadInputError(f"{KEY_SETTING}: {path} has no data set {key!r}: {hint}")
-
-
-def _fitting(path: Path, names: Sequence[str], suite: str) -> tuple[str, bool]:
-    """Return the suite's own name, else that of the suite that a variant (`libero_object_swap`) derives from, else the
-    only one; and whether it fits.
-    """
-    names = [name for name in names if name != _TOTAL] or list(names)
-    own = [name for name in names if f"_{suite}_" in _words(name)]
-    base = [name for name in names if f"_{suite}_".startswith(_words(name.removesuffix("_no_noops")))]
-    for found in (own, base):
-        if len(found) == 1:
-            return found[0], True
-    if len(names) == 1:
-        return names[0], fits(names[0], suite)
-    listed = ", ".join(map(_quoted, names))
-    raise _bad(
-        path,
-        f"which of its data sets {listed} belongs to {suite} is not clear",
-        f"set {KEY_SETTING} to the one that the checkpoint was trained on",
-    )
-
-
-def fits(name: str, suite: str) -> bool:
-    """Return True if a data set's name is the suite's, its base suite's, or that of a mixture of LIBERO suites."""
-    if not suite.startswith("libero"):
-        return True
-    words, base = _words(name), _BASE_SUITE.match(f"_{suite}_")
-    if f"_{suite}_" in words or (base and base.group() in words):
-        return True
-    return "libero" in words and not _BASE_SUITE.search(words)
-
-
-def _words(name: str) -> str:
-    """Return `_name_` in lower case, words parted by `_`, with LIBERO-Long under its suite's name."""
-    return f"_{re.sub('[^a-z0-9]+', '_', name.lower())}_".replace("_libero_long_", "_libero_10_")
