@@ -213,7 +213,13 @@ class Config(_Group):
 
     vlm_checkpoint: FilePath | None = Field(None, description="waypoint VLM: model directory or training step")
     ae_checkpoint: FilePath | None = Field(None, description="action expert: model directory or training step")
-    dataset_statistics_path: FilePath | None = Field(None, description="dataset_statistics.json of the training data")
+    dataset_statistics_path: FilePath | None = Field(
+        None,
+        description="dataset_statistics.json of the training data, openpi's norm_stats.json or LeRobot's stats.json",
+    )
+    dataset_statistics_key: str | None = Field(
+        None, min_length=1, description="data set in that file; default: the suite's own, else the only one"
+    )
     tokenizer_path: FilePath | None = Field(
         None, description="PaliGemma's tokenizer.model; default: found beside the checkpoint"
     )
@@ -272,6 +278,8 @@ _NO_OUTCOME = frozenset(
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
 )
 
+_LATER = frozenset({"dataset_statistics_key"})  # settings that older versions did not have
+
 
 def outcome_fields(config: Config) -> dict[str, Any]:
     """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder."""
@@ -285,6 +293,8 @@ def outcome_fields(config: Config) -> dict[str, Any]:
 
 
 def fingerprint(config: Config) -> str:
-    """16 hex digits that name `outcome_fields`."""
-    text = json.dumps(outcome_fields(config), sort_keys=True)
+    """16 hex digits that name `outcome_fields`; the same as before for settings that came later and are not used."""
+    fields = outcome_fields(config)
+    known = {name: value for name, value in fields.items() if name not in _LATER or value is not None}
+    text = json.dumps(known, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -127,7 +127,7 @@ def test_a_synthetic_folder_is_all_that_a_run_needs(synthetic_folder: Path) -> N
         ({"model_action_dim": 7}, "model_action_dim"),
         ({"horizon_steps": 16}, "horizon_steps"),
         ({"vlm_checkpoint": "nowhere"}, "nowhere"),
-        ({"vlm_checkpoint": "{folder}/ae"}, "action_in_proj"),
+        ({"dataset_statistics_key": "libero"}, "dataset_statistics_key"),
         ({"ae_checkpoint": "{folder}/vlm"}, "lacks"),
         ({"tokenizer_path": "nowhere"}, "tokenizer_path"),
         ({"dataset_statistics_path": "nowhere"}, "dataset_statistics_path"),
@@ -150,6 +150,17 @@ def test_it_says_what_its_answers_come_from(synthetic_folder: Path) -> None:
     given = yaml.safe_load((synthetic_folder / "config.yaml").read_text())
     names = [str(path.relative_to(synthetic_folder)) for path in waypoint_vla.build(Config.model_validate(given)).files]
     assert names == ["vlm/model.safetensors", "ae/model.safetensors", "dataset_statistics.json", "tokenizer.model"]
+
+
+def test_a_vlm_inside_the_action_experts_file_is_loaded_and_said_to_be(synthetic_folder: Path) -> None:
+    given = yaml.safe_load((synthetic_folder / "config.yaml").read_text())
+    config = Config.model_validate(
+        {**given, "vlm_checkpoint": given["ae_checkpoint"], "batching": {"deterministic": False}}
+    )
+    policy = waypoint_vla.build(config)
+    assert policy.files[0] == policy.files[1] == synthetic_folder / "ae" / "model.safetensors"
+    assert "action_in_proj.* (2)" in policy.sources.facts["vlm_checkpoint"]["left_out"]
+    assert any("left out: action_in_proj.* (2)" in line for line in policy.sources.lines)
 
 
 def test_real_weights_need_the_real_tokenizer(synthetic_folder: Path, tmp_path: Path) -> None:

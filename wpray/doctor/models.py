@@ -8,7 +8,7 @@ from pathlib import Path
 from wpray.config import Config
 from wpray.doctor.result import Result
 from wpray.policy.factory import policy_spec
-from wpray.policy.statistics import load_scaling
+from wpray.policy.statistics import read_statistics
 
 _GIB = 2**30
 _CUDA = 2.1 * _GIB  # CUDA itself, captured graphs, what the allocator holds: measured, less what is computed here
@@ -21,8 +21,14 @@ def check_models(config: Config) -> list[Result]:
         return []
     from wpray.doctor import weights
 
-    found = zip(("VLM", "action expert"), weights.read(config), strict=True)
-    return [Result(name, "pass", model.describe()) for name, model in found]
+    models = dict(zip(("VLM", "action expert"), weights.read(config), strict=True))
+    results = [Result(name, "pass", model.describe()) for name, model in models.items()]
+    if len({model.file.path.resolve() for model in models.values()}) == 1:
+        text = (
+            f"vlm_checkpoint and ae_checkpoint are the same file, {config.vlm_checkpoint}: both models are read from it"
+        )
+        results.append(Result("models", "warn", text))
+    return results
 
 
 def check_gpu_memory(config: Config) -> list[Result]:
@@ -46,12 +52,14 @@ def check_gpu_memory(config: Config) -> list[Result]:
 
 
 def check_statistics(config: Config) -> list[Result]:
-    """The statistics file: layout, 7 and 8 dimensions, percentiles in order."""
+    """The statistics file: layout, whose data set's they are, 7 and 8 dimensions, percentiles in order."""
     if not _is_local(config) or config.dataset_statistics_path is None:
         return []
-    path = Path(config.dataset_statistics_path)
-    load_scaling(path, config.norm_type, config.task_suite)
-    return [Result("statistics", "pass", f"{path}: action 7, proprio 8, norm_type {config.norm_type}")]
+    path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
+    found = read_statistics(path, config.task_suite, key)
+    found.scaling(config.norm_type)
+    text = f"{found.describe(config.task_suite)}; action 7, proprio 8, norm_type {config.norm_type}"
+    return [Result("statistics", "pass" if found.fits else "warn", text)]
 
 
 def check_tokenizer(config: Config) -> list[Result]:

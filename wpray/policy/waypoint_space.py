@@ -8,7 +8,7 @@ import numpy as np
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.policy.statistics import load_scaling
+from wpray.policy.statistics import read_statistics
 from wpray.types import PROPRIO_DIM
 
 _PHYSICAL = ("scripted",)  # policies whose waypoints are proprio as observed
@@ -21,7 +21,8 @@ def waypoint_space(config: Config) -> dict[str, list[float]] | None:
     if config.dataset_statistics_path is None:
         return None
     try:
-        scaling = load_scaling(Path(config.dataset_statistics_path), config.norm_type, config.task_suite).proprio
+        path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
+        scaling = read_statistics(path, config.task_suite, key).scaling(config.norm_type).proprio
     except BadInputError:  # the policy actor reads its own copy, and complains if it must
         return None
     offset = scaling.denormalize(np.zeros(PROPRIO_DIM))

@@ -7,7 +7,7 @@ to a request is then the same to the bit whatever the batch, the order or the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,12 @@ from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
 from wpray.models.gemma import padded_size
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
-from wpray.policy.base import PolicySpec
+from wpray.policy.base import PolicySpec, Sources
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
 from wpray.policy.prompt import PromptEncoder, TokenIds, find_tokenizer, load_tokenizer
-from wpray.policy.statistics import PolicyScaling, load_scaling
+from wpray.policy.statistics import DataSetStatistics, PolicyScaling, read_statistics
 from wpray.policy.waypoint_tokens import bin_centers
 from wpray.types import (
     ACTION_DIM,
@@ -62,7 +62,8 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     vlm_file, vlm_config = open_vlm(config.vlm_checkpoint)
     expert_file, expert_config = open_action_expert(config.ae_checkpoint)
     check_sizes(config, vlm_config, expert_config)
-    scaling = load_scaling(Path(config.dataset_statistics_path), config.norm_type, config.task_suite)
+    statistics = read_statistics(Path(config.dataset_statistics_path), config.task_suite, config.dataset_statistics_key)
+    scaling = statistics.scaling(config.norm_type)
     encoder = _encoder(config, vlm_file)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = config.torch_compile and device.type == "cuda"
@@ -73,7 +74,8 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     expert = ActionExpert(weights, table, expert_config, graphs, pool)
     del weights  # and what it holds of what was fused
     policy = WaypointVlaPolicy(config, vlm, expert, encoder, scaling, noise or _own_noise)
-    policy.files = (vlm_file.path, expert_file.path, Path(config.dataset_statistics_path), _tokenizer(config))
+    policy.files = (*vlm_file.files, *expert_file.files, statistics.path, _tokenizer(config))
+    policy.sources = sources_of(config, {"vlm_checkpoint": vlm_file, "ae_checkpoint": expert_file}, statistics, scaling)
     if graphs:
         policy.capture()
     return policy
@@ -94,6 +96,7 @@ class WaypointVlaPolicy:
         """`noise` gives a request's initial flow noise of a shape."""
         self.spec = spec_of(config)
         self.files: tuple[Path, ...] = ()  # what it was loaded from
+        self.sources = Sources()
         self._vlm, self._expert, self._scaling = vlm, expert, scaling
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size
@@ -256,6 +259,23 @@ def _tokenizer(config: Config) -> Path:
     assert config.vlm_checkpoint and config.ae_checkpoint
     path = Path(config.tokenizer_path) if config.tokenizer_path else None
     return find_tokenizer(path, [Path(config.vlm_checkpoint), Path(config.ae_checkpoint)])
+
+
+def sources_of(
+    config: Config, checkpoints: Mapping[str, Checkpoint], statistics: DataSetStatistics, scaling: PolicyScaling
+) -> Sources:
+    """Return what was taken from a policy's files; `checkpoints` by the setting that names each."""
+    facts = {setting: checkpoint.facts for setting, checkpoint in checkpoints.items()}
+    unusual = {setting: checkpoint.describe() for setting, checkpoint in checkpoints.items()}
+    return Sources(
+        {**facts, "dataset_statistics": {**statistics.facts, "sha256": scaling.digest}},
+        (
+            *(f"{setting}: {checkpoints[setting].path}: {text}" for setting, text in unusual.items() if text),
+            f"{statistics.describe(config.task_suite)}, numbers {scaling.digest[:16]}",
+        ),
+        # A run that joins no cluster has warned already, when it checked its machine.
+        (statistics.describe(config.task_suite),) if config.ray.address is not None and not statistics.fits else (),
+    )
 
 
 def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> None:
