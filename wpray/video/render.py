@@ -33,7 +33,7 @@ def after_run(config: Config, folder: RunFolder, console: Console) -> None:
     Never raises for a video's sake: the results are complete without; Ctrl-C skips what is left.
     """
     videos = VideoFolder.of(folder.path, config.video_out_path)
-    if config.video.mode != "none" and folder.parts():
+    if config.video.mode != "none" and folder.has_rows():
         try:
             _render_missing(config, folder, videos, console)
         except KeyboardInterrupt:
