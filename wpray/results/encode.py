@@ -165,7 +165,7 @@ def _part_bytes(row: dict[str, Any], trajectory: bytes | None) -> bytes:
     crc32 = None if trajectory is None else zlib.crc32(trajectory)
     filled = {name: row.get(name) for name in PART_SCHEMA.names} | {"trajectory_crc32": crc32}
     schema = PART_SCHEMA.with_metadata(PART_SCHEMA.metadata | {COLUMNS_CRC32: checksum(PART_SCHEMA)})
-    return _parquet_bytes(pa.Table.from_pylist([filled], schema=schema))
+    return parquet_bytes(pa.Table.from_pylist([filled], schema=schema))
 
 
 def _trajectory_bytes(trajectory: Trajectory, full: bool) -> bytes:
@@ -186,7 +186,7 @@ def _trajectory_bytes(trajectory: Trajectory, full: bool) -> bytes:
     if full and trajectory.scene is not None:
         poses = np.concatenate([trajectory.scene.body_pos, trajectory.scene.body_quat], axis=1)
         schema = schema.with_metadata(schema.metadata | {b"scene": base64.b64encode(poses.tobytes())})
-    return _parquet_bytes(pa.Table.from_arrays(arrays, schema=schema))
+    return parquet_bytes(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def _fixed_lists(values: FloatArray, kind: pa.DataType) -> pa.Array:
@@ -196,7 +196,7 @@ def _fixed_lists(values: FloatArray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
-def _parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
     """zstd; floats byte by byte (a slowly moving joint's high bytes repeat), which halves a trajectory."""
     sink = io.BytesIO()
     floats = [path for field in table.schema for path in _float_paths(field)]

@@ -149,11 +149,12 @@ class Overlay:
                 counts.append(number)
                 videos.append(other["video_path"] if other is not None and is_same else None)
                 merged.pop(key, None)
-        chosen = pa.array(counts, pa.int64())
-        rows = _with_videos(rows.take(chosen), videos)
+        if len(counts) < len(rows):
+            rows, parts = (table.take(pa.array(counts, pa.int64())) for table in (rows, parts))
+        rows = _with_videos(rows, videos)
         kept = base.filter(pa.array([key in merged for key in keys_of(base)], pa.bool_()))
         episodes = in_order(joined([kept, rows]))
-        found = joined([_of_keys(decisions, merged.keys()), decision_rows(parts.take(chosen))])
+        found = joined([_of_keys(decisions, merged.keys()), decision_rows(parts)])
         return episodes, in_order(found)
 
 

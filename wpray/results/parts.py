@@ -18,11 +18,13 @@ from wpray.results.schema import (
     DECISION_SCHEMA,
     EPISODE_SCHEMA,
     PART_SCHEMA,
+    SCHEMA_VERSION,
     TRAJECTORY_CRC32,
 )
 from wpray.types import Status
 
 _DECISIONS = PART_SCHEMA.field("decisions")
+_CHECKSUM = checksum(PART_SCHEMA)
 _DECISION_FIELDS = pa.schema(list(_DECISIONS.type.value_type))
 
 
@@ -76,6 +78,8 @@ def decision_rows(parts: pa.Table) -> pa.Table:
 def _check_columns(schema: pa.Schema, path: Path) -> bool:
     """Whether names and types are certainly those that were written. Raises ValueError if they certainly are not."""
     known, version = read_metadata(schema).get(COLUMNS_CRC32), version_of(schema)
+    if known == _CHECKSUM and version == SCHEMA_VERSION and schema.equals(PART_SCHEMA):  # quick: nearly every part
+        return True
     if known is not None and known != checksum(schema):
         raise ValueError("its columns are damaged")
     check_version(version, str(path))
