@@ -58,17 +58,20 @@ def _merge(folder: RunFolder, videos: VideoFolder | None) -> None:
     if base is not None and not base.belong_together and base.decisions is None:
         _LOG.warning("%s: there is no %s; its decisions are lost", folder.path, DECISIONS)
     overlay = Overlay(base, parts)
-    written = _write(folder.path, overlay, videos)
-    _check(folder.path, written)
-    _remove(folder, overlay)
+    _write(folder.path, overlay, videos)
+    _remove(overlay)
 
 
-def _write(path: Path, overlay: Overlay, videos: VideoFolder | None) -> str:
-    """Write both tables; returns the digest of their rows. Columns that only some parts have are null in the others."""
+def _write(path: Path, overlay: Overlay, videos: VideoFolder | None) -> None:
+    """Write both tables, and put them in place once they were read back as they should be.
+
+    Columns that only some parts have are null in the others.
+    """
     episodes, decisions = EPISODE_SCHEMA, DECISION_SCHEMA
     while True:
         try:
-            return _write_as((episodes, decisions), path, overlay, videos)
+            _write_as((episodes, decisions), path, overlay, videos)
+            return
         except _WiderError as error:
             if "status" in error.schema.names:
                 episodes = widened(episodes, error.schema)
@@ -76,7 +79,7 @@ def _write(path: Path, overlay: Overlay, videos: VideoFolder | None) -> str:
                 decisions = widened(decisions, error.schema)
 
 
-def _write_as(schemas: tuple[pa.Schema, pa.Schema], path: Path, overlay: Overlay, videos: VideoFolder | None) -> str:
+def _write_as(schemas: tuple[pa.Schema, pa.Schema], path: Path, overlay: Overlay, videos: VideoFolder | None) -> None:
     rows = []
     with _replacing(path / EPISODES, schemas[0]) as episodes, _replacing(path / DECISIONS, schemas[1]) as decisions:
         for table, choices in overlay.groups():
@@ -86,7 +89,7 @@ def _write_as(schemas: tuple[pa.Schema, pa.Schema], path: Path, overlay: Overlay
         digest = digest_of_rows(rows)
         episodes.finish(digest)
         decisions.finish(digest)
-    return digest
+        _check(episodes.temporary, decisions.temporary, digest)
 
 
 def _name_videos(path: Path, base: MergedTables, videos: VideoFolder | None) -> None:
@@ -99,19 +102,24 @@ def _name_videos(path: Path, base: MergedTables, videos: VideoFolder | None) -> 
         episodes.finish(base.digest)
 
 
-def _check(path: Path, digest: str) -> None:
-    """Read both tables back, checksums of all pages included. Raises ValueError or OSError if one is not as written."""
-    episodes, said = read_table(path / EPISODES, EPISODE_SCHEMA)
-    if said != digest or digest_of_rows([episodes]) != digest:
-        raise ValueError(f"{EPISODES} is not what was written")
-    with pq.ParquetFile(path / DECISIONS, page_checksum_verification=True) as file:
-        if digest_of(file) != digest:
-            raise ValueError(f"{DECISIONS} is not what was written")
-        for number in range(file.num_row_groups):
-            file.read_row_group(number)
+def _check(episodes: Path, decisions: Path, digest: str) -> None:
+    """Read both files back, checksums of all pages included. Raises RunStoppedError if one is not as written."""
+    try:
+        table, said = read_table(episodes, EPISODE_SCHEMA)
+        is_whole = digest == said == digest_of_rows([table])
+        with pq.ParquetFile(decisions, page_checksum_verification=True) as file:
+            is_whole = is_whole and digest_of(file) == digest
+            for number in range(file.num_row_groups):
+                file.read_row_group(number)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise RunStoppedError(
+            f"{episodes.parent}: a table cannot be read back ({error}); all parts are kept"
+        ) from error
+    if not is_whole:
+        raise RunStoppedError(f"{episodes.parent}: a table is read back changed; all parts are kept")
 
 
-def _remove(folder: RunFolder, overlay: Overlay) -> None:
+def _remove(overlay: Overlay) -> None:
     """Remove the parts that the tables hold, or hold a better row for; a power cut may bring some back, harmless."""
     for path in overlay.part_digests:
         path.unlink(missing_ok=True)
