@@ -90,21 +90,12 @@ def check_episodes(episodes: pa.Table, name: str) -> None:
     _refuse(pc.not_equal(solved, expected), f"{name}: status and success contradict each other")
 
 
-def sound_decisions(decisions: pa.Table, episodes: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
-    """Return the decisions of these episodes, and a note if others were left out.
-
-    Raises DamagedRunError if a value is none that a run has written.
-    """
-    keys = set(zip(*(episodes[column].to_pylist() for column in ("suite", "task_id", "trial")), strict=True))
-    theirs = zip(*(decisions[column].to_pylist() for column in ("suite", "task_id", "trial")), strict=True)
-    known = pa.array([key in keys for key in theirs], pa.bool_())
+def check_decisions(decisions: pa.Table, name: str) -> None:
+    """Raise DamagedRunError if a value of the table, `name` for people, is none that a run has written."""
     for column in _DECISION_NUMBERS:
         _refuse(pc.invert(_is_time(decisions[column])), f"{name}: column {column} is no number from 0")
     _refuse(pc.less(decisions["batch_size"], 1), f"{name}: column batch_size is under 1")
     _refuse(pc.invert(pc.is_in(decisions["kind"], pa.array(["plan", "segment"]))), f"{name}: column kind is odd")
-    strange = len(known) - (pc.sum(known).as_py() or 0)
-    notes = [f"{name}: {strange} decisions of episodes that have no row are left out"] if strange else []
-    return (decisions.filter(known) if strange else decisions), notes
 
 
 def _is_success(episodes: pa.Table) -> Any:

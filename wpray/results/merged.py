@@ -59,8 +59,13 @@ class MergedTables:
 
     @property
     def belong_together(self) -> bool:
-        """Whether decisions.parquet is there, and of the same merge as episodes.parquet."""
-        return self.decisions is not None and self.digest == self.decisions_digest
+        """Whether decisions.parquet is there, and not of another merge than episodes.parquet.
+
+        Another program that rewrites one of them drops its digest: that alone is no sign of another merge.
+        """
+        if self.decisions is None:
+            return False
+        return None in (self.digest, self.decisions_digest) or self.digest == self.decisions_digest
 
     @cached_property
     def keys(self) -> list[PartKey]:
@@ -106,6 +111,7 @@ class Overlay:
     base: MergedTables | None
     parts: Sequence[Path]
     unmerged: int = 0  # parts that the merged table does not have, once `groups` has ended
+    strays: int = 0  # decisions of episodes that have no row, once `groups` has ended
     part_digests: dict[Path, int] = field(default_factory=dict)  # of those that count, once `groups` has ended
 
     def groups(self) -> Iterator[tuple[pa.Table, pa.Table]]:
@@ -122,7 +128,10 @@ class Overlay:
             base = self._base_rows([rows[key] for key in group if key in rows])
             here = [paths[key] for key in group if key in paths]
             parts = read_parts(here) if here else None
-            yield self._overlaid(base, parts, here, cursor.upto(group[-1]))
+            decisions = cursor.upto(group[-1])
+            self.strays += sum(key not in rows and key not in paths for key in keys_of(decisions))
+            yield self._overlaid(base, parts, here, decisions)
+        self.strays += cursor.count_rest()
 
     def _base_rows(self, indices: list[int]) -> pa.Table:
         if self.base is None:
@@ -192,6 +201,10 @@ class _Cursor:
         count = sum(key <= last for key in keys)
         found, self._held = self._held.slice(0, count), self._held.slice(count)
         return found
+
+    def count_rest(self) -> int:
+        """How many rows were not returned."""
+        return len(self._held) + sum(len(piece) for piece in self._pieces)
 
 
 def _pieces(file: pq.ParquetFile | None) -> Iterator[pa.Table]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wpray.errors import BadInputError, DamagedRunError
-from wpray.results.checks import check_episodes, check_info, sound_decisions
+from wpray.results.checks import check_decisions, check_episodes, check_info
 from wpray.results.columns import check_version, conform, version_of
 from wpray.results.merged import DECISIONS, EPISODES, MergedTables, Overlay, joined
 from wpray.results.remote import RemoteRun
@@ -49,7 +51,18 @@ class Run:
         path = self.trajectory_file(key)
         if path is None:
             raise BadInputError(f"{self.place}: no trajectory of {key}; was it an error, or the run's record: none?")
-        return _read_trajectory(path, columns)
+        table = _read_trajectory(path, columns, self._known.get(key, (None, None))[0])
+        steps = self._known.get(key, (None, None))[1]
+        if steps is not None and len(table) != steps:
+            raise DamagedRunError(f"{path}: has {len(table)} of the episode's {steps} steps; its trial must run again")
+        return table
+
+    @cached_property
+    def _known(self) -> dict[TrialKey, tuple[int | None, int | None]]:
+        """By episode: the CRC-32 of its trajectory's file, and its number of steps."""
+        names = ("suite", "task_id", "trial", "trajectory_crc32", "num_steps")
+        rows = zip(*(self.episodes[name].to_pylist() for name in names), strict=True)
+        return {(suite, task, trial): (crc32, steps) for suite, task, trial, crc32, steps in rows}
 
     def trajectory_file(self, key: TrialKey) -> Path | None:
         """Where they are recorded; None if they are not."""
@@ -97,6 +110,8 @@ def matrix(table: pa.Table, column: str) -> FloatArray:
 def _load(path: Path, remote: RemoteRun | None) -> Run:
     name = f"{path / 'run.json'}"
     try:
+        if (path / "run.json").exists() and not (path / "run.json").is_file():
+            raise ValueError("its run.json is no file")  # reading a pipe would wait for ever
         info = parse_info((path / "run.json").read_bytes(), name)
     except (OSError, ValueError) as error:
         if isinstance(error, BadInputError):
@@ -144,8 +159,10 @@ def _tables(path: Path) -> tuple[pa.Table, pa.Table, list[str]]:
     if base is not None and not base.belong_together and len(parts) < len(episodes):
         decisions, lost = _without_others(base, decisions, parts)
         notes.append(f"{path}: {DECISIONS} {lost}; what needs decisions is left out")
-    decisions, more = sound_decisions(decisions, episodes, str(path / DECISIONS))
-    return episodes, decisions, notes + more
+    if overlay.strays:
+        notes.append(f"{path / DECISIONS}: {overlay.strays} decisions of episodes that have no row are left out")
+    check_decisions(decisions, str(path / DECISIONS))
+    return episodes, decisions, notes
 
 
 def _without_others(base: MergedTables, decisions: pa.Table, parts: list[Path]) -> tuple[pa.Table, str]:
@@ -155,9 +172,12 @@ def _without_others(base: MergedTables, decisions: pa.Table, parts: list[Path]) 
     return (decisions if parts else decisions.slice(0, 0)), f"is of another merge than {EPISODES}"
 
 
-def _read_trajectory(path: Path, columns: list[str] | None) -> pa.Table:
+def _read_trajectory(path: Path, columns: list[str] | None, crc32: int | None) -> pa.Table:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        data = path.read_bytes()
+        if crc32 is not None and zlib.crc32(data) != crc32:
+            raise ValueError("its content is not what was recorded")
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             check_version(version_of(file.schema_arrow), str(path))
             table = file.read(columns=columns)
         known = pa.schema([field for field in TRAJECTORY_FIELDS if columns is None or field.name in columns])
