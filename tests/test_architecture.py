@@ -82,7 +82,7 @@ ALLOWED = {
     "video.frames": {"types", "errors", "envs.base", "results"},
     "video.crew": {"config", "actors", "cluster_setup", "envs.factory", "events", "video.encode", "video.frames"},
     "video.render": {"types", "errors", "config", "cluster_setup", "results", "video"},
-    "video.options": {"config", "config_cli", "results"},
+    "video.options": {"config", "config_cli", "errors", "results"},
     "rlds": {"types", "errors", "lfs"},
     "dataset_stats": {"types", "errors", "rlds", "results.atomic", "config_cli", "command"},
 }

@@ -29,6 +29,7 @@ from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.scheduler import Assignment
 from wpray.transport import Address, PolicyServer, RemotePolicy
 
+ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
 _NICENESS = 5  # of env actors
 _LOOK_AGAIN_S = 60.0  # how long an env actor keeps its replica before it looks for a less loaded one
 
@@ -80,6 +81,7 @@ class Attempt:
     error_kind: str = ""  # class of the error
     replica: int | None = None  # that answered last
     life: str | None = None  # of that replica
+    error_message: str = ""  # the error and its traceback
 
 
 class _Failed(Exception):  # noqa: N818
@@ -208,7 +210,7 @@ class EnvShell:
         origin: Literal["policy", "environment"] = (
             "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
         )
-        return Attempt(row, origin, kind, self._policy.replica, self._policy.life)
+        return Attempt(row, origin, kind, self._policy.replica, self._policy.life, message)
 
     def _alive(self) -> None:
         self._since = time.monotonic()
@@ -224,16 +226,16 @@ class EnvShell:
             self._policy.disconnect()
 
     def _row_context(self, assignment: Assignment, started: datetime) -> EpisodeContext:
-        return row_context(self._context, self._name, platform.node(), assignment.attempt, started)
+        return row_context(self._context, assignment, platform.node(), started)
 
 
 def lost_row(context: RunContext, assignment: Assignment, reason: str) -> EncodedEpisode:
     """The error row of a trial whose actors all died."""
-    row = row_context(context, assignment.worker, None, assignment.attempt, datetime.now(UTC))
-    return encode_error(assignment.trial, row, "ActorLostError", reason)
+    row = row_context(context, assignment, None, datetime.now(UTC))
+    return encode_error(assignment.trial, row, ACTOR_LOST, reason)
 
 
-def row_context(context: RunContext, worker: str, node: str | None, attempt: int, started: datetime) -> EpisodeContext:
+def row_context(context: RunContext, assignment: Assignment, node: str | None, started: datetime) -> EpisodeContext:
     """What a row that ends now says besides the episode."""
     config = context.config
     return EpisodeContext(
@@ -242,10 +244,11 @@ def row_context(context: RunContext, worker: str, node: str | None, attempt: int
         checkpoint=config.vlm_checkpoint,
         protocol=config.env.protocol,
         node=node,
-        worker=worker,
-        attempt=attempt,
+        worker=assignment.worker,
+        attempt=assignment.attempt,
         started_at=started,
         ended_at=datetime.now(UTC),
+        attempt_errors=assignment.errors,
     )
 
 

@@ -17,6 +17,7 @@ from wpray.command import run_command
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.results import Run, load
+from wpray.results.atomic import write_for_user
 from wpray.results.paired import Pairs, difference_interval, mcnemar_p, trials_needed
 from wpray.results.pairing import Comparison, Pair, compare, count, obstacles, rate, remarks
 from wpray.results.summary import add_columns, one_line
@@ -49,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     if options.power is not None:
         console.print(power_line(comparison, options.power / 100))
     if options.json:
-        Path(options.json).write_text(json.dumps(as_json(comparison), indent=2) + "\n")
+        data = json.dumps(as_json(comparison), indent=2) + "\n"
+        write_for_user(Path(options.json), data.encode(), "--json")
     return 0
 
 
@@ -118,7 +120,7 @@ def power_line(comparison: Comparison, difference: float) -> str:
 
 def _show(console: Console, a: Run, b: Run, comparison: Comparison, most_flips: int) -> None:
     for side, run in (("A", a), ("B", b)):
-        config = run.info.get("config", {})
+        config = run.info["config"]
         checkpoint = f", {config['vlm_checkpoint']}" if config.get("vlm_checkpoint") else ""
         console.print(f"[bold]{side}[/]  {escape(run.place)}  ({escape(str(config.get('policy')) + checkpoint)})")
     console.print(_task_table(comparison))

@@ -12,6 +12,14 @@ class BadInputError(WprayError, ValueError):
     """The input (config, file, folder, machine) cannot be used as it is: exit code 2, one line, no traceback."""
 
 
+class DamagedRunError(BadInputError):
+    """A run's folder, or a file in it, is missing, damaged or not a run's; a reader refuses it."""
+
+
+class NewerSchemaError(BadInputError):
+    """A file was written by a version of wpray whose files this one cannot read."""
+
+
 class RunStoppedError(WprayError, RuntimeError):
     """The run stopped before every trial had a row, keeping what is finished: exit code 1."""
 

@@ -167,5 +167,5 @@ def _tally(tasks: Sequence[Task], num_trials: int, finished: dict[TrialKey, Outc
     tally = Tally.planned((task, num_trials) for task in tasks)
     for key, outcome in finished.items():
         if key[:2] in tally.tasks and key[2] < num_trials:
-            tally.add(key, outcome.status, outcome.num_steps)
+            tally.add(key, outcome.status, outcome.num_steps, outcome.retried)
     return tally

@@ -17,7 +17,9 @@ from wpray.config import Config, fingerprint, outcome_fields
 from wpray.errors import BadInputError
 from wpray.results.atomic import DiskFullError
 from wpray.results.mirrored import MirroredFolder
-from wpray.results.writer import RunFolder, safe_name
+from wpray.results.names import safe_name
+from wpray.results.schema import SCHEMA_VERSION
+from wpray.results.writer import RunFolder
 from wpray.storage.url import place_of
 
 _ROOT = Path("runs")
@@ -70,6 +72,7 @@ class RunInfo:
         """Goes on with the folder's run.json, or begins one; `facts` are what only the run knows (renderer, policy)."""
         known = folder.read_info()
         fresh = {
+            "schema_version": SCHEMA_VERSION,
             "run_id": known["run_id"] if known else run_id,
             "started_at": known["started_at"] if known else _now(),
             "config": config.model_dump(mode="json"),
@@ -124,7 +127,7 @@ def _check_is_a_run_or_empty(folder: RunFolder) -> None:
     names, place = folder.top(), folder.place
     if names - {".lock", "parts", "trajectories"} and "run.json" not in names:
         raise BadInputError(f"output_dir: {place} holds files but no run.json, so not a run; choose another output_dir")
-    if "run.json" not in names and folder.has_parts():
+    if "run.json" not in names and folder.has_rows():
         raise BadInputError(f"output_dir: {place} holds results but no run.json; choose another output_dir")
 
 

@@ -67,7 +67,7 @@ def _work(config: Config) -> _Work:
 
 def _recorded(folder: RunFolder) -> set[tuple[str, int, int]]:
     """Trials that have an outcome. Reads only: a driver may be at work in the folder."""
-    if folder.read_info() is None or not folder.has_parts():
+    if folder.read_info() is None or not folder.has_rows():
         return set()
     rows = load(folder.place).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
     return {(row["suite"], row["task_id"], row["trial"]) for row in rows if row["status"] != "error"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -49,7 +50,7 @@ class Run:
 
     @property
     def finished_trials(self) -> int:
-        return sum(1 for _ in (self.folder / "parts").glob("*/*.parquet"))
+        return len(attempts(self.folder))
 
     def actors(self, kind: str, working: bool = False) -> list[psutil.Process]:
         """Its Ray actors of a kind; `working`: those that run a trial now."""
@@ -163,6 +164,18 @@ def outcomes(folder: Path) -> list[dict[str, object]]:
     columns = [name for name in OUTCOME_COLUMNS if name != "policy"]
     rows: list[dict[str, object]] = pq.read_table(folder / "episodes.parquet", columns=columns).to_pylist()
     return rows
+
+
+def attempts(folder: Path) -> dict[tuple[int, int], tuple[object, ...]]:
+    """(task, trial) -> what tells the attempt behind its row, in a part or in the merged table, from any other."""
+    columns = ["task_id", "trial", "started_at", "ended_at", "worker", "status"]
+    files = [*(folder / "parts").glob("*/*.parquet"), folder / "episodes.parquet"]
+    found: dict[tuple[int, int], tuple[object, ...]] = {}
+    for path in sorted(files, key=lambda path: path.parent != folder):  # parts last: they replace errors
+        with contextlib.suppress(FileNotFoundError):  # just merged, or not yet
+            for row in pq.ParquetFile(path).read(columns=columns).to_pylist():
+                found[row.pop("task_id"), row.pop("trial")] = tuple(row.values())
+    return found
 
 
 def errors(folder: Path) -> dict[tuple[int, int], tuple[str, str]]:

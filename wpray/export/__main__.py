@@ -45,8 +45,13 @@ def main(argv: Sequence[str]) -> int:
     episodes = [episode for row in rows if len((episode := lerobot.read_episode(run, row)).action)]
     if not episodes:
         raise BadInputError(f"{run.path}: no episode is as asked (errors have no trajectory); ask for others")
-    pixels = _render(run, episodes, options, out) if options.videos else [{} for _ in episodes]
-    lerobot.write(out, episodes, pixels)
+    if options.videos:
+        _check_recordings(run, episodes)
+    try:
+        pixels = _render(run, episodes, options, out) if options.videos else [{} for _ in episodes]
+        lerobot.write(out, episodes, pixels)
+    except OSError as error:
+        raise BadInputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
     print(f"{out}: {len(episodes)} episodes, {sum(len(episode.action) for episode in episodes)} frames")
     return 0
 
@@ -60,6 +65,19 @@ def _parser() -> ArgumentParser:
     add_choices(parser)
     add_where(parser)
     return parser
+
+
+def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
+    """Raises BadInputError before anything is written if one has no states that can be rendered."""
+    from wpray.video.frames import check_recording
+
+    for episode in episodes:
+        row = episode.row
+        try:
+            check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
+        except BadInputError as error:
+            where = f"{run.place}: task {row['task_id']} trial {row['trial']}"
+            raise BadInputError(f"{where}: {error}; --no-videos exports states and actions alone") from error
 
 
 def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, out: Path) -> list[dict[str, Pixels]]:

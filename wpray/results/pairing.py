@@ -71,8 +71,10 @@ def count(pairs: Iterable[Pair]) -> Pairs:
 
 def obstacles(a: Run, b: Run) -> list[str]:
     """Why a trial of `a` is not the same trial in `b`: 'seed (0 in A, 7 in B)'. Empty if it is."""
-    fields_a, fields_b = a.info.get("outcome_fields", {}), b.info.get("outcome_fields", {})
-    found = [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
+    fields_a, fields_b = a.info.get("outcome_fields") or {}, b.info.get("outcome_fields") or {}
+    lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
+    found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
+    found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
     found += [_differ(name, _versions(a, name), _versions(b, name)) for name in _SAME_PACKAGES]
     return [text for text in found if text]
 
@@ -93,13 +95,13 @@ def _said(value: Any) -> str:
 def _versions(run: Run, package: str) -> str:
     """Of the machines that ran episodes; several if they disagreed."""
     hosts = run.info.get("hosts") or {"": run.info}
-    found = {host.get("versions", {}).get(package, "not installed") for host in hosts.values()}
+    found = {str((host.get("versions") or {}).get(package, "not installed")) for host in hosts.values()}
     return ", ".join(sorted(found))
 
 
 def _renderers(run: Run) -> str:
     hosts = run.info.get("hosts") or {"": run.info}
-    return ", ".join(sorted({host["renderer"] for host in hosts.values() if host.get("renderer")}))
+    return ", ".join(sorted({str(host["renderer"]) for host in hosts.values() if host.get("renderer")}))
 
 
 def _rows(run: Run) -> dict[TrialKey, Mapping[str, Any]]:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 def _render(run: Run, config: Config, options: argparse.Namespace, videos: VideoFolder) -> int:
     from wpray.video.choose import choose
     from wpray.video.frames import CAMERAS, Look
-    from wpray.video.render import jobs_for, render
+    from wpray.video.render import jobs_for, render, renderable
 
     rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     if not rows:
@@ -54,7 +54,9 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
     fps = config.video.fps if options.fps is None else options.fps
     look = Look(tuple(options.camera or CAMERAS), options.size, every, fps, options.overlay or config.video.overlay)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    return render(config, jobs_for(run, rows), look, videos, Console(soft_wrap=True))
+    whole = renderable(run, rows)
+    failed = render(config, jobs_for(run, whole), look, videos, Console(soft_wrap=True))
+    return failed + len(rows) - len(whole)
 
 
 def _parser() -> ArgumentParser:
@@ -78,8 +80,13 @@ def _remember(run: Run, videos: VideoFolder) -> None:
     from wpray.results.writer import RunFolder
 
     folder = RunFolder(run.path)
-    if folder.parts() and not folder.is_locked():
+    if folder.is_locked():
+        return
+    folder.open()
+    try:
         merge(folder, videos)
+    finally:
+        folder.close()
 
 
 def _size(text: str) -> int:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from wpray.config import Config, TaskIds
 from wpray.config_cli import ArgumentParser, validate
+from wpray.errors import BadInputError, DamagedRunError
 
 if TYPE_CHECKING:
     from wpray.results import Run
@@ -40,7 +41,15 @@ def wanted(row: Mapping[str, Any], options: argparse.Namespace) -> bool:
 
 def config_of(run: Run, options: argparse.Namespace) -> Config:
     """The run's own configuration, with the actors where the options say. Raises BadInputError if it is not one."""
-    config = validate(run.info.get("config", {}))
+    known = {name: value for name, value in run.info["config"].items() if name in Config.model_fields}
+    if "task_suite" not in known:
+        raise DamagedRunError(
+            f"{run.place}: the config in its run.json names no task_suite, so nothing can be rendered"
+        )
+    try:
+        config = validate(known)  # keys of a later version do not change how a scene looks
+    except BadInputError as error:
+        raise DamagedRunError(f"{run.place}: the config in its run.json is not usable ({error})") from error
     actors = options.num_actors or "auto"
     here = config.ray.model_copy(update={"address": options.address, "num_env_actors": actors})
     return config.model_copy(update={"ray": here, "num_parallel": None})
