@@ -33,6 +33,7 @@ class EpisodeContext:
     attempt: int
     started_at: datetime
     ended_at: datetime
+    session: int | None = None  # of the run, in run.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ def _common(trial: Trial, context: EpisodeContext) -> dict[str, Any]:
         "worker": context.worker,
         "started_at": context.started_at,
         "ended_at": context.ended_at,
+        "session": context.session,
     }
 
 

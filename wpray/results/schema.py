@@ -48,6 +48,7 @@ EPISODE_FIELDS = [
     _field("video_path", pa.string(), "video, relative to the run folder unless video_out_path is set", nullable=True),
     _field("error_type", pa.string(), "class of the error", nullable=True),
     _field("error_message", pa.string(), "the error and its traceback", nullable=True),
+    _field("session", pa.int32(), "index of the session that ran it in run.json; null in older rows", nullable=True),
 ]
 EPISODE_SCHEMA = _schema(EPISODE_FIELDS)
 
