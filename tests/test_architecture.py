@@ -22,6 +22,8 @@ ALLOWED = {
     "hardware": set(),
     "planning": set(),
     "provenance": set(),
+    "file_digests": set(),
+    "origins": {"errors", "provenance", "file_digests", "envs.factory", "envs.libero_import"},
     "quiet_ray": set(),
     "asking": set(),
     "command": {"errors"},
@@ -41,7 +43,7 @@ ALLOWED = {
     "stopping": {"types", "config", "results.statistics"},
     "transport": {"types", "policy.base", "policy.batching"},
     "balance": {"asking", "transport"},
-    "node_versions": {"asking", "errors", "provenance"},
+    "node_versions": {"asking", "envs.factory", "errors", "origins", "provenance"},
     "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
@@ -63,7 +65,7 @@ ALLOWED = {
     }
     | {"scheduler", "stopping", "transport"},
     "display": {"types", "results"},
-    "output": {"config", "errors", "provenance", "actors", "results", "storage"},
+    "output": {"config", "errors", "origins", "provenance", "actors", "results", "storage"},
     # the driver elsewhere
     "jobs.names": set(),
     "jobs.manifest": {"errors", "provenance"},

@@ -42,6 +42,7 @@ class RunContext:
     config: Config
     key: bytes  # both ends of a policy connection prove that they know it
     versions: dict[str, str] = field(default_factory=dict)  # that env actors must have, where nodes may differ
+    session: int | None = None  # of the run, which its rows name
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Host:
     pid: int
     renderer: str | None
     versions: dict[str, str]
+    gpu: str | None = None  # kind of GPU that a policy answers on
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ class PolicyShell:
         policy = build_policy(self._context.config)
         self._serve(policy)
         sources = getattr(policy, "sources", Sources())  # most policies are loaded from nothing
-        return Loaded(_this_host(None), time.perf_counter() - began, sources)
+        host = _this_host(None, getattr(policy, "gpu", None))
+        return Loaded(host, time.perf_counter() - began, sources)
 
     def _serve(self, policy: Policy) -> None:
         context = self._context
@@ -168,7 +171,7 @@ class EnvShell:
         Raises BadInputError on a machine that cannot render, or has another simulator than the run.
         """
         config = self._context.config
-        node_versions.check_this_host(self._context.versions)
+        node_versions.check_this_host(self._context.versions, config.task_suite)
         renderer = prepare_rendering(config, self._replicas.gpus_here, self._name)
         self._env: Environment = make_environment(config.task_suite, config.env.protocol)
         self._policy = RemotePolicy(policy_spec(config), self._replicas.find, self._context.key, self._alive)
@@ -249,6 +252,7 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
         started_at=started,
         ended_at=datetime.now(UTC),
         attempt_errors=assignment.errors,
+        session=context.session,
     )
 
 
@@ -275,5 +279,5 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
     return renderer
 
 
-def _this_host(renderer: str | None) -> Host:
-    return Host(platform.node(), os.getpid(), renderer, provenance.package_versions())
+def _this_host(renderer: str | None, gpu: str | None = None) -> Host:
+    return Host(platform.node(), os.getpid(), renderer, provenance.package_versions(), gpu)

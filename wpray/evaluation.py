@@ -68,22 +68,25 @@ def evaluate(config: Config) -> int:
         versions: dict[str, str] = {}
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
-            versions = check_nodes()
+            versions = check_nodes(config.task_suite)
         tasks = select_tasks(local_tasks or cluster_tasks(config), config.tasks)
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
-        folder = stack.enter_context(opened(choose_folder(config, claim=True), config))
+        folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         facts |= {"planned_episodes": len(trials)}
-        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts)
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
         finished = folder.finished()
         todo = remaining(trials, finished)
+        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
         if info.resumed:
             _LOG.info("resuming %s: %d of %d episodes are finished", folder.place, len(trials) - len(todo), len(trials))
+        if info.changes:
+            _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
         run = _Run(config, spec, folder, todo, _tally(tasks, config.num_trials_per_task, finished), info)
-        info.save("running")
+        if not (todo and info.knows_files):  # else once the policy's files are known to be those of the results
+            info.save("running")
         if todo and config.ray.address is None:
             stack.enter_context(_ray(config, console))
         return _finish(run, _carry_out(run, console, versions) if todo else None, console)
@@ -92,7 +95,7 @@ def evaluate(config: Config) -> int:
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
     """Runs what is left to do, on env actors with the given versions; returns why it stopped early, if it did."""
     config = run.config
-    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions)
+    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session)
     num_workers = num_env_actors(config, len(run.todo))
     num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
     _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
@@ -102,7 +105,12 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
     try:
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
             info = run.info
-            notes = (info.add_files, info.knows_files, info.add_sources)
+
+            def note_files(hashes: dict[str, str]) -> None:
+                info.add_hosts(driver.hosts)  # known after a kill, too
+                info.add_files(hashes)
+
+            notes = (note_files, info.knows_files, info.add_sources)
             driver = Driver(context, crew, run.folder, run.tally, shown, *notes)
             with _ctrl_c(driver):
                 driver.run(Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when)), num_workers)

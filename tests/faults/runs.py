@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -192,6 +193,12 @@ def errors(folder: Path) -> dict[tuple[int, int], tuple[str, str]]:
 def run_info(folder: Path) -> dict[str, object]:
     info: dict[str, object] = json.loads((folder / "run.json").read_text())
     return info
+
+
+def sessions(folder: Path) -> list[dict[str, Any]]:
+    """Return what run.json says of the run's sessions."""
+    listed: list[dict[str, Any]] = json.loads((folder / "run.json").read_text())["sessions"]
+    return listed
 
 
 def harm(run: Run, rng: random.Random, kind: str, signal_number: int, working: bool = False) -> bool:

@@ -97,6 +97,7 @@ class WaypointVlaPolicy:
         self.spec = spec_of(config)
         self.files: tuple[Path, ...] = ()  # what it was loaded from
         self.sources = Sources()
+        self.gpu = torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else None
         self._vlm, self._expert, self._scaling = vlm, expert, scaling
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size

@@ -45,6 +45,7 @@ class EpisodeContext:
     started_at: datetime
     ended_at: datetime
     attempt_errors: tuple[AttemptError, ...] = ()  # of the attempts before this one
+    session: int | None = None  # of the run, in run.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def _common(trial: Trial, context: EpisodeContext) -> dict[str, Any]:
         "started_at": context.started_at,
         "ended_at": context.ended_at,
         "attempt_errors": [asdict(error) for error in context.attempt_errors] or None,
+        "session": context.session,
     }
 
 

@@ -68,6 +68,7 @@ EPISODE_FIELDS = [
     _field("metrics", pa.map_(pa.string(), pa.float64()), "numbers by name, of environment and policy", nullable=True),
     _field("trajectory_crc32", pa.int64(), "CRC-32 of the trajectory's file; null if none was recorded", nullable=True),
     _field("part_digest", pa.int64(), "first 8 bytes of the SHA-256 of the part that became this row", nullable=True),
+    _field("session", pa.int32(), "index of the session that ran it in run.json; null in older rows", nullable=True),
 ]
 EPISODE_SCHEMA = _schema(EPISODE_FIELDS)
 
