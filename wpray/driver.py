@@ -200,16 +200,20 @@ class Driver:
             self._keep(event.assignment.trial, event.attempt.episode)
 
     def _failed(self, event: Finished) -> None:
-        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one."""
+        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one.
+
+        A request that is invalid says nothing against either, and would be so again: its trial has its error row.
+        """
         assignment, attempt = event.assignment, event.attempt
-        if attempt.error_from == "policy":
-            self._idle.append(assignment.worker)
-            self._blame_policy(assignment.trial, attempt)
-        else:
+        if attempt.error_from == "environment":
             self._pool.retire(assignment.worker)
+        else:
+            self._idle.append(assignment.worker)
+        if attempt.error_from == "policy":
+            self._blame_policy(assignment.trial, attempt)
         if self._scheduler.running.get(assignment.worker) == assignment:
-            self._try_again(assignment, attempt.episode)
-        if attempt.error_from != "policy":
+            self._try_again(assignment, attempt.episode, useless=attempt.error_from == "request")
+        if attempt.error_from == "environment":
             self._scheduler.forget(assignment.worker)
 
     def _blame_policy(self, trial: Trial, attempt: Attempt) -> None:
@@ -246,10 +250,10 @@ class Driver:
         self._grow_at = time.monotonic() + _SHRUNK_S
         _LOG.warning("going on with %d env actors for %.0f s", self._size, _SHRUNK_S)
 
-    def _try_again(self, assignment: Assignment, error_row: EncodedEpisode) -> None:
-        """Queues a failed trial again; its attempts used up, or the run stopping, it gets its error row."""
+    def _try_again(self, assignment: Assignment, error_row: EncodedEpisode, *, useless: bool = False) -> None:
+        """Queues a failed trial again; `useless`, its attempts used up or the run stopping, it gets its error row."""
         _LOG.warning("%s attempt %d: %s", assignment.trial.label, assignment.attempt, error_row.error)
-        if self.stop is not None and not self.stop.intended:
+        if useless or (self.stop is not None and not self.stop.intended):
             self._scheduler.done(assignment)
         elif self._scheduler.failed(assignment):
             return
