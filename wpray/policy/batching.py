@@ -101,21 +101,21 @@ class _Queue(Generic[Request, Reply]):
         known = self._costs_s.get(count, seconds)
         self._costs_s[count] = known + _RECENT * (seconds - known)
 
-    def take(self, most: int) -> list[_Waiting[Request, Reply]]:
-        """Remove the oldest requests, up to the first that must be alone, from the queue; drop those of who has gone.
-
-        Returns nothing if all of them have.
-        """
-        batch: list[_Waiting[Request, Reply]] = []
-        while self.waiting and len(batch) < most and not (batch and self.waiting[0].alone):
+    def drop_gone(self, most: int) -> bool:
+        """Fail those of the oldest `most` requests that nobody waits for any more; return whether there were any."""
+        before, kept = len(self.waiting), list[_Waiting[Request, Reply]]()
+        while self.waiting and len(kept) < most:
             item = self.waiting.popleft()
             if item.gone is not None and item.gone():
                 item.future.set_exception(ConnectionResetError("whoever asked has gone"))
-                continue
-            batch.append(item)
-            if item.alone is not None:
-                break
-        return batch
+            else:
+                kept.append(item)
+        self.waiting.extendleft(reversed(kept))
+        return len(self.waiting) < before
+
+    def take(self, most: int) -> list[_Waiting[Request, Reply]]:
+        """Remove the oldest requests from the queue, up to `most` and to the first that must be alone."""
+        return [self.waiting.popleft() for _ in range(self._company(most))]
 
     def run(self, batch: list[_Waiting[Request, Reply]]) -> None:
         """Answers a batch. One that fails is halved until only the requests at fault fail, alone.
@@ -327,5 +327,7 @@ class Batcher:
         return plan_may
 
     def _take(self, queue: _Queue[Request, Reply]) -> Callable[[], None] | None:
-        batch = queue.take(queue.worth_taking(self._size))
-        return partial(queue.run, batch) if batch else None
+        """What answers the batch that goes; None if some of it is not waited for, so that another may have to go."""
+        if queue.drop_gone(self._size):
+            return None
+        return partial(queue.run, queue.take(queue.worth_taking(self._size)))
