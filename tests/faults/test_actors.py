@@ -16,6 +16,8 @@ from tests.faults.runs import ENV, POLICY
 pytestmark = pytest.mark.faults
 
 ATTEMPTS = ("--retry.max_attempts", "100")  # a trial that is tried again comes first, so that it is hit again
+MANY = 44  # environments: of a request that is asked again, 43 others are, too
+RNG = random.Random(7)
 KILLED = [(ENV, SIGKILL)] * 14 + [(ENV, SIGSEGV)] * 8
 FROZEN = [(POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP), (POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP)]
 # name, (actor, signal), seconds between two, options
@@ -43,6 +45,24 @@ def test_a_lost_actor_costs_nothing_but_time(
     assert done == len(faults), "the run was over before all faults were injected"
     runs.assert_same(run.folder, undisturbed)
     survived(fault, done)
+
+
+def test_a_policy_actor_that_dies_keeps_none_of_many_environments_waiting(
+    tmp_path: Path, reference: Callable[..., Path], survived: Record
+) -> None:
+    """Every request in hand is asked again, more of them than a batch holds, so that each is answered in its turn."""
+    options = ("--num_trials_per_task", "20")
+    undisturbed = reference(*options, "--num_parallel", "3")
+    with runs.launched(tmp_path / "run", *options, "--num_parallel", str(MANY)) as run:
+        done = 0
+        while done < 3:
+            assert run.wait_for(lambda: len(run.actors(ENV, working=True)) == MANY, timeout_s=240), run.text[-3000:]
+            finished = run.finished_trials
+            done += runs.harm(run, RNG, POLICY, SIGKILL)
+            assert run.wait_for(lambda finished=finished: run.finished_trials >= finished + MANY), run.text[-3000:]
+        assert run.end() == 0, run.text[-3000:]
+    runs.assert_same(run.folder, undisturbed)
+    survived(f"policy actor killed with {MANY} environments", done)
 
 
 def test_everything_at_once(tmp_path: Path, reference: Callable[..., Path], survived: Record) -> None:
