@@ -52,7 +52,7 @@ def test_a_policy_actor_that_dies_keeps_none_of_many_environments_waiting(
 ) -> None:
     """Every request in hand is asked again, more of them than a batch holds, so that each is answered in its turn."""
     options = ("--num_trials_per_task", "20")
-    undisturbed = reference(*options, "--num_parallel", "3")
+    undisturbed = reference(*options, "--num_parallel", "8")
     with runs.launched(tmp_path / "run", *options, "--num_parallel", str(MANY)) as run:
         done = 0
         while done < 3:
