@@ -74,12 +74,16 @@ class Health:
     loaded: Loaded | None = None  # policy: None while it loads
 
 
+# "request": the policy cannot answer this request, whatever its process (InvalidRequestError).
+ErrorFrom = Literal["policy", "request", "environment"]
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What came of an assignment: a row either way, and whose fault an error is."""
 
     episode: EncodedEpisode
-    error_from: Literal["policy", "environment"] | None = None
+    error_from: ErrorFrom | None = None
     error_kind: str = ""  # class of the error
     replica: int | None = None  # that answered last
     life: str | None = None  # of that replica
@@ -105,8 +109,9 @@ class PolicyShell:
 
     def _load(self) -> Loaded:
         began = time.perf_counter()
-        policy = build_policy(self._context.config)
-        self._serve(policy)
+        with told_as(_ended_while_loading, Exception, caught=BaseException):  # Ray would take SystemExit for its own
+            policy = build_policy(self._context.config)
+            self._serve(policy)
         sources = getattr(policy, "sources", Sources())  # most policies are loaded from nothing
         host = _this_host(None, getattr(policy, "gpu", None))
         return Loaded(host, time.perf_counter() - began, sources)
@@ -131,8 +136,12 @@ class PolicyShell:
         return self._hashes.result()
 
     def address(self) -> Address:
-        """Where env actors connect. Raises ConnectionError while the policy loads."""
+        """Where env actors connect.
+
+        Raises ConnectionError while the policy loads, ThreadDiedError if this process must be replaced.
+        """
         self._check_loaded()
+        self._check_threads()
         server = self._server
         return Address(server.host, server.port, self._replica, self._node, server.clients, server.life)
 
@@ -140,16 +149,24 @@ class PolicyShell:
         if not self._loading.done() or self._loading.exception() is not None:
             raise ConnectionError("the policy is loading")
 
+    def _check_threads(self) -> None:
+        self._batcher.check()
+        self._server.check()
+
     def gpus(self) -> Gpus:
         """The GPUs that Ray has given to this replica; known before the policy has loaded."""
         context = ray.get_runtime_context()
         return Gpus(context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ())))
 
     def health(self) -> Health:
-        """How long the batch in hand has been computing. Raises what loading the policy raised."""
+        """How long the batch in hand has been computing.
+
+        Raises what loading the policy raised, and ThreadDiedError if this process must be replaced.
+        """
         if not self._loading.done():
             return Health(0.0)
         loaded, since = self._loading.result(), self._batcher.busy_since
+        self._check_threads()
         return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s, loaded)
 
 
@@ -210,10 +227,7 @@ class EnvShell:
             kind, trace = error.kind, error.trace
         message = f"{error.message if isinstance(error, PolicyError) else error}\n{trace}"
         row = encode_error(assignment.trial, self._row_context(assignment, started), kind, message)
-        origin: Literal["policy", "environment"] = (
-            "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
-        )
-        return Attempt(row, origin, kind, self._policy.replica, self._policy.life, message)
+        return Attempt(row, _origin(error), kind, self._policy.replica, self._policy.life, message)
 
     def _alive(self) -> None:
         self._since = time.monotonic()
@@ -277,6 +291,16 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
     gl.prepare(renderer)
     egl_devices.settle(owned=owned, name=name)
     return renderer
+
+
+def _origin(error: Exception) -> ErrorFrom:
+    if isinstance(error, PolicyError) and error.invalid:
+        return "request"
+    return "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
+
+
+def _ended_while_loading(error: BaseException) -> Exception:
+    return RuntimeError(f"the policy ended its process while it loaded: {type(error).__name__}: {error}")
 
 
 def _this_host(renderer: str | None, gpu: str | None = None) -> Host:

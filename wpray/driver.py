@@ -217,16 +217,21 @@ class Driver:
             self._keep(event.assignment.trial, event.attempt.episode)
 
     def _failed(self, event: Finished) -> None:
-        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one."""
+        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one.
+
+        A request that is invalid says nothing against either, and would be so again: its trial has its error row.
+        """
         assignment, attempt = event.assignment, event.attempt
-        if attempt.error_from == "policy":
-            self._idle.append(assignment.worker)
-            self._blame_policy(assignment.trial, attempt)
-        else:
+        if attempt.error_from == "environment":
             self._pool.retire(assignment.worker)
+        else:
+            self._idle.append(assignment.worker)
+        if attempt.error_from == "policy":
+            self._blame_policy(assignment.trial, attempt)
         if self._scheduler.running.get(assignment.worker) == assignment:
-            self._try_again(assignment, attempt.episode, _error_of(assignment, attempt))
-        if attempt.error_from != "policy":
+            error = _error_of(assignment, attempt)
+            self._try_again(assignment, attempt.episode, error, useless=attempt.error_from == "request")
+        if attempt.error_from == "environment":
             self._scheduler.forget(assignment.worker)
 
     def _blame_policy(self, trial: Trial, attempt: Attempt) -> None:
@@ -264,10 +269,14 @@ class Driver:
         self._grow_at = time.monotonic() + _SHRUNK_S
         _LOG.warning("going on with %d env actors for %.0f s", self._size, _SHRUNK_S)
 
-    def _try_again(self, assignment: Assignment, error_row: EncodedEpisode, error: AttemptError) -> None:
-        """Queues a failed trial again, with its error; if no attempt is left, or the run stops, keeps its error row."""
+    def _try_again(
+        self, assignment: Assignment, error_row: EncodedEpisode, error: AttemptError, *, useless: bool = False
+    ) -> None:
+        """Queue a failed trial again, with its error; keep its error row if that is `useless`, if no attempt is left,
+        or if the run stops.
+        """
         _LOG.warning("%s attempt %d: %s", assignment.trial.label, assignment.attempt, error_row.error)
-        if self.stop is not None and not self.stop.intended:
+        if useless or (self.stop is not None and not self.stop.intended):
             self._scheduler.done(assignment)
         elif self._scheduler.failed(assignment, error):
             return

@@ -112,7 +112,7 @@ class WaypointVlaPolicy:
     def prepare(self, request: Request) -> Request:
         """Does for a request what needs no batch: tokens, noise, images. From any thread, while a batch computes.
 
-        Raises ValueError if a proprio is not finite, a prompt too long or an image missing.
+        Raises InvalidRequestError if a proprio is not finite, a prompt too long or an image missing.
         """
         if isinstance(request, PlanRequest):
             return self._preparation.plan(request)
