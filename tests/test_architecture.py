@@ -26,12 +26,13 @@ ALLOWED = {
     "quiet_ray": set(),
     "asking": set(),
     "command": {"errors"},
+    "arguments": {"errors", "paths", "storage.url"},
     "config_cli": {"config", "errors", "paths", "unique_yaml"},
     "rotation": {"types"},
     "trials": {"types", "errors"},
     # what an episode is made of: no Ray
     "rollout": {"types", "envs.base", "policy.base", "errors"},
-    "models": {"errors", "command"},
+    "models": {"errors", "command", "config_cli", "arguments"},
     "envs": {"types", "errors", "config", "rotation"},
     "policy": {"types", "errors", "config", "models"},
     # what is kept of it
@@ -63,8 +64,8 @@ ALLOWED = {
     "jobs.follow": {"errors", "jobs.client"},
     "jobs.submit": {"config", "errors", "paths", "jobs"},
     # who reads results
-    "report": {"types", "errors", "results", "config_cli", "command"},
-    "compare": {"errors", "results", "config_cli", "command"},
+    "report": {"types", "errors", "results", "arguments", "config_cli", "command"},
+    "compare": {"errors", "results", "arguments", "config_cli", "command"},
     "export.statistics": {"types"},
     "export.lerobot": {"types", "errors", "results", "rotation", "export.statistics"},
     "video.choose": set(),
@@ -72,9 +73,9 @@ ALLOWED = {
     "video.frames": {"types", "errors", "envs.base", "results"},
     "video.crew": {"config", "actors", "cluster_setup", "envs.factory", "events", "video.encode", "video.frames"},
     "video.render": {"types", "errors", "config", "cluster_setup", "results", "video"},
-    "video.options": {"config", "config_cli", "results"},
+    "video.options": {"arguments", "config", "config_cli", "results"},
     "rlds": {"types", "errors"},
-    "dataset_stats": {"types", "errors", "rlds", "results.atomic", "config_cli", "command"},
+    "dataset_stats": {"types", "errors", "rlds", "results.atomic", "arguments", "config_cli", "command"},
 }
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "evaluation", "machine", "plan_run", "doctor", "bench", "jobs.remote"}

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from wpray.arguments import whole
 from wpray.config import Config, TaskIds
 from wpray.config_cli import ArgumentParser, validate
 
 if TYPE_CHECKING:
     from wpray.results import Run
+
+# Of robosuite's arenas and its robot; `paperview` only where there is a room around the table (libero_10, libero_90).
+SCENE_CAMERAS = (
+    *("agentview", "robot0_eye_in_hand", "robot0_robotview"),
+    *("frontview", "sideview", "birdview", "galleryview", "paperview"),
+)
 
 
 def add_choices(parser: ArgumentParser) -> None:
@@ -21,13 +28,15 @@ def add_choices(parser: ArgumentParser) -> None:
     choices.add_argument("--status", nargs="+", choices=("success", "failure"), help="of these outcomes only")
     choices.add_argument("--tasks", type=_ids, metavar="IDS", help="of these tasks only, such as 0,3 or 0-4")
     choices.add_argument("--trials", type=_ids, metavar="IDS", help="these trials only")
-    choices.add_argument("--max-count", type=positive, metavar="N", help="at most N, failures first")
+    choices.add_argument("--max-count", type=whole(1), metavar="N", help="at most N, failures first")
 
 
 def add_where(parser: ArgumentParser) -> Any:
     """Adds what `config_of` looks at; returns the group, for more of its kind."""
     where = parser.add_argument_group("where")
-    where.add_argument("--num-actors", type=positive, metavar="N", help="episodes rendered at once (as many as fit)")
+    where.add_argument(
+        "--num-actors", type=whole(1, 10_000), metavar="N", help="episodes rendered at once (as many as fit)"
+    )
     where.add_argument("--address", help="a Ray cluster to render on (this machine)")
     return where
 
@@ -46,11 +55,11 @@ def config_of(run: Run, options: argparse.Namespace) -> Config:
     return config.model_copy(update={"ray": here, "num_parallel": None})
 
 
-def positive(text: str) -> int:
-    """A number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
+def camera(text: str) -> str:
+    """Take the name of a camera that LIBERO's scenes have."""
+    if text not in SCENE_CAMERAS:
+        raise argparse.ArgumentTypeError(f"no camera is called {text[:40]!r}; there are {', '.join(SCENE_CAMERAS)}")
+    return text
 
 
 def _ids(text: str) -> list[int]:
