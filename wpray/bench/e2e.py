@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--envs", default="auto", help="env actors (%(default)s)")
     parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
     args = parser.parse_args(argv)
-    _config(args, "")  # refused before anything starts
+    _config(args, tempfile.gettempdir())  # refused before anything starts
     quiet_ray.prepare(joins_a_cluster=False)
     from wpray.evaluation import evaluate
 
