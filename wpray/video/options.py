@@ -20,6 +20,7 @@ SCENE_CAMERAS = (
     *("agentview", "robot0_eye_in_hand", "robot0_robotview"),
     *("frontview", "sideview", "birdview", "galleryview", "paperview"),
 )
+_NOT_OF_VIDEOS = frozenset({"num_parallel", "output_dir", "resume", "retry", "stop_when", "batching"})
 
 
 def add_choices(parser: ArgumentParser) -> None:
@@ -49,7 +50,10 @@ def wanted(row: Mapping[str, Any], options: argparse.Namespace) -> bool:
 
 def config_of(run: Run, options: argparse.Namespace) -> Config:
     """The run's own configuration, with the actors where the options say. Raises BadInputError if it is not one."""
-    config = validate(run.info.get("config", {}))
+    recorded = run.info.get("config", {})
+    if isinstance(recorded, dict):  # without what rendering does not look at: an older run may have odd values there
+        recorded = {name: value for name, value in recorded.items() if name not in _NOT_OF_VIDEOS}
+    config = validate(recorded)
     actors = options.num_actors or "auto"
     here = config.ray.model_copy(update={"address": options.address, "num_env_actors": actors})
     return config.model_copy(update={"ray": here, "num_parallel": None})
