@@ -19,7 +19,9 @@ ALLOWED = {
     "lfs": {"errors"},
     "watched": {"errors"},
     "types": set(),
-    "config": set(),
+    "paths": set(),
+    "unique_yaml": set(),
+    "config": {"paths"},
     "hardware": set(),
     "planning": set(),
     "provenance": set(),
@@ -28,16 +30,17 @@ ALLOWED = {
     "quiet_ray": set(),
     "asking": set(),
     "command": {"errors"},
-    "config_cli": {"config", "errors"},
+    "arguments": {"errors", "paths", "storage.url"},
+    "config_cli": {"config", "errors", "paths", "unique_yaml"},
     "rotation": {"types"},
     "trials": {"types", "errors"},
     # what an episode is made of: no Ray
     "rollout": {"types", "envs.base", "policy.base", "errors"},
-    "models": {"errors", "command", "lfs"},
+    "models": {"errors", "command", "config_cli", "arguments", "lfs"},
     "envs": {"types", "errors", "config", "rotation"},
     "policy": {"types", "errors", "config", "models", "lfs", "watched"},
     # what is kept of it
-    "storage": {"errors", "watched"},
+    "storage": {"errors", "paths", "watched"},
     "results": {"types", "errors", "config", "provenance", "storage"},
     # what runs it on many machines
     "scheduler": {"types"},
@@ -70,14 +73,14 @@ ALLOWED = {
     # the driver elsewhere
     "jobs.names": set(),
     "jobs.manifest": {"errors", "provenance"},
-    "jobs.fetch": {"errors", "provenance", "jobs.manifest"},
+    "jobs.fetch": {"errors", "paths", "provenance", "jobs.manifest"},
     "jobs.package": {"config", "provenance"},
     "jobs.client": {"errors", "jobs.package", "quiet_ray"},
     "jobs.follow": {"errors", "jobs.client"},
-    "jobs.submit": {"config", "errors", "jobs"},
+    "jobs.submit": {"config", "errors", "paths", "jobs"},
     # who reads results
-    "report": {"types", "errors", "results", "config_cli", "command"},
-    "compare": {"errors", "results", "config_cli", "command"},
+    "report": {"types", "errors", "results", "arguments", "config_cli", "command"},
+    "compare": {"errors", "results", "arguments", "config_cli", "command"},
     "export.statistics": {"types"},
     "export.lerobot": {"types", "errors", "results", "rotation", "export.statistics"},
     "video.choose": set(),
@@ -85,9 +88,9 @@ ALLOWED = {
     "video.frames": {"types", "errors", "envs.base", "results"},
     "video.crew": {"config", "actors", "cluster_setup", "envs.factory", "events", "video.encode", "video.frames"},
     "video.render": {"types", "errors", "config", "cluster_setup", "results", "video"},
-    "video.options": {"config", "config_cli", "errors", "results"},
+    "video.options": {"arguments", "config", "config_cli", "errors", "results"},
     "rlds": {"types", "errors", "lfs"},
-    "dataset_stats": {"types", "errors", "rlds", "results.atomic", "config_cli", "command"},
+    "dataset_stats": {"types", "errors", "rlds", "results.atomic", "arguments", "config_cli", "command"},
 }
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "evaluation", "machine", "plan_run", "doctor", "bench", "jobs.remote"}

@@ -1,6 +1,7 @@
 """The configuration of a run: YAML, then command line, validated before anything heavy is imported.
 
-Existing configs keep their flat keys and meaning; everything new is grouped. This module imports pydantic only.
+Existing configs keep their flat keys and meaning; everything new is grouped. This module imports no
+other package than pydantic.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,11 +19,15 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from wpray.paths import check_name
+
 Auto = Literal["auto"]
+_MOST_OF_A_RESOURCE = 1e6  # of one node
 
 
 def _expand_ranges(value: Any) -> Any:
@@ -45,17 +50,36 @@ def _expand_range(part: Any) -> list[Any]:
 TaskIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_expand_ranges)]
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must be a file name, which holds no NUL")
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be a file name; leave it out for the default")
     return text
 
 
-FilePath = Annotated[str, AfterValidator(_no_nul)]
+_FILE_NAME = AfterValidator(check_name)
+FilePath = Annotated[str, _FILE_NAME]  # what is typed so is one of `path_fields`
+OutputPath = Annotated[str, _FILE_NAME, AfterValidator(_not_blank)]  # blank: the working directory would be filled
+ActorCount = Annotated[PositiveInt, Field(le=10_000)]  # five times the most that the driver was measured with
+
+
+def _without_booleans(value: Any) -> Any:
+    """Refuse `true` for a number: pydantic would read it as 1."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+    if any(isinstance(item, bool) for item in items):
+        raise ValueError("must not be true or false")
+    return value
 
 
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(kind, type) and issubclass(kind, bool | BaseModel):
+            return value
+        return _without_booleans(value)
 
 
 class EnvConfig(_Group):
@@ -71,9 +95,9 @@ class EnvConfig(_Group):
         description="wpray: every trial gets the scene of a fresh, freshly seeded process; "
         "serial: the order-dependent scenes of a stock serial evaluator",
     )
-    memory_gb: PositiveFloat = Field(2.1, description="memory reserved for each env actor, GiB")
+    memory_gb: PositiveFloat = Field(2.1, le=1_000_000, description="memory reserved for each env actor, GiB")
     max_steps: PositiveInt | None = Field(
-        None, description="control steps after the wait steps; default: the suite's own limit"
+        None, le=100_000, description="control steps after the wait steps; default: the suite's own limit"
     )
 
 
@@ -98,12 +122,12 @@ class RayConfig(_Group):
         pattern=r"^[A-Za-z0-9_-]{1,100}$",
         description="with ray.submit: submit nothing, follow and fetch this job",
     )
-    num_env_actors: PositiveInt | Auto = Field(
+    num_env_actors: ActorCount | Auto = Field(
         "auto",
         description="environments at once; auto: as many as the CPUs and memory of the nodes that are there hold; "
         "a number makes a cluster that autoscales grow to it",
     )
-    num_policy_actors: PositiveInt | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
+    num_policy_actors: ActorCount | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
     env_cpus: float = Field(1.0, ge=0.0001, le=1e6, description="CPUs reserved for each env actor")
     env_resources: dict[str, float] = Field(
         default_factory=dict,
@@ -121,6 +145,8 @@ class RayConfig(_Group):
                 raise ValueError(f"{name} is not for here: use ray.env_cpus and env.memory_gb")
             if share <= 0:
                 raise ValueError(f"{name}: {share:g} must be more than 0")
+            if not name.strip() or share > _MOST_OF_A_RESOURCE:
+                raise ValueError(f"{name or 'a resource'}: {share:g} is no share of a node's resource that has a name")
         return resources
 
     @field_validator("submit")
@@ -165,7 +191,11 @@ class RetryConfig(_Group):
     """What happens when something fails."""
 
     max_attempts: PositiveInt = Field(3, le=100, description="attempts of a trial before it becomes an error row")
-    stall_s: PositiveFloat = Field(120.0, description="seconds without a step or reply after which an actor is hung")
+    stall_s: float = Field(
+        120.0,
+        ge=1,
+        description="seconds without a step or reply after which an actor is hung; far more than either takes",
+    )
     max_error_share: float = Field(
         0.05, ge=0, le=1, description="stop the run at this share of error rows (and at least 3)"
     )
@@ -182,6 +212,14 @@ class StopWhenConfig(_Group):
     alpha: float = Field(0.05, gt=0, lt=0.5, description="rate of falsely finding a difference")
     beta: float = Field(0.05, gt=0, lt=0.5, description="rate of missing that difference")
 
+    @model_validator(mode="after")
+    def _a_rate_can_differ_so_much(self) -> StopWhenConfig:
+        reference = self.reference_rate
+        most = 1.0 if reference is None else max(reference, 1 - reference)
+        if self.difference >= most:
+            raise ValueError(f"difference: no rate is {self.difference:g} away from {reference:g}; give under {most:g}")
+        return self
+
 
 class Config(_Group):
     """Every setting of an evaluation run."""
@@ -196,9 +234,9 @@ class Config(_Group):
     )
     num_trials_per_task: PositiveInt = Field(1, le=100_000, description="trials of each task, from its initial states")
     num_steps_wait: int = Field(10, ge=0, le=1000, description="zero actions at the start while objects settle")
-    num_parallel: PositiveInt | None = Field(None, description="environments at once (as ray.num_env_actors)")
+    num_parallel: ActorCount | None = Field(None, description="environments at once (as ray.num_env_actors)")
     seed: int = Field(0, ge=0, lt=2**32, description="seeds every trial, with its own key")
-    output_dir: FilePath | None = Field(
+    output_dir: OutputPath | None = Field(
         None,
         description="result folder, or URL such as s3://BUCKET/PATH; default: a new one under runs/, or the unfinished "
         "one of the same config",
@@ -209,7 +247,7 @@ class Config(_Group):
     record: Literal["full", "light", "none"] = Field(
         "full", description="trajectories: with the simulator's full state, the robot's alone, or none"
     )
-    video_out_path: FilePath | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
+    video_out_path: OutputPath | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
 
     vlm_checkpoint: FilePath | None = Field(None, description="waypoint VLM: model directory or training step")
     ae_checkpoint: FilePath | None = Field(None, description="action expert: model directory or training step")
@@ -270,6 +308,15 @@ class Config(_Group):
     def num_env_actors(self) -> int | Auto:
         """Environments at once, under either of its names."""
         return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
+
+
+def path_fields() -> tuple[str, ...]:
+    """Return the names of the settings that hold a path."""
+    return tuple(
+        name
+        for name, info in Config.model_fields.items()
+        if any(_FILE_NAME in getattr(kind, "__metadata__", ()) for kind in get_args(info.annotation))
+    )
 
 
 # What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.

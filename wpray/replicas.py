@@ -17,7 +17,7 @@ from wpray.asking import cause_of
 from wpray.cluster_setup import demands
 from wpray.errors import ThreadDiedError
 from wpray.events import Event, EventQueue, Failure, PolicyFiles, PolicyLost, PolicyReady, failure_of
-from wpray.stopping import START_STALLS
+from wpray.stopping import OR_TOO_SHORT, START_STALLS
 
 _LOG = logging.getLogger(__name__)
 _CHECK_S, _LOADING_S = 2.0, 0.25  # between two questions
@@ -137,7 +137,8 @@ class Replicas:
         self._replicas[number].alive = self._replicas[number].loaded = False
 
     def _hung(self, number: int) -> None:
-        _LOG.warning("policy-%d has not answered (retry.stall_s: %g s): hung; it is restarted", number, self._stall_s)
+        text = "policy-%d has not answered (retry.stall_s: %g s): hung, %s; it is restarted"
+        _LOG.warning(text, number, self._stall_s, OR_TOO_SHORT)
         self.restart(number)
 
     def _thread_died(self, number: int, failure: Failure) -> Event | None:

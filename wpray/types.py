@@ -218,7 +218,7 @@ class AttemptError:
     """Why an attempt of a trial failed that was followed by another."""
 
     attempt: int  # from 1
-    origin: Literal["policy", "environment", "actor"]
+    origin: Literal["policy", "request", "environment", "actor"]
     kind: str  # class of the error
     message: str
     worker: str

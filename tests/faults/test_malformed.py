@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from wpray.command import run_command
+from tests.faults.malformed import check_refused
 from wpray.config import Config
 from wpray.config_cli import field_names, read_config
 from wpray.errors import BadInputError
@@ -49,18 +49,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _refused(kind: str, place: Path, act: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> None:
     """Runs `act` as a command does."""
-    before = _listing(place)
-    code = run_command(lambda _: int(act() is None), [])
-    said = capsys.readouterr()
-    assert code == 2, f"exit code {code}"
-    assert said.out == "" and said.err.startswith("error: ")
-    assert said.err.count("\n") == 1 and "Traceback" not in said.err, said.err
-    assert _listing(place) == before
+    check_refused(place, lambda _: int(act() is None), capsys)
     FED[kind] += 1
-
-
-def _listing(place: Path) -> list[tuple[Path, bytes]]:
-    return [(path, path.read_bytes()) for path in sorted(place.rglob("*")) if path.is_file()]
 
 
 def _valid(data: Any) -> bool:
@@ -207,11 +197,11 @@ def test_parts_are_set_aside(data: st.DataObject, part: bytes, tmp_path_factory:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _at_least_300() -> Iterator[None]:
+def _at_least_600() -> Iterator[None]:
     yield
     assert FED.keys() <= KINDS, "a kind that is not counted below"
     if FED.keys() == KINDS:  # else a part of this file was asked for
-        assert sum(FED.values()) >= 300, FED
+        assert sum(FED.values()) >= 600, FED
 
 
 def test_run_descriptions(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

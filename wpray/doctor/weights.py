@@ -11,7 +11,8 @@ from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
 from wpray.models.tensor_names import NESTED
 from wpray.policy.batch_shapes import PLAN, SEGMENT
 from wpray.policy.prompt import MAX_ACTION_PROMPT_TOKENS
-from wpray.policy.waypoint_vla import check_sizes, spec_of
+from wpray.policy.waypoint_spec import spec_of
+from wpray.policy.waypoint_vla import check_sizes
 
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from wpray import quiet_ray
+from wpray.arguments import folder_to_write, place
 from wpray.command import run_command
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError, RunStoppedError
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     from wpray.results import load
     from wpray.video.choose import choose
 
-    run, out = load(options.run_dir), Path(options.out)
+    run, out = load(options.run_dir), options.out
     if out.exists():
         raise BadInputError(f"{out}: is there already; name a new folder")
     rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
@@ -59,8 +60,10 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.export", description=_ABOUT)
     parser.add_argument("format", choices=("lerobot",), help="format of the data set")
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
-    parser.add_argument("out", metavar="OUT", help="folder of the data set; it must not be there yet")
+    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument(
+        "out", type=folder_to_write, metavar="OUT", help="folder of the data set; it must not be there yet"
+    )
     parser.add_argument("--no-videos", dest="videos", action="store_false", help="states and actions only")
     add_choices(parser)
     add_where(parser)

@@ -22,12 +22,13 @@ from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
 from wpray.models.gemma import padded_size
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
-from wpray.policy.base import PolicySpec, Sources
+from wpray.policy.base import Sources
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
 from wpray.policy.prompt import PromptEncoder, TokenIds, find_tokenizer, load_tokenizer
 from wpray.policy.statistics import DataSetStatistics, PolicyScaling, read_statistics
+from wpray.policy.waypoint_spec import spec_of
 from wpray.policy.waypoint_tokens import bin_centers
 from wpray.types import (
     ACTION_DIM,
@@ -43,14 +44,6 @@ from wpray.types import (
     WaypointPlan,
     first_executable,
 )
-
-
-def spec_of(config: Config) -> PolicySpec:
-    """Camera images and a GPU. No batch is larger than the environments are many: it would take memory for nothing."""
-    largest, environments = config.batching.max_batch_size, config.num_env_actors
-    if environments != "auto":
-        largest = min(largest, environments)
-    return PolicySpec("waypoint_vla", True, False, num_gpus=1, max_batch_size=largest)
 
 
 def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from wpray import quiet_ray
+from wpray.arguments import folder_to_write, place, whole
 from wpray.command import run_command
 from wpray.config import Config
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
-from wpray.video.options import add_choices, add_where, config_of, positive, wanted
+from wpray.video.options import add_choices, add_where, camera, config_of, wanted
 
 if TYPE_CHECKING:
     from wpray.results import Run
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     run = load(options.run_dir)
     config = config_of(run, options)
     own = VideoFolder.of(run.path, config.video_out_path)
-    videos = VideoFolder.of(run.path, options.out) if options.out else own
+    videos = VideoFolder.of(run.path, str(options.out)) if options.out else own
     failed = _render(run, config, options, videos)
     if videos.path.resolve() == own.path.resolve():
         _remember(run, videos)
@@ -61,16 +62,20 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
     look = parser.add_argument_group("how they look")
-    look.add_argument("--camera", nargs="+", metavar="NAME", help="side by side (agentview robot0_eye_in_hand)")
+    look.add_argument(
+        "--camera", nargs="+", type=camera, metavar="NAME", help="side by side (agentview robot0_eye_in_hand)"
+    )
     look.add_argument("--size", type=_size, default=256, help="height and width of each image, pixels (256)")
-    look.add_argument("--every", type=positive, metavar="N", help="keep every n-th control step (as the run's config)")
-    look.add_argument("--fps", type=positive, help="frames per second (as the run's config)")
+    look.add_argument("--every", type=whole(1), metavar="N", help="keep every n-th control step (as the run's config)")
+    look.add_argument("--fps", type=whole(1, 120), help="frames per second (as the run's config)")
     look.add_argument("--overlay", action="store_true", help="write step, waypoint and outcome in the corner")
     where = add_where(parser)
-    where.add_argument("--out", metavar="DIR", help="folder of the files (the run's own video folder)")
+    where.add_argument(
+        "--out", type=folder_to_write, metavar="DIR", help="folder of the files (the run's own video folder)"
+    )
     return parser
 
 
@@ -91,8 +96,8 @@ def _remember(run: Run, videos: VideoFolder) -> None:
 
 def _size(text: str) -> int:
     smallest, largest = _SIZES
-    size = positive(text)
-    if size % 2 or not smallest <= size <= largest:
+    size = whole(smallest, largest)(text)
+    if size % 2:
         raise argparse.ArgumentTypeError(f"{text} is not an even number from {smallest} to {largest}")
     return size
 
