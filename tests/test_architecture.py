@@ -17,7 +17,8 @@ ALLOWED = {
     # leaves: know nothing of the rest
     "errors": set(),
     "types": set(),
-    "config": set(),
+    "suites": set(),
+    "config": {"suites"},
     "hardware": set(),
     "planning": set(),
     "provenance": set(),
@@ -30,7 +31,7 @@ ALLOWED = {
     # what an episode is made of: no Ray
     "rollout": {"types", "envs.base", "policy.base", "errors"},
     "models": {"errors", "command"},
-    "envs": {"types", "errors", "config", "rotation"},
+    "envs": {"types", "errors", "config", "rotation", "suites"},
     "policy": {"types", "errors", "config", "models"},
     # what is kept of it
     "storage": {"errors"},
@@ -41,7 +42,7 @@ ALLOWED = {
     "transport": {"types", "policy.base", "policy.batching"},
     "balance": {"asking", "transport"},
     "node_versions": {"asking", "errors", "provenance"},
-    "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking"},
+    "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking", "suites"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
     "events": {"errors", "actors", "asking", "scheduler"},

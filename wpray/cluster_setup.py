@@ -19,6 +19,7 @@ from wpray.envs.factory import FAKE_SUITE, list_tasks
 from wpray.errors import BadInputError, told_as
 from wpray.hardware import cores
 from wpray.quiet_ray import WORKER_DEFAULTS, passed_on
+from wpray.suites import InstructionSource
 from wpray.types import Task
 
 _LOG = logging.getLogger(__name__)
@@ -117,9 +118,9 @@ def cluster_tasks(config: Config) -> tuple[Task, ...]:
     Raises BadInputError for a suite that does not exist, or if no worker can tell.
     """
     if config.ray.address is None:
-        return list_tasks(config.task_suite, config.env.max_steps)
+        return list_tasks(*_asked(config))
     try:
-        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(config.task_suite, config.env.max_steps))
+        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(*_asked(config)))
         return tasks
     except ray.exceptions.RayError as error:
         cause = cause_of(error)
@@ -182,6 +183,10 @@ def _nothing_fits(config: Config) -> BadInputError:
     return BadInputError(f"no node has what one env actor needs ({needs}{custom} free); {remedy}")
 
 
+def _asked(config: Config) -> tuple[str, int | None, InstructionSource]:
+    return config.task_suite, config.env.max_steps, config.instruction_source
+
+
 @ray.remote(num_cpus=0)
-def _list_tasks(suite: str, max_steps: int | None) -> tuple[Task, ...]:
-    return list_tasks(suite, max_steps)
+def _list_tasks(suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
+    return list_tasks(suite, max_steps, instruction)

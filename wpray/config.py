@@ -1,6 +1,7 @@
 """The configuration of a run: YAML, then command line, validated before anything heavy is imported.
 
-Existing configs keep their flat keys and meaning; everything new is grouped. This module imports pydantic only.
+Existing configs keep their flat keys and meaning; everything new is grouped. This module imports nothing heavier than
+pydantic.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from wpray import suites
 
 Auto = Literal["auto"]
 
@@ -54,6 +57,13 @@ def _no_nul(text: str) -> str:
 FilePath = Annotated[str, AfterValidator(_no_nul)]
 
 
+def _canonical(value: Any) -> Any:
+    return suites.canonical(value) if isinstance(value, str) else value
+
+
+SuiteName = Annotated[str, BeforeValidator(_canonical)]
+
+
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -74,6 +84,11 @@ class EnvConfig(_Group):
     memory_gb: PositiveFloat = Field(2.1, description="memory reserved for each env actor, GiB")
     max_steps: PositiveInt | None = Field(
         None, description="control steps after the wait steps; default: the suite's own limit"
+    )
+    instruction: Literal["auto", "file_name", "bddl"] = Field(
+        "auto",
+        description="what the policy is told to do: the words of the task's file name, or its BDDL's (:language); "
+        "auto: file_name for LIBERO's own suites, as their training data has it, bddl for others, such as _lan, _task",
     )
 
 
@@ -190,7 +205,11 @@ class Config(_Group):
         "", description="scripted | waypoint_vla | noop | random; default: waypoint_vla if checkpoints are named"
     )
     robot_type: Literal["libero"] = Field("libero", description="the robot and its benchmark")
-    task_suite: str = Field("libero_object", pattern=r"^[A-Za-z0-9_]{1,100}$", description="LIBERO suite")
+    task_suite: SuiteName = Field(
+        "libero_object",
+        pattern=r"^[A-Za-z0-9_]{1,100}$",
+        description="LIBERO suite; LIBERO-Object, libero_long (libero_10) and libero_goal_no_noops are understood",
+    )
     tasks: TaskIds | None = Field(
         None, min_length=1, description="task ids, such as 0,3 or 0-4; default: all of the suite"
     )
@@ -240,7 +259,14 @@ class Config(_Group):
     @classmethod
     def _name_policy(cls, data: Any) -> Any:
         """Without `policy`, a config that names checkpoints means the learned policy."""
-        if isinstance(data, dict) and not data.get("policy"):
+        if not isinstance(data, dict):
+            return data
+        given = data.get("policy")
+        if isinstance(given, str) and not given.strip():
+            raise ValueError(
+                "policy: is empty; name one (scripted | waypoint_vla | noop | random) or leave the key out"
+            )
+        if given is None:
             learned = data.get("vlm_checkpoint") or data.get("ae_checkpoint")
             return {**data, "policy": "waypoint_vla" if learned else "scripted"}
         return data
@@ -265,6 +291,11 @@ class Config(_Group):
         """Environments at once, under either of its names."""
         return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
 
+    @property
+    def instruction_source(self) -> suites.InstructionSource:
+        """Where the instructions of this run's tasks are from: `env.instruction`, with `auto` decided."""
+        return suites.instruction_source(self.task_suite, self.env.instruction)
+
 
 # What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.
 _NO_OUTCOME = frozenset(
@@ -272,16 +303,28 @@ _NO_OUTCOME = frozenset(
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
 )
 
+# Runs that were recorded before a setting existed do not have it: what they did. A run that does the same leaves it
+# out, so that its folder can be resumed and compared by either version.
+DONE_WITHOUT: dict[str, Any] = {"env.instruction": "file_name"}
+
 
 def outcome_fields(config: Config) -> dict[str, Any]:
-    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder."""
+    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder.
+
+    `env.instruction` is what it resolves to; settings of `DONE_WITHOUT` are left out where they have that value.
+    """
     flat: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": item for key, item in value.items() if name not in _NO_OUTCOME}
         else:
             flat[name] = value
-    return {name: value for name, value in flat.items() if name not in _NO_OUTCOME}
+    flat["env.instruction"] = config.instruction_source
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in _NO_OUTCOME and not (name in DONE_WITHOUT and DONE_WITHOUT[name] == value)
+    }
 
 
 def fingerprint(config: Config) -> str:

@@ -73,11 +73,13 @@ def evaluate(config: Config) -> int:
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
         folder = stack.enter_context(opened(choose_folder(config, claim=True), config))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
-        facts |= {"planned_episodes": len(trials)}
+        facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts)
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
+        if config.instruction_source == "bddl":
+            _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
         finished = folder.finished()
         todo = remaining(trials, finished)
         if info.resumed:

@@ -7,12 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wpray.config import DONE_WITHOUT
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
 from wpray.types import TrialKey
 
 # A trial is the same trial only if these agree: what it starts from, how long it lasts, and what simulates it.
-_SAME_FIELDS = ("robot_type", "task_suite", "seed", "num_steps_wait", "env.protocol", "env.max_steps")
+_SAME_FIELDS = (
+    "robot_type",
+    "task_suite",
+    "seed",
+    "num_steps_wait",
+    "env.protocol",
+    "env.max_steps",
+    "env.instruction",
+)
 _SAME_PACKAGES = ("mujoco", "robosuite", "libero")
 
 
@@ -71,7 +80,7 @@ def count(pairs: Iterable[Pair]) -> Pairs:
 
 def obstacles(a: Run, b: Run) -> list[str]:
     """Why a trial of `a` is not the same trial in `b`: 'seed (0 in A, 7 in B)'. Empty if it is."""
-    fields_a, fields_b = a.info.get("outcome_fields", {}), b.info.get("outcome_fields", {})
+    fields_a, fields_b = (DONE_WITHOUT | run.info.get("outcome_fields", {}) for run in (a, b))
     found = [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
     found += [_differ(name, _versions(a, name), _versions(b, name)) for name in _SAME_PACKAGES]
     return [text for text in found if text]
