@@ -24,6 +24,7 @@ ALLOWED = {
     "provenance": set(),
     "quiet_ray": set(),
     "asking": set(),
+    "cluster_probe": set(),
     "command": {"errors"},
     "config_cli": {"config", "errors"},
     "rotation": {"types"},
@@ -42,7 +43,8 @@ ALLOWED = {
     "transport": {"types", "policy.base", "policy.batching"},
     "balance": {"asking", "transport"},
     "node_versions": {"asking", "errors", "provenance"},
-    "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking", "suites"},
+    "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking", "suites"}
+    | {"cluster_probe"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
     "events": {"errors", "actors", "asking", "scheduler"},
