@@ -20,8 +20,9 @@ ALLOWED = {
     "watched": {"errors"},
     "types": set(),
     "paths": set(),
+    "suites": set(),
     "unique_yaml": set(),
-    "config": {"paths"},
+    "config": {"paths", "suites"},
     "hardware": set(),
     "planning": set(),
     "provenance": set(),
@@ -29,6 +30,7 @@ ALLOWED = {
     "origins": {"errors", "provenance", "file_digests", "envs.factory", "envs.libero_import"},
     "quiet_ray": set(),
     "asking": set(),
+    "cluster_probe": set(),
     "command": {"errors"},
     "arguments": {"errors", "paths", "storage.url"},
     "config_cli": {"config", "errors", "paths", "unique_yaml"},
@@ -37,7 +39,7 @@ ALLOWED = {
     # what an episode is made of: no Ray
     "rollout": {"types", "envs.base", "policy.base", "errors"},
     "models": {"errors", "command", "config_cli", "arguments", "lfs"},
-    "envs": {"types", "errors", "config", "rotation"},
+    "envs": {"types", "errors", "config", "rotation", "suites"},
     "policy": {"types", "errors", "config", "models", "lfs", "watched"},
     # what is kept of it
     "storage": {"errors", "paths", "watched"},
@@ -48,7 +50,8 @@ ALLOWED = {
     "transport": {"types", "errors", "policy.base", "policy.batching", "watched"},
     "balance": {"asking", "transport"},
     "node_versions": {"asking", "envs.factory", "errors", "origins", "provenance"},
-    "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking"},
+    "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking", "suites"}
+    | {"cluster_probe"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
     "events": {"errors", "actors", "asking", "policy.base", "scheduler"},

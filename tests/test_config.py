@@ -176,6 +176,20 @@ def test_outcomes_depend_on_the_fields_that_say_so() -> None:
     assert "env.protocol" in outcome_fields(base)
 
 
+def test_where_instructions_are_from_is_part_of_what_outcomes_depend_on_unless_it_is_as_it_always_was() -> None:
+    """Folders of runs that were recorded before the setting existed are resumed by the same command."""
+    suite = ["--policy", "noop", "--task_suite"]
+    for same in ([], ["--env.instruction", "auto"], ["--env.instruction", "file_name"]):
+        assert "env.instruction" not in outcome_fields(read_config([*suite, "libero_goal", *same]))
+    assert (
+        outcome_fields(read_config([*suite, "libero_goal", "--env.instruction", "bddl"]))["env.instruction"] == "bddl"
+    )
+    assert outcome_fields(read_config([*suite, "libero_goal_lan"]))["env.instruction"] == "bddl"
+    kept = read_config([*suite, "libero_goal_lan", "--env.instruction", "file_name"])
+    assert "env.instruction" not in outcome_fields(kept)
+    assert kept.instruction_source == "file_name"
+
+
 def test_help_lists_every_field() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from wpray.config_cli import read_config; read_config(['--help'])"],

@@ -153,7 +153,8 @@ def _check_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = [*FAKE, "--policy", "tests.gated_policy", "--num_trials_per_task", "2", "--output_dir", str(folder / "out")]
     assert main(argv) == 0
     assert pq.read_table(folder / "out" / "episodes.parquet").equals(before)
-    assert json.loads((folder / "out" / "run.json").read_text())["state"] == "finished"
+    info = json.loads((folder / "out" / "run.json").read_text())
+    assert (info["state"], info["instruction_source"]) == ("finished", "file_name")
 
 
 def test_a_run_that_is_terminated_while_its_videos_are_rendered_leaves_them_out(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from wpray import suites
 from wpray.paths import check_name
 
 Auto = Literal["auto"]
@@ -70,6 +71,13 @@ def _without_booleans(value: Any) -> Any:
     return value
 
 
+def _canonical(value: Any) -> Any:
+    return suites.canonical(value) if isinstance(value, str) else value
+
+
+SuiteName = Annotated[str, BeforeValidator(_canonical)]
+
+
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -98,6 +106,11 @@ class EnvConfig(_Group):
     memory_gb: PositiveFloat = Field(2.1, le=1_000_000, description="memory reserved for each env actor, GiB")
     max_steps: PositiveInt | None = Field(
         None, le=100_000, description="control steps after the wait steps; default: the suite's own limit"
+    )
+    instruction: Literal["auto", "file_name", "bddl"] = Field(
+        "auto",
+        description="what the policy is told to do: the words of the task's file name, or its BDDL's (:language); "
+        "auto: file_name for LIBERO's own suites, as their training data has it, bddl for others, such as _lan, _task",
     )
 
 
@@ -228,7 +241,11 @@ class Config(_Group):
         "", description="scripted | waypoint_vla | noop | random; default: waypoint_vla if checkpoints are named"
     )
     robot_type: Literal["libero"] = Field("libero", description="the robot and its benchmark")
-    task_suite: str = Field("libero_object", pattern=r"^[A-Za-z0-9_]{1,100}$", description="LIBERO suite")
+    task_suite: SuiteName = Field(
+        "libero_object",
+        pattern=r"^[A-Za-z0-9_]{1,100}$",
+        description="LIBERO suite; LIBERO-Object, libero_long (libero_10) and libero_goal_no_noops are understood",
+    )
     tasks: TaskIds | None = Field(
         None, min_length=1, description="task ids, such as 0,3 or 0-4; default: all of the suite"
     )
@@ -284,7 +301,14 @@ class Config(_Group):
     @classmethod
     def _name_policy(cls, data: Any) -> Any:
         """Without `policy`, a config that names checkpoints means the learned policy."""
-        if isinstance(data, dict) and not data.get("policy"):
+        if not isinstance(data, dict):
+            return data
+        given = data.get("policy")
+        if isinstance(given, str) and not given.strip():
+            raise ValueError(
+                "policy: is empty; name one (scripted | waypoint_vla | noop | random) or leave the key out"
+            )
+        if given is None:
             learned = data.get("vlm_checkpoint") or data.get("ae_checkpoint")
             return {**data, "policy": "waypoint_vla" if learned else "scripted"}
         return data
@@ -309,6 +333,11 @@ class Config(_Group):
         """Environments at once, under either of its names."""
         return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
 
+    @property
+    def instruction_source(self) -> suites.InstructionSource:
+        """Where the instructions of this run's tasks are from: `env.instruction`, with `auto` decided."""
+        return suites.instruction_source(self.task_suite, self.env.instruction)
+
 
 def path_fields() -> tuple[str, ...]:
     """Return the names of the settings that hold a path."""
@@ -325,23 +354,31 @@ _NO_OUTCOME = frozenset(
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
 )
 
-_LATER = frozenset({"dataset_statistics_key"})  # settings that older versions did not have
+# Runs that were recorded before a setting existed do not have it: what they did. A run that does the same leaves it
+# out, so that its folder can be resumed and compared by either version.
+DONE_WITHOUT: dict[str, Any] = {"env.instruction": "file_name", "dataset_statistics_key": None}
 
 
 def outcome_fields(config: Config) -> dict[str, Any]:
-    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder."""
+    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder.
+
+    `env.instruction` is what it resolves to; settings of `DONE_WITHOUT` are left out where they have that value.
+    """
     flat: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": item for key, item in value.items() if name not in _NO_OUTCOME}
         else:
             flat[name] = value
-    return {name: value for name, value in flat.items() if name not in _NO_OUTCOME}
+    flat["env.instruction"] = config.instruction_source
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in _NO_OUTCOME and not (name in DONE_WITHOUT and DONE_WITHOUT[name] == value)
+    }
 
 
 def fingerprint(config: Config) -> str:
-    """16 hex digits that name `outcome_fields`; the same as before for settings that came later and are not used."""
-    fields = outcome_fields(config)
-    known = {name: value for name, value in fields.items() if name not in _LATER or value is not None}
-    text = json.dumps(known, sort_keys=True)
+    """16 hex digits that name `outcome_fields`."""
+    text = json.dumps(outcome_fields(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

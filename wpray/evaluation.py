@@ -73,10 +73,12 @@ def evaluate(config: Config) -> int:
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
-        facts |= {"planned_episodes": len(trials)}
+        facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
+        if config.instruction_source == "bddl":
+            _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
         finished = folder.finished()
         todo = remaining(trials, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
@@ -123,20 +125,40 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
-    """Merges the parts, renders videos, reports, says what came out, and turns it into an exit code."""
+    """Merges the parts, says what came out, shows it, and turns it into an exit code.
+
+    A stop that was asked for while the last episodes ended has stopped nothing but what follows them.
+    """
     merge(run.folder)
     tally = run.tally
-    complete = tally.done - tally.errors == tally.total or (stop is not None and stop.intended)
+    asked, all_ran = stop, tally.done - tally.errors == tally.total
+    stop = None if all_ran else asked
+    complete = all_ran or (stop is not None and stop.intended)
     run.info.save("finished" if complete else "stopped", stop.reason if stop else None)
     display.log_summary(tally)
-    if stop is None or stop.intended:
-        videos_after_run(run.config, run.folder, console)
-    display.print_summary(console, tally, run.folder, _report(run.folder))
+    _show(run, asked, console)
     if stop is not None and stop.intended:
         _LOG.info("Stopped before the last episode, as stop_when asks: %s", stop.reason)
     elif stop is not None and not complete:
         raise RunStoppedError(f"{stop.reason} (the same command goes on where this stopped)")
     return 0 if complete else 1
+
+
+def _show(run: _Run, asked: Stop | None, console: Console) -> None:
+    """Renders videos unless a stop was asked for, writes the report and prints the summary.
+
+    Ctrl-C leaves out what is not there yet: the episodes' results are.
+    """
+    config, path, report = run.config, run.folder.path, None
+    try:
+        if asked is None or asked.intended:
+            videos_after_run(config, run.folder, console)
+        elif run.tally.done == run.tally.total and config.video.mode != "none" and config.record == "full":
+            _LOG.warning("%s: videos left out; python -m wpray.video %s renders them later", asked.reason, path)
+        report = _report(run.folder)
+    except KeyboardInterrupt:
+        _LOG.warning("interrupted: report left out; python -m wpray.report %s writes it later", path)
+    display.print_summary(console, run.tally, run.folder, report)
 
 
 def _report(folder: RunFolder) -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from wpray import provenance
 from wpray.actors import Host
-from wpray.config import Config, fingerprint, outcome_fields
+from wpray.config import DONE_WITHOUT, Config, fingerprint, outcome_fields
 from wpray.errors import BadInputError
 from wpray.origins import identity, origins
 from wpray.results.atomic import DiskFullError
@@ -217,6 +217,7 @@ def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None
     theirs, ours = info.get("outcome_fields"), outcome_fields(config)
     if not isinstance(theirs, dict) or not isinstance(info.get("run_id"), str) or "started_at" not in info:
         raise BadInputError(f"output_dir: the run.json in {place} does not describe a run; choose another output_dir")
+    ours, theirs = DONE_WITHOUT | ours, DONE_WITHOUT | theirs
     different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if different:
         listed = ", ".join(f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)" for name in different[:5])

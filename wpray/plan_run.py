@@ -58,7 +58,8 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 
 
 def _work(config: Config) -> _Work:
-    tasks = select_tasks(list_tasks(config.task_suite, config.env.max_steps), config.tasks)
+    listed = list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
+    tasks = select_tasks(listed, config.tasks)
     trials = make_trials(tasks, config.num_trials_per_task, config.seed)
     folder = choose_folder(config)
     check_what_is_there(folder, config)

@@ -121,6 +121,7 @@ def test_a_narrow_terminal_cuts_instructions_not_numbers(
     [
         ({"seed": 7}, r"seed \(0 in A, 7 in B\)"),
         ({"hosts": {"h": {"versions": {**REAL_VERSIONS, "mujoco": "3.4.0"}, "renderer": "egl"}}}, r"mujoco \(3\.3\.2"),
+        ({"outcome_fields": {"env.instruction": "bddl"}}, r"env\.instruction \(file_name in A, bddl in B\)"),
         ({"outcome_fields": {"env.protocol": "serial"}}, r"env\.protocol \(wpray in A, serial in B\)"),
     ],
 )

@@ -14,6 +14,7 @@ from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store
 from wpray.storage.url import StoreUrl, place_of
+from wpray.suites import base_of
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
@@ -76,7 +77,7 @@ def check_output(config: Config) -> list[Result]:
 def check_disk(config: Config) -> list[Result]:
     """Room for what the configuration records; an estimate on the high side."""
     episodes = config.num_trials_per_task * len(config.tasks or range(_TASKS.get(config.task_suite, 10)))
-    steps = config.num_steps_wait + (config.env.max_steps or _LONGEST.get(config.task_suite, 310))
+    steps = config.num_steps_wait + (config.env.max_steps or _LONGEST.get(base_of(config.task_suite) or "", 310))
     needed = episodes * (_ROW_BYTES + steps * _STEP_BYTES[config.record])
     if config.video.mode != "none":
         needed += min(episodes, config.video.max_count) * _VIDEO_BYTES

@@ -176,7 +176,8 @@ def _notes(facts: Facts, info: Mapping[str, Any]) -> list[str]:
     if facts.planned > len(facts.rows):
         notes.append(f"{len(facts.rows)} of {facts.planned} episodes have run; the rate is theirs.")
     if info.get("stop_reason"):
-        notes.append(f"The run stopped before its last episode: {info['stop_reason']}")
+        early = " before its last episode" if facts.planned > len(facts.rows) else ""
+        notes.append(f"The run stopped{early}: {info['stop_reason']}")
     if 0 < facts.overall.trials < 10 * len(facts.tasks):
         notes.append("Few episodes a task: look at the overall interval, not at single tasks.")
     return notes

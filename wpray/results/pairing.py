@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wpray.config import DONE_WITHOUT
 from wpray.provenance import differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
@@ -14,7 +15,15 @@ from wpray.results.sessions import DECISIVE, sessions, software
 from wpray.types import TrialKey
 
 # A trial is the same trial only if these agree: what it starts from, how long it lasts, and what simulates it.
-_SAME_FIELDS = ("robot_type", "task_suite", "seed", "num_steps_wait", "env.protocol", "env.max_steps")
+_SAME_FIELDS = (
+    "robot_type",
+    "task_suite",
+    "seed",
+    "num_steps_wait",
+    "env.protocol",
+    "env.max_steps",
+    "env.instruction",
+)
 _SAME_PACKAGES = ("mujoco", "robosuite", "libero")
 _RECORDED = tuple(name for name in DECISIVE if name not in _SAME_PACKAGES)  # not in a run.json of before 0.2
 
@@ -77,6 +86,7 @@ def obstacles(a: Run, b: Run) -> list[str]:
     fields_a, fields_b = a.info.get("outcome_fields") or {}, b.info.get("outcome_fields") or {}
     lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
     found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
+    fields_a, fields_b = DONE_WITHOUT | fields_a, DONE_WITHOUT | fields_b
     found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
     found += [_differ(name, _versions(a, name), _versions(b, name)) for name in _SAME_PACKAGES]
     ours, theirs = _newest(a), _newest(b)
