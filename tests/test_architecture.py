@@ -25,6 +25,8 @@ ALLOWED = {
     "quiet_ray": set(),
     "asking": set(),
     "cluster_probe": set(),
+    "private_folder": {"errors"},
+    "ray_folder": {"private_folder"},
     "command": {"errors"},
     "config_cli": {"config", "errors"},
     "rotation": {"types"},
@@ -32,7 +34,7 @@ ALLOWED = {
     # what an episode is made of: no Ray
     "rollout": {"types", "envs.base", "policy.base", "errors"},
     "models": {"errors", "command"},
-    "envs": {"types", "errors", "config", "rotation", "suites"},
+    "envs": {"types", "errors", "config", "rotation", "suites", "private_folder"},
     "policy": {"types", "errors", "config", "models"},
     # what is kept of it
     "storage": {"errors"},
@@ -44,7 +46,7 @@ ALLOWED = {
     "balance": {"asking", "transport"},
     "node_versions": {"asking", "errors", "provenance"},
     "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking", "suites"}
-    | {"cluster_probe"},
+    | {"cluster_probe", "ray_folder"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
     "events": {"errors", "actors", "asking", "scheduler"},
