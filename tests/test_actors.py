@@ -210,7 +210,7 @@ def test_an_attempt_says_whose_fault_its_error_is(error: Exception, origin: str)
     shell = object.__new__(EnvShell)
     shell._policy = cast(Any, SimpleNamespace(replica=1, life="life"))
     assignment = Assignment(Trial(fake_tasks()[0], 0, 0), 1, "env-0")
-    shell._row_context = lambda _, started: row_context(CONTEXT, "env-0", "node", 1, started)  # type: ignore[method-assign]
+    shell._row_context = lambda given, started: row_context(CONTEXT, given, "node", started)  # type: ignore[method-assign]
     attempt = shell._failed(assignment, datetime.now(UTC), error)
     assert attempt.error_from == origin
     assert attempt.episode.status == "error"

@@ -31,6 +31,8 @@ ALLOWED = {
     "quiet_ray": set(),
     "asking": set(),
     "cluster_probe": set(),
+    "private_folder": {"errors"},
+    "ray_folder": {"private_folder"},
     "command": {"errors"},
     "arguments": {"errors", "paths", "storage.url"},
     "config_cli": {"config", "errors", "paths", "unique_yaml"},
@@ -39,7 +41,7 @@ ALLOWED = {
     # what an episode is made of: no Ray
     "rollout": {"types", "envs.base", "policy.base", "errors"},
     "models": {"errors", "command", "config_cli", "arguments", "lfs"},
-    "envs": {"types", "errors", "config", "rotation", "suites"},
+    "envs": {"types", "errors", "config", "rotation", "suites", "private_folder"},
     "policy": {"types", "errors", "config", "models", "lfs", "watched"},
     # what is kept of it
     "storage": {"errors", "paths", "watched"},
@@ -51,7 +53,7 @@ ALLOWED = {
     "balance": {"asking", "transport"},
     "node_versions": {"asking", "envs.factory", "errors", "origins", "provenance"},
     "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking", "suites"}
-    | {"cluster_probe"},
+    | {"cluster_probe", "ray_folder"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
     "events": {"errors", "actors", "asking", "policy.base", "scheduler"},

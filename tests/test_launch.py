@@ -171,6 +171,18 @@ def test_a_run_that_is_terminated_while_its_videos_are_rendered_leaves_them_out(
     assert len(_rows(tmp_path)) == 50 > len(list((tmp_path / "out").glob("videos/*")))
 
 
+def test_a_scheduler_s_long_folder_for_temporary_files_does_not_stop_ray(tmp_path: Path) -> None:
+    """Paths of sockets have at most 107 bytes."""
+    long = tmp_path / ("job" * 30)
+    long.mkdir()
+    command = [sys.executable, "-m", "wpray.launch", *FAKE, "--tasks", "0", "--output_dir", "out"]
+    environ = _environ(tmp_path) | {"TMPDIR": str(long)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(_rows(tmp_path)) == 1
+    assert not any(long.iterdir())
+
+
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wpray.launch", *FAKE, "--tasks", "0-3", "--output_dir", "out"]
     run = subprocess.Popen(

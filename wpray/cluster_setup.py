@@ -21,6 +21,7 @@ from wpray.envs.factory import FAKE_SUITE, list_tasks
 from wpray.errors import BadInputError, told_as
 from wpray.hardware import cores
 from wpray.quiet_ray import WORKER_DEFAULTS, passed_on
+from wpray.ray_folder import short_enough
 from wpray.suites import InstructionSource
 from wpray.types import Task
 
@@ -31,14 +32,15 @@ _PLENTY = 10_000.0  # custom resources name kinds of nodes; one machine alone is
 _PACKAGE = Path(__file__).parent
 
 
-def start_ray(config: Config) -> None:
+def start_ray(config: Config, folder: str | None = None) -> None:
     """Joins the cluster at ray.address, or starts a local Ray: loopback only, no dashboard, quiet.
 
-    Raises BadInputError if the cluster cannot be reached.
+    `folder`: where a local Ray keeps its files; None is Ray's own choice. Raises BadInputError if the cluster cannot be
+    reached.
     """
     warnings.filterwarnings("ignore", module="ray")
     address, on_sigterm = config.ray.address, signal.getsignal(signal.SIGTERM)
-    options = _join_options(address) if address else _local_options(config)
+    options = _join_options(address) if address else {**_local_options(config), "_temp_dir": folder}
 
     def in_a_line(error: Exception) -> BadInputError:
         named = " (RAY_ADDRESS)" if address == "auto" and os.environ.get("RAY_ADDRESS") else ""
@@ -56,12 +58,13 @@ def start_ray(config: Config) -> None:
 @contextlib.contextmanager
 def running_ray(config: Config) -> Iterator[None]:
     """`start_ray`, and its end."""
-    start_ray(config)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray takes it away, unseen by Python
+    with contextlib.nullcontext() if config.ray.address else short_enough() as folder:
+        start_ray(config, folder)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray takes it away, unseen by Python
 
 
 def num_env_actors(config: Config, num_trials: int) -> int:

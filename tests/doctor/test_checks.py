@@ -311,3 +311,11 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (odd.status, odd.message) == ("warn", "b: numpy 2.0 instead of 2.4.6")
     assert only(cluster._compare(Nodes({"a": ours}, ()), 1)).status == "pass"
     assert "no answer" in only(cluster._compare(Nodes({"a": ours}, ("b",)), 2)).message
+
+
+def test_a_cache_that_numba_cannot_write_is_not_blamed_on_mujoco(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "RuntimeError: cannot cache function 'mat2quat': no locator available for file 'transform_utils.py'"
+    monkeypatch.setattr(simulator, "run_probe", lambda name: simulator._explain(1, f"Traceback\n{said}\n"))
+    found = only(simulator.check_mujoco(Config(policy="noop")))
+    assert (found.status, found.remedy) == ("fail", "set NUMBA_CACHE_DIR to a folder that can be written")
+    assert "numba" in found.text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +285,77 @@ def test_assets_are_found_wherever_a_publisher_puts_them(tmp_path: Path, monkeyp
     for place in (home / ".cache" / "libero" / "assets", root / "assets", package / "assets"):
         place.mkdir(parents=True)
         assert libero_import.assets_root(root) == place
+
+
+_WAITS = "import sys; from wpray.envs import libero_import as l; l.load('libero.libero'); print(1, flush=True); {}"
+
+
+def _importing(folder: Path, then: str) -> subprocess.Popen[str]:
+    environ = {name: value for name, value in os.environ.items() if name != "LIBERO_CONFIG_PATH"}
+    environ |= {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", _WAITS.format(then)], stdin=pipe, stdout=pipe, text=True, env=environ
+    )
+
+
+@pytest.mark.libero
+def test_libero_s_private_configuration_is_gone_when_its_users_are_even_a_killed_one(tmp_path: Path) -> None:
+    killed = _importing(tmp_path, "sys.stdin.read()")
+    assert killed.stdout is not None and killed.stdout.readline() == "1\n"
+    killed.kill()
+    killed.communicate()
+    orderly = _importing(tmp_path, "sys.exit()")
+    orderly.communicate()
+    assert orderly.returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.libero
+def test_a_process_that_is_started_by_another_uses_its_configuration(tmp_path: Path) -> None:
+    """An env actor, which Ray kills: it holds nothing that it could leave."""
+    holds = "import fcntl\nfrom wpray import private_folder\nprivate_folder.hold = None\n"
+    child = f"{holds}{_WAITS.format('')}\nfrom libero.libero import get_libero_path; get_libero_path('assets')"
+    then = f"import subprocess; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    parent = _importing(tmp_path, then)
+    parent.communicate()
+    assert parent.returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.libero
+def test_robosuite_is_imported_without_a_home_from_a_package_that_is_read_only(tmp_path: Path) -> None:
+    """numba fails where it finds no folder for its cache. A file in the place of a folder stops root, too."""
+    spec = importlib.util.find_spec("robosuite")
+    assert spec is not None and spec.origin is not None
+    package, temporary = tmp_path / "robosuite", tmp_path / "tmp"
+    package.mkdir()
+    temporary.mkdir()
+    for entry in Path(spec.origin).parent.iterdir():
+        if entry.name not in ("utils", "__pycache__"):
+            (package / entry.name).symlink_to(entry)
+    shutil.copytree(Path(spec.origin).parent / "utils", package / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "utils" / "__pycache__").touch()
+    environ = {"PATH": os.environ["PATH"], "HOME": "/proc/nowhere", "MUJOCO_GL": "osmesa", "TMPDIR": str(temporary)}
+    code = "from wpray.envs import libero_import; print(libero_import.load('robosuite').__file__)"
+    command = [sys.executable, "-c", code]
+    environ["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == package
+    assert not list(temporary.iterdir())
+
+
+def test_numba_gets_a_private_cache_only_where_it_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wpray.envs import libero_import
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert tmp_path / "home" / ".cache" / "numba" in libero_import._numba_places()
+    assert libero_import._can_be_written(tmp_path / "home" / ".cache" / "numba")
+    assert not libero_import._can_be_written(Path("/proc/nowhere"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert list(libero_import._numba_places())[-1] == tmp_path / "cache" / "numba"
 
 
 @pytest.mark.libero

@@ -33,6 +33,11 @@ _KNOWN = (
     ("OSMesa", "libOSMesa cannot be loaded", _OSMESA),
     ("libGL.so.1", "opencv, which robosuite imports, finds no libGL.so.1", "as root: apt-get install -y libgl1"),
     ("libgthread", "opencv, which robosuite imports, finds no glib", "as root: apt-get install -y libglib2.0-0"),
+    (
+        "no locator available",
+        "numba finds no folder for its cache",
+        "set NUMBA_CACHE_DIR to a folder that can be written",
+    ),
     ("EGL", "EGL gives no context", "env.renderer: osmesa; in a container: NVIDIA_DRIVER_CAPABILITIES=all"),
     ("mj_fullM", "this MuJoCo's functions are not those that robosuite 1.4.0 calls", _MUJOCO),
 )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+
+from wpray import private_folder
 
 
 @contextlib.contextmanager
@@ -16,10 +15,9 @@ def one_at_a_time() -> Iterator[None]:
 
     Forty environments that start together would otherwise all compile the same, for a minute of every core.
     """
-    path = Path(tempfile.gettempdir()) / f"wpray-compiling-{getpass.getuser()}.lock"
     try:
-        file = path.open("w")
-    except OSError:  # somebody else's file, or no room: compiling beside others is only slower
+        file = (private_folder.path_under() / "compiling").open("w")
+    except OSError:  # nobody holds the folder, or there is no room: compiling beside others is only slower
         yield
         return
     with file:

@@ -71,7 +71,7 @@ def _parser() -> ArgumentParser:
 
 
 def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
-    """Raises BadInputError before anything is written if one has no states that can be rendered."""
+    """Raise BadInputError before anything is written if one has no states that can be rendered."""
     from wpray.video.frames import check_recording
 
     for episode in episodes:

@@ -41,7 +41,7 @@ def _error(kind: str, line: str, rows: Sequence[Row], shown: bool) -> str:
 
 
 def retries(facts: Facts) -> str:
-    """Errors of the attempts that were retried, by kind: a policy that often fails first looks healthy without them."""
+    """Return the errors of retried attempts, by kind: without them a policy that often fails first looks healthy."""
     groups: dict[tuple[str, str], list[Row]] = {}
     counts: Counter[str] = Counter()
     retried = [row for row in facts.rows if row["attempt_errors"]]
