@@ -205,12 +205,12 @@ def test_a_run_that_names_its_env_actors_waits_for_nodes_and_auto_says_what_to_d
 
 
 def test_a_node_with_another_mujoco_is_refused_by_name(cluster: Any, tmp_path: Path) -> None:
-    other = tmp_path / "site" / "mujoco-9.9.9.dist-info"
-    other.mkdir(parents=True)
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: mujoco\nVersion: 9.9.9\n")
-    numpy = tmp_path / "site" / "numpy-9.9.dist-info"
-    numpy.mkdir()
-    (numpy / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 9.9\n")
+    for name, version in (("mujoco", "9.9.9"), ("torch", "9.9")):
+        package, about = tmp_path / "site" / name, tmp_path / "site" / f"{name}-{version}.dist-info"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     path = f"{tmp_path / 'site'}{os.pathsep}{ROOT}"
     cluster.add_node(num_cpus=1, **NODE)
     cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path}, **NODE)
@@ -219,7 +219,7 @@ def test_a_node_with_another_mujoco_is_refused_by_name(cluster: Any, tmp_path: P
     assert run.returncode == 2
     error = said.splitlines()[-1]
     assert error.startswith("error: nodes with another simulator:") and "mujoco 9.9.9 instead of 3." in error
-    assert "numpy 9.9 instead of" in said and "numpy" not in error
+    assert "torch 9.9 instead of" in said and "torch" not in error
 
 
 def test_who_fails_or_does_not_answer_is_left_out(cluster: Any) -> None:

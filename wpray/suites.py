@@ -17,8 +17,8 @@ _DATA_SET_SUFFIX = "_no_noops"  # of the training data's name in RLDS
 def canonical(name: str) -> str:
     """Return the name under which LIBERO registers the suite that people call `name`.
 
-    Case does not matter, hyphens and spaces between words are underscores, `libero_long` is `libero_10`, and the `_no_noops` of a
-    data set's name is dropped.
+    Case does not matter, hyphens and spaces between words are underscores, `libero_long` is `libero_10`, and the
+    `_no_noops` of a data set's name is dropped.
     """
     joined = re.sub(r"(?<=\w)[\s-]+(?=\w)", "_", name.strip()).lower().removesuffix(_DATA_SET_SUFFIX)
     for other, known in _OTHER_NAMES.items():
