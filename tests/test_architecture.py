@@ -1,4 +1,4 @@
-"""The structure holds: imports point one way, packages stay where they belong, files and functions stay small."""
+"""The structure holds: imports point one way, packages stay where they belong, functions stay small."""
 
 from __future__ import annotations
 
@@ -149,10 +149,8 @@ def test_packages_stay_where_they_belong(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
-def test_files_and_functions_stay_small(path: Path) -> None:
-    text = path.read_text()
-    assert text.count("\n") <= 300
-    for node in ast.walk(ast.parse(text)):
+def test_functions_stay_small(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             size = (node.end_lineno or node.lineno) - node.lineno + 1
             assert size <= 50, f"{node.name} has {size} lines"

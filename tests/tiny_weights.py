@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -26,6 +28,21 @@ def write_checkpoints(folder: Path, precision: Precision = "float32") -> None:
     save(state_dict(action_expert_manifest(ActionExpertConfig.tiny(), precision), seed=0), folder / "ae")
 
 
+Variant = Literal["a", "b"]  # the duration: in the norms' condition, or a token
+
+
+def joint_size(variant: Variant) -> ActionExpertConfig:
+    """Tiny."""
+    return replace(ActionExpertConfig.tiny(), duration_embed=variant == "b")
+
+
+def write_joint(
+    folder: Path, variant: Variant, precision: Precision = "float32", seed: int = 0, file: str = "model.safetensors"
+) -> None:
+    """folder/FILE: a joint checkpoint."""
+    save(state_dict(action_expert_manifest(joint_size(variant), precision), seed), folder, file)
+
+
 def state_dict(manifest: Manifest, seed: int) -> dict[str, torch.Tensor]:
     """Random tensors of a manifest's names, shapes and dtypes."""
     return {
@@ -34,7 +51,7 @@ def state_dict(manifest: Manifest, seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def save(tensors: dict[str, torch.Tensor], folder: Path) -> None:
-    """folder/model.safetensors, marked as synthetic."""
+def save(tensors: dict[str, torch.Tensor], folder: Path, file: str = "model.safetensors") -> None:
+    """folder/FILE, marked as synthetic."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata=METADATA)
+    save_file(tensors, folder / file, metadata=METADATA)

@@ -236,7 +236,7 @@ def row_context(context: RunContext, worker: str, node: str | None, attempt: int
     return EpisodeContext(
         run_id=context.run_id,
         policy=config.policy,
-        checkpoint=config.vlm_checkpoint,
+        checkpoint=config.joint_checkpoint or config.vlm_checkpoint,
         protocol=config.env.protocol,
         node=node,
         worker=worker,

@@ -211,8 +211,19 @@ class Config(_Group):
     )
     video_out_path: FilePath | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
 
+    joint_checkpoint: FilePath | None = Field(
+        None, description="VLM and action expert in one file that share a backbone, instead of the pair"
+    )
     vlm_checkpoint: FilePath | None = Field(None, description="waypoint VLM: model directory or training step")
     ae_checkpoint: FilePath | None = Field(None, description="action expert: model directory or training step")
+    checkpoint_file: Literal["model", "model_merged"] = Field(
+        "model", description="which .safetensors file of a checkpoint's directory counts if both are there"
+    )
+    token_layout: Literal["auto", "bins256", "bins300"] = Field(
+        "auto",
+        description="the planner's tokens: bins256 (8-D proprio) or bins300 (6-D proprio and a gripper token); "
+        "auto: what the checkpoints and the statistics agree on",
+    )
     dataset_statistics_path: FilePath | None = Field(None, description="dataset_statistics.json of the training data")
     tokenizer_path: FilePath | None = Field(
         None, description="PaliGemma's tokenizer.model; default: found beside the checkpoint"
@@ -224,8 +235,14 @@ class Config(_Group):
     max_token_len: PositiveInt = Field(256, le=8192, description="longest VLM prompt, tokens")
     paligemma_variant: str = Field("gemma_2b", description="VLM size; checked against the checkpoint")
     action_expert_variant: str = Field("gemma_300m", description="expert size; checked against the checkpoint")
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="action expert's compute precision")
-    vlm_precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="VLM's compute precision")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="compute precision of the action expert, or of a joint model"
+    )
+    vlm_precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="VLM's compute precision (of a pair)")
+    lm_head_precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="precision of the planner's scores: training branches differ, and some bfloat16 plans with them",
+    )
     norm_type: Literal["q99", "normal"] = Field("q99", description="normalization of proprio and actions")
     torch_compile: bool = Field(True, description="capture the models' work as CUDA graphs (false: eager)")
 
@@ -241,16 +258,27 @@ class Config(_Group):
     def _name_policy(cls, data: Any) -> Any:
         """Without `policy`, a config that names checkpoints means the learned policy."""
         if isinstance(data, dict) and not data.get("policy"):
-            learned = data.get("vlm_checkpoint") or data.get("ae_checkpoint")
+            learned = data.get("joint_checkpoint") or data.get("vlm_checkpoint") or data.get("ae_checkpoint")
             return {**data, "policy": "waypoint_vla" if learned else "scripted"}
         return data
 
     @model_validator(mode="after")
     def _learned_policy_has_files(self) -> Config:
         if self.policy == "waypoint_vla":
-            for name in ("vlm_checkpoint", "ae_checkpoint", "dataset_statistics_path"):
+            models = ("joint_checkpoint",) if self.joint_checkpoint else ("vlm_checkpoint", "ae_checkpoint")
+            for name in (*models, "dataset_statistics_path"):
                 if not getattr(self, name):
                     raise ValueError(f"policy waypoint_vla needs {name}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_checkpoint(self) -> Config:
+        if self.joint_checkpoint:
+            for name in ("vlm_checkpoint", "ae_checkpoint"):
+                if getattr(self, name):
+                    raise ValueError(f"joint_checkpoint and {name} exclude each other: give the one or the pair")
+            if "vlm_precision" in self.model_fields_set and self.vlm_precision != self.precision:
+                raise ValueError("vlm_precision is of a pair: a joint_checkpoint computes in precision")
         return self
 
     @model_validator(mode="after")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from wpray.models import gemma, ops
-from wpray.models.action_expert import ActionExpert
+from wpray.models import gemma, loading, ops
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
 from wpray.models.gemma import Modulation
+from wpray.models.loading import Computing
+from wpray.models.token_layout import BINS256
 from wpray.models.vlm import WaypointVLM
 
 pytestmark = pytest.mark.gpu
@@ -132,7 +133,12 @@ def _vlm(precision: Precision, graphs: bool) -> WaypointVLM:
     from wpray.bench.policy import random_weights
 
     config = VlmConfig.full()
-    return WaypointVLM(*random_weights(vlm_manifest(config, "bfloat16"), precision), config, HEADER, graphs)
+    weights = random_weights(vlm_manifest(config, "bfloat16"), precision)
+    return loading.vlm(*weights, config, BINS256, HEADER, _computing(precision, graphs))
+
+
+def _computing(precision: Precision, graphs: bool) -> Computing:
+    return Computing(precision, precision, "float32", graphs=graphs, device=torch.device("cuda"))
 
 
 def _images(count: int) -> torch.Tensor:
@@ -145,14 +151,14 @@ def test_a_full_size_vlm_plans_the_same_alone_batched_and_captured() -> None:
     together = eager.plan(images, PROMPTS)
     for row in range(5):
         alone = eager.plan(images[row : row + 1], PROMPTS[row : row + 1])
-        assert torch.equal(alone.bins[0], together.bins[row])
+        assert torch.equal(alone.values[0, :, :8], together.values[row, :, :8])
         assert torch.equal(alone.durations[0], together.durations[row])
     del eager
     gc.collect()
     captured = _vlm("float32", graphs=True)
     for _ in range(2):
         again = captured.plan(images, PROMPTS)
-        assert torch.equal(again.bins, together.bins)
+        assert torch.equal(again.values, together.values)
         assert torch.equal(again.durations, together.durations)
 
 
@@ -165,7 +171,7 @@ def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32_alo
         model.hidden = []
         eager = model.plan(images, PROMPTS, forced=forced)
         hidden[precision] = torch.cat(model.hidden, dim=1)
-        assert torch.equal(eager.bins.cpu(), forced[..., :8])
+        assert torch.equal(eager.values[..., :8].cpu(), forced[..., :8])
         for row in range(5):
             model.hidden = []
             model.plan(images[row : row + 1], PROMPTS[row : row + 1], forced=forced[row : row + 1])
@@ -175,7 +181,7 @@ def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32_alo
         gc.collect()
     assert _error(hidden["bfloat16"], hidden["float32"]) < 0.1
     free = {graphs: _vlm("bfloat16", graphs).plan(images, PROMPTS) for graphs in (False, True)}
-    assert torch.equal(free[True].bins, free[False].bins)
+    assert torch.equal(free[True].values, free[False].values)
     assert torch.equal(free[True].durations, free[False].durations)
 
 
@@ -188,13 +194,13 @@ def test_a_full_size_action_expert_agrees_alone_batched_and_captured(precision: 
     start, end = torch.rand(2, 5, 32, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(2))
     given = (start, end, torch.tensor([1, 8, 16, 24, 32]), noise)
-    eager = ActionExpert(*random_weights(manifest, precision), config, graphs=False)
+    eager = loading.action_expert(*random_weights(manifest, precision), config, _computing(precision, False))
     together = eager.act(images, PROMPTS, *given)
     for row in range(5):
         alone = eager.act(images[row : row + 1], PROMPTS[row : row + 1], *(part[row : row + 1] for part in given))
         assert _error(alone[0], together[row]) < tolerance
     del eager
     gc.collect()
-    captured = ActionExpert(*random_weights(manifest, precision), config, graphs=True)
+    captured = loading.action_expert(*random_weights(manifest, precision), config, _computing(precision, True))
     for _ in range(2):
         assert torch.equal(captured.act(images, PROMPTS, *given), together)

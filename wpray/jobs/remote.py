@@ -17,6 +17,7 @@ from wpray.jobs.package import Submission, unpack
 _PATHS = (
     "output_dir",
     "video_out_path",
+    "joint_checkpoint",
     "vlm_checkpoint",
     "ae_checkpoint",
     "dataset_statistics_path",

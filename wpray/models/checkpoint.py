@@ -45,6 +45,7 @@ UNUSED = frozenset(
         "paligemma_with_expert.paligemma.model.language_model.norm.weight",
     }
 )
+UNUSED_OF_JOINT = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Checkpoint:
     stored: dict[str, str]  # manifest name -> name in the file
     manifest: Manifest
     synthetic: bool = False  # random weights of `python -m wpray.models.synthetic`
+    unused: frozenset[str] = UNUSED  # manifest names that may be absent, and are not read
 
     def tensors(self, device: torch.device, precision: Precision) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of all that is used, one at a time, on `device`, in the dtype that `precision` means.
@@ -63,7 +65,7 @@ class Checkpoint:
         """
         with safe_open(self.path, framework="pt", device=str(device)) as file:
             for name, stored in self.stored.items():
-                if name not in UNUSED | TABLES:
+                if name not in self.unused | TABLES:
                     yield name, file.get_tensor(stored).to(self._dtype(name, precision))
 
     def table(self, precision: Precision) -> StoredTable:
@@ -102,6 +104,18 @@ def open_action_expert(path: str | Path) -> tuple[Checkpoint, ActionExpertConfig
     return _checked(file, shapes, {name: name for name in shapes}, action_expert_manifest(config, "bfloat16")), config
 
 
+def open_joint(path: str | Path) -> tuple[Checkpoint, ActionExpertConfig]:
+    """The joint checkpoint at `path`: an action expert whose backbone plans, too.
+
+    Raises BadInputError listing every key that is wrong.
+    """
+    file = resolve_checkpoint(path)
+    shapes = read_header(file)
+    config = infer_action_expert_config(shapes)
+    manifest = action_expert_manifest(config, "bfloat16")
+    return _checked(file, shapes, {name: name for name in shapes}, manifest, UNUSED_OF_JOINT), config
+
+
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor, from the file's header alone. Raises BadInputError if there is no valid one."""
     try:
@@ -131,7 +145,13 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
         raise BadInputError(f"{path}: not a safetensors file ({reason}); copy it again") from error
 
 
-def _checked(path: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, str], manifest: Manifest) -> Checkpoint:
+def _checked(
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    stored: dict[str, str],
+    manifest: Manifest,
+    unused: frozenset[str] = UNUSED,
+) -> Checkpoint:
     """Matches what is stored with what is expected, by name and shape."""
     found: dict[str, str] = {}
     for name in manifest:
@@ -139,7 +159,7 @@ def _checked(path: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, s
         if name in stored or other in stored:
             found[name] = stored[name] if name in stored else stored[other]
     known = set(found.values()) | {stored[other] for other in _TIED.values() if other in stored}
-    missing = sorted(set(manifest) - set(found) - UNUSED)
+    missing = sorted(set(manifest) - set(found) - unused)
     extra = sorted(set(shapes) - known)
     wrong = sorted(
         f"{n} {shapes[k]} instead of {manifest[n][0]}" for n, k in found.items() if shapes[k] != manifest[n][0]
@@ -153,4 +173,4 @@ def _checked(path: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, s
         raise BadInputError(f"{path}: not this model's checkpoint; {'; '.join(problems)}")
     with safe_open(path, framework="pt") as file:
         synthetic = SYNTHETIC in (file.metadata() or {})
-    return Checkpoint(path, found, manifest, synthetic)
+    return Checkpoint(path, found, manifest, synthetic, unused)

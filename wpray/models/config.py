@@ -13,6 +13,8 @@ Precision = Literal["float32", "bfloat16"]
 Manifest = dict[str, tuple[tuple[int, ...], Precision]]
 
 VOCABULARY = 257152
+NUM_DURATIONS = 34  # 0 to 33 control steps
+DURATION_EMBED = "duration_embed.weight"
 IMAGE_SIZE, PATCH = 224, 14
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2  # of one camera
 
@@ -77,6 +79,7 @@ class ActionExpertConfig:
     expert: GemmaConfig
     action_dim: int = 32
     horizon: int = 32
+    duration_embed: bool = False  # the duration is a token of the suffix, not part of the norms' condition
 
     @classmethod
     def full(cls) -> ActionExpertConfig:
@@ -102,7 +105,10 @@ def vlm_manifest(config: VlmConfig, precision: Precision) -> Manifest:
 
 
 def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> Manifest:
-    """Name -> (shape, dtype) of every tensor in an action expert checkpoint, as training saves it."""
+    """Name -> (shape, dtype) of every tensor in an action expert checkpoint, as training saves it.
+
+    A joint checkpoint has the same: the action expert's backbone is then the planner's, too.
+    """
     expert, width, dim = config.expert, config.expert.width, config.action_dim
     manifest = _paligemma("paligemma_with_expert.paligemma.", config.vision, config.text, precision)
     stem = "paligemma_with_expert.gemma_expert."
@@ -112,10 +118,12 @@ def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> 
         ("action_in_proj", width, dim),
         ("action_out_proj", dim, width),
         ("proprio_encoder", width, dim),
-        ("time_mlp_in", width, 2 * width),
+        ("time_mlp_in", width, width if config.duration_embed else 2 * width),
         ("time_mlp_out", width, width),
     ):
         manifest |= _linear(name, rows, columns, "float32")
+    if config.duration_embed:
+        manifest[DURATION_EMBED] = ((NUM_DURATIONS, width), "float32")
     return manifest
 
 
@@ -131,7 +139,11 @@ def infer_action_expert_config(shapes: Mapping[str, tuple[int, ...]]) -> ActionE
     expert = _infer_gemma(shapes, "paligemma_with_expert.gemma_expert.model.")
     dim = _rows(shapes, "action_out_proj", ".bias")[0]
     return ActionExpertConfig(
-        _infer_siglip(shapes, stem), _infer_gemma(shapes, stem + "language_model."), expert, action_dim=dim
+        _infer_siglip(shapes, stem),
+        _infer_gemma(shapes, stem + "language_model."),
+        expert,
+        action_dim=dim,
+        duration_embed=DURATION_EMBED in shapes,
     )
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wpray.models.staging import StagedImages, Staging
-from wpray.policy.normalize import Scaling
 from wpray.policy.prompt import PromptEncoder, TokenIds
-from wpray.types import Float32Array, PlanRequest, SegmentRequest
+from wpray.types import Float32Array, FloatArray, PlanRequest, SegmentRequest
 
 Request = PlanRequest | SegmentRequest
 Noise = Callable[[Request, tuple[int, ...]], Float32Array]
+State = Callable[[FloatArray], Float32Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ReadyPlan(PlanRequest):
     """A plan request as the models take it, its first segment included."""
 
     images: StagedImages
-    state: Float32Array  # (8,) normalized proprio
+    state: Float32Array  # (8,) normalized proprio; or 6 of it and the gripper
     prompt: TokenIds
     action_prompt: TokenIds
     noise: Float32Array  # (H, D)
@@ -41,16 +41,17 @@ class Preparation:
     """Tokenizes, normalizes, draws noise and stages images. Thread-safe."""
 
     def __init__(
-        self, encoder: PromptEncoder, proprio: Scaling, noise: Noise, noise_shape: tuple[int, int], staging: Staging
+        self, encoder: PromptEncoder, state: State, noise: Noise, noise_shape: tuple[int, int], staging: Staging
     ) -> None:
-        self._encoder, self._proprio, self._staging = encoder, proprio, staging
+        """`state` turns observed proprio (8,) into what the planner's prompt says."""
+        self._encoder, self._state, self._staging = encoder, state, staging
         self._noise, self._noise_shape = noise, noise_shape
 
     def plan(self, request: PlanRequest) -> ReadyPlan:
         """Raises ValueError if a proprio is not finite, a prompt too long or an image missing."""
         if isinstance(request, ReadyPlan):
             return request
-        instruction, state = request.trial.task.instruction, self._proprio.normalize(request.observation.proprio)
+        instruction, state = request.trial.task.instruction, self._state(request.observation.proprio)
         return ReadyPlan(
             request.trial,
             request.plan_index,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wpray.errors import BadInputError
 from wpray.policy.normalize import NEEDED_STATISTICS, NormType, Scaling, scaling
@@ -16,17 +17,34 @@ from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
 _MAX_BYTES = 16_000_000
 _LARGEST = 1e30  # differences stay finite in float32
-_FIELDS = {"action": ACTION_DIM, "proprio": PROPRIO_DIM}
+_FIELDS = ("action", "proprio")
+_GRIPPER_STATE_DIM = 6  # of a proprio without the finger joints: the gripper is a token of its own
+_GRIPPER_JOINT, _GRIPPER_OPEN = 6, np.float32(0.02)  # m; exactly this is closed
+_SUM = "__total__"  # not a data set: what training counted over all of them
 _KNOWN = ("mean", "std", "q01", "q99", "min", "max")
 _REMEDY = "write it anew with: python -m wpray.dataset_stats RLDS_DIR -o FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyScaling:
-    """How a policy's actions (7) and proprio (8) are normalized."""
+    """How a policy's actions (7) and proprio (8, or 6 in the newer token layout) are normalized."""
 
     action: Scaling
     proprio: Scaling
+    proprio_dim: int = PROPRIO_DIM
+
+    def state(self, proprio: ArrayLike) -> Float32Array:
+        """Proprio (..., 8) as observed -> the planner's state, float32.
+
+        With 8 statistics the normalized proprio (..., 8); with 6 its first six numbers and the gripper (..., 7), which
+        is 1.0 open or 0.0 closed.
+        """
+        observed = np.asarray(proprio, dtype=np.float32)
+        normalized = self.proprio.normalize(observed[..., : self.proprio_dim])
+        if self.proprio_dim == PROPRIO_DIM:
+            return normalized
+        opened = (observed[..., _GRIPPER_JOINT, None] > _GRIPPER_OPEN).astype(np.float32)
+        return np.concatenate([normalized, opened], axis=-1)
 
 
 def load_scaling(path: Path, norm_type: NormType, suite: str) -> PolicyScaling:
@@ -36,8 +54,16 @@ def load_scaling(path: Path, norm_type: NormType, suite: str) -> PolicyScaling:
     strict JSON, names no data set for the suite, or holds numbers that cannot be statistics.
     """
     fields = _choose(path, _read(path), suite)
-    checked = {field: _check(path, field, fields[field], dim, norm_type) for field, dim in _FIELDS.items()}
-    return PolicyScaling(scaling(checked["action"], norm_type), scaling(checked["proprio"], norm_type))
+    proprio_dim = _proprio_dim(fields["proprio"], norm_type)
+    action = _check(path, "action", fields["action"], ACTION_DIM, norm_type)
+    proprio = _check(path, "proprio", fields["proprio"], proprio_dim, norm_type)
+    return PolicyScaling(scaling(action, norm_type), scaling(proprio, norm_type), proprio_dim)
+
+
+def _proprio_dim(statistics: Mapping[str, Any], norm_type: NormType) -> int:
+    """6 if the file describes the newer layout's proprio, else 8."""
+    first = statistics.get(NEEDED_STATISTICS[norm_type][0])
+    return _GRIPPER_STATE_DIM if isinstance(first, list) and len(first) == _GRIPPER_STATE_DIM else PROPRIO_DIM
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -75,6 +101,7 @@ def _choose(path: Path, data: dict[str, Any], suite: str) -> dict[str, Any]:
     if _is_fields(data):
         return data
     nested = {name: value for name, value in data.items() if isinstance(value, dict) and _is_fields(value)}
+    nested.pop(_SUM, None)
     if not nested:
         raise BadInputError(f"{path}: holds no data set with both action and proprio; {_REMEDY}")
     chosen: dict[str, Any] = nested[_name_for(path, sorted(nested), suite)]

@@ -9,29 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from wpray.config import Config
-from wpray.errors import BadInputError
 from wpray.models.action_expert import PROMPT_SIZES, ActionExpert
 from wpray.models.batch_parts import BatchShape
-from wpray.models.checkpoint import Checkpoint, open_action_expert, open_vlm
-from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
+from wpray.models.config import Precision
 from wpray.models.gemma import padded_size
+from wpray.models.layouts import ModelFiles
+from wpray.models.loading import Computing, load
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
 from wpray.policy.base import PolicySpec
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
+from wpray.policy.model_files import open_files, planner_precision, tokenizer_path
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
-from wpray.policy.prompt import PromptEncoder, TokenIds, find_tokenizer, load_tokenizer
-from wpray.policy.statistics import PolicyScaling, load_scaling
-from wpray.policy.waypoint_tokens import bin_centers
+from wpray.policy.prompt import PromptEncoder, TokenIds, load_tokenizer
+from wpray.policy.statistics import PolicyScaling
 from wpray.types import (
     ACTION_DIM,
-    PROPRIO_DIM,
     Float32Array,
     FloatArray,
     IntArray,
@@ -54,26 +54,24 @@ def spec_of(config: Config) -> PolicySpec:
 
 
 def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
-    """Loads both checkpoints of `config` and captures their graphs.
+    """Loads the checkpoints of `config` and captures their graphs.
 
     Raises BadInputError for whatever is wrong with the files, or with the sizes that the config says they have.
     """
-    assert config.vlm_checkpoint and config.ae_checkpoint and config.dataset_statistics_path  # the config's own rule
-    vlm_file, vlm_config = open_vlm(config.vlm_checkpoint)
-    expert_file, expert_config = open_action_expert(config.ae_checkpoint)
-    check_sizes(config, vlm_config, expert_config)
-    scaling = load_scaling(Path(config.dataset_statistics_path), config.norm_type, config.task_suite)
-    encoder = _encoder(config, vlm_file)
+    files = open_files(config)
+    tokenizer = tokenizer_path(config)
+    sentences = load_tokenizer(tokenizer, small=files.models.vlm.synthetic)
+    encoder = PromptEncoder(sentences, files.models.tokens, config.max_token_len)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = config.torch_compile and device.type == "cuda"
     pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
-    weights, table = dict(vlm_file.tensors(device, config.vlm_precision)), vlm_file.table(config.vlm_precision)
-    vlm = WaypointVLM(weights, table, vlm_config, encoder.header, graphs, pool)
-    weights, table = dict(expert_file.tensors(device, config.precision)), expert_file.table(config.precision)
-    expert = ActionExpert(weights, table, expert_config, graphs, pool)
-    del weights  # and what it holds of what was fused
-    policy = WaypointVlaPolicy(config, vlm, expert, encoder, scaling, noise or _own_noise)
-    policy.files = (vlm_file.path, expert_file.path, Path(config.dataset_statistics_path), _tokenizer(config))
+    how = Computing(
+        config.precision, planner_precision(config), config.lm_head_precision, graphs=graphs, device=device, pool=pool
+    )
+    vlm, expert = load(files.models, encoder.header, how)
+    policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise)
+    policy.files = (*files.models.paths, files.statistics, tokenizer)
+    policy.report = _report(files.models, how)
     if graphs:
         policy.capture()
     return policy
@@ -94,16 +92,17 @@ class WaypointVlaPolicy:
         """`noise` gives a request's initial flow noise of a shape."""
         self.spec = spec_of(config)
         self.files: tuple[Path, ...] = ()  # what it was loaded from
+        self.report: dict[str, Any] = {}  # what was found in them, for run.json
         self._vlm, self._expert, self._scaling = vlm, expert, scaling
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size
         self._deterministic = config.batching.deterministic
-        self._plan_shapes = self._shapes(PLAN, self._trace_plan, config.vlm_precision)
+        self._plan_shapes = self._shapes(PLAN, self._trace_plan, planner_precision(config))
         self._segment_shapes = self._shapes(SEGMENT, expert.trace, config.precision)
         # Two batches: the one that computes and the one that gathers meanwhile.
         self._staging = Staging(2 * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
-        self._preparation = Preparation(encoder, scaling.proprio, noise, noise_shape, self._staging)
+        self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging)
 
     def prepare(self, request: Request) -> Request:
         """Does for a request what needs no batch: tokens, noise, images. From any thread, while a batch computes.
@@ -121,12 +120,13 @@ class WaypointVlaPolicy:
         """
         ready = [self._preparation.plan(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
-        bins, durations = self._waypoints(images, [request.prompt for request in ready])
+        values, seen = self._waypoints(images, [request.prompt for request in ready])
+        states = self._vlm.layout.states(values)
         plans = [
-            WaypointPlan(self._wide(request.state), self._wide(bin_centers(own_bins)), own_durations)
-            for request, own_bins, own_durations in zip(ready, bins, durations, strict=True)
+            WaypointPlan(self._wide(request.state), self._wide(own), own_values[:, -1])
+            for request, own, own_values in zip(ready, states, values, strict=True)
         ]
-        firsts = self._first_segments(ready, images, plans)
+        firsts = self._first_segments(ready, seen, plans)
         return [PlanReply(plan, first) for plan, first in zip(plans, firsts, strict=True)]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
@@ -170,18 +170,21 @@ class WaypointVlaPolicy:
     def _trace_plan(self, start: int, stop: int, shape: BatchShape, prompt_size: int) -> torch.Tensor:
         return self._vlm.trace(start, stop, shape, prompt_size, self._num_waypoints)
 
-    def _waypoints(self, images: torch.Tensor, prompts: Sequence[TokenIds]) -> tuple[IntArray, IntArray]:
-        """Bins (B, M, 8) and durations (B, M)."""
-        bins = np.empty((len(prompts), self._num_waypoints, PROPRIO_DIM), np.int64)
-        durations = np.empty((len(prompts), self._num_waypoints), np.int64)
+    def _waypoints(self, images: torch.Tensor, prompts: Sequence[TokenIds]) -> tuple[IntArray, torch.Tensor]:
+        """Values (B, M, V), and what a first segment sees: the images, or their features from a shared backbone."""
+        shared = self._vlm.backbone is self._expert.backbone
+        values = np.empty((len(prompts), self._num_waypoints, len(self._vlm.layout.families)), np.int64)
+        features: list[torch.Tensor | None] = [None] * len(prompts)
         sizes = [self._vlm.prompt_size(len(prompt)) for prompt in prompts]
         for rows, shape in self._plan_shapes.cut(sizes):
             output = self._vlm.plan(images[rows], [prompts[row] for row in rows], self._num_waypoints, shape=shape)
-            bins[rows], durations[rows] = fetch(output.bins), fetch(output.durations)
-        return bins, durations
+            values[rows] = fetch(output.values)
+            for row, own in zip(rows, output.features, strict=True):
+                features[row] = own
+        return values, torch.stack([own for own in features if own is not None]) if shared else images
 
     def _first_segments(
-        self, requests: Sequence[ReadyPlan], images: torch.Tensor, plans: Sequence[WaypointPlan]
+        self, requests: Sequence[ReadyPlan], seen: torch.Tensor, plans: Sequence[WaypointPlan]
     ) -> list[Segment | None]:
         """They see what the plan saw, so they are computed in the same visit; None for a plan that executes nothing."""
         segments: list[Segment | None] = [None] * len(plans)
@@ -194,7 +197,7 @@ class WaypointVlaPolicy:
         starts = np.stack([plans[row].start for row in rows])
         ends = np.stack([plans[row].waypoints[index] for row, index in first.items()])
         durations = np.array([plans[row].durations[index] for row, index in first.items()])
-        chunks = self._actions([requests[row] for row in rows], images[rows], starts, ends, durations)
+        chunks = self._actions([requests[row] for row in rows], seen[rows], starts, ends, durations)
         for row, chunk in zip(rows, chunks, strict=True):
             segments[row] = Segment(chunk)
         return segments
@@ -202,7 +205,7 @@ class WaypointVlaPolicy:
     def _actions(
         self,
         requests: Sequence[ReadyPlan] | Sequence[ReadySegment],
-        images: torch.Tensor,
+        seen: torch.Tensor,
         starts: Float32Array,
         ends: Float32Array,
         durations: IntArray,
@@ -214,12 +217,12 @@ class WaypointVlaPolicy:
         sizes = [padded_size(len(prompt), PROMPT_SIZES) for prompt in prompts]
         for rows, shape in self._segment_shapes.cut(sizes):
             given = (starts[rows], ends[rows], np.minimum(durations, self._expert.config.horizon)[rows])
-            chunks[rows] = self._flow(images[rows], [prompts[row] for row in rows], *given, noise[rows], shape)
+            chunks[rows] = self._flow(seen[rows], [prompts[row] for row in rows], *given, noise[rows], shape)
         return [self._executable(chunk) for chunk in chunks]
 
     def _flow(
         self,
-        images: torch.Tensor,
+        seen: torch.Tensor,
         prompts: Sequence[TokenIds],
         starts: Float32Array,
         ends: Float32Array,
@@ -230,7 +233,7 @@ class WaypointVlaPolicy:
         start, end, duration, first = (
             torch.from_numpy(np.ascontiguousarray(array)) for array in (starts, ends, durations, noise)
         )
-        return fetch(self._expert.act(images, prompts, start, end, duration, first, shape))
+        return fetch(self._expert.act(seen, prompts, start, end, duration, first, shape))
 
     def _executable(self, chunk: Float32Array) -> FloatArray:
         """Normalized actions (H, D) -> environment actions (H, 7); the model's gripper is 0 closed, 1 open."""
@@ -239,7 +242,7 @@ class WaypointVlaPolicy:
         return actions
 
     def _wide(self, values: Float32Array) -> Float32Array:
-        """(..., 8) zero-padded to the action expert's width."""
+        """States zero-padded to the action expert's width."""
         missing = self._expert.config.action_dim - values.shape[-1]
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
 
@@ -248,26 +251,16 @@ def _own_noise(request: Request, shape: tuple[int, ...]) -> Float32Array:
     return flow_noise(noise_key(request), shape)
 
 
-def _encoder(config: Config, vlm_file: Checkpoint) -> PromptEncoder:
-    return PromptEncoder(load_tokenizer(_tokenizer(config), small=vlm_file.synthetic), config.max_token_len)
-
-
-def _tokenizer(config: Config) -> Path:
-    assert config.vlm_checkpoint and config.ae_checkpoint
-    path = Path(config.tokenizer_path) if config.tokenizer_path else None
-    return find_tokenizer(path, [Path(config.vlm_checkpoint), Path(config.ae_checkpoint)])
-
-
-def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> None:
-    """What the config says of the models must be what the files hold. Raises BadInputError naming the field."""
-    found: dict[str, list[object]] = {
-        "paligemma_variant": [name for name, size in GEMMAS.items() if size == vlm.text == expert.text],
-        "action_expert_variant": [name for name, size in GEMMAS.items() if size == expert.expert],
-        "model_action_dim": [expert.action_dim],
-        "model_proprio_dim": [expert.action_dim],
-        "horizon_steps": [expert.horizon],
+def _report(models: ModelFiles, how: Computing) -> dict[str, Any]:
+    """What the checkpoints were found to be, and which of a directory's files was read for what reason."""
+    return {
+        "layout": "joint" if models.joint else "two",
+        "token_layout": models.tokens.name,
+        "duration": "token" if models.expert_config.duration_embed else "condition",
+        "lm_head_precision": how.head,
+        "checkpoints": [
+            {"setting": file.setting, "file": str(file.path), "reason": file.reason}
+            | ({"passed_over": str(file.passed_over)} if file.passed_over else {})
+            for file in models.chosen
+        ],
     }
-    for name, right in found.items():
-        if getattr(config, name) not in right:
-            said = getattr(config, name)
-            raise BadInputError(f"{name}: {said!r} is not what the checkpoints hold ({right or 'two sizes'})")

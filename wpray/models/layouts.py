@@ -1,0 +1,122 @@
+"""Which models a configuration's checkpoints hold: decided from files' headers and from what else is said of them.
+
+A header alone cannot tell. One without `duration_embed` has the names and shapes of an action expert beside a VLM, of a
+joint model with the older tokens and of one with the newer. The witnesses are the setting that names the checkpoint,
+the width of the proprio statistics and `token_layout`; they must agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wpray.errors import BadInputError
+from wpray.models.checkpoint import Checkpoint, open_action_expert, open_joint, open_vlm
+from wpray.models.config import ActionExpertConfig, VlmConfig
+from wpray.models.token_layout import BINS256, BINS300, TOKEN_LAYOUTS, TokenLayout, TokenLayoutName
+
+FileName = Literal["model", "model_merged"]
+_SUFFIX = ".safetensors"
+_NAMES: tuple[FileName, ...] = ("model", "model_merged")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a configuration says of its checkpoints: a pair, or a joint one."""
+
+    pair: tuple[str, str] | None  # VLM, action expert
+    joint: str | None
+    token_layout: TokenLayoutName | None  # None: not said
+    prefer: FileName  # of a directory's files
+    proprio_dim: int  # of the statistics, 8 or 6
+    statistics: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenFile:
+    """A checkpoint's file, and why it is that one."""
+
+    setting: str
+    path: Path
+    reason: str
+    passed_over: Path | None  # another file in the same directory that might have been meant
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Checkpoints whose headers agree with the layout that they are read as."""
+
+    vlm: Checkpoint
+    vlm_config: VlmConfig
+    expert: Checkpoint  # the same as `vlm` if joint
+    expert_config: ActionExpertConfig
+    tokens: TokenLayout
+    joint: bool
+    chosen: tuple[ChosenFile, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files of weights, each once."""
+        return tuple(dict.fromkeys((self.vlm.path, self.expert.path)))
+
+
+def open_models(given: Given) -> ModelFiles:
+    """The checkpoints that a configuration names; no weight is read.
+
+    Raises BadInputError if a file is missing or not of its layout, or if the witnesses contradict one another.
+    """
+    if given.joint is not None:
+        chosen = [choose_file("joint_checkpoint", given.joint, given.prefer)]
+        expert, expert_config = open_joint(chosen[0].path)
+        vlm, vlm_config = expert, VlmConfig(expert_config.vision, expert_config.text)
+    else:
+        assert given.pair is not None
+        settings = zip(("vlm_checkpoint", "ae_checkpoint"), given.pair, strict=True)
+        chosen = [choose_file(setting, path, given.prefer) for setting, path in settings]
+        vlm, vlm_config = open_vlm(chosen[0].path)
+        expert, expert_config = open_action_expert(chosen[1].path)
+    tokens = _token_layout(given, chosen[-1].path, expert_config)
+    return ModelFiles(vlm, vlm_config, expert, expert_config, tokens, given.joint is not None, tuple(chosen))
+
+
+def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
+    """The file that the checkpoint `path` of a setting means: itself, or one of a directory's.
+
+    Branches of the training code disagree which of model.safetensors and model_merged.safetensors counts if both are
+    there: `prefer` decides. Raises BadInputError if there is neither.
+    """
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return ChosenFile(setting, place, "named", None)
+    found = {name: place / (name + _SUFFIX) for name in _NAMES if (place / (name + _SUFFIX)).is_file()}
+    if len(found) == len(_NAMES):
+        (other,) = (file for name, file in found.items() if name != prefer)
+        return ChosenFile(setting, found[prefer], f"checkpoint_file: {prefer}", other)
+    if found:
+        return ChosenFile(setting, next(iter(found.values())), "the only one", None)
+    names = " or ".join(name + _SUFFIX for name in _NAMES)
+    raise BadInputError(f"{setting}: {place} holds no checkpoint; name a directory that holds {names}")
+
+
+def _token_layout(given: Given, file: Path, config: ActionExpertConfig) -> TokenLayout:
+    """The one that all witnesses name."""
+    by_width = {layout.proprio_dim: layout for layout in TOKEN_LAYOUTS.values()}[given.proprio_dim]
+    witnesses = {f"{given.statistics} describes {given.proprio_dim} proprio dimensions": by_width}
+    if given.token_layout is not None:
+        witnesses["token_layout is set"] = TOKEN_LAYOUTS[given.token_layout]
+    elif given.pair is not None:
+        witnesses["vlm_checkpoint and ae_checkpoint name a pair of files"] = BINS256
+    if config.duration_embed:
+        witnesses[f"{file} holds duration_embed"] = BINS300
+    if len(set(witnesses.values())) > 1:
+        said = "; ".join(f"{witness} ({layout.name})" for witness, layout in witnesses.items())
+        key = "" if given.joint is None else f"; joint_checkpoint is {given.joint}"
+        raise BadInputError(f"what says which tokens the model writes is contradictory: {said}{key}; {_remedy(given)}")
+    return by_width
+
+
+def _remedy(given: Given) -> str:
+    if given.pair is not None and given.token_layout is None:
+        return "give the statistics of these checkpoints, or set token_layout if the pair was trained with other tokens"
+    return "give the checkpoint and the statistics of one training run, and token_layout accordingly or not at all"

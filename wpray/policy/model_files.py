@@ -1,0 +1,75 @@
+"""The learned policy's files, checked together before a weight is loaded: checkpoints, statistics, tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wpray.config import Config
+from wpray.errors import BadInputError
+from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
+from wpray.models.layouts import Given, ModelFiles, open_models
+from wpray.policy.prompt import find_tokenizer
+from wpray.policy.statistics import PolicyScaling, load_scaling
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFiles:
+    """What a learned policy is loaded from."""
+
+    models: ModelFiles
+    statistics: Path
+    scaling: PolicyScaling
+
+
+def open_files(config: Config) -> PolicyFiles:
+    """The files that `config` names, each checked, and against one another.
+
+    Raises BadInputError for whatever is wrong with one, for witnesses that contradict one another about the layout, and
+    for sizes that are not what the configuration says.
+    """
+    assert config.dataset_statistics_path  # the config's own rule
+    statistics = Path(config.dataset_statistics_path)
+    scaling = load_scaling(statistics, config.norm_type, config.task_suite)
+    models = open_models(_given(config, scaling, statistics))
+    check_sizes(config, models.vlm_config, models.expert_config)
+    return PolicyFiles(models, statistics, scaling)
+
+
+def planner_precision(config: Config) -> Precision:
+    """What the planner computes in: a joint model has one precision."""
+    return config.vlm_precision if config.joint_checkpoint is None else config.precision
+
+
+def tokenizer_path(config: Config) -> Path:
+    """The tokenizer's file. Raises BadInputError if it is not where it is named, or beside no checkpoint."""
+    path = Path(config.tokenizer_path) if config.tokenizer_path else None
+    named = (config.joint_checkpoint, config.vlm_checkpoint, config.ae_checkpoint)
+    return find_tokenizer(path, [Path(checkpoint) for checkpoint in named if checkpoint])
+
+
+def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> None:
+    """What the config says of the models must be what the files hold. Raises BadInputError naming the field."""
+    found: dict[str, list[object]] = {
+        "paligemma_variant": [name for name, size in GEMMAS.items() if size == vlm.text == expert.text],
+        "action_expert_variant": [name for name, size in GEMMAS.items() if size == expert.expert],
+        "model_action_dim": [expert.action_dim],
+        "model_proprio_dim": [expert.action_dim],
+        "horizon_steps": [expert.horizon],
+    }
+    for name, right in found.items():
+        if getattr(config, name) not in right:
+            said = getattr(config, name)
+            raise BadInputError(f"{name}: {said!r} is not what the checkpoints hold ({right or 'two sizes'})")
+
+
+def _given(config: Config, scaling: PolicyScaling, statistics: Path) -> Given:
+    pair = (config.vlm_checkpoint, config.ae_checkpoint)
+    return Given(
+        pair=(pair[0], pair[1]) if pair[0] and pair[1] else None,
+        joint=config.joint_checkpoint,
+        token_layout=None if config.token_layout == "auto" else config.token_layout,
+        prefer=config.checkpoint_file,
+        proprio_dim=scaling.proprio_dim,
+        statistics=statistics,
+    )
