@@ -26,11 +26,12 @@ ALLOWED = {
     "command": {"errors"},
     "config_cli": {"config", "errors"},
     "rotation": {"types"},
+    "images": {"types"},
     "trials": {"types", "errors"},
     # what an episode is made of: no Ray
-    "rollout": {"types", "envs.base", "policy.base", "errors"},
+    "rollout": {"types", "envs.base", "policy.base", "errors", "images"},
     "models": {"errors", "command"},
-    "envs": {"types", "errors", "config", "rotation"},
+    "envs": {"types", "errors", "config", "rotation", "images"},
     "policy": {"types", "errors", "config", "models"},
     # what is kept of it
     "storage": {"errors"},

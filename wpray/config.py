@@ -233,6 +233,12 @@ class Config(_Group):
     horizon_steps: PositiveInt = Field(32, le=4096, description="actions of one segment's chunk")
     num_waypoints: PositiveInt = Field(7, le=64, description="waypoints of one plan")
     max_token_len: PositiveInt = Field(256, le=8192, description="longest VLM prompt, tokens")
+    vlm_max_token_len: PositiveInt | None = Field(
+        None, le=8192, description="another name of max_token_len, and counts before it"
+    )
+    ae_max_token_len: int = Field(
+        64, ge=64, le=64, description="longest action expert prompt, tokens: no other model is known"
+    )
     paligemma_variant: str = Field("gemma_2b", description="VLM size; checked against the checkpoint")
     action_expert_variant: str = Field("gemma_300m", description="expert size; checked against the checkpoint")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -242,6 +248,31 @@ class Config(_Group):
     lm_head_precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="precision of the planner's scores: training branches differ, and some bfloat16 plans with them",
+    )
+    max_segments_per_replan: int = Field(
+        0, ge=0, le=1000, description="waypoints of a plan that are followed before the next plan; 0: all"
+    )
+    use_actual_proprio: bool = Field(
+        False, description="segments after a plan's first start where the robot is (as segment_start_from: actual)"
+    )
+    segment_start_from: Literal["predicted", "actual"] = Field(
+        "predicted", description="where a plan's later segments start: at the waypoint just aimed at, or at the robot"
+    )
+    strict_step_budget: bool = Field(
+        True, description="no step beyond the limit; false: the plan in hand is followed to its end"
+    )
+    stop_on_d0: bool = Field(
+        False, description="a zero duration ends the episode; as a plan's first one only if two plans do so in a row"
+    )
+    center_crop: bool = Field(False, description="show the policy the images' middle, resized")
+    center_crop_scale: float | None = Field(None, gt=0, le=1, description="share of the images' area that it sees")
+    noise: Literal["keyed", "reference"] = Field(
+        "keyed",
+        description="the flow's noise: a function of the trial's key, or drawn as the reference evaluators do, "
+        "seeded by eval_seed for each episode",
+    )
+    eval_seed: int | None = Field(
+        None, ge=0, lt=2**31, description="seeds the flow's noise alone; default: seed does, with noise: keyed"
     )
     norm_type: Literal["q99", "normal"] = Field("q99", description="normalization of proprio and actions")
     torch_compile: bool = Field(True, description="capture the models' work as CUDA graphs (false: eager)")
@@ -288,6 +319,29 @@ class Config(_Group):
             raise ValueError("num_parallel and ray.num_env_actors mean the same: give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> Config:
+        if self.center_crop and self.center_crop_scale is None:
+            raise ValueError(
+                "center_crop needs center_crop_scale, such as 0.9: training branches disagree on a default"
+            )
+        if self.noise == "reference" and self.eval_seed is None:
+            raise ValueError("noise: reference needs eval_seed, which seeds it")
+        predicted = "segment_start_from" in self.model_fields_set and self.segment_start_from == "predicted"
+        if self.use_actual_proprio and predicted:
+            raise ValueError("use_actual_proprio means segment_start_from: actual, not predicted: give one of them")
+        return self
+
+    @property
+    def starts_from_actual(self) -> bool:
+        """Later segments of a plan start where the robot is, under either name."""
+        return self.use_actual_proprio or self.segment_start_from == "actual"
+
+    @property
+    def longest_plan_prompt(self) -> int:
+        """Tokens of the longest planner prompt, under either name."""
+        return self.vlm_max_token_len or self.max_token_len
+
     @property
     def num_env_actors(self) -> int | Auto:
         """Environments at once, under either of its names."""
@@ -301,6 +355,15 @@ _NO_OUTCOME = frozenset(
 )
 
 
+# Settings that earlier versions did not have, and did what their defaults say: left out of `outcome_fields` while at
+# their defaults, so that folders of earlier versions can be resumed.
+_ADDED = frozenset(
+    {"joint_checkpoint", "checkpoint_file", "token_layout", "lm_head_precision"}
+    | {"max_segments_per_replan", "use_actual_proprio", "segment_start_from", "strict_step_budget", "stop_on_d0"}
+    | {"center_crop", "center_crop_scale", "noise", "eval_seed", "vlm_max_token_len", "ae_max_token_len"}
+)
+
+
 def outcome_fields(config: Config) -> dict[str, Any]:
     """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder."""
     flat: dict[str, Any] = {}
@@ -309,7 +372,11 @@ def outcome_fields(config: Config) -> dict[str, Any]:
             flat |= {f"{name}.{key}": item for key, item in value.items() if name not in _NO_OUTCOME}
         else:
             flat[name] = value
-    return {name: value for name, value in flat.items() if name not in _NO_OUTCOME}
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in _NO_OUTCOME and not (name in _ADDED and value == Config.model_fields[name].default)
+    }
 
 
 def fingerprint(config: Config) -> str:

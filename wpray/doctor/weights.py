@@ -80,7 +80,7 @@ def working_memory(config: Config, vlm: Model, expert: Model) -> int:
     """Bytes, estimated: keys and values of both models' largest batches, and the activations of the widest layer while
     prompts are read, which the models do in turns.
     """
-    plan = 2 * IMAGE_TOKENS + config.max_token_len + _WAYPOINT_TOKENS * config.num_waypoints
+    plan = 2 * IMAGE_TOKENS + config.longest_plan_prompt + _WAYPOINT_TOKENS * config.num_waypoints
     act = 2 * IMAGE_TOKENS + MAX_ACTION_PROMPT_TOKENS + config.horizon_steps
     most = spec_of(config).max_batch_size
     needs = [

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from wpray.models.staging import StagedImages, Staging
 from wpray.policy.prompt import PromptEncoder, TokenIds
 from wpray.types import Float32Array, FloatArray, PlanRequest, SegmentRequest
@@ -33,6 +35,7 @@ class ReadySegment(SegmentRequest):
     """A segment request as the action expert takes it."""
 
     images: StagedImages
+    begin: Float32Array  # (D,) normalized, where the segment starts
     action_prompt: TokenIds
     noise: Float32Array  # (H, D)
 
@@ -65,7 +68,7 @@ class Preparation:
         )
 
     def segment(self, request: SegmentRequest) -> ReadySegment:
-        """Raises ValueError if a prompt is too long or an image missing."""
+        """Raises ValueError if a proprio that counts is not finite, a prompt too long or an image missing."""
         if isinstance(request, ReadySegment):
             return request
         return ReadySegment(
@@ -77,9 +80,18 @@ class Preparation:
             request.end,
             request.duration,
             images=self._images(request),
+            begin=self._begin(request),
             action_prompt=self._encoder.act(request.trial.task.instruction),
             noise=self._noise(request, self._noise_shape),
         )
+
+    def _begin(self, request: SegmentRequest) -> Float32Array:
+        if request.start is not None:
+            return request.start
+        state = self._state(request.observation.proprio)
+        if not np.isfinite(state).all():
+            raise ValueError("a proprio value is not finite")
+        return np.pad(state, (0, self._noise_shape[1] - len(state)))
 
     def _images(self, request: Request) -> StagedImages:
         seen = request.observation

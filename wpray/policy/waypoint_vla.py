@@ -8,6 +8,7 @@ to a request is then the same to the bit whatever the batch, the order or the re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wpray.models.config import Precision
 from wpray.models.gemma import padded_size
 from wpray.models.layouts import ModelFiles
 from wpray.models.loading import Computing, load
+from wpray.models.reference_noise import episode_seed, segment_noise
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
 from wpray.policy.base import PolicySpec
@@ -61,7 +63,7 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     files = open_files(config)
     tokenizer = tokenizer_path(config)
     sentences = load_tokenizer(tokenizer, small=files.models.vlm.synthetic)
-    encoder = PromptEncoder(sentences, files.models.tokens, config.max_token_len)
+    encoder = PromptEncoder(sentences, files.models.tokens, config.longest_plan_prompt)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = config.torch_compile and device.type == "cuda"
     pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
@@ -69,7 +71,7 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
         config.precision, planner_precision(config), config.lm_head_precision, graphs=graphs, device=device, pool=pool
     )
     vlm, expert = load(files.models, encoder.header, how)
-    policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise)
+    policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise(config))
     policy.files = (*files.models.paths, files.statistics, tokenizer)
     policy.report = _report(files.models, how)
     if graphs:
@@ -133,7 +135,7 @@ class WaypointVlaPolicy:
         """The actions of each segment. Raises what `prepare` raises, of requests that have not been through it."""
         ready = [self._preparation.segment(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
-        starts = np.stack([request.start for request in ready])
+        starts = np.stack([request.begin for request in ready])
         ends = np.stack([request.end for request in ready])
         durations = np.array([request.duration for request in ready])
         return [SegmentReply(Segment(chunk)) for chunk in self._actions(ready, images, starts, ends, durations)]
@@ -247,8 +249,19 @@ class WaypointVlaPolicy:
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
 
 
-def _own_noise(request: Request, shape: tuple[int, ...]) -> Float32Array:
-    return flow_noise(noise_key(request), shape)
+def _own_noise(config: Config) -> Noise:
+    """The noise that `config` asks for."""
+
+    def keyed(request: Request, shape: tuple[int, ...]) -> Float32Array:
+        key = noise_key(request)
+        return flow_noise(key if config.eval_seed is None else replace(key, seed=config.eval_seed), shape)
+
+    def reference(request: Request, shape: tuple[int, ...]) -> Float32Array:
+        assert config.eval_seed is not None  # the config's own rule
+        seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.trial)
+        return fetch(segment_noise(seed, request.segment_index, shape))
+
+    return reference if config.noise == "reference" else keyed
 
 
 def _report(models: ModelFiles, how: Computing) -> dict[str, Any]:
