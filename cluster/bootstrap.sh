@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets everything up on a fresh Linux machine, then runs wpray. A second call finds nothing to do and starts at once.
+# Sets up a fresh Linux machine, then runs wpray. A second call finds nothing to install and starts at once.
 #
 #   bash cluster/bootstrap.sh launch [ARGS]   evaluate (no ARGS: the quickstart); also doctor, dataset_stats, report,
 #                                             compare, video, export, bench
 #   bash cluster/bootstrap.sh test [ARGS]     the tests (ARGS go to pytest)
-#   bash cluster/bootstrap.sh node            just the set-up, as a node of a cluster needs it
-#   bash cluster/bootstrap.sh setup [EXTRA]   just the set-up, with an extra such as vla, rlds or dev
+#   bash cluster/bootstrap.sh node            only the set-up that a node of a cluster needs
+#   bash cluster/bootstrap.sh setup [EXTRA]   only the set-up, with an extra such as vla, rlds or dev
 #
 # WPRAY_VENV=DIR puts the virtual environment elsewhere (default: .venv beside pyproject.toml);
 # WPRAY_PYTHON=FILE chooses the interpreter (3.11 to 3.13).
@@ -76,7 +76,7 @@ make_venv() {
 
 pip_install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
-# A plain `torch` for x86 Linux is a CUDA build of several GB: without a driver the CPU build is asked for by name.
+# A plain `torch` for x86 Linux is a CUDA build of several GB: without a driver, the CPU build is requested by name.
 install_torch() {
     "$venv/bin/python" -c 'import torch' 2>/dev/null && return
     if has_nvidia_driver; then
@@ -118,7 +118,7 @@ setup() {
     install_project "$1"
 }
 
-# The learned policy needs torch; a scripted run does not, so it is not made to wait for it.
+# The learned policy needs torch; a scripted run does not, so it does not wait for the download.
 extra_for() {
     local argument
     for argument in "$@"; do

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     # leaves: know nothing of the rest
     "errors": set(),
+    "lfs": {"errors"},
     "types": set(),
     "config": set(),
     "hardware": set(),
@@ -30,9 +31,9 @@ ALLOWED = {
     "trials": {"types", "errors"},
     # what an episode is made of: no Ray
     "rollout": {"types", "envs.base", "policy.base", "errors", "images"},
-    "models": {"errors", "command"},
+    "models": {"errors", "command", "lfs"},
     "envs": {"types", "errors", "config", "rotation", "images"},
-    "policy": {"types", "errors", "config", "models"},
+    "policy": {"types", "errors", "config", "models", "lfs"},
     # what is kept of it
     "storage": {"errors"},
     "results": {"types", "errors", "config", "provenance", "storage"},
@@ -45,11 +46,22 @@ ALLOWED = {
     "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
-    "events": {"errors", "actors", "asking", "scheduler"},
+    "events": {"errors", "actors", "asking", "policy.base", "scheduler"},
     "pool": {"actors", "cluster_setup", "events", "scheduler", "stopping"},
     "replicas": {"actors", "asking", "cluster_setup", "events", "stopping"},
     "recorder": {"types", "errors", "config", "results", "stopping"},
-    "driver": {"types", "errors", "results", "actors", "cluster_setup", "events", "pool", "recorder", "replicas"}
+    "driver": {
+        "types",
+        "errors",
+        "policy.base",
+        "results",
+        "actors",
+        "cluster_setup",
+        "events",
+        "pool",
+        "recorder",
+        "replicas",
+    }
     | {"scheduler", "stopping", "transport"},
     "display": {"types", "results"},
     "output": {"config", "errors", "provenance", "actors", "results", "storage"},
@@ -72,7 +84,7 @@ ALLOWED = {
     "video.crew": {"config", "actors", "cluster_setup", "envs.factory", "events", "video.encode", "video.frames"},
     "video.render": {"types", "errors", "config", "cluster_setup", "results", "video"},
     "video.options": {"config", "config_cli", "results"},
-    "rlds": {"types", "errors"},
+    "rlds": {"types", "errors", "lfs"},
     "dataset_stats": {"types", "errors", "rlds", "results.atomic", "config_cli", "command"},
 }
 # Commands, and what puts a whole run together: may import anything.

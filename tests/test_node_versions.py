@@ -14,7 +14,8 @@ from wpray.actors import Host, RunContext
 from wpray.config import Config
 from wpray.driver import Driver
 from wpray.errors import BadInputError
-from wpray.events import Ready
+from wpray.events import PolicyReady, Ready
+from wpray.policy.base import Sources
 from wpray.provenance import package_versions
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -56,6 +57,26 @@ def test_an_env_actor_on_a_node_that_joined_later_compares_itself() -> None:
     assert actors.EnvShell("env-0", RunContext("run", CONFIG, b"", same), []).start().versions == same
     with pytest.raises(BadInputError, match=r"instead of 9\.9\.9"):
         actors.EnvShell("env-0", RunContext("run", CONFIG, b"", other), []).start()
+
+
+def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    pool: Any = SimpleNamespace(pool=SimpleNamespace(replicas_ready=0))
+    kept: list[Any] = []
+    context = RunContext("run", CONFIG, b"")
+    driver = Driver(context, pool, RunFolder(tmp_path), Tally({}), cast(Any, None), print, note_sources=kept.append)
+    sources = Sources({"data_set": "a"}, ("data set a",), ("a does not fit",))
+    for number in range(3):  # three replicas, or one that was restarted
+        driver._handle(PolicyReady(number, Host("here", 1, None, {}), 1.0, sources))
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [line for line in lines if "loaded in" not in line[1]] == [
+        ("INFO", "data set a"),
+        ("WARNING", "a does not fit"),
+    ]
+    assert kept == [{"data_set": "a"}]
 
 
 def test_two_renderers_in_one_run_are_said_once(

@@ -21,7 +21,7 @@ from wpray.config import Config
 from wpray.envs.base import Environment
 from wpray.envs.factory import FAKE_SUITE, make_environment
 from wpray.errors import told_as
-from wpray.policy.base import Policy
+from wpray.policy.base import Policy, Sources
 from wpray.policy.batching import Batcher, PolicyError
 from wpray.policy.factory import build_policy, policy_spec
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
@@ -59,6 +59,7 @@ class Loaded:
 
     host: Host
     seconds: float  # that loading took
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,10 @@ class PolicyShell:
 
     def _load(self) -> Loaded:
         began = time.perf_counter()
-        self._serve(build_policy(self._context.config))
-        return Loaded(_this_host(None), time.perf_counter() - began)
+        policy = build_policy(self._context.config)
+        self._serve(policy)
+        sources = getattr(policy, "sources", Sources())  # most policies are loaded from nothing
+        return Loaded(_this_host(None), time.perf_counter() - began, sources)
 
     def _serve(self, policy: Policy) -> None:
         context = self._context

@@ -224,7 +224,13 @@ class Config(_Group):
         description="the planner's tokens: bins256 (8-D proprio) or bins300 (6-D proprio and a gripper token); "
         "auto: what the checkpoints and the statistics agree on",
     )
-    dataset_statistics_path: FilePath | None = Field(None, description="dataset_statistics.json of the training data")
+    dataset_statistics_path: FilePath | None = Field(
+        None,
+        description="dataset_statistics.json of the training data, openpi's norm_stats.json or LeRobot's stats.json",
+    )
+    dataset_statistics_key: str | None = Field(
+        None, min_length=1, description="data set in that file; default: the suite's own, else the only one"
+    )
     tokenizer_path: FilePath | None = Field(
         None, description="PaliGemma's tokenizer.model; default: found beside the checkpoint"
     )
@@ -354,11 +360,10 @@ _NO_OUTCOME = frozenset(
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
 )
 
-
 # Settings that earlier versions did not have, and did what their defaults say: left out of `outcome_fields` while at
 # their defaults, so that folders of earlier versions can be resumed.
-_ADDED = frozenset(
-    {"joint_checkpoint", "checkpoint_file", "token_layout", "lm_head_precision"}
+_LATER = frozenset(
+    {"dataset_statistics_key", "joint_checkpoint", "checkpoint_file", "token_layout", "lm_head_precision"}
     | {"max_segments_per_replan", "use_actual_proprio", "segment_start_from", "strict_step_budget", "stop_on_d0"}
     | {"center_crop", "center_crop_scale", "noise", "eval_seed", "vlm_max_token_len", "ae_max_token_len"}
 )
@@ -375,7 +380,7 @@ def outcome_fields(config: Config) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat.items()
-        if name not in _NO_OUTCOME and not (name in _ADDED and value == Config.model_fields[name].default)
+        if name not in _NO_OUTCOME and not (name in _LATER and value == Config.model_fields[name].default)
     }
 
 

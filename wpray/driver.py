@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from wpray.actors import Attempt, Host, RunContext, lost_row
 from wpray.cluster_setup import env_actors_that_fit
 from wpray.errors import BadInputError
 from wpray.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
+from wpray.policy.base import Sources
 from wpray.pool import Pool
 from wpray.recorder import Recorder, Row, Watcher
 from wpray.replicas import Replicas
@@ -74,12 +76,14 @@ class Driver:
         watcher: Watcher,
         note_files: Callable[[dict[str, str]], None],
         verify_files: bool = False,
+        note_sources: Callable[[Mapping[str, Any]], None] = lambda _: None,
     ) -> None:
-        """`note_files` takes the SHA-256 by path of what the policy was loaded from.
+        """`note_files` takes the SHA-256 by path of what the policy was loaded from, `note_sources` what it took of it.
 
         `verify_files`: it knows those of earlier results, so no trial is handed out before they were compared.
         """
-        self._note_files, self._verify_files = note_files, verify_files
+        self._note_files, self._verify_files, self._note_sources = note_files, verify_files, note_sources
+        self._sources: list[Sources] = []  # of the replicas that have loaded, each only once
         self._context, self._crew, self._pool = context, crew, crew.pool
         self._recorder, self._watcher = Recorder(context.config, folder, tally, watcher), watcher
         self._policy_errors = PolicyErrors()
@@ -170,12 +174,13 @@ class Driver:
                 self._failed(event) if attempt.error_from else self._succeeded(event)
             case Lost():
                 self._lost(event)
-            case PolicyReady(replica, host, load_s):
+            case PolicyReady(replica, host, load_s, sources):
                 self._policy_has_answered = True
                 self._pool.replicas_ready += 1
                 self.hosts[f"policy-{replica}"] = host
                 suite = self._context.config.task_suite
                 _LOG.info("Task suite %s: policy-%d loaded in %.1f s on %s", suite, replica, load_s, host.name)
+                self._note_origin(sources)
             case PolicyFiles(hashes):
                 self._hashes_are_known = True
                 self._note_files(hashes)
@@ -183,6 +188,17 @@ class Driver:
                 if failure.bad_input:
                     raise BadInputError(failure.reason)
                 self.request_stop(Stop(f"the policy cannot run: {failure.reason}", at_once=True))
+
+    def _note_origin(self, sources: Sources) -> None:
+        """Logs and keeps what the policy was loaded from, once if all replicas agree."""
+        if sources in self._sources:
+            return
+        self._sources.append(sources)
+        for line in sources.lines:
+            _LOG.info("%s", line)
+        for line in sources.warnings:
+            _LOG.warning("%s", line)
+        self._note_sources(sources.facts)
 
     def _note_renderer(self, host: Host) -> None:
         """Two renderers draw alike, not the same: a policy that looks may then act by where its trial ran."""

@@ -33,3 +33,8 @@ def told_as(make: Callable[[Exception], Exception], *but: type[Exception]) -> It
         raise
     except Exception as error:
         raise make(error) from error
+
+
+def shown(name: str) -> str:
+    """Return a name that a file holds as it may stand in a line: printable, and not long."""
+    return name if name.isascii() and name.isprintable() and len(name) <= 120 else ascii(name)[:120]

@@ -102,7 +102,8 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
     try:
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
             info = run.info
-            driver = Driver(context, crew, run.folder, run.tally, shown, info.add_files, info.knows_files)
+            notes = (info.add_files, info.knows_files, info.add_sources)
+            driver = Driver(context, crew, run.folder, run.tally, shown, *notes)
             with _ctrl_c(driver):
                 driver.run(Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when)), num_workers)
             if driver.stop is not None and driver.stop.at_once:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from wpray.actors import Attempt, Host
 from wpray.asking import cause_of
 from wpray.errors import BadInputError
+from wpray.policy.base import Sources
 from wpray.scheduler import Assignment
 
 
@@ -54,6 +55,7 @@ class PolicyReady:
     replica: int
     host: Host
     load_s: float
+    sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,11 @@ class RunInfo:
         with contextlib.suppress(DiskFullError):  # the run goes on, or says so itself
             self.save("running")
 
+    def add_sources(self, facts: Mapping[str, Any]) -> None:
+        """Notes what the policy took from its files: data set of the statistics, tensors left out."""
+        if facts:
+            self.data["policy_sources"] = dict(facts)
+
     def save(self, state: str, reason: str | None = None) -> None:
         """Writes run.json; `state` is running, finished or stopped (for `reason`)."""
         self.data |= {"state": state, "stop_reason": reason, "written_at": _now()}

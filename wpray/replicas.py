@@ -105,7 +105,7 @@ class Replicas:
             return None
         replica.loaded = True
         self._events.watch(replica.handle.file_hashes.remote(), partial(self._hashed, number))
-        return PolicyReady(number, health.loaded.host, health.loaded.seconds)
+        return PolicyReady(number, health.loaded.host, health.loaded.seconds, health.loaded.sources)
 
     def _hashed(self, number: int, future: Future[Any]) -> Event | None:
         error = future.exception()

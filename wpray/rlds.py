@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from wpray.errors import BadInputError
+from wpray.lfs import refuse_pointer
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
 _FILES = ("dataset_info.json", "features.json")
@@ -91,6 +92,8 @@ def find_data_sets(folder: Path) -> list[Path]:
 
 def open_data_set(folder: Path, split: str = "all") -> DataSet:
     """The data set in a builder folder. Raises BadInputError if it cannot be read or lacks action or proprio."""
+    for name in _FILES:
+        refuse_pointer(folder / name)
     tfds = _tensorflow_datasets()
     from google.protobuf.json_format import ParseError
     from tensorflow_datasets.core import example_parser, file_adapters
@@ -101,6 +104,8 @@ def open_data_set(folder: Path, split: str = "all") -> DataSet:
         steps = builder.info.features["steps"].feature
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ParseError) as error:
         raise BadInputError(f"{folder}: not a readable RLDS data set ({_first_line(error)})") from error
+    for path in found.filepaths:
+        refuse_pointer(Path(path))
     if found.num_examples == 0:
         raise BadInputError(f"{folder}: split {split} holds no episodes; write the data set again")
     wanted = _wanted_features(tfds, folder, steps)

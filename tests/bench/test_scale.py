@@ -1,4 +1,4 @@
-"""`bench scale`: the simulated cluster obeys the arithmetic of its costs, and uses the rules of real runs."""
+"""`bench scale`: the simulated cluster follows the arithmetic of its costs, and the rules of real runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wpray.command import run_command
 from wpray.results.writer import RunFolder
 
 _PLAN_S, _SEGMENT_S = Costs().plan_s, Costs().segment_s
-# An episode of an env actor with an idle GPU, and what one takes of a GPU in full batches.
+# Seconds of an episode with an idle GPU, and GPU seconds of one in full batches.
 ALONE_S = 3 * _PLAN_S[1] + 14 * _SEGMENT_S[1] + 290 * 0.0055 + 17 * 0.005 + 0.05
 GPU_S = (3 * _PLAN_S[32] + 14 * _SEGMENT_S[32]) / 32
 
@@ -30,7 +30,7 @@ def test_an_episode_has_the_stated_number_of_steps() -> None:
 
 def test_one_env_actor_alone_is_as_fast_as_its_costs_say() -> None:
     found = _simulate(1, 1, compile_s=0.0)
-    wait = 17 * 0.002  # a request waits for company
+    wait = 17 * 0.002  # each request waits for others to join its batch
     assert found.per_min == pytest.approx(60 / (ALONE_S + wait), rel=0.03)
     assert found.mean_batch == 1
 
@@ -59,7 +59,7 @@ def test_limits_and_bends_are_found() -> None:
     points = scale_curves.simulate([1, 8, 64, 256], [1, 2], Costs())
     assert [point.limit for point in points[:1]] == ["env actors"]
     assert [point.limit for point in points if point.outcome.env_actors == 256] == ["GPUs", "GPUs"]
-    assert points[0].efficiency == pytest.approx(0.95, rel=0.02)  # it compiles each task
+    assert points[0].efficiency == pytest.approx(0.95, rel=0.02)  # because it compiles each task
     assert all(0 < point.efficiency < 1.02 for point in points)
     bends = list(scale_curves.bends(points))
     assert [point.outcome.gpus for point in bends] == [1, 2]
@@ -70,16 +70,16 @@ def test_a_batch_goes_by_the_rule_of_the_policy_actor() -> None:
     batcher = SimulatedBatcher(4, 0.002)
     actor = object()
     batcher.ask("plan", actor, 0.0)  # type: ignore[arg-type]
-    assert batcher.due(0.0) == pytest.approx(0.002)  # waits for company
+    assert batcher.due(0.0) == pytest.approx(0.002)  # waits for others to join
     for _ in range(4):
         batcher.ask("segment", actor, 0.001)  # type: ignore[arg-type]
     assert batcher.due(0.001) == 0.001  # full
     assert batcher.take_batch(0.001) == ("segment", [actor] * 4)
     batcher.note_cost("plan", 1, 0.1)
     batcher.ask("segment", actor, 0.2)  # type: ignore[arg-type]
-    assert batcher.take_batch(0.25)[0] == "segment"  # overtakes a plan that gathers
+    assert batcher.take_batch(0.25)[0] == "segment"  # it overtakes a plan that gathers
     batcher.ask("segment", actor, 0.5)  # type: ignore[arg-type]
-    assert batcher.take_batch(0.6)[0] == "plan"  # which has gathered for long enough
+    assert batcher.take_batch(0.6)[0] == "plan"  # because it has gathered for long enough
 
 
 @pytest.mark.parametrize("actors", [3, 32, 300])

@@ -1,4 +1,4 @@
-"""What is shipped under cluster/ is what Ray, Kubernetes, Docker, Slurm and bash accept."""
+"""Ray, Kubernetes, Docker, Slurm and bash accept the files under cluster/."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_rays_own_schema_accepts_the_cluster_file(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_rays_autoscaler_starts_env_workers_for_env_actors_that_wait(name: str) -> None:
-    """By Ray's own planner; a node type whose memory it does not know would be infeasible for them."""
+    """Ray's own planner decides. It would consider a node type of unknown memory infeasible for them."""
     from ray.autoscaler._private import resource_demand_scheduler as planner
     from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
 
@@ -54,14 +54,14 @@ def test_rays_autoscaler_starts_env_workers_for_env_actors_that_wait(name: str) 
     types, head = data["available_node_types"], data["head_node_type"]
     worker = types["env_worker"]
     assert worker["min_workers"] == 0
-    if name == "aws":  # Ray asks Amazon for what an instance has
+    if name == "aws":  # Ray asks Amazon for the instance's resources
         assert worker["node_config"]["InstanceType"] == "m7i.8xlarge"
         worker["resources"], types[head]["resources"] = {"CPU": 32, "memory": 0.7 * 128 * 2**30}, {"CPU": 16, "GPU": 1}
     each = {"CPU": RayConfig().env_cpus, "memory": EnvConfig().memory_gb * 2**30}
     nothing_known = NodeAvailabilitySummary(node_availabilities={})
     scorer = functools.partial(planner._default_utilization_scorer, node_availability_summary=nothing_known)
     for nodes in (1, 5, 16):
-        demand = [each] * (nodes * worker["resources"]["CPU"])  # a core each: memory must not be what limits
+        demand = [each] * (nodes * worker["resources"]["CPU"])  # one core each, so memory must not limit
         started, unmet = planner.get_nodes_for(types, {head: 1}, head, data["max_workers"], demand, scorer)
         assert (dict(started), unmet) == ({"env_worker": nodes}, [])
 
@@ -70,10 +70,10 @@ def test_rays_autoscaler_starts_env_workers_for_env_actors_that_wait(name: str) 
 def test_the_launcher_starts_the_workers_and_what_a_submitted_run_needs(path: Path) -> None:
     data = yaml.safe_load(path.read_text())
     head, worker = (data[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker"))
-    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head  # it is the head that starts them
-    assert "--dashboard-host=127.0.0.1" in head  # with the Jobs server; reached by ray dashboard
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head  # because the head starts the workers
+    assert "--dashboard-host=127.0.0.1" in head  # serves Ray Jobs; `ray dashboard` forwards it
     for command in (head, worker):
-        assert command.startswith("export PATH=/opt/wpray/.venv/bin:$PATH; ")  # where a job finds its python
+        assert command.startswith("export PATH=/opt/wpray/.venv/bin:$PATH; ")  # so that a job finds its python
 
 
 def _ray_clusters(data: dict[str, Any]) -> dict[str, Any]:
@@ -95,9 +95,9 @@ def test_kubernetes_accepts_every_pod_of_the_kuberay_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", KUBERAY_FILES, ids=lambda path: path.stem)
 def test_kuberay_knows_every_field(path: Path) -> None:
-    """Field names of the KubeRay v1 API that the files use; an unknown one would be dropped without a word.
+    """Field names of the KubeRay v1 API that the files use; an unknown one would be ignored silently.
 
-    By hand, for no package of PyPI, npm or Debian holds the schemas of KubeRay's resources.
+    They are listed by hand because no package on PyPI, npm or Debian holds KubeRay's schemas.
     """
     data = yaml.safe_load(path.read_text())
     job = {"entrypoint", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "rayClusterSpec"}

@@ -102,6 +102,13 @@ def damaged(toy: SimpleNamespace, folder: Path) -> Path:
     return folder
 
 
+def pointer(toy: SimpleNamespace, folder: Path) -> Path:
+    shutil.copytree(toy.folder, folder / "x" / "1.0.0")
+    for shard in (folder / "x" / "1.0.0").glob("*.tfrecord*"):
+        shard.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 9\n")
+    return folder
+
+
 def without_shards(toy: SimpleNamespace, folder: Path) -> Path:
     shutil.copytree(toy.folder, folder / "x" / "1.0.0", ignore=shutil.ignore_patterns("*.tfrecord*"))
     return folder
@@ -137,6 +144,7 @@ def other_robot(toy: SimpleNamespace, folder: Path) -> Path:
     ("make", "hint"),
     [
         (damaged, "cannot be read to its end"),
+        (pointer, "-00000-of-00001 is a git-lfs pointer; run: git lfs pull"),
         (without_shards, "cannot be read to its end"),
         (two_versions, "holds versions 1.0.0, 1.1.0"),
         (emptied, "holds no episodes"),

@@ -1,4 +1,4 @@
-"""A run as a LeRobotDataset: what its loader looks for, and that images, states and actions belong together."""
+"""An exported run has what LeRobot's loader reads, and its images, states and actions match."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wpray.export import __main__ as command
 from wpray.export.statistics import levels, of_levels, of_numbers
 from wpray.results import load, matrix
 
-WAIT = 10  # steps before the policy acts: no part of the data set
+WAIT = 10  # steps before the policy acts, which the data set leaves out
 
 
 def _export(run: Path, out: Path, *more: str) -> int:
@@ -75,11 +75,11 @@ def test_videos_show_the_state_of_their_frame(tmp_path: Path) -> None:
     assert row[f"videos/{key}/to_timestamp"] * 20 == pytest.approx(first + 30) and len(images) == 40
     frames = pq.read_table(tmp_path / "out/data/chunk-000/file-000.parquet").slice(30, 30)
     for image, state in zip(images[first:], matrix(frames, "observation.state"), strict=False):
-        colour = np.clip(128 + 300 * state[:3], 0, 255)  # how the fake environment shows its hand
+        colour = np.clip(128 + 300 * state[:3], 0, 255)  # as the fake environment draws its hand
         np.testing.assert_allclose(image.mean(axis=(0, 1)), colour, atol=4)
     stats = json.loads((tmp_path / "out/meta/stats.json").read_text())[key]
     expected = np.mean([image.mean(axis=(0, 1)) for image in images[first : first + 30 : 10]], axis=0) / 255
-    np.testing.assert_allclose(np.ravel(stats["mean"]), expected, atol=0.01)  # both episodes move alike
+    np.testing.assert_allclose(np.ravel(stats["mean"]), expected, atol=0.01)  # both episodes move in the same way
     assert np.shape(stats["mean"]) == (3, 1, 1) and stats["count"] == [6]
 
 

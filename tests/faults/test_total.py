@@ -1,4 +1,4 @@
-"""The whole suite has injected as many faults as "What it survives" says at least."""
+"""The whole suite has injected at least as many faults as it promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cluster's Jobs server as it may be: absent, something else, broken; and how much of a file is held at once."""
+"""The Jobs server may be absent, broken or something else; files are read in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Replies = dict[str, tuple[int, str]]
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Answers GET and POST from `replies`: path -> (status, body); everything else with 404."""
+    """Handler that answers GET and POST from `replies`, path -> (status, body), and everything else with 404."""
 
     replies: Replies
     first_has_come: threading.Event
@@ -44,7 +44,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body.encode())
 
     def _large_file(self) -> None:
-        """Sends the rest only to who has used the beginning."""
+        """Send the rest only after the client has read the beginning."""
         self.send_response(200)
         self.end_headers()
         self.wfile.write(MIB)
@@ -64,7 +64,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, Replies, threading.Event]]:
-    """The address of an HTTP server, what it replies, and what lets it go on with a large file."""
+    """Yield the address of an HTTP server, its replies, and the event that releases the rest of a large file."""
     replies: Replies = {}
     handler = type("Handler", (Server,), {"replies": replies, "first_has_come": threading.Event()})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
@@ -81,7 +81,7 @@ def _refused(*argv: str) -> str:
 
 
 def test_where_nobody_listens_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:2")  # must not win over the configuration
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:2")  # must not override the configuration
     assert _refused("--ray.submit", "http://127.0.0.1:1").startswith(
         "ray.submit http://127.0.0.1:1: nobody answers as a Ray dashboard"
     )
@@ -99,7 +99,7 @@ def test_a_server_that_is_no_dashboard(server: tuple[str, Replies, threading.Eve
 def test_a_head_without_a_job_agent(server: tuple[str, Replies, threading.Event]) -> None:
     address, replies, _ = server
     replies["/api/version"] = (200, VERSION)
-    assert "the cluster did not take the job" in _refused("--ray.submit", address)  # takes no package
+    assert "the cluster did not take the job" in _refused("--ray.submit", address)  # accepts no package
     replies["/api/jobs/"] = (500, "No available agent to submit job, please try again later.")
     said = _refused("--ray.submit", address)
     assert "ray[default]" in said

@@ -1,4 +1,4 @@
-"""Bringing a result folder here: all of it and nothing else, each file whole under its name or not there."""
+"""Download of a result folder: all of it and nothing else, each file complete or absent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTENT = {
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A result folder on the cluster; the workstation is in another."""
+    """Create a result folder on the cluster, and change to another one as the workstation."""
     folder = tmp_path / "cluster" / "eval"
     for name, data in CONTENT.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Cluster:
-    """Hands out a folder in small chunks; counts, and fails or lies when told to."""
+    """Cluster that serves a folder in small chunks, counts requests, and fails or lies on demand."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, make_manifest(folder).as_json()

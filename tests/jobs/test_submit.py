@@ -1,4 +1,4 @@
-"""What is sent to a cluster, what runs there, and how a job is followed."""
+"""A submission: what is sent to a cluster, what runs there, and how a job is followed."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_jobs_exit_code_is_the_commands(status: JobStatus, code: int | None,
 
 
 class Cluster:
-    """A job whose connections break; each begins with the first character again, as Ray's do."""
+    """Job whose connections break. Each new one begins with the first character, as Ray's do."""
 
     TEXT = "INFO setting up\nRunning entrypoint for job x: python\nTask 0: SUCCESS\nTask 1: FAIL\nTask 2: SUCCESS\n"
 

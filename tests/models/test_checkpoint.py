@@ -89,7 +89,10 @@ def test_a_training_step_a_model_directory_and_the_file_itself_mean_the_same(tmp
         save(vlm, folder)
         assert open_vlm(str(folder))[0].path == folder / "model.safetensors"
     assert open_vlm(model / "model.safetensors")[0].path == model / "model.safetensors"
-    with pytest.raises(BadInputError, match=r"run: no checkpoint here; name a directory that holds model\.safetensors"):
+    with pytest.raises(
+        BadInputError,
+        match=r"run: no checkpoint here, but in 5000 below; name a directory that holds model\.safetensors",
+    ):
         open_vlm(step.parent)
 
 
@@ -116,7 +119,10 @@ def test_whatever_is_missing_unknown_or_of_a_wrong_shape_is_listed(
     save(change(vlm), tmp_path)
     with pytest.raises(BadInputError) as raised:
         open_vlm(tmp_path)
-    assert str(raised.value) == f"{tmp_path}/model.safetensors: not this model's checkpoint; {'; '.join(listed)}"
+    assert (
+        str(raised.value)
+        == f"vlm_checkpoint: {tmp_path}/model.safetensors: not this model's checkpoint; {'; '.join(listed)}"
+    )
 
 
 def test_an_expert_of_an_odd_projection_is_refused_by_its_keys(tmp_path: Path, expert: State) -> None:

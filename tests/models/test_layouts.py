@@ -52,7 +52,7 @@ def test_each_layout_is_recognised_from_its_witnesses(folder: Path) -> None:
     ):
         found = open_models(given)
         assert (found.tokens.name, found.joint, found.expert_config.duration_embed) == expected
-        assert len(found.paths) == 2 - found.joint
+        assert len(found.files) == 2 - found.joint
 
 
 def test_a_contradiction_names_every_witness(folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_is_not_of_the_recognised_layout_is_refused_by_its_tensors(folder: 
 
 
 def test_of_two_files_the_setting_chooses_and_the_other_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match=r"joint_checkpoint: .* holds no checkpoint; .*model_merged\.safetensors"):
+    with pytest.raises(BadInputError, match=r"joint_checkpoint: .*no checkpoint here \(found: an empty folder\)"):
         choose_file("joint_checkpoint", str(tmp_path), "model")
     plain, merged = tmp_path / "model.safetensors", tmp_path / "model_merged.safetensors"
     merged.touch()

@@ -116,7 +116,7 @@ def _without(field: str, name: str) -> dict[str, Any]:
         ([], "must hold an object"),
         ("{", "not readable as JSON"),
         ("[" * 100_000, "not readable as JSON"),
-        (json.dumps(_statistics()).replace("-0.75", "NaN"), "NaN is not a number"),
+        (json.dumps(_statistics()).replace("-0.75", "NaN"), "action.q01 holds NaN"),
         ('{"action": {}, "action": {}}', "given twice"),
     ],
 )

@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.policy.vla import DATA, golden_config, observation, reply_bytes, segment_request, trial
+from tests.policy.vla import (
+    DATA,
+    golden_config,
+    joint_config,
+    observation,
+    reply_bytes,
+    segment_request,
+    trial,
+)
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.models import synthetic
 from wpray.policy import waypoint_vla
-from wpray.types import PlanRequest
+from wpray.types import PlanRequest, SegmentRequest
 
 
 def test_a_batch_changes_answers_by_rounding_only(checkpoints: Path) -> None:
@@ -127,7 +135,7 @@ def test_a_synthetic_folder_is_all_that_a_run_needs(synthetic_folder: Path) -> N
         ({"model_action_dim": 7}, "model_action_dim"),
         ({"horizon_steps": 16}, "horizon_steps"),
         ({"vlm_checkpoint": "nowhere"}, "nowhere"),
-        ({"vlm_checkpoint": "{folder}/ae"}, "action_in_proj"),
+        ({"dataset_statistics_key": "libero"}, "dataset_statistics_key"),
         ({"ae_checkpoint": "{folder}/vlm"}, "lacks"),
         ({"tokenizer_path": "nowhere"}, "tokenizer_path"),
         ({"dataset_statistics_path": "nowhere"}, "dataset_statistics_path"),
@@ -152,6 +160,17 @@ def test_it_says_what_its_answers_come_from(synthetic_folder: Path) -> None:
     assert names == ["vlm/model.safetensors", "ae/model.safetensors", "dataset_statistics.json", "tokenizer.model"]
 
 
+def test_a_vlm_inside_the_action_experts_file_is_loaded_and_said_to_be(synthetic_folder: Path) -> None:
+    given = yaml.safe_load((synthetic_folder / "config.yaml").read_text())
+    config = Config.model_validate(
+        {**given, "vlm_checkpoint": given["ae_checkpoint"], "batching": {"deterministic": False}}
+    )
+    policy = waypoint_vla.build(config)
+    assert policy.files[0] == policy.files[1] == synthetic_folder / "ae" / "model.safetensors"
+    assert "action_in_proj.* (2)" in policy.sources.facts["vlm_checkpoint"]["left_out"]
+    assert any("left out: action_in_proj.* (2)" in line for line in policy.sources.lines)
+
+
 def test_real_weights_need_the_real_tokenizer(synthetic_folder: Path, tmp_path: Path) -> None:
     """A checkpoint that is not marked as synthetic is not read with a small vocabulary."""
     from safetensors.torch import load_file, save_file
@@ -162,3 +181,40 @@ def test_real_weights_need_the_real_tokenizer(synthetic_folder: Path, tmp_path: 
     given = yaml.safe_load((synthetic_folder / "config.yaml").read_text())
     with pytest.raises(BadInputError, match="vocabulary"):
         waypoint_vla.build(Config.model_validate({**given, "vlm_checkpoint": str(tmp_path / "real" / "vlm")}))
+
+
+def test_a_joint_policy_says_what_it_found_and_which_file_it_passed_over(
+    joint_checkpoints: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(joint_checkpoints / "b", tmp_path / "b")
+    policy = waypoint_vla.build(joint_config(tmp_path / "b"))
+    assert policy.sources.facts["models"] == {"layout": "joint", "token_layout": "bins300", "duration": "token"}
+    assert policy.sources.facts["joint_checkpoint"]["chosen_because"] == "the only one"
+    plain, merged = tmp_path / "b" / "model.safetensors", tmp_path / "b" / "model_merged.safetensors"
+    shutil.copy(plain, merged)
+    policy = waypoint_vla.build(joint_config(tmp_path / "b", checkpoint_file="model_merged"))
+    found = policy.sources.facts["joint_checkpoint"]
+    assert (found["path"], found["passed_over"]) == (str(merged), str(plain))
+    assert found["chosen_because"] == "checkpoint_file: model_merged"
+    assert policy.sources.warnings == (
+        f"joint_checkpoint: {merged} is read (checkpoint_file: model_merged); {plain} beside it is not",
+    )
+    assert policy.files[0] == merged
+    assert [path.name for path in policy.files[1:]] == ["dataset_statistics.json", "tokenizer.model"]
+
+
+def test_a_joint_policys_first_segment_is_what_asking_for_it_gives(joint_checkpoints: Path) -> None:
+    """From the plan's image features, to the bit; and a segment may start where the observation shows the robot."""
+    policy = waypoint_vla.build(joint_config(joint_checkpoints / "b"))
+    rng = np.random.default_rng(7)
+    seen = observation(rng)
+    (reply,) = policy.plan([PlanRequest(trial(1), 0, 0, seen)])
+    assert reply.first is not None
+    assert reply.plan.waypoints.shape == (7, 32)
+    end, duration = reply.plan.waypoints[0], int(reply.plan.durations[0])
+    for start in (reply.plan.start, None):
+        (again,) = policy.act([SegmentRequest(trial(1), 0, 0, seen, start, end, duration)])
+        assert np.array_equal(again.segment.actions, reply.first.actions)
+    gone = replace(seen, proprio=np.full(8, np.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        policy.prepare(SegmentRequest(trial(1), 0, 0, gone, None, end, duration))

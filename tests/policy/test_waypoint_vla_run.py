@@ -35,7 +35,13 @@ def test_a_run_says_which_files_answered_and_where_each_requests_time_went(tmp_p
     files = ("vlm/model.safetensors", "ae/model.safetensors", "dataset_statistics.json", "tokenizer.model")
     paths = [tmp_path / "weights" / name for name in files]
     expected = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-    assert json.loads((run / "run.json").read_text())["policy_files"] == expected
+    info = json.loads((run / "run.json").read_text())
+    assert info["policy_files"] == expected
+    statistics = info["policy_sources"]["dataset_statistics"]
+    assert (statistics["path"], statistics["data_set"]) == (str(paths[2]), None)
+    assert {"vlm_checkpoint", "ae_checkpoint"} < info["policy_sources"].keys()
+    said = f"dataset_statistics_path: {paths[2]}: one data set, without a name, numbers {statistics['sha256'][:16]}"
+    assert (run / "run.log").read_text().count(said) == 1
 
     rows = pq.read_table(run / "decisions.parquet").to_pylist()
     asked = [row for row in rows if row["wait_s"] > 0]

@@ -22,7 +22,7 @@ BROWSER = next(
 )
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium (apt-get install chromium)")
 
-# Added to the page for the test alone: measures the charts, plays a video, and writes what came of it into the title.
+# Added to the page by this test: measures the charts, plays a video, and writes the results into the title.
 _PROBE = """<script>
 const charts = [...document.querySelectorAll('svg')].filter(svg => svg.getBoundingClientRect().height > 50).length;
 const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
@@ -71,7 +71,7 @@ def test_a_narrow_window_scrolls_charts_not_the_page(tmp_path: Path) -> None:
 
 
 def _open(page: Path, width: int = 1160) -> tuple[str, str]:
-    """The page's DOM after some seconds, and the browser's log."""
+    """Return the page's DOM after some seconds, and the browser's log."""
     options = [
         "--headless=new",
         "--no-sandbox",

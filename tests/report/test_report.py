@@ -38,9 +38,9 @@ def test_every_section_is_there_and_nothing_comes_from_elsewhere(tmp_path: Path)
     assert "80.0%" in html and "4 of 5 episodes" in html
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html) and "<script" not in html and "@import" not in html
     for svg in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
-        ElementTree.fromstring(svg)  # well-formed
+        ElementTree.fromstring(svg)  # raises unless well-formed
     assert html.count("<svg") == 9
-    assert html.count(">task 1 trial") == 3  # a cell an episode
+    assert html.count(">task 1 trial") == 3  # one cell per episode
 
 
 def test_text_from_a_run_is_text(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_two_thousand_episodes_are_quick_and_small(tmp_path: Path) -> None:
 
 
 def _repeat(path: Path, times: int) -> None:
-    """The run's tables and trajectories as if it had `times` as many tasks."""
+    """Extend the run's tables and trajectories to `times` as many tasks."""
     folder = RunFolder(path)
     for name in ("episodes", "decisions"):
         table = pq.read_table(path / f"{name}.parquet")

@@ -1,4 +1,4 @@
-"""Stores of several kinds, each a real one."""
+"""Real stores of several kinds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def s3_server() -> Iterator[S3]:
 
 @pytest.fixture
 def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3:
-    """The server, known to this process as to a user's, in an empty working folder."""
+    """Set the environment as a user of the server would, in an empty working folder."""
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -31,7 +31,7 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3:
 
 @pytest.fixture(params=["s3", "memory", "local"])
 def store(request: pytest.FixtureRequest, s3: S3, tmp_path: Path) -> Store:
-    """S3 through pyarrow, and two that only fsspec knows: one that replaces files at once, one that does not."""
+    """Return S3 through pyarrow, or one of two stores through fsspec, of which only one replaces files atomically."""
     name = f"{tmp_path.name}/run"
     return connect(
         {"s3": s3.url(name), "memory": f"memory://{name}", "local": f"local://{tmp_path}/store"}[request.param]

@@ -1,4 +1,4 @@
-"""`python -m wpray.launch` that gives a store that is away seconds instead of minutes."""
+"""`python -m wpray.launch` that waits seconds instead of minutes for an unreachable store."""
 
 from __future__ import annotations
 

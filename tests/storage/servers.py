@@ -1,4 +1,4 @@
-"""A server that speaks S3's protocol on this machine, and can go away and come back with what it holds."""
+"""Local server with S3's protocol that can stop, and start again with its content."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ BUCKET = "results"
 
 
 class S3:
-    """An S3 server with an empty bucket."""
+    """S3 server with an empty bucket."""
 
     def __init__(self) -> None:
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs a line per request
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -25,7 +25,7 @@ class S3:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a run needs to know of it, as it would of Amazon's."""
+        """Environment variables that a run needs for this server, as it would for Amazon's."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
             "AWS_ACCESS_KEY_ID": "a-key",
@@ -37,16 +37,16 @@ class S3:
         return f"s3://{BUCKET}/{path}"
 
     def start(self) -> None:
-        """Listens, with what it held before."""
+        """Listen, with the content from before."""
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
         self._server.start()
 
     def stop(self) -> None:
-        """Refuses connections from now on."""
+        """Refuse connections from now on."""
         self._server.stop()
 
     def let_nobody_in(self) -> None:
-        """From now on it knows no key."""
+        """Reject every key from now on."""
         self._post("moto-api/reset-auth", b"0")
 
     def let_everybody_in(self) -> None:

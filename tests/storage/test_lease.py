@@ -1,4 +1,4 @@
-"""One driver at a time: fresh leases refuse, dead ones end, and who loses its place notices."""
+"""One driver at a time: fresh leases refuse, stale ones expire, and a driver that loses its lease notices."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from wpray.storage import lease
 from wpray.storage.lease import NAME, Lease
 from wpray.storage.store import Store
 
-pytestmark = pytest.mark.parametrize("store", ["s3", "memory"], indirect=True)  # with a clock of its own, and without
+pytestmark = pytest.mark.parametrize("store", ["s3", "memory"], indirect=True)  # one store with a clock, one without
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds instead of a minute; S3 tells times to the second."""
+    """Shorten the lease from a minute to seconds; S3 reports times to the second."""
     monkeypatch.setattr(lease, "LASTS_S", 3.0)
     monkeypatch.setattr(lease, "_BEAT_S", 0.2)
     monkeypatch.setattr(lease, "_SETTLE_S", 0.05)
@@ -50,7 +50,7 @@ def test_a_second_driver_is_refused_as_long_as_the_first_lives(store: Store, fir
     for _ in range(2):
         with pytest.raises(BadInputError, match=r"another driver \(process \d+ on .*\) is writing to .*wait or choose"):
             Lease(store).take()
-        time.sleep(1.7)  # longer in all than a lease lasts that nobody keeps fresh
+        time.sleep(1.7)  # longer in all than a lease without heartbeats lasts
     assert first.taken_by is None
     first.give_back()
     assert store.read(NAME) is None

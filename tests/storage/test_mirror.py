@@ -1,4 +1,4 @@
-"""Uploads in the background: the order, what happens while a store takes nothing, and when to stop waiting."""
+"""Background uploads: their order, a store that accepts nothing, and when waiting ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wpray.storage.store import Store
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A folder through fsspec: a file in its place is a store that takes nothing."""
+    """Return a folder through fsspec. A file in its place makes it a store that accepts nothing."""
     return connect(f"local://{tmp_path}/store")
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_cannot_be_opened_is_said_and_holds_up_no_other(
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 0.5)
     (tmp_path / "odd").mkdir()
-    for _ in range(7):  # one thread less than there are
+    for _ in range(7):  # all threads but one
         mirror.put("odd")
     mirror.put("1")
     _until(lambda: "1" in store.sizes())

@@ -1,4 +1,4 @@
-"""A run's folder and its store: what is finished on either side is kept, whichever machine the next driver is on."""
+"""A run's folder and its store keep what is finished on either side, on whichever machine the next driver runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def there(url: str) -> Store:
 
 @pytest.fixture
 def opened(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
-    """Opens the run as a driver on the machine of that name would; closed at the end, if it is not before."""
+    """Yield a function that opens the run as a driver on the named machine; folders are closed at the end."""
     monkeypatch.setattr(lease, "_SETTLE_S", 0.01)
     folders = []
 
@@ -71,7 +71,7 @@ def _outcome(trial: int, success: bool | None = True) -> EncodedEpisode:
 
 
 def _record(folder: MirroredFolder, *outcomes: bool | None, info: dict[str, object] = INFO) -> None:
-    """Writes trials 0, 1, ... and ends as a driver does."""
+    """Write trials 0, 1, ... and close the folder as a driver does."""
     folder.write_info(info)
     for trial, success in enumerate(outcomes):
         folder.write_episodes(_outcome(trial, success))
@@ -110,7 +110,7 @@ def test_another_machine_goes_on_with_what_is_finished(opened: Opened, there: St
     assert "parts/fake/000_00002.parquet" not in there.sizes(), "the error's trial runs again"
     second.write_episodes(_outcome(2))
     second.close()
-    back = opened("one")  # has the error's row still, the store the outcome
+    back = opened("one")  # still has the error row, while the store has the outcome
     assert _keys(back) == {0, 1, 2}
 
 
@@ -144,7 +144,7 @@ def test_what_is_damaged_in_the_store_is_set_aside_and_runs_again(
     assert load(str(there.url)).episodes["trial"].to_pylist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("url", ["memory"], indirect=True)  # the S3 server at hand resolves such names by itself
+@pytest.mark.parametrize("url", ["memory"], indirect=True)  # the S3 test server normalizes such names itself
 def test_names_in_a_store_cannot_leave_the_folder(opened: Opened, there: Store, tmp_path: Path) -> None:
     _record(opened("one"), True)
     evil = there.read("parts/fake/000_00000.parquet")
@@ -166,7 +166,7 @@ def test_a_folder_of_another_run_is_moved_out_of_the_way(opened: Opened, there: 
     kept = _files(folder.path)
     for name in there.sizes():
         there.delete(name)
-    again = opened("one")  # the results were removed from the store: this is a new run
+    again = opened("one")  # a new run, because the results were removed from the store
     assert again.read_info() is None and _keys(again) == set()
     _record(again, False, info=INFO | {"run_id": "second"})
     assert _files(folder.path.with_name(f"{folder.path.name}-before-1")) == kept

@@ -1,4 +1,4 @@
-"""Nodes that share no disk with the driver: only the driver writes, and all that they make reaches it through Ray."""
+"""Nodes need no disk in common with the driver, which alone writes: results reach it through Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPTIONS = ("--tasks", "0-1", "--num_trials_per_task", "3", "--num_parallel", "2
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head without CPUs, and a node that sees an empty, read-only disk where the driver has its folders."""
+    """Start a head without CPUs, and a node with an empty, read-only disk in place of the driver's folders."""
     monkeypatch.setenv("PYTHONPATH", str(runs.ROOT))
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("cannot give a process disks of its own here (needs root)")

@@ -1,4 +1,4 @@
-"""Whole runs that write to S3: the same as on a disk, whatever happens to the driver, the machine or the store."""
+"""Runs that write to S3 leave the same results as on a disk, whatever happens to driver, machine or store."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ OPTIONS = ("--tasks", "0-1", "--num_trials_per_task", "8", "--num_parallel", "2"
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run to a folder."""
+    """Run the same evaluation with a folder as output."""
     return runs.undisturbed(tmp_path_factory.mktemp("reference") / "run", *OPTIONS)
 
 
 @dataclass
 class Place:
-    """A run's URL, and machines that share nothing but it."""
+    """URL of a run, and machines that share nothing else."""
 
     server: S3
     folder: Path
@@ -60,7 +60,7 @@ class Place:
         return {name: self.store.read(name) for name in self.store.sizes() if name.startswith("parts/")}
 
     def copy(self) -> Path:
-        """Everything that is in the store."""
+        """Copy everything in the store to a folder."""
         copy = self.folder / "copy"
         fetch(self.store, list(self.store.sizes()), copy)
         return copy

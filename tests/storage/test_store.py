@@ -1,4 +1,4 @@
-"""One set of promises, kept by every kind of store; and what a store that cannot be used says."""
+"""Every kind of store keeps the same promises, and an unusable one is refused with a clear line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_checking_leaves_nothing_and_tells_the_store_s_time(store: Store) -> Non
     results = check_output(Config(task_suite="fake", output_dir=str(store.url)))
     assert [(result.status, result.message) for result in results][1:] == [("pass", f"{store.url} can be written")]
     assert store.sizes() == {}
-    if store.url.scheme != "memory":  # fsspec's memory does not tell it as others do
+    if store.url.scheme != "memory":  # fsspec's memory reports it in another way
         assert now is not None and abs(datetime.now(UTC) - now) < timedelta(seconds=5)
 
 

@@ -1,4 +1,4 @@
-"""What names a place for results, and what is refused without repeating a secret."""
+"""Names of places for results: what is accepted, and what is refused without repeating a secret."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints what it measured and the limit it is compared to."""
+"""Benchmarks. Each prints its measurements beside the limit that they are compared with."""

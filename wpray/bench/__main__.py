@@ -18,7 +18,7 @@ _BENCHMARKS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark that `argv` names. Raises BadInputError if there is none."""
+    """Run the benchmark that `argv` names. Raise BadInputError if there is none."""
     if argv and argv[0] in ("-h", "--help"):
         for name, about in _BENCHMARKS.items():
             print(f"python -m wpray.bench {name:<7} {about}")

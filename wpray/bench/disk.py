@@ -1,4 +1,4 @@
-"""A folder on a real disk, where creating files costs what it costs in a run's own folder."""
+"""Temporary folder on a real disk, where creating a file costs as much as in a run's own folder."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _GET_FLAGS, _SET_FLAGS, _TOP_OF_TREES = 0x80086601, 0x40086602, 0x00020000  # Li
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A temporary folder, away from files that were just deleted.
+    """Create a temporary folder away from files that were just deleted.
 
-    An ext4 without a journal gives no inode anew for minutes after its file was deleted: a new file next to the
-    thousands that the benchmark before has deleted took up to 0.6 ms of CPU more, spent on looking past those.
+    An ext4 without a journal does not reuse an inode for minutes after its file was deleted. A new file next to the
+    thousands that the previous benchmark deleted took up to 0.6 ms more CPU, spent on skipping their inodes.
     """
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path:
-        with contextlib.suppress(OSError):  # another file system
+        with contextlib.suppress(OSError):  # other file systems do not support it
             _spread_subfolders(path)
         yield Path(tempfile.mkdtemp(dir=path))
 
 
 def disk_of(path: Path) -> str:
-    """The type of its file system, such as ext4; a tmpfs is no disk, and its syncs cost nothing."""
+    """Return the file system's type, such as ext4. A tmpfs is no disk: syncing to it costs nothing."""
     lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     mounts, place = {point: kind for _, point, kind, *_ in lines}, path.resolve()
     return next((mounts[str(folder)] for folder in (place, *place.parents) if str(folder) in mounts), "unknown")
 
 
 def _spread_subfolders(path: str) -> None:
-    """Has ext4 put each subfolder, and its files, into a part of the disk of its own."""
+    """Make ext4 put each subfolder and its files into a separate part of the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         flags = array.array("l", [0])

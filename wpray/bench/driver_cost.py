@@ -1,4 +1,4 @@
-"""What the driver spends on an episode: a real run of the fake suite, its process's CPU time taken at every episode.
+"""Driver cost per episode: a real run of the fake suite, with the process's CPU time read at every episode.
 
 Files are written and synced as in any run, on the disk that holds the temporary folder.
 """
@@ -34,28 +34,28 @@ from wpray.scheduler import Assignment, Scheduler
 from wpray.trials import make_trials
 from wpray.types import Trial
 
-_WARM_UP = 0.1  # of the episodes: connections are made, caches fill
+_WARM_UP = 0.1  # share of the episodes, during which connections open and caches fill
 
 
 @dataclass(frozen=True, slots=True)
 class DriverCost:
-    """A real run of the fake suite as the driver's process sees it; milliseconds are an episode's."""
+    """Cost of a real run of the fake suite in the driver's process; milliseconds are per episode."""
 
     env_actors: int
     disk: str  # type of the file system
     episodes: int  # after the warm-up
     cpu_ms: float  # all threads of the driver's process
-    files_ms: float  # of it: creating and syncing the episode's files, nearly all of it in the kernel
-    ray_ms: float  # of it: Ray's threads, and the actor call that hands out the next trial
-    own_ms: float  # of it: all else
-    busy_ms: float  # elapsed: the driver's thread at work, or waiting for the disk
+    files_ms: float  # part of cpu_ms: creating and syncing the episode's files, nearly all in the kernel
+    ray_ms: float  # part of cpu_ms: Ray's threads, and the actor call that submits the next trial
+    own_ms: float  # part of cpu_ms: everything else
+    busy_ms: float  # wall time in which the driver's thread works or waits for the disk
     episodes_per_min: float
     peak_mib: float  # of the driver's process
 
 
 @dataclass(frozen=True, slots=True)
 class _Instant:
-    """Seconds, each from a clock of its own."""
+    """Readings of several clocks at one moment, seconds."""
 
     elapsed: float
     process: float
@@ -66,11 +66,11 @@ class _Instant:
 
 
 def measure(num_actors: int, num_episodes: int, instant: bool = False) -> DriverCost:
-    """Runs `num_episodes` (rounded up to tens) fake episodes on `num_actors` env actors of a local Ray.
+    """Run `num_episodes` (rounded up to tens) fake episodes on `num_actors` env actors of a local Ray.
 
-    `instant`: each actor runs one, and then answers with it at once, so that the driver is what all wait for.
+    With `instant`, each actor runs one episode and returns it again at once, so that all of them wait for the driver.
 
-    Raises RunStoppedError or BadInputError if they cannot run on this machine.
+    Raise RunStoppedError or BadInputError if they cannot run on this machine.
     """
     config = Config.model_validate(
         {
@@ -112,7 +112,7 @@ def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console
 def _cost(instants: Sequence[_Instant], num_actors: int, disk: str) -> DriverCost:
     first = int(_WARM_UP * len(instants))
     while first + 2 < len(instants) and instants[first + 1].files == instants[first].files:
-        first += 1  # to the last of those that were written together
+        first += 1  # skip to the last episode of a group written together
     count = len(instants) - 1 - first
     a, b = instants[first], instants[-1]
     cpu_s, files_s, thread_s = b.process - a.process, b.files - a.files, b.thread - a.thread
@@ -133,7 +133,7 @@ def _cost(instants: Sequence[_Instant], num_actors: int, disk: str) -> DriverCos
 
 
 class _TimedFolder(RunFolder):
-    """Adds up what writing takes."""
+    """Run folder that measures the time spent on writing."""
 
     cpu_s = elapsed_s = 0.0
 
@@ -145,7 +145,7 @@ class _TimedFolder(RunFolder):
 
 
 class _InstantShell(EnvShell):
-    """Runs one episode, and answers with it at once ever after."""
+    """Env actor that runs one episode, and returns it at once ever after."""
 
     _first: Attempt | None = None
 
@@ -161,7 +161,7 @@ _InstantActor: Any = as_actor(_InstantShell)
 
 
 class _TimedPool(Pool):
-    """Adds up what Ray's actor calls take."""
+    """Pool that measures the time spent on Ray's actor calls."""
 
     cpu_s = 0.0
 
@@ -172,7 +172,7 @@ class _TimedPool(Pool):
 
 
 class _Meter(RunDisplay):
-    """Shows what a run shows, and notes the clocks at each episode."""
+    """Display of a run that also records the clocks at each episode."""
 
     def __init__(self, console: Console, tally: Tally, folder: _TimedFolder, pool: _TimedPool) -> None:
         super().__init__(console, tally, 1)

@@ -1,7 +1,7 @@
-"""The driver with thousands of env actors that exist on paper only: what its own bookkeeping takes, and keeps.
+"""Bookkeeping of the driver with thousands of simulated env actors: CPU time and memory.
 
-The real driver, scheduler, tally, display and log; in place of Ray's actors a queue, in place of files nothing. What
-Ray and the files take is measured beside it, with as many real actors as the machine has room for (driver_cost.py).
+Driver, scheduler, tally, display and log are real; a queue replaces Ray's actors, and no files are written. The cost of
+Ray and of files is measured in driver_cost.py, with as many real actors as the machine has room for.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _HOST = Host("paper", 1, None, {})
 
 @dataclass(frozen=True, slots=True)
 class DriverLoad:
-    """A run on paper."""
+    """Cost of a simulated run."""
 
     env_actors: int
     episodes: int
-    cpu_ms: float  # of the driver's thread, an episode
-    kept_bytes: float  # memory that each further episode keeps; 0 unless it was measured
+    cpu_ms: float  # of the driver's thread, per episode
+    kept_bytes: float  # memory retained per further episode; 0 unless measured
 
 
 def measure(env_actors: int, episodes: int, *, memory: bool = False) -> DriverLoad:
-    """Drives `episodes` (rounded to tens) episodes; `memory` traces what is kept, at several times the CPU."""
+    """Drive `episodes` (rounded to tens) episodes; `memory` traces retained memory, at several times the CPU."""
     tasks = [Task("paper", index, f"task_{index}", "do", episodes // _TASKS, 280) for index in range(_TASKS)]
     trials = [Trial(task, trial, 0) for task in tasks for trial in range(task.num_trials)]
     console = Console(file=io.StringIO())
@@ -68,7 +68,7 @@ def measure(env_actors: int, episodes: int, *, memory: bool = False) -> DriverLo
 
 
 class _PaperCrew:
-    """A Crew, Pool and Replicas whose actors finish in the order in which they got their trials."""
+    """Crew, Pool and Replicas in one, whose actors finish in the order in which they got their trials."""
 
     busy_s = 0.0
 
@@ -91,7 +91,7 @@ class _PaperCrew:
 
 
 class _NoFolder:
-    """Counts rows; notes how memory grows over the second half of a run."""
+    """Run folder that only counts rows, and measures how memory grows over the second half of a run."""
 
     def __init__(self, expected: int, memory: bool) -> None:
         self.written, self.kept_bytes = 0, 0.0

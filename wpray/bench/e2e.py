@@ -1,7 +1,7 @@
 """`python -m wpray.bench e2e`: where an episode's time goes when the policy costs nothing.
 
-A real run (Ray, environments, images sent, trajectories written) of a policy that answers at once. The limit beside the
-figures is the environment itself: reset, steps, and the renders that the policy asks for.
+This is a real run (Ray, environments, images sent, trajectories written) of a policy that answers at once. The limit
+beside the figures is the environment itself: reset, steps, and the renders that the policy asks for.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from wpray import quiet_ray
 from wpray.command import run_command
 from wpray.config import Config
 
-_TARGET_MS = 5.0  # transport and queue of a request
+_TARGET_MS = 5.0  # transport and queue per request
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 1 if a request's transport and queue take longer than the target."""
+    """Run the benchmark; return 1 if transport and queue of a request exceed the target, else 0."""
     parser = argparse.ArgumentParser(prog="python -m wpray.bench e2e", description=__doc__)
     parser.add_argument("--suite", default="libero_object", help="LIBERO suite (%(default)s)")
     parser.add_argument("--tasks", default="0-1", help="task ids (%(default)s)")
@@ -49,10 +49,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Mean seconds of an episode by what they went into, and milliseconds of a request, from a run's tables."""
+    """Compute mean seconds per episode by activity, and milliseconds per request, from a run's tables."""
     episodes = pq.read_table(folder / "episodes.parquet")
     decisions = pq.read_table(folder / "decisions.parquet")
-    asked = decisions.filter(pc.greater(decisions["wait_s"], 0))  # a plan's first segment is not asked for
+    asked = decisions.filter(pc.greater(decisions["wait_s"], 0))  # a plan's first segment comes without a request
     count = episodes.num_rows
     seconds = {name: _sum(episodes, name) / count for name in ("reset_s", "env_s", "render_s")}
     waited, queued, computed = (_sum(asked, name) / count for name in ("wait_s", "queue_s", "compute_s"))
@@ -76,7 +76,7 @@ def _sum(table: Any, name: str) -> float:
 
 
 def _between(episodes: Any) -> float:
-    """Mean seconds from an episode's end to the start of the next on the same actor: encoding, writing, handing out."""
+    """Return the mean gap between episodes on the same actor, s: encoding, writing and scheduling."""
     gaps = []
     by_worker: dict[str, list[Any]] = {}
     for row in episodes.select(["worker", "started_at", "ended_at"]).to_pylist():

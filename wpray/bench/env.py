@@ -1,9 +1,9 @@
 """`python -m wpray.bench env`: stock LIBERO against wpray's environment, on the same actions, bit by bit.
 
-Three environments take turns, trial by trial, each in a process of its own: stock with its two renders a step, stock
-without rendering, and ours, which renders at decision points only. Every step's qpos, qvel and done, every decision's
-proprio and images must be equal. The limit beside the figures cannot be beaten: the physics steps and the renders
-that the policy asks for.
+Three environments take turns, trial by trial, each in a separate process: stock with its two renders per step, stock
+without rendering, and ours, which renders at decision points only. The qpos, qvel and done of every step and the
+proprio and images of every decision must be equal. The limit beside the figures cannot be beaten: it is the physics
+steps and the renders that the policy asks for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WAIT, _EVERY = 10, 20
 
 @dataclass(slots=True)
 class Comparison:
-    """The recordings of one task, and how often they disagree."""
+    """Recordings of one task, and the number of values that differ."""
 
     stock: list[Recording] = field(default_factory=list)
     blind: list[Recording] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Comparison:
     mismatches: int = 0
 
     def compare_last(self) -> None:
-        """Compares the trial that was recorded last, bit by bit."""
+        """Compare the most recent trial bit by bit."""
         stock, ours = self.stock[-1], self.ours[-1]
         for name in ("qpos", "qvel", "done"):
             self._check(getattr(stock, name), getattr(ours, name))
@@ -61,7 +61,7 @@ class Comparison:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 1 if anything differs by a bit or a target is missed."""
+    """Run the benchmark; return 1 if a bit differs or a target is missed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m wpray.bench env", description=__doc__)
     parser.add_argument(
         "--tasks",
@@ -106,7 +106,7 @@ def _process(kind: Kind, suite: str, task_id: int) -> ProcessPoolExecutor:
 
 
 def _actions(steps: int, seed: int) -> FloatArray:
-    """Zero actions while the objects settle, then smooth motion that pushes things around."""
+    """Return zero actions while the objects settle, then smooth motion that pushes them around."""
     rng = np.random.default_rng(seed)
     drift = np.cumsum(rng.uniform(-0.3, 0.3, (steps, 7)), axis=0)
     return np.concatenate([np.zeros((_WAIT, 7)), np.clip(drift, -1, 1)])

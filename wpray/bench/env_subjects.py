@@ -1,4 +1,4 @@
-"""What `bench env` compares, each in a process of its own: two environments in one disturb each other's GL contexts."""
+"""Environments that `bench env` compares, one per process because two would disturb each other's GL contexts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FLOOR_EVERY = 10
 
 @dataclass(slots=True)
 class Recording:
-    """One trial: everything that must be equal, and the CPU seconds it took."""
+    """Recording of one trial: everything that must be equal, and the CPU seconds it took."""
 
     qpos: list[FloatArray] = field(default_factory=list)
     qvel: list[FloatArray] = field(default_factory=list)
@@ -34,8 +34,8 @@ class Recording:
     seen: list[Observation] = field(default_factory=list)  # at decision points
     reset_s: float = 0.0
     step_s: list[float] = field(default_factory=list)
-    render_s: float = 0.0  # ours: the renders asked for
-    physics_s: float = 0.0  # ours: 25 physics steps a control step, nothing else
+    render_s: float = 0.0  # ours: the requested renders
+    physics_s: float = 0.0  # ours: 25 physics steps per control step, nothing else
 
     @property
     def episode_s(self) -> float:
@@ -44,19 +44,19 @@ class Recording:
 
 
 def open_subject(kind: Kind, suite: str, task_id: int) -> None:
-    """Makes the process's environment (an executor's initializer)."""
+    """Create this process's environment; the initializer of an executor."""
     global _SUBJECT
     _SUBJECT = _Ours(suite, task_id) if kind == "ours" else _Stock(suite, task_id, renders=kind == "stock")
 
 
 def run_trial(trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> Recording:
-    """Runs one trial in the process's environment; `decisions` are the steps after which the policy looks."""
+    """Run one trial in this process's environment; `decisions` are the steps after which the policy observes."""
     assert _SUBJECT is not None
     return _SUBJECT.run(trial, actions, decisions)
 
 
 class _Stock:
-    """LIBERO's own environment, reset as a fresh process would reset it."""
+    """Stock LIBERO's environment, reset as a fresh process would reset it."""
 
     def __init__(self, suite: str, task_id: int, renders: bool) -> None:
         kind = load("libero.libero.envs.env_wrapper").OffScreenRenderEnv
@@ -82,7 +82,7 @@ class _Stock:
 
     def _reset(self, trial: Trial) -> None:
         env = self._env
-        # What stock adds to its initialisers at every reset is taken away: a fresh process has not added it.
+        # Remove what stock adds to its initialisers at every reset, because a fresh process has not added it.
         del env.env.object_property_initializers[self._initialisers :]
         env.seed(reset_seed(trial))
         env.reset()
@@ -96,7 +96,7 @@ class _Ours:
         self._env = LiberoEnvironment()
         self._env.load(tasks.list_tasks(suite)[task_id])
         self._env.reset(Trial(tasks.list_tasks(suite)[task_id], 0, 0))
-        self._env.observe(images=True, privileged=False)  # makes the GL context, as stock's creation does
+        self._env.observe(images=True, privileged=False)  # creates the GL context, as stock does on construction
 
     def run(self, trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> Recording:
         recording, env = Recording(), self._env

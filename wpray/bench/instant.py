@@ -1,4 +1,4 @@
-"""A policy that looks and answers at once: what is left of an episode is the harness."""
+"""Policy that receives images and answers at once, so that only the harness costs time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from wpray.policy.base import PolicySpec
 
 
 def spec_of(config: Config) -> PolicySpec:
-    """Camera images, as a learned policy needs them."""
+    """Return a spec that asks for camera images, as a learned policy's does."""
     return dataclasses.replace(noop.spec_of(config), name="instant", images=True)
 
 
 def build(config: Config) -> noop.NoopPolicy:
-    """Stays where it is."""
+    """Return a policy that does not move."""
     return noop.NoopPolicy(spec_of(config), config.num_waypoints)

@@ -1,4 +1,4 @@
-"""What merging many parts takes: in a process of its own, so that its peak memory is the merge's."""
+"""Cost of merging many parts, measured in a separate process so that the peak memory is the merge's."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from wpray.results.merge import merge
 from wpray.results.writer import RunFolder
 from wpray.types import Decision, EpisodeResult, EpisodeTimes, Task, Timing, Trajectory, Trial
 
-_MODELS = 100  # parts that are encoded; the others are copies: what they say does not change what merging costs
+_MODELS = 100  # parts that are encoded; the others are copies, because the content does not change the cost
 _PLANS, _SEGMENTS = 3, 17
 
 
 @dataclass(frozen=True, slots=True)
 class MergeCost:
-    """A merge of synthetic parts."""
+    """Cost of a merge of synthetic parts."""
 
     parts: int
     wall_s: float
     cpu_s: float
-    before_mib: float  # resident, with everything imported
+    before_mib: float  # resident memory after the imports
     peak_mib: float
 
 
 def measure(num_parts: int) -> MergeCost:
-    """Makes `num_parts` parts of 20 decisions each and merges them."""
+    """Create `num_parts` parts of 20 decisions each and merge them."""
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path:
         make_parts(RunFolder(Path(path)), num_parts)
         command = [sys.executable, "-m", "wpray.bench.merge_cost", path, str(num_parts)]
@@ -47,7 +47,7 @@ def measure(num_parts: int) -> MergeCost:
 
 
 def make_parts(folder: RunFolder, count: int) -> None:
-    """Fills `folder` with parts of a synthetic suite."""
+    """Fill `folder` with parts of a synthetic suite."""
     task = Task("synthetic", 0, "pick_up_the_thing_and_place_it", "pick up the thing and place it", count, 280)
     folder.part_path(Trial(task, 0, 0).key).parent.mkdir(parents=True)
     for trial in range(count):
@@ -87,7 +87,7 @@ def _merged(folder: RunFolder, count: int) -> MergeCost:
 
 
 def _peak_mib() -> float:
-    """Of this program: getrusage's figure would start with that of the process that started it."""
+    """Return this program's peak memory; getrusage would include that of the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 

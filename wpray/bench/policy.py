@@ -1,8 +1,8 @@
-"""`python -m wpray.bench policy`: what plans and segments cost on this GPU, and what its memory and arithmetic allow.
+"""`python -m wpray.bench policy`: plans and segments on this GPU, against what its memory and arithmetic allow.
 
-Random weights of the full size, captured as a run captures them. A figure is the median over calls, from host arrays to
-host arrays. The floor of a call is the sum over its phases (vision, prefix, decoding passes, flow passes) of the longer
-of streaming the weights once and of multiplying, at the rates that this card showed just before.
+The weights are random, of full size, and captured as in a run. A figure is the median over calls, from host arrays to
+host arrays. The floor of a call is a sum over its phases (vision, prefix, decoding passes, flow passes). Each phase
+takes the longer of streaming the weights once and multiplying, at the rates that this card has just reached.
 """
 
 from __future__ import annotations
@@ -46,33 +46,33 @@ from wpray.models.token_layout import BINS256
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 
 _HEADER = (4022, 235292, 235248)
-_PROMPT, _SHORT_PROMPT = 56, 20  # tokens of a LIBERO prompt, of the VLM and of the action expert
+_PROMPT, _SHORT_PROMPT = 56, 20  # tokens of a LIBERO prompt, for the VLM and the action expert
 _PASSES, _SUFFIX = 62, 34
-_TARGETS = {"plan": {1: 125.0, 8: 22.0, 32: 10.0}, "segment": {1: 18.0, 8: 6.8, 32: 5.8}}  # ms a request
+_TARGETS = {"plan": {1: 125.0, 8: 22.0, 32: 10.0}, "segment": {1: 18.0, 8: 6.8, 32: 5.8}}  # ms per request
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the card does at best, measured here."""
+    """Best rates of the card, as measured here."""
 
-    bytes_per_s: float  # read
-    flops: float  # of matrix products in the compute precision
+    bytes_per_s: float  # memory reads
+    flops: float  # matrix products in the compute precision
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of call at one batch size; milliseconds."""
+    """Figures of one kind of call at one batch size, milliseconds."""
 
     kind: str
     batch: int
     call_ms: float
     request_ms: float
-    floor_ms: float  # a request
-    target_ms: float | None  # a request
+    floor_ms: float  # per request
+    target_ms: float | None  # per request
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 1 if a target is missed. Raises BadInputError without a GPU."""
+    """Run the benchmark; return 1 if a target is missed, else 0. Raise BadInputError without a GPU."""
     parser = argparse.ArgumentParser(prog="python -m wpray.bench policy", description=__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
@@ -100,8 +100,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def random_weights(manifest: Manifest, precision: Precision) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Tensors of a manifest on the GPU, in compute precision, scaled so that activations keep their size; and the
-    embedding table, on the host.
+    """Return the tensors of a manifest on the GPU, and the embedding table on the host.
+
+    They are in compute precision, and scaled so that activations keep their size.
     """
     torch.manual_seed(0)
     weights = {}
@@ -114,7 +115,7 @@ def random_weights(manifest: Manifest, precision: Precision) -> tuple[dict[str, 
 
 
 def measure_rates(precision: Precision) -> Rates:
-    """The best read bandwidth and matrix rate of a few tries."""
+    """Return the best read bandwidth and matrix rate of a few attempts."""
     kind = getattr(torch, precision)
     big = torch.empty(2**31, dtype=torch.uint8, device="cuda").view(torch.int64)
     read_s = min(timed(lambda: big.sum()) for _ in range(3))
@@ -124,7 +125,7 @@ def measure_rates(precision: Precision) -> Rates:
 
 
 def timed(function: Callable[[], Any], calls: int = 10) -> float:
-    """Median seconds of a call, the GPU's work included."""
+    """Return the median seconds per call, including the GPU's work."""
     for _ in range(2):
         function()
     torch.cuda.synchronize()
@@ -190,7 +191,7 @@ def _computing(args: argparse.Namespace) -> Computing:
 
 
 def _shapes(args: argparse.Namespace, kind: Kind, trace: TraceOf) -> BatchShapes:
-    """Those of a run."""
+    """Return the batch shapes that a run would use."""
     most = max(args.batch)
     if not args.deterministic:
         return BatchShapes(kind.up_to(most))
@@ -208,7 +209,7 @@ def _row(kind: str, batch: int, args: argparse.Namespace, call: Callable[[], Any
 
 
 def _gemma_floor(config: GemmaConfig, tokens: int, size: int, rates: Rates) -> float:
-    """Seconds of one pass of `tokens` in all; attention and norms are left out, so it is a floor."""
+    """Return the least seconds of one pass over `tokens` tokens; attention and norms are left out."""
     inner = config.heads * config.head_dim
     layer = config.width * (2 * inner + 2 * config.head_dim) + 3 * config.width * config.mlp
     return _floor(config.depth * layer, tokens, size, rates)

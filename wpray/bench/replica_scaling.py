@@ -1,4 +1,4 @@
-"""What more policy replicas bring in a real run: Ray actors, connections and batches, with policies that sleep."""
+"""Scaling over policy replicas in a real run with Ray actors, connections and batches, and policies that sleep."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-ACTORS_EACH = 4  # env actors of a replica that answers one request at a time: enough to keep it busy
+ACTORS_EACH = 4  # env actors that keep a replica busy if it answers one request at a time
 _TASKS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRate:
-    """A run of fake episodes."""
+    """Rate of a run of fake episodes."""
 
     replicas: int
     env_actors: int
     episodes: int
-    per_min: float  # episodes a minute, in the middle half of the run's requests
-    busy: float  # share of the time that a replica computes
+    per_min: float  # episodes per minute, over the middle half of the run's requests
+    busy: float  # share of the time in which a replica computes
 
 
 def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
-    """Runs `episodes` fake episodes in a process of their own. Raises CalledProcessError if they cannot run."""
+    """Run `episodes` fake episodes in a separate process. Raise CalledProcessError if they cannot run."""
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as folder:
         options = {
             "task_suite": "fake",
@@ -50,11 +50,11 @@ def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
 
 
 def _rate(folder: Path, replicas: int, env_actors: int) -> ReplicaRate:
-    """By the requests answered, of which an episode has many: its end alone says little about so few episodes."""
+    """Return the rate by answered requests, because so few episodes end that their ends say little."""
     keys = ["task_id", "trial"]
     episodes = pq.read_table(folder / "episodes.parquet", columns=[*keys, "started_at"])
     decisions = pq.read_table(folder / "decisions.parquet", columns=[*keys, "asked_s", "wait_s", "compute_s"])
-    asked = decisions.filter(pc.greater(decisions["wait_s"], 0))  # a plan's first segment is not asked for
+    asked = decisions.filter(pc.greater(decisions["wait_s"], 0))  # a plan's first segment comes without a request
     started = {(row["task_id"], row["trial"]): row["started_at"].timestamp() for row in episodes.to_pylist()}
     answered = sorted(
         started[row["task_id"], row["trial"]] + row["asked_s"] + row["wait_s"] for row in asked.to_pylist()

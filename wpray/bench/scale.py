@@ -1,11 +1,11 @@
 """`python -m wpray.bench scale`: how far a run grows, and what stops it.
 
-First what one driver costs: real runs of the fake suite on Ray actors of this machine, and one whose actors answer at
-once; its own bookkeeping with thousands of env actors that exist on paper; a merge of many parts. Then real runs of one
-and of several policy replicas that sleep as long as a GPU computes. Then a simulation of clusters, which hands out
-trials and forms batches with the code of real runs; what calls take is what was measured on one H100 and one core an
-environment, and what the driver takes is what was just measured here. Not in the simulation: the network, and actors
-that start, fail or share a core.
+The first part measures the driver: real runs of the fake suite on Ray actors of this machine, and one whose actors
+answer at once; its own bookkeeping with thousands of simulated env actors; a merge of many parts. The second part runs
+one and several policy replicas that sleep as long as a GPU computes. The third part simulates clusters with the
+scheduler and the batching rule of real runs. Calls take what was measured on one H100 and one core per environment, and
+the driver takes what was just measured here. The simulation leaves out the network, and actors that start, fail or
+share a core.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from wpray.command import run_command
 if TYPE_CHECKING:
     from wpray.bench.driver_cost import DriverCost
 
-_TARGET_MS = 1.0  # of the driver's CPU an episode
+_TARGET_MS = 1.0  # of the driver's CPU per episode
 _ACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000)
 _GPUS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 1 if the driver's CPU time misses the target."""
+    """Run the benchmark; return 1 if the driver's CPU time misses the target, else 0."""
     args = _parser().parse_args(argv)
     console = Console(width=120)
     driver = None if args.driver_ms is not None else _measure_driver(args, console)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure_driver(args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """The run of median cost: a neighbour on the machine, or on its disk, disturbs one, not most."""
+    """Return the run of median cost, because other work on the machine or its disk rarely disturbs most runs."""
     quiet_ray.prepare(joins_a_cluster=False)
     from wpray.bench.driver_cost import measure
 

@@ -1,4 +1,4 @@
-"""How simulated clusters grow, what each waits for, and where more env actors bring no more."""
+"""Growth of simulated clusters: what each waits for, and where more env actors bring no more."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from dataclasses import dataclass
 from wpray.bench.simulated_gpu import Costs
 from wpray.bench.simulation import Outcome, Simulation, make_fake_trials
 
-_TASKS, _EACH, _LEAST = 10, 8, 400  # tasks; episodes of each env actor, and at least in all
-_FULL, FLAT = 0.9, 0.9  # a resource this busy limits; this share of the most is where a curve bends
+_TASKS, _EACH, _LEAST = 10, 8, 400  # tasks, episodes per env actor, and the fewest episodes in all
+_FULL, FLAT = 0.9, 0.9  # busy share of a resource that limits; share of the maximum at which a curve bends
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A simulated cluster."""
+    """Result of one simulated cluster."""
 
     outcome: Outcome
-    efficiency: float  # episodes a minute, over those that as many env actors would bring that never wait for others
-    limit: str  # what it waits for
+    efficiency: float  # episodes per minute, relative to as many env actors that never wait
+    limit: str  # the resource that it waits for
 
 
 def simulate(actors: Sequence[int], gpus: Sequence[int], costs: Costs) -> list[Point]:
-    """Every number of env actors with every number of GPUs, GPUs first; not more GPUs than actors."""
+    """Simulate every number of env actors with every number of GPUs, GPUs first; never more GPUs than actors."""
     alone = _outcome(1, 1, dataclasses.replace(costs, compile_s=0.0)).per_min
     found = (_outcome(a, g, costs) for g, a in itertools.product(sorted(gpus), sorted(actors)) if g <= a)
     return [Point(outcome, outcome.per_min / (alone * outcome.env_actors), _limit(outcome)) for outcome in found]
 
 
 def bends(points: Sequence[Point]) -> Iterator[Point]:
-    """For each number of GPUs the fewest env actors that bring nearly all that more of them would."""
+    """Yield for each number of GPUs the fewest env actors that bring nearly the most episodes."""
     for _, group in itertools.groupby(points, key=lambda point: point.outcome.gpus):
         curve = list(group)
         most = max(point.outcome.per_min for point in curve)

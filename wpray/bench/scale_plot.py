@@ -1,4 +1,4 @@
-"""The curves of `bench scale` as a figure."""
+"""Figure with the curves of `bench scale`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from wpray.errors import BadInputError
 
 
 def plot(points: Sequence[Point], driver_ms: float, path: Path) -> None:
-    """Episodes a minute over env actors, a curve for each number of GPUs, its bend marked; the driver's limit dashed.
+    """Draw episodes per minute over env actors, a curve per number of GPUs with its bend; the driver's limit is dashed.
 
-    Raises BadInputError without matplotlib.
+    Raise BadInputError without matplotlib.
     """
     try:
         import matplotlib

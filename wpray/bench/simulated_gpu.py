@@ -1,4 +1,4 @@
-"""A policy replica under a simulated clock: the batching rule of real runs, and what calls take as it was measured."""
+"""Policy replica under a simulated clock, with the batching rule of real runs and measured durations of calls."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from wpray.policy.batching import Batcher, _Queue, _Waiting
 
 Kind = Literal["plan", "segment"]
 
-# Measured: milliseconds a call by batch, one H100, bfloat16; an env actor's milliseconds on one core. A plan's call
-# computes its first segment, too.
+# Measured milliseconds per call by batch size, on one H100 in bfloat16, and an env actor's milliseconds on one core.
+# A plan's call also computes its first segment.
 SEGMENT_MS = {1: 17.0, 2: 21.2, 4: 29.4, 8: 50.1, 16: 93.8, 32: 184.5}
 _WAYPOINTS_MS = {1: 124.4, 2: 130.1, 4: 138.7, 8: 159.2, 16: 204.3, 32: 291.4}
 PLAN_MS = {size: ms + SEGMENT_MS[size] for size, ms in _WAYPOINTS_MS.items()}
@@ -20,71 +20,71 @@ PLAN_MS = {size: ms + SEGMENT_MS[size] for size, ms in _WAYPOINTS_MS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What things take, seconds."""
+    """Durations, seconds."""
 
-    plan_s: Mapping[int, float] = field(default_factory=lambda: _seconds(PLAN_MS))  # a call, by batch
+    plan_s: Mapping[int, float] = field(default_factory=lambda: _seconds(PLAN_MS))  # per call, by batch size
     segment_s: Mapping[int, float] = field(default_factory=lambda: _seconds(SEGMENT_MS))
     step_s: float = 0.0055
-    look_s: float = 0.005  # the renders of one decision
+    look_s: float = 0.005  # renders of one decision
     reset_s: float = 0.05
-    compile_s: float = 5.0  # of a task that is new to an env actor
-    driver_s: float = 0.001  # an episode: the driver's thread, its files' syncs included
+    compile_s: float = 5.0  # for a task that is new to an env actor
+    driver_s: float = 0.001  # per episode: the driver's thread, including file syncs
 
 
 class Asker(Protocol):
-    """Whoever waits for a reply."""
+    """Receiver of a reply."""
 
     def go_on(self) -> None:
-        """The reply is there."""
+        """Receive the reply."""
 
 
 class Clock(Protocol):
-    """The simulation."""
+    """Clock and agenda of a simulation."""
 
     now: float
 
     def at(self, instant: float, act: Callable[[Any], None], argument: Any = None) -> None:
-        """Has `act(argument)` called at `instant`."""
+        """Call `act(argument)` at `instant`."""
 
 
 class SimulatedBatcher(Batcher):
-    """A policy actor's queues and its rule for which batch goes, without its thread and its clock."""
+    """Queues of a policy actor and its rule for the next batch, without its thread and its clock."""
 
     def __init__(self, max_batch_size: int, max_wait_s: float, sizes: Sequence[int] = ()) -> None:
-        """`sizes`, ascending, to which batches are padded."""
+        """`sizes` are those to which batches are padded, ascending."""
         self._size, self._wait_s = max_batch_size, max_wait_s
         self._plans, self._acts = _Queue(_no_answer, sizes), _Queue(_no_answer, sizes)
 
     def ask(self, kind: Kind, actor: Asker, now: float) -> None:
-        """Queues a request."""
+        """Queue a request."""
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
         queue.waiting.append(_Waiting(actor, None, now, None))  # type: ignore[arg-type]
 
     def due(self, now: float) -> float:
-        """The instant from which a batch may go; infinity if nothing waits."""
+        """Return the time from which a batch may go; infinity if nothing waits."""
         return max(now, min(queue.due(self._size, self._wait_s) for queue in (self._plans, self._acts)))
 
     def take_batch(self, now: float) -> tuple[Kind, list[Asker]]:
-        """The batch that goes at an instant which is due."""
+        """Return the batch that goes at `now`, which must be due."""
         plan_may, act_may = (queue.due(self._size, self._wait_s) <= now for queue in (self._plans, self._acts))
         kind: Kind = "plan" if self._plan_goes(plan_may, act_may) else "segment"
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
         return kind, [item.request for item in queue.take(queue.worth_taking(self._size))]
 
     def note_cost(self, kind: Kind, count: int, seconds: float) -> None:
-        """What a batch of `count` took."""
+        """Record the duration of a batch of `count` requests."""
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
         queue.note_cost(count, seconds)
 
 
 class SimulatedGpu:
-    """A policy replica: one batch at a time."""
+    """Policy replica that computes one batch at a time."""
 
     def __init__(self, clock: Clock, costs: Costs, max_batch_size: int, max_wait_s: float) -> None:
         self._clock = clock
         self._batcher = SimulatedBatcher(max_batch_size, max_wait_s)
         self._computing = False
-        self._look_at = float("inf")  # earliest look that is on the agenda
+        self._look_at = float("inf")  # earliest check on the agenda
         self._cost_s: dict[Kind, list[float]] = {
             "plan": [interpolated(costs.plan_s, size) for size in range(max_batch_size + 1)],
             "segment": [interpolated(costs.segment_s, size) for size in range(max_batch_size + 1)],
@@ -93,12 +93,12 @@ class SimulatedGpu:
         self.batches = self.requests = 0
 
     def ask(self, kind: Kind, actor: Asker) -> None:
-        """`actor.go_on` follows once its batch is done."""
+        """Queue a request; `actor.go_on` is called once its batch is done."""
         self._batcher.ask(kind, actor, self._clock.now)
         self._look()
 
     def _look(self, _: None = None) -> None:
-        """Starts a batch if one may go; else looks again when one may."""
+        """Start a batch if one may go; otherwise check again when one may."""
         now = self._clock.now
         if self._look_at <= now:
             self._look_at = float("inf")
@@ -127,26 +127,26 @@ class SimulatedGpu:
 
 
 class Busy:
-    """Intervals of work, in order."""
+    """Intervals of work, in order of their starts."""
 
     def __init__(self) -> None:
         self._starts: list[float] = []
         self._ends: list[float] = []
 
     def add(self, start: float, end: float) -> None:
-        """Notes an interval that starts after those before it."""
+        """Add an interval that starts after all others."""
         self._starts.append(start)
         self._ends.append(end)
 
     def within(self, start: float, end: float) -> float:
-        """Seconds of work between two instants."""
+        """Return the seconds of work between two times."""
         first, last = bisect.bisect_right(self._ends, start), bisect.bisect_left(self._starts, end)
         pairs = zip(self._starts[first:last], self._ends[first:last], strict=True)
         return sum(min(b, end) - max(a, start) for a, b in pairs)
 
 
 def interpolated(by_batch: Mapping[int, float], size: int) -> float:
-    """What a call of `size` requests takes, seconds, between the sizes that were measured."""
+    """Return the duration of a call with `size` requests, s, interpolated between the measured sizes."""
     sizes = sorted(by_batch)
     above = min(bisect.bisect_left(sizes, size), len(sizes) - 1)
     below = max(0, above - 1)

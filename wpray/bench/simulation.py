@@ -1,8 +1,8 @@
-"""A cluster without the cluster: the scheduler and the batching rule of real runs, under a clock that is simulated.
+"""Simulation of a cluster with the scheduler and the batching rule of real runs.
 
-Events in the order of their instants. An env actor has a core of its own and is the sequence of what an episode does:
-compile, reset, step, look, ask. A policy replica has a GPU of its own. The driver serves one finished episode at a
-time. What calls take is given; how requests share a batch, and who gets which trial, is the code that runs use.
+Events happen in the order of their times. An env actor has its own core and runs the sequence of an episode: compile,
+reset, step, observe, request. A policy replica has its own GPU. The driver serves one finished episode at a time. The
+durations of calls are given; real code decides how requests share a batch, and which actor gets which trial.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from wpray.bench.simulated_gpu import Busy, Costs, Kind, SimulatedGpu
 from wpray.scheduler import Assignment, Scheduler
 from wpray.types import MAX_SEGMENT_STEPS, Task, Trial
 
-_Step = float | Kind  # an env actor computes for so many seconds, or asks
+_Step = float | Kind  # seconds that an env actor computes, or the kind of its request
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What an episode consists of."""
+    """Composition of an episode."""
 
     wait_steps: int = 10
     plans: int = 3
-    segments: int = 17  # each of 1 to 32 steps; a plan's first comes with the plan
+    segments: int = 17  # each of 1 to 32 steps; the first of a plan comes with it
 
     @property
     def requests(self) -> int:
-        """Asked of the policy."""
+        """Number of requests to the policy."""
         return self.segments
 
     @property
     def mean_steps(self) -> float:
-        """Control steps."""
+        """Mean control steps per episode."""
         return self.wait_steps + self.segments * (1 + MAX_SEGMENT_STEPS) / 2
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a simulated run came to. Shares are of the steady middle half of the episodes."""
+    """Result of a simulated run. Shares refer to the steady middle half of the episodes."""
 
     env_actors: int
     gpus: int
     episodes: int
-    per_min: float  # episodes a minute, steady
+    per_min: float  # episodes per minute, in the steady half
     makespan_s: float  # from the first start to the last end
     gpu_busy: float  # share
     driver_busy: float  # share
     mean_batch: float
-    idle_with_work_s: float  # longest that an env actor idled while trials were left to hand out
+    idle_with_work_s: float  # longest idle time of an env actor while trials were pending
 
 
 def make_fake_trials(num_tasks: int, per_task: int) -> list[Trial]:
-    """Trials of a suite of tasks that are alike."""
+    """Return the trials of a suite whose tasks are all alike."""
     tasks = [Task("simulated", index, f"task_{index}", "do", per_task, 280) for index in range(num_tasks)]
     return [Trial(task, trial, 0) for task in tasks for trial in range(per_task)]
 
 
 class Simulation:
-    """One run of `trials`."""
+    """Simulation of one run of `trials`."""
 
     def __init__(
         self,
@@ -74,13 +74,13 @@ class Simulation:
         shape: Shape | None = None,
         batching: tuple[int, float] = (32, 0.002),
     ) -> None:
-        """`batching`: largest batch and longest wait (s), as the configuration's defaults."""
+        """`batching` is the largest batch and the longest wait, s; by default the configuration's."""
         self.scheduler = Scheduler(trials, max_attempts=1)
         self.costs, self.shape = costs or Costs(), shape or Shape()
         self.now = 0.0
-        self.finished: list[float] = []  # instants at which episodes ended
-        self.answered: list[float] = []  # instants at which requests were answered
-        self.idle: dict[str, float] = {}  # env actors without work, since when
+        self.finished: list[float] = []  # times at which episodes ended
+        self.answered: list[float] = []  # times at which requests were answered
+        self.idle: dict[str, float] = {}  # idle env actors, with the time since when
         self.idle_with_work_s = 0.0
         self._num_trials = len(trials)
         self._agenda: list[tuple[float, int, Callable[[Any], None], Any]] = []
@@ -90,7 +90,7 @@ class Simulation:
         self._actors = [_Actor(self, f"env-{i}", self._gpus[i % gpus]) for i in range(env_actors)]
 
     def run(self) -> Outcome:
-        """Simulates to the last episode's end."""
+        """Simulate until the last episode ends."""
         for actor in self._actors:
             self.give_work(actor)
         while self._agenda:
@@ -99,11 +99,11 @@ class Simulation:
         return self._outcome()
 
     def at(self, instant: float, act: Callable[[Any], None], argument: Any = None) -> None:
-        """Has `act(argument)` called at `instant`."""
+        """Call `act(argument)` at `instant`."""
         heapq.heappush(self._agenda, (instant, next(self._numbers), act, argument))
 
     def ended(self, actor: _Actor) -> None:
-        """An episode came back: the driver writes it, after those before it, and hands out the next."""
+        """Queue a finished episode for the driver, which writes it and dispatches the next trial."""
         began = max(self.now, self._driver_free)
         self._driver_free = began + self.costs.driver_s
         self._driver_busy.add(began, self._driver_free)
@@ -111,7 +111,7 @@ class Simulation:
         self.at(self._driver_free, self._written, actor)
 
     def give_work(self, actor: _Actor) -> None:
-        """The scheduler's next trial, if it has one."""
+        """Give `actor` the scheduler's next trial, if there is one."""
         assignment = self.scheduler.next_for(actor.name)
         if assignment is None:
             self.idle.setdefault(actor.name, self.now)
@@ -130,7 +130,7 @@ class Simulation:
         ends = self.finished
         first, last = ends[len(ends) // 4], ends[3 * len(ends) // 4]
         steady = max(last - first, 1e-9)
-        # Episodes as their requests: thousands of env actors end theirs in waves, which a few of them would misjudge.
+        # Count requests instead of episodes: thousands of env actors end theirs in waves, which would distort the rate.
         requests = bisect.bisect_right(self.answered, last) - bisect.bisect_right(self.answered, first)
         batches = [gpu.batches for gpu in self._gpus]
         return Outcome(
@@ -147,12 +147,12 @@ class Simulation:
 
 
 class _Actor:
-    """An env actor."""
+    """Simulated env actor."""
 
     def __init__(self, simulation: Simulation, name: str, gpu: SimulatedGpu) -> None:
         self.name = name
         self._simulation, self._gpu = simulation, gpu
-        self._task: int | None = None  # that it has compiled
+        self._task: int | None = None  # the task that it has compiled
         self._asked = False
         self.assignment: Assignment | None = None
 
@@ -163,7 +163,7 @@ class _Actor:
         self.go_on()
 
     def go_on(self, _: None = None) -> None:
-        """To the next thing that the episode does."""
+        """Continue with the next step of the episode."""
         if self._asked:
             self._asked = False
             self._simulation.answered.append(self._simulation.now)
@@ -178,7 +178,7 @@ class _Actor:
 
 
 def _episode(trial: Trial, costs: Costs, shape: Shape, compiles: bool) -> Iterator[_Step]:
-    """What an env actor does for a trial: the same at any number of actors, as in a real run."""
+    """Yield the steps of a trial, which are the same for any number of actors, as in a real run."""
     drawn = random.Random(f"{trial.key}")
     yield costs.reset_s + costs.compile_s * compiles + shape.wait_steps * costs.step_s
     for plan in range(shape.plans):

@@ -1,6 +1,6 @@
-"""A policy that answers as late as a GPU would: it sleeps for what calls take, so that many fit on one machine.
+"""Policy that sleeps as long as a GPU would compute, so that many replicas fit on one machine.
 
-Slower than the GPU by a factor, so that a few cores of environments can feed several of them.
+It is slower than the GPU by a factor, so that environments on a few cores can feed several replicas.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ SLOWER = 2.0
 
 
 def spec_of(config: Config) -> PolicySpec:
-    """Camera images, as a learned policy needs them."""
+    """Return a spec that asks for camera images, as a learned policy's does."""
     return dataclasses.replace(noop.spec_of(config), name="sleeping", images=True)
 
 
 def build(config: Config) -> SleepingPolicy:
-    """Stays where it is, late."""
+    """Return a policy that does not move, and replies late."""
     return SleepingPolicy(spec_of(config), config.num_waypoints)
 
 
 class SleepingPolicy(noop.NoopPolicy):
-    """Replies of NoopPolicy after the time of a call."""
+    """NoopPolicy whose replies take as long as a GPU's."""
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
         """As NoopPolicy."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from wpray.config import Config
 from wpray.doctor.result import Result
 from wpray.policy.factory import policy_spec
-from wpray.policy.statistics import load_scaling
+from wpray.policy.statistics import read_statistics
 
 _GIB = 2**30
 _CUDA = 2.1 * _GIB  # CUDA itself, captured graphs, what the allocator holds: measured, less what is computed here
@@ -21,7 +21,14 @@ def check_models(config: Config) -> list[Result]:
         return []
     from wpray.doctor import weights
 
-    return [Result(model.name, "pass", model.describe()) for model in weights.distinct(*weights.read(config))]
+    models = weights.distinct(*weights.read(config))
+    results = [Result(model.name, "pass", model.describe()) for model in models]
+    if len(models) > 1 and len({model.file.path.resolve() for model in models}) == 1:
+        text = (
+            f"vlm_checkpoint and ae_checkpoint are the same file, {config.vlm_checkpoint}: both models are read from it"
+        )
+        results.append(Result("models", "warn", text))
+    return results
 
 
 def check_gpu_memory(config: Config) -> list[Result]:
@@ -46,12 +53,14 @@ def check_gpu_memory(config: Config) -> list[Result]:
 
 
 def check_statistics(config: Config) -> list[Result]:
-    """The statistics file: layout, 7 and 8 (or 6) dimensions, percentiles in order."""
+    """The statistics file: layout, whose data set's they are, 7 and 8 (or 6) dimensions, percentiles in order."""
     if not _is_local(config) or config.dataset_statistics_path is None:
         return []
-    path = Path(config.dataset_statistics_path)
-    width = load_scaling(path, config.norm_type, config.task_suite).proprio_dim
-    return [Result("statistics", "pass", f"{path}: action 7, proprio {width}, norm_type {config.norm_type}")]
+    path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
+    found = read_statistics(path, config.task_suite, key)
+    width = found.scaling(config.norm_type).proprio_dim
+    text = f"{found.describe(config.task_suite)}; action 7, proprio {width}, norm_type {config.norm_type}"
+    return [Result("statistics", "pass" if found.fits else "warn", text)]
 
 
 def check_tokenizer(config: Config) -> list[Result]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
-
-from safetensors import safe_open
 
 from wpray.config import Config
 from wpray.models.checkpoint import TABLES, Checkpoint
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
+from wpray.models.tensor_names import NESTED
 from wpray.policy.batch_shapes import PLAN, SEGMENT
 from wpray.policy.model_files import open_files
 from wpray.policy.prompt import MAX_ACTION_PROMPT_TOKENS
@@ -43,15 +41,12 @@ class Model:
 
     def describe(self) -> str:
         """Path, key layout, stored dtypes and size on the GPU."""
-        nested = any(stored != name and stored.endswith(name) for name, stored in self.file.stored.items())
+        nested = any(NESTED in stored and NESTED not in name for name, stored in self.file.stored.items())
         layout = "nested keys, " if nested else ""
         size = f"{self.num_bytes / _GIB:.2f} GiB on the GPU in {self.precision}"
-        return f"{self.file.path}: {layout}{len(self.file.stored)} tensors ({self._dtypes()}), {size}"
-
-    def _dtypes(self) -> str:
-        with safe_open(self.file.path, framework="pt") as file:
-            found = Counter(str(file.get_slice(name).get_dtype()) for name in self.file.stored.values())
-        return ", ".join(f"{count} {name}" for name, count in found.most_common())
+        unusual = f"; {self.file.describe()}" if self.file.describe() else ""
+        dtypes = ", ".join(f"{count} {name}" for name, count in self.file.dtype_counts.most_common())
+        return f"{self.file.path}: {layout}{len(self.file.stored)} tensors ({dtypes}), {size}{unusual}"
 
     def _wide(self, kind: Precision) -> bool:
         return self.precision == "float32" or kind == "float32"

@@ -1,1 +1,1 @@
-"""A run's episodes in other tools' formats: `python -m wpray.export lerobot RUN_DIR OUT`."""
+"""Export of episodes to other tools' formats: `python -m wpray.export lerobot RUN_DIR OUT`."""

@@ -26,12 +26,12 @@ _ABOUT = (
     "Writes recorded episodes as a LeRobotDataset (format v3.0): states, actions, instructions, and videos of both "
     "cameras as the policy sees them, rendered anew from the recorded states. Needs no further package."
 )
-_EVERY = 10  # a frame in so many counts for the images' statistics
-_KEYFRAME_EVERY = 2  # training reads single frames
+_EVERY = 10  # every n-th frame counts for the image statistics
+_KEYFRAME_EVERY = 2  # frames; close together, because training reads single frames
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 written, 1 some videos could not be rendered, 2 bad input."""
+    """Write the data set; return exit code 0, or 1 if some videos could not be rendered. Raise BadInputError."""
     options = _parser().parse_args(list(argv))
     quiet_ray.prepare(joins_a_cluster=options.address is not None)
     from wpray.export import lerobot
@@ -63,7 +63,7 @@ def _parser() -> ArgumentParser:
 
 
 def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, out: Path) -> list[dict[str, Pixels]]:
-    """Renders every episode's videos into the data set, camera by camera; returns their pixels' levels."""
+    """Render every episode's videos into the data set, camera by camera; return the levels of their pixels."""
     from wpray.export import lerobot
     from wpray.results.videos import VideoFolder
     from wpray.video.frames import Look
@@ -86,7 +86,7 @@ def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, 
 
 
 def _pixels(video: Path, episode: Episode) -> Pixels:
-    """Of some of the frames that belong to the data set."""
+    """Return the pixel levels of every n-th frame that belongs to the data set."""
     import imageio.v2 as imageio
     import numpy as np
 

@@ -1,7 +1,7 @@
-"""Episodes as a LeRobotDataset, format v3.0: Parquet tables and JSON; the videos are put beside them.
+"""LeRobotDataset format v3.0: Parquet tables and JSON; the videos lie beside them.
 
-A frame pairs what was observed with the action taken next, as policies learn it. A trajectory's row holds an action and
-what was observed after it, so frame k is the observation of row k - 1 and the action of row k. The wait steps at the
+A frame pairs an observation with the action taken next, as policies learn it. A trajectory's row holds an action and
+the observation after it, so frame k is the observation of row k - 1 and the action of row k. The wait steps at the
 start, in which no policy acts, are left out.
 """
 
@@ -22,7 +22,7 @@ from wpray.results.reader import Run, matrix
 from wpray.rotation import axis_angle
 from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray
 
-FPS = 20  # control steps a second
+FPS = 20  # control steps per second
 IMAGE_SIZE = 256
 VIDEO_KEYS = {"observation.images.image": "agentview", "observation.images.image2": "robot0_eye_in_hand"}
 _VERSION = "v3.0"
@@ -44,7 +44,7 @@ _FRAMES = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """The levels of some of an episode's images from one camera."""
+    """Pixel levels of some of an episode's images from one camera."""
 
     levels: IntArray  # (3, 256)
     frames: int
@@ -52,16 +52,16 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode of the data set."""
+    """Episode of the data set."""
 
     row: Mapping[str, Any]  # of episodes.parquet
-    state: FloatArray  # (N, 8) as observed before each action
+    state: FloatArray  # (N, 8) observed before each action
     action: FloatArray  # (N, 7)
-    skipped: int  # steps of the recording (and its videos) before the first frame
+    skipped: int  # recorded steps (and video frames) before the first frame
 
 
 def read_episode(run: Run, row: Mapping[str, Any]) -> Episode:
-    """Raises BadInputError if the episode was not recorded."""
+    """Read one episode. Raise BadInputError if it was not recorded."""
     table = run.trajectory((row["suite"], row["task_id"], row["trial"]))
     quat = matrix(table, "eef_quat")
     turns = np.array([axis_angle(float(q[3]), q[:3]) for q in quat]).reshape(-1, 3)
@@ -71,13 +71,13 @@ def read_episode(run: Run, row: Mapping[str, Any]) -> Episode:
 
 
 def video_file(key: str, episode: int) -> str:
-    """Where the video of an episode is, relative to the data set."""
+    """Return the path of an episode's video, relative to the data set."""
     chunk, file = divmod(episode, _FILES_A_CHUNK)
     return _VIDEO.format(video_key=key, chunk_index=chunk, file_index=file)
 
 
 def write(out: Path, episodes: Sequence[Episode], pixels: Sequence[Mapping[str, Pixels]]) -> None:
-    """Writes the data set's tables. `pixels`: of each episode, by video key; empty mappings for one without videos."""
+    """Write the tables. `pixels` holds a mapping by video key for each episode, empty for one without videos."""
     instructions = list(dict.fromkeys(episode.row["instruction"] for episode in episodes))
     tables = _frame_tables(episodes, instructions)
     (out / "meta/episodes/chunk-000").mkdir(parents=True)
@@ -149,7 +149,7 @@ def _summed(pixels: Sequence[Mapping[str, Pixels]]) -> dict[str, Pixels]:
 
 
 def _task_table(instructions: Sequence[str]) -> pa.Table:
-    """The instructions as the index of a pandas table, which is how the format finds a task by its text."""
+    """Return the tasks with their instructions as a pandas index, by which the format finds a task."""
     described = {
         "index_columns": ["task"],
         "column_indexes": [],

@@ -1,4 +1,4 @@
-"""What data sets say of each feature: extremes, mean, spread and quantiles, of numbers and of pixels."""
+"""Statistics of a feature: extremes, mean, spread and quantiles, of numbers and of pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
 def of_numbers(values: Any) -> Statistics:
-    """Of (N,) or (N, width) values, a number for each column."""
+    """Return the statistics of (N,) or (N, width) values, one number per column."""
     columns = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     found = {
         "min": columns.min(axis=0),
@@ -28,7 +28,7 @@ def of_numbers(values: Any) -> Statistics:
 
 
 def levels(images: Iterable[ImageArray]) -> IntArray:
-    """(3, 256): how many pixels of (H, W, 3) images have which level, by channel; counts of more images add up."""
+    """Return counts (3, 256) of the levels in (H, W, 3) images, by channel; counts of several images add up."""
     counts = np.zeros((3, 256), dtype=np.int64)
     for image in images:
         for channel in range(3):
@@ -37,7 +37,7 @@ def levels(images: Iterable[ImageArray]) -> IntArray:
 
 
 def of_levels(counts: IntArray, frames: int) -> Statistics:
-    """Of the pixels of `frames` images, from 0 to 1, as (3, 1, 1) lists."""
+    """Return the statistics of the pixels of `frames` images, from 0 to 1, as (3, 1, 1) lists."""
     level, total = np.arange(256) / 255, counts.sum(axis=1)
     below = counts.cumsum(axis=1) / total[:, None]
     mean = counts @ level / total

@@ -1,4 +1,4 @@
-"""The Jobs server of a cluster's head, spoken to through the dashboard's port alone."""
+"""Client of the Jobs server on a cluster's head, which uses only the dashboard's port."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _INSTALL = "run: bash cluster/bootstrap.sh setup cluster (or pip install 'wpray[
 _LOOK = "start Ray there with ray[default], and see that the port is forwarded (ray dashboard CLUSTER.yaml)"
 _KNOCK_S = 10.0
 _READ_S = 120.0  # longest silence in the middle of a file
-_WHOLE_S = 24 * 3600  # Ray's own limit of 30 s for a file is no limit for a slow line
+_WHOLE_S = 24 * 3600  # Ray's own limit of 30 s per file is too short for a slow connection
 _TRIES = 6
-_NO_AGENT = "No available agent"  # Ray's words, after waiting 10 s for one
+_NO_AGENT = "No available agent"  # Ray's message after it has waited 10 s for one
 _CHUNK = 2**20
 _CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
-# RAY_ADDRESS would win over the address that the configuration names.
+# RAY_ADDRESS would override the address in the configuration.
 _OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
 class JobsClient(JobSubmissionClient):
-    """Ray's client, with what it lacks: files of a node's log folder, in bounded memory."""
+    """Ray's client, extended to read files of a node's log folder in bounded memory."""
 
     def read_log(self, node_id: str, name: str) -> Generator[bytes, None, None]:
-        """The bytes of the file `name` among the Ray logs of a node. Raises OSError if they cannot be had."""
+        """Yield the bytes of the file `name` from a node's Ray logs. Raise OSError if it cannot be read."""
         where: dict[str, str | int] = {"node_id": node_id, "filename": name, "lines": -1, "timeout": _WHOLE_S}
-        with requests.get(  # not by _do_request, which reads a reply whole
+        with requests.get(  # _do_request would read the whole reply into memory
             f"{self._address}/api/v0/logs/file",
             params=where,
             headers=self._headers,
@@ -52,7 +52,10 @@ class JobsClient(JobSubmissionClient):
 
 
 def connect(address: str) -> JobsClient:
-    """A client of the Jobs server at `address`. Raises BadInputError without one, or if this machine lacks packages."""
+    """Return a client of the Jobs server at `address`.
+
+    Raise BadInputError if there is no server, or if this machine lacks packages.
+    """
     if importlib.util.find_spec("aiohttp") is None:
         raise BadInputError(f"ray.submit needs Ray's Jobs client, which lacks aiohttp here; {_INSTALL}")
     for name in _OVERRIDES:
@@ -70,10 +73,10 @@ def connect(address: str) -> JobsClient:
 
 
 def send(client: JobsClient, what: Submission) -> None:
-    """Starts the job. Raises BadInputError if the cluster does not take it."""
+    """Start the job. Raise BadInputError if the cluster does not accept it."""
     with tempfile.TemporaryDirectory(prefix="wpray-") as folder:
         pack(what, Path(folder))
-        # The second: the driver names its actors' environment itself, with some of the same variables.
+        # The second variable is needed because the driver sets some of the same variables for its actors.
         env_vars = {**passed_on(), "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
         job = {
             "entrypoint": "python -m wpray.jobs.remote",
@@ -90,7 +93,7 @@ def send(client: JobsClient, what: Submission) -> None:
 
 
 def _submit(client: JobsClient, job: dict[str, Any]) -> None:
-    """Waits, as long as Ray itself does each time, for the job agent of a head that has just started."""
+    """Submit the job, waiting for the job agent of a head that has just started."""
     for left in reversed(range(_TRIES)):
         try:
             client.submit_job(**job)
@@ -101,7 +104,7 @@ def _submit(client: JobsClient, job: dict[str, Any]) -> None:
 
 
 def details(client: JobsClient, job_id: str) -> JobDetails:
-    """What the cluster knows of a job. Raises BadInputError if there is no such job, OSError if it does not answer."""
+    """Return the details of a job. Raise BadInputError if it does not exist, OSError if the cluster does not answer."""
     try:
         return client.get_job_info(job_id)
     except RuntimeError as error:
@@ -111,10 +114,10 @@ def details(client: JobsClient, job_id: str) -> JobDetails:
 
 
 def new_job_id() -> str:
-    """Names a job and its files."""
+    """Return a new name for a job and its files."""
     return f"wpray-{secrets.token_hex(6)}"
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text as one short line."""
+    """Return the text of an error as one short line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

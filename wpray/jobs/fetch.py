@@ -1,4 +1,4 @@
-"""Brings a job's result folder here, file by file through the dashboard, each checked and whole or not there at all."""
+"""Download of a job's result folder through the dashboard; each file is checked, and appears only when complete."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from wpray.errors import RunStoppedError
 from wpray.jobs.manifest import RUN_INFO, File, Manifest, ManifestError, read_manifest
 from wpray.provenance import file_sha256
 
-Read = Callable[[str], Generator[bytes, None, None]]  # the bytes of a file of the result folder; may raise OSError
+Read = Callable[[str], Generator[bytes, None, None]]  # yields the bytes of a result file; may raise OSError
 
 _RUNS = Path("runs")
-_MARK = ".fetching"  # holds the run_id until all is here
+_MARK = ".fetching"  # holds the run_id until every file has arrived
 _AT_ONCE = 4
 _TRIES = 3
 _MOST_MANIFEST = 256 * 2**20  # bytes; a million files need less
@@ -27,17 +27,17 @@ _MOST_MANIFEST = 256 * 2**20  # bytes; a million files need less
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came of fetching."""
+    """Result of a download."""
 
     folder: Path
     manifest: Manifest
-    already: int  # files that were here before
+    already: int  # files that were already present
 
 
 def fetch(list_files: Callable[[], Iterable[bytes]], read: Read, output_dir: str | None) -> Fetched:
-    """Fetches what `list_files` (a manifest) names into `local_folder`, keeping what is here already.
+    """Download the files of the manifest that `list_files` yields into `local_folder`, except those already present.
 
-    Raises RunStoppedError, leaving no half-written file and no new run.json, if not all came.
+    Raise RunStoppedError if a file is missing; no partial file and no new run.json is left then.
     """
     try:
         manifest = read_manifest(b"".join(_at_most(_MOST_MANIFEST, list_files())))
@@ -48,7 +48,7 @@ def fetch(list_files: Callable[[], Iterable[bytes]], read: Read, output_dir: str
 
 
 def local_folder(output_dir: str | None, manifest: Manifest) -> Path:
-    """A relative `output_dir`, or runs/ and the folder's own name; with a number if another run is in it."""
+    """Return a relative `output_dir`, or the folder's name under runs/, numbered if it holds another run."""
     named = output_dir is not None and not Path(output_dir).is_absolute()
     first = Path(output_dir) if output_dir and named else _RUNS / (Path(manifest.folder).name.lstrip(".") or "run")
     names = itertools.chain([first], (first.with_name(f"{first.name}-{number}") for number in itertools.count(2)))
@@ -56,7 +56,7 @@ def local_folder(output_dir: str | None, manifest: Manifest) -> Path:
 
 
 def _may_hold(path: Path, run_id: str) -> bool:
-    """Whether `path` is absent, empty, or holds the same run, perhaps in part."""
+    """Return whether `path` is absent, empty, or holds the same run, complete or not."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return True
     try:
@@ -68,7 +68,7 @@ def _may_hold(path: Path, run_id: str) -> bool:
 
 
 def _fill(folder: Path, manifest: Manifest, read: Read) -> int:
-    """Fetches what is missing or different, run.json last; returns how many files were here already."""
+    """Download files that are missing or different, run.json last; return how many were already present."""
     missing = [file for file in manifest.files if not _is_here(folder / file.name, file)]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _is_here(path: Path, file: File) -> bool:
 
 
 def _fetch_file(folder: Path, file: File, read: Read) -> None:
-    """Writes a file that appears under its name only if it is whole. Raises OSError if it cannot be had or written."""
+    """Write a file, which appears under its name only when complete. Raise OSError if reading or writing fails."""
     path = folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

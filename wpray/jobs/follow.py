@@ -1,4 +1,4 @@
-"""Follows a job: its output as it comes, through lost connections, and what it ended with."""
+"""Output and exit code of a job, followed across lost connections."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ray.job_submission import JobDetails, JobStatus
 from wpray.errors import RunStoppedError
 from wpray.jobs.client import JobsClient, details, one_line
 
-_QUIET_S = 60.0  # after so long a silence the connection is made anew: it may be dead
+_QUIET_S = 60.0  # silence after which the connection may be dead and is opened again
 _PAUSE_S = 2.0
-_PATIENCE_S = 600.0  # so long a workstation's network may be gone
-_TRIES = 5  # to read the end of the output of a job that has ended
+_PATIENCE_S = 600.0  # a workstation's network may be down this long
+_TRIES = 5  # attempts to read the end of the output after the job has ended
 _BEGINS = "Running entrypoint for job"
 _KNOWN_CODES = (1, 2)
 
 
 def follow(client: JobsClient, job_id: str, write: Callable[[str], object] = sys.stdout.write) -> JobDetails:
-    """Passes on what the job prints until it has ended; returns how it ended.
+    """Write what the job prints until it ends; return its final details.
 
-    Raises RunStoppedError if the cluster has not answered for ten minutes, BadInputError if there is no such job.
+    Raise RunStoppedError if the cluster has not answered for ten minutes, BadInputError if there is no such job.
     """
     output = _Output(write)
     silent_since: float | None = None
@@ -40,14 +40,14 @@ def follow(client: JobsClient, job_id: str, write: Callable[[str], object] = sys
         else:
             silent_since = None
             if JobStatus(found.status).is_terminal():
-                tries_left -= 1  # its output may have been cut off, or be gone with its node
+                tries_left -= 1  # the output may be truncated, or lost with its node
                 if whole or tries_left == 0:
                     return found
         time.sleep(_PAUSE_S)
 
 
 def exit_code(found: JobDetails) -> tuple[int, str]:
-    """The job's own exit code, or 1 and a line that says why it has none."""
+    """Return the job's exit code and an empty string, or 1 and a line that says why there is none."""
     code, status = found.driver_exit_code, JobStatus(found.status)
     if status == JobStatus.SUCCEEDED:
         return 0, ""
@@ -62,15 +62,15 @@ def exit_code(found: JobDetails) -> tuple[int, str]:
 
 
 class _Output:
-    """Passes text on from where the job itself begins, each character once."""
+    """Filter that passes each character on once, from where the job's own output begins."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
-        self._seen = 0  # characters that came, over all connections
-        self._head: str | None = ""  # what Ray says before the job begins; None once it has begun
+        self._seen = 0  # characters received, over all connections
+        self._head: str | None = ""  # Ray's own output before the job begins; None afterwards
 
     def connection(self) -> Callable[[str], None]:
-        """Where to put what a new connection brings, which begins with the first character again."""
+        """Return a sink for a new connection, whose text starts at the first character again."""
         skip = self._seen
 
         def put(text: str) -> None:
@@ -95,8 +95,8 @@ class _Output:
 
 
 def _tail_once(client: JobsClient, job_id: str, output: _Output) -> bool:
-    """Whether the cluster itself ended the output."""
-    import aiohttp  # here: whether it is installed has been checked by now
+    """Follow the output over one connection; return whether the cluster ended it."""
+    import aiohttp  # not at the top: `connect` has checked by now that it is installed
 
     try:
         return asyncio.run(_tail(client, job_id, output))
@@ -105,7 +105,7 @@ def _tail_once(client: JobsClient, job_id: str, output: _Output) -> bool:
 
 
 async def _tail(client: JobsClient, job_id: str, output: _Output) -> bool:
-    """One connection, until its other side ends it (True) or nothing has come for a while."""
+    """Read one connection; return True if the cluster ended it, False if it fell silent."""
     put = output.connection()
     lines = cast(AsyncGenerator[str, None], client.tail_job_logs(job_id))
     try:

@@ -1,4 +1,4 @@
-"""The list of a result folder's files, written where they are and checked where they are fetched to."""
+"""List of a result folder's files, written on the cluster and checked on the machine that fetches them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ManifestError(WprayError, ValueError):
-    """The list is not one that this project writes, or names files outside of the folder."""
+    """Error for a list that this project did not write, or that names files outside the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of a result folder."""
+    """File of a result folder."""
 
     name: str  # relative to the folder, with slashes
     size: int  # bytes
@@ -31,7 +31,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A result folder's content; run.json comes last, for it makes a folder a run."""
+    """Content of a result folder; run.json comes last because its presence makes a folder a run."""
 
     folder: str  # absolute, on the machine that wrote it
     run_id: str
@@ -39,18 +39,18 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size of all files, bytes."""
         return sum(file.size for file in self.files)
 
     def as_json(self) -> bytes:
-        """For `read_manifest`."""
+        """Return the JSON that `read_manifest` reads."""
         return json.dumps(asdict(self)).encode()
 
 
 def make_manifest(folder: Path) -> Manifest:
-    """Lists and hashes what is in `folder`, but for the lock and half-written files.
+    """Return the list and hashes of the files in `folder`, except the lock and partial files.
 
-    Raises OSError or ValueError if the folder holds no run.
+    Raise OSError or ValueError if the folder holds no run.
     """
     run_id = json.loads((folder / RUN_INFO).read_text())["run_id"]
     names = sorted(_names(folder), key=lambda name: (name == RUN_INFO, name))
@@ -59,7 +59,7 @@ def make_manifest(folder: Path) -> Manifest:
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """The manifest in `data`, which comes over a network. Raises ManifestError for anything but a sound one."""
+    """Return the manifest in `data`, which comes over a network. Raise ManifestError unless it is valid."""
     try:
         parsed = json.loads(data)
         files = tuple(File(**file) for file in parsed["files"])
@@ -94,7 +94,7 @@ def _check(manifest: Manifest) -> None:
 
 
 def _is_inside(name: object) -> bool:
-    """Whether `name` is a plain relative path: neither absolute nor climbing, hidden, or spelt in another way."""
+    """Return whether `name` is a normalized relative path without `..` or hidden parts."""
     if not isinstance(name, str) or not name.isprintable() or "\\" in name:
         return False
     path = PurePosixPath(name)

@@ -1,4 +1,4 @@
-"""What travels to the cluster: this package as it is in the working tree, and what is to be run. Nothing else."""
+"""Content of a submission: this package as it is in the working tree, and the run to perform. Nothing else."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _SUBMISSION = "submission.json"
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What the job runs."""
+    """Run that a job performs."""
 
     job_id: str
-    config: dict[str, Any]  # resolved: YAML and command line
-    plan: bool  # say what the run would take, instead of running
+    config: dict[str, Any]  # resolved from YAML and command line
+    plan: bool  # only forecast the run
 
 
 def submission(config: Config, job_id: str, plan: bool) -> Submission:
-    """The run that `config` describes, as the driver on the cluster has to see it."""
+    """Return the run that `config` describes, as the driver on the cluster must see it."""
     there = config.ray.model_copy(update={"submit": None, "job": None, "address": "auto"})
     return Submission(job_id, config.model_copy(update={"ray": there}).model_dump(mode="json"), plan)
 
 
 def pack(what: Submission, folder: Path) -> None:
-    """Fills an empty `folder`, the job's working directory, with this package, its commit and `what`."""
+    """Fill an empty `folder`, the job's working directory, with this package, its commit and `what`."""
     target = folder / _PACKAGE.name
     shutil.copytree(_PACKAGE, target, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]", ".*"))
     commit = provenance.git_commit()
@@ -41,5 +41,5 @@ def pack(what: Submission, folder: Path) -> None:
 
 
 def unpack(folder: Path) -> Submission:
-    """What `pack` has put into the job's working directory."""
+    """Read what `pack` has put into the job's working directory."""
     return Submission(**json.loads((folder / _SUBMISSION).read_text()))

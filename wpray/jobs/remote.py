@@ -1,4 +1,4 @@
-"""`python -m wpray.jobs.remote`: the entry point of a submitted run, on the cluster."""
+"""`python -m wpray.jobs.remote`: entry point of a submitted run on the cluster."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _PATHS = (
 
 
 def main(argv: Sequence[str] = ()) -> int:
-    """Runs what was submitted; returns the exit code that `wpray.launch` would have on the cluster."""
+    """Perform the submitted run; return the exit code that `wpray.launch` would have on the cluster."""
     quiet_ray.prepare(joins_a_cluster=True)
     what = unpack(Path.cwd())
-    os.chdir(Path.home())  # the working directory is a copy that Ray deletes
+    os.chdir(Path.home())  # because Ray deletes the working directory
     config = from_home(Config.model_validate(what.config), Path.home())
     if what.plan:
         from wpray.plan_run import show_plan
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] = ()) -> int:
 
 
 def from_home(config: Config, home: Path) -> Config:
-    """`config` with absolute paths: actors on other nodes have another working directory."""
+    """Return `config` with absolute paths, because actors on other nodes have another working directory."""
     given = {name: getattr(config, name) for name in _PATHS}
     paths = {name: str(home / path) for name, path in given.items() if path is not None and "://" not in path}
     return config.model_copy(update=paths)
@@ -58,12 +58,12 @@ def _evaluate(config: Config, what: Submission) -> int:
         if config.ray.fetch and (folder / RUN_INFO).exists():
             try:
                 offer(folder, _logs_folder(what.job_id), what.job_id)
-            except (OSError, ValueError, KeyError) as error:  # the results are there, whatever happens to the list
+            except (OSError, ValueError, KeyError) as error:  # the results exist even if they cannot be listed
                 print(f"warning: the results in {folder} cannot be fetched: {error}", file=sys.stderr)
 
 
 def offer(folder: Path, logs: Path, job_id: str) -> None:
-    """Puts a link to `folder` and the list of its files among Ray's logs, which the dashboard hands out."""
+    """Put a link to `folder` and its manifest among Ray's logs, which the dashboard serves."""
     link, manifest = logs / results_name(job_id), logs / manifest_name(job_id)
     link.unlink(missing_ok=True)
     link.symlink_to(folder, target_is_directory=True)
@@ -71,7 +71,7 @@ def offer(folder: Path, logs: Path, job_id: str) -> None:
 
 
 def _logs_folder(job_id: str) -> Path:
-    """Where this node's Ray session keeps its logs: this job's output goes there."""
+    """Return the folder of this Ray session's logs, which the job's output reveals."""
     log = Path(os.readlink("/proc/self/fd/1"))
     if log.name != LOG.format(job_id=job_id):
         raise ValueError(f"not started by Ray as the job {job_id}: the output goes to {log}")

@@ -1,4 +1,4 @@
-"""`wpray.launch --ray.submit`: the driver runs on the cluster; this machine only looks on, and may go away."""
+"""`wpray.launch --ray.submit`: runs the driver on the cluster. This machine only watches, and may disconnect."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from wpray.jobs.package import submission
 
 
 def submit(config: Config, plan: bool = False) -> int:
-    """Submits the run (or its plan) and follows it, or follows the job that `ray.job` names; returns its exit code.
+    """Submit the run or its plan and follow it, or follow the job that `ray.job` names; return its exit code.
 
-    Raises BadInputError before anything has started; RunStoppedError if the job or its results were lost sight of.
+    Raise BadInputError before anything starts, and RunStoppedError if contact with the job or its results is lost.
     """
     address = _address(config)
     client = connect(address)
@@ -79,7 +79,7 @@ def _address(config: Config) -> str:
 
 
 def _how_to_go_on(address: str, job_id: str) -> str:
-    """One line for whoever comes back to the job."""
+    """Return a line that says how to follow or stop the job later."""
     where = shlex.quote(address)
     again = f"follow and fetch it: python -m wpray.launch --ray.submit {where} --ray.job {job_id}"
     return f"{again}; stop it: ray job stop --address {where} {job_id}"

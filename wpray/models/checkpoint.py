@@ -1,17 +1,24 @@
-"""Checkpoints: found, checked by their headers, and read straight to the device. safetensors only, never a pickle."""
+"""Checkpoints: found, checked by their headers, and read straight to the device. safetensors only, never a pickle.
+
+The steps are the same for every model: `resolve_checkpoint` finds the file or the index of shards, `read_headers`
+(header.py) lists its tensors, tensor_names.py maps their names, `verified` compares them with a manifest.
+"""
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from wpray.errors import BadInputError
+from wpray.errors import BadInputError, shown
 from wpray.models.config import (
     ActionExpertConfig,
     Manifest,
@@ -22,12 +29,10 @@ from wpray.models.config import (
     infer_vlm_config,
     vlm_manifest,
 )
+from wpray.models.header import FILE, INDEX, Header, is_index, read_headers, summary
 from wpray.models.stored_table import StoredTable
+from wpray.models.tensor_names import Names, plain_names, vlm_names
 
-_FILE = "model.safetensors"
-_MAX_HEADER = 100_000_000
-_DTYPES = ("F32", "BF16", "F16", "F64")
-_NESTED = "paligemma_with_expert."
 _TIED = {  # name in the manifest -> the other name under which the same tensor may be stored
     "paligemma.lm_head.weight": "paligemma.model.language_model.embed_tokens.weight",
     "paligemma_with_expert.paligemma.lm_head.weight": (
@@ -46,16 +51,24 @@ UNUSED = frozenset(
     }
 )
 UNUSED_OF_JOINT = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight"})
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_ROWS = 4096  # of two tied tables, compared at once
+_MERGE = "merge it into its base model and name the folder of the result"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose header agrees with its model's layout."""
+    """A checkpoint whose headers agree with its model's layout."""
 
-    path: Path
-    stored: dict[str, str]  # manifest name -> name in the file
+    path: Path  # the file, or the index of its shards
+    stored: dict[str, str]  # manifest name -> name in the files
     manifest: Manifest
     synthetic: bool = False  # random weights of `python -m wpray.models.synthetic`
+    places: Mapping[str, Path] = field(default_factory=dict)  # name in the files -> shard; else it is in `path`
+    files: tuple[Path, ...] = ()  # all that it was read from
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # name in the files -> stored dtype, such as BF16
+    left_out: tuple[str, ...] = ()  # names in the files that are not this model's
+    notes: tuple[str, ...] = ()  # in what its names differ from the manifest's, in words
     unused: frozenset[str] = UNUSED  # manifest names that may be absent, and are not read
 
     def tensors(self, device: torch.device, precision: Precision) -> Iterator[tuple[str, torch.Tensor]]:
@@ -63,114 +76,232 @@ class Checkpoint:
 
         Without the embedding table, which is for `table`.
         """
-        with safe_open(self.path, framework="pt", device=str(device)) as file:
-            for name, stored in self.stored.items():
-                if name not in self.unused | TABLES:
-                    yield name, file.get_tensor(stored).to(self._dtype(name, precision))
+        used = [name for name in self.stored if name not in self.unused | TABLES]
+        for path, names in itertools.groupby(sorted(used, key=self._place), key=self._place):
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                for name in names:
+                    yield name, file.get_tensor(self.stored[name]).to(self._dtype(name, precision))
 
     def table(self, precision: Precision) -> StoredTable:
         """The embedding table, whose rows are read when they are asked for."""
         (name,) = TABLES & self.stored.keys()
-        return StoredTable(self.path, self.stored[name], self._dtype(name, precision))
+        return StoredTable(self._place(name), self.stored[name], self._dtype(name, precision))
+
+    @property
+    def dtype_counts(self) -> Counter[str]:
+        """How many of its tensors are stored in each dtype."""
+        return Counter(self.dtypes[stored] for stored in self.stored.values())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json should say of it: file, dtypes, unusual names, what was left out."""
+        left_out = {"left_out": summary(self.left_out)} if self.left_out else {}
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {"path": str(self.path), "dtypes": dict(sorted(self.dtype_counts.items())), **notes, **left_out}
+
+    def describe(self) -> str:
+        """Return in a line what is unusual about it; empty if nothing is."""
+        left_out = [f"left out: {', '.join(summary(self.left_out))}"] if self.left_out else []
+        return "; ".join([*self.notes, *left_out])
+
+    def _place(self, name: str) -> Path:
+        return self.places.get(self.stored[name], self.path)
 
     def _dtype(self, name: str, precision: Precision) -> torch.dtype:
         return getattr(torch, self.manifest[name][1]) if precision == "bfloat16" else torch.float32
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
-    """The safetensors file of a training step's or a model's directory. Raises BadInputError if there is none."""
-    path = Path(path).expanduser()
-    file = path / _FILE if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise BadInputError(f"{path}: no checkpoint here; name a directory that holds {_FILE}")
-    return file
+def open_vlm(path: str | Path, setting: str = "vlm_checkpoint") -> tuple[Checkpoint, VlmConfig]:
+    """Return the VLM checkpoint at `path`, of either key layout, or inside an action expert's structure.
 
-
-def open_vlm(path: str | Path) -> tuple[Checkpoint, VlmConfig]:
-    """The VLM checkpoint at `path`, of either key layout. Raises BadInputError listing every key that is wrong."""
-    file = resolve_checkpoint(path)
-    shapes = read_header(file)
-    nested = any(name.startswith(_NESTED + "paligemma.") for name in shapes)
-    stored = {name.removeprefix(_NESTED) if nested else name: name for name in shapes}
-    config = infer_vlm_config({name: shapes[key] for name, key in stored.items()})
-    return _checked(file, shapes, stored, vlm_manifest(config, "bfloat16")), config
-
-
-def open_action_expert(path: str | Path) -> tuple[Checkpoint, ActionExpertConfig]:
-    """The action expert checkpoint at `path`. Raises BadInputError listing every key that is wrong."""
-    file = resolve_checkpoint(path)
-    shapes = read_header(file)
-    config = infer_action_expert_config(shapes)
-    return _checked(file, shapes, {name: name for name in shapes}, action_expert_manifest(config, "bfloat16")), config
-
-
-def open_joint(path: str | Path) -> tuple[Checkpoint, ActionExpertConfig]:
-    """The joint checkpoint at `path`: an action expert whose backbone plans, too.
-
-    Raises BadInputError listing every key that is wrong.
+    Raises BadInputError, which names `setting`, listing every key that is wrong.
     """
-    file = resolve_checkpoint(path)
-    shapes = read_header(file)
-    config = infer_action_expert_config(shapes)
-    manifest = action_expert_manifest(config, "bfloat16")
-    return _checked(file, shapes, {name: name for name in shapes}, manifest, UNUSED_OF_JOINT), config
+    header = read_headers(resolve_checkpoint(path, setting), setting)
+    with refused_as(header, setting):
+        names = vlm_names(header.shapes)
+        config = infer_vlm_config(shapes_of(header, names))
+    return verified(header, names, vlm_manifest(config, "bfloat16"), setting), config
 
 
-def read_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor, from the file's header alone. Raises BadInputError if there is no valid one."""
+def open_action_expert(path: str | Path, setting: str = "ae_checkpoint") -> tuple[Checkpoint, ActionExpertConfig]:
+    """Return the action expert checkpoint at `path`.
+
+    Raises BadInputError, which names `setting`, listing every key that is wrong.
+    """
+    header = read_headers(resolve_checkpoint(path, setting), setting)
+    with refused_as(header, setting):
+        names = plain_names(header.shapes)
+        config = infer_action_expert_config(shapes_of(header, names))
+    return verified(header, names, action_expert_manifest(config, "bfloat16"), setting), config
+
+
+def open_joint(path: str | Path, setting: str = "joint_checkpoint") -> tuple[Checkpoint, ActionExpertConfig]:
+    """Return the joint checkpoint at `path`: an action expert whose backbone plans, too.
+
+    Raises BadInputError, which names `setting`, listing every key that is wrong.
+    """
+    header = read_headers(resolve_checkpoint(path, setting), setting)
+    with refused_as(header, setting):
+        names = plain_names(header.shapes)
+        config = infer_action_expert_config(shapes_of(header, names))
+    return verified(header, names, action_expert_manifest(config, "bfloat16"), setting, UNUSED_OF_JOINT), config
+
+
+def resolve_checkpoint(path: str | Path, setting: str, names: tuple[str, ...] = (FILE, INDEX)) -> Path:
+    """Return the safetensors file, or the index of shards, of a training step's or a model's directory.
+
+    `names`: what the directory may hold, the first that is there counts. Raises BadInputError if none is.
+    """
+    path = Path(path).expanduser()
+    files = [path / name for name in names] if os.path.isdir(path) else [path]
+    found = next((file for file in files if os.path.isfile(file) and _may_be_read(file)), None)
+    if found is None:
+        raise BadInputError(f"{setting}: {path}: {_instead(path, names)}")
+    return found
+
+
+@contextlib.contextmanager
+def refused_as(header: Header, setting: str) -> Iterator[None]:
+    """Have a BadInputError of what is done with `header` name the setting, the file and what it holds."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(_MAX_HEADER, path.stat().st_size):
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-        with safe_open(path, framework="pt"):  # checks offsets against the file's size
-            pass
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        odd = [name for name, entry in tensors.items() if entry["dtype"] not in _DTYPES]
-        if odd:
-            raise ValueError(f"{odd[0]} has dtype {tensors[odd[0]]['dtype']}")
-        return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        struct.error,
-        SafetensorError,
-    ) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BadInputError(f"{path}: not a safetensors file ({reason}); copy it again") from error
+        yield
+    except BadInputError as error:
+        holds = summary(header.shapes)
+        listed = ", ".join(holds[:8]) + (", ..." if len(holds) > 8 else "")
+        hint = _lora_hint(header.shapes)
+        if "gemma_expert" in str(error) and not any("gemma_expert" in name for name in header.shapes):
+            hint = hint or "; see that vlm_checkpoint and ae_checkpoint are not swapped"
+        raise BadInputError(f"{setting}: {header.path}: {error}; found: {listed or 'no tensors'}{hint}") from error
 
 
-def _checked(
-    path: Path,
-    shapes: dict[str, tuple[int, ...]],
-    stored: dict[str, str],
-    manifest: Manifest,
-    unused: frozenset[str] = UNUSED,
+def shapes_of(header: Header, names: Names) -> dict[str, tuple[int, ...]]:
+    """Return the shapes by the manifest's names."""
+    return {name: header.shapes[own] for name, own in names.stored.items()}
+
+
+def verified(
+    header: Header, names: Names, manifest: Manifest, setting: str, unused: frozenset[str] = UNUSED
 ) -> Checkpoint:
-    """Matches what is stored with what is expected, by name and shape."""
+    """Return the checkpoint, if it holds exactly what `manifest` lists, in its shapes; `unused` may be absent.
+
+    Raises BadInputError listing every tensor that is missing, unknown or misshapen; or if both names of tied weights
+    are there and their tensors differ.
+    """
+    stored = names.stored
     found: dict[str, str] = {}
     for name in manifest:
         other = _TIED.get(name, "")
         if name in stored or other in stored:
             found[name] = stored[name] if name in stored else stored[other]
-    known = set(found.values()) | {stored[other] for other in _TIED.values() if other in stored}
-    missing = sorted(set(manifest) - set(found) - unused)
-    extra = sorted(set(shapes) - known)
-    wrong = sorted(
-        f"{n} {shapes[k]} instead of {manifest[n][0]}" for n, k in found.items() if shapes[k] != manifest[n][0]
-    )
-    problems = [
-        f"{what}: {', '.join(names)}"
-        for what, names in (("missing", missing), ("unknown", extra), ("shape", wrong))
-        if names
-    ]
+    twice = {other: name for name, other in _TIED.items() if name in manifest and name in stored and other in stored}
+    problems = list(_problems(header, names, manifest, found, twice, unused))
     if problems:
-        raise BadInputError(f"{path}: not this model's checkpoint; {'; '.join(problems)}")
-    with safe_open(path, framework="pt") as file:
-        synthetic = SYNTHETIC in (file.metadata() or {})
-    return Checkpoint(path, found, manifest, synthetic, unused)
+        hint = _lora_hint(header.shapes)
+        raise BadInputError(f"{setting}: {header.path}: not this model's checkpoint; {'; '.join(problems)}{hint}")
+    for other, name in twice.items():
+        if name not in unused and not _equal(header, stored[name], stored[other]):
+            both = f"{stored[name]} and {stored[other]} are the same weights in this model, but differ"
+            raise BadInputError(f"{setting}: {header.path}: {both}; remove the one that was not trained")
+    return Checkpoint(
+        header.path,
+        found,
+        manifest,
+        synthetic=SYNTHETIC in header.metadata,
+        places=header.places,
+        files=header.files,
+        dtypes=header.dtypes,
+        left_out=names.left_out,
+        notes=(*names.notes, *_beside(header.path)),
+        unused=unused,
+    )
+
+
+def _problems(
+    header: Header,
+    names: Names,
+    manifest: Manifest,
+    found: Mapping[str, str],
+    twice: Mapping[str, str],
+    unused: frozenset[str],
+) -> Iterator[str]:
+    known = {*found.values(), *(names.stored[other] for other in twice)}
+    missing = sorted(set(manifest) - set(found) - unused)
+    unknown = sorted(set(header.shapes) - known - set(names.left_out))
+    stored = {**found, **{other: names.stored[other] for other in twice}}
+    expected = {**{name: manifest[name][0] for name in found}, **{o: manifest[n][0] for o, n in twice.items()}}
+    wrong = sorted(
+        f"{name} {header.shapes[own]} instead of {expected[name]}"
+        for name, own in stored.items()
+        if header.shapes[own] != expected[name]
+    )
+    for what, listed in (("missing", missing), ("unknown", list(map(shown, unknown))), ("shape", wrong)):
+        if listed:
+            yield f"{what}: {', '.join(listed)}"
+
+
+def _equal(header: Header, one: str, other: str) -> bool:
+    """Return True if two tensors of the same shape hold the same numbers; they are read in pieces."""
+    with (
+        safe_open(header.places[one], framework="pt") as left,
+        safe_open(header.places[other], framework="pt") as right,
+    ):
+        rows = header.shapes[one][0]
+        a, b = left.get_slice(one), right.get_slice(other)
+        return all(
+            torch.equal(a[row : row + _ROWS].double(), b[row : row + _ROWS].double()) for row in range(0, rows, _ROWS)
+        )
+
+
+def _lora_hint(names: Mapping[str, Any]) -> str:
+    """Return what to do with an adapter's weights; empty if there are none."""
+    adapter = any("lora_" in name.lower() for name in names)
+    return f"; these are weights of a LoRA adapter: {_MERGE}" if adapter else ""
+
+
+def _beside(path: Path) -> Iterator[str]:
+    if path.name == FILE and os.path.isfile(path.with_name(INDEX)):
+        yield f"{INDEX} beside it is not read"
+
+
+def _may_be_read(file: Path) -> bool:
+    adapter = file.name.startswith("adapter_model")
+    shard = "-of-" in file.name and os.path.isfile(file.with_name(INDEX))
+    return is_index(file) or (file.suffix == ".safetensors" and not adapter and not shard)
+
+
+def _instead(path: Path, names: tuple[str, ...]) -> str:
+    """Return what is at `path` instead of a checkpoint, and what to do."""
+    remedy = f"name a directory that holds {names[0]}"
+    if not os.path.lexists(path):
+        return f"no checkpoint here (no such file or folder); {remedy}"
+    inside = _names_in(path) if os.path.isdir(path) else [path.name]
+    folder = path if os.path.isdir(path) else path.parent
+    dangling = [name for name in inside if os.path.islink(folder / name) and not os.path.exists(folder / name)]
+    if dangling:
+        return f"{shown(dangling[0])} is a link to a file that is not there; download the checkpoint again"
+    if any(name.startswith("adapter_") for name in inside):
+        return f"holds a LoRA adapter ({_some(inside)}), no whole model; {_MERGE}"
+    if not os.path.isdir(path) and "-of-" in path.name and path.suffix == ".safetensors":
+        return f"is one shard of several; name its folder, {path.parent}"
+    if any(name.endswith(_PICKLES) for name in inside):
+        return f"no checkpoint here (found: {_some(inside)}); pickles are never read: save it as {names[0]}"
+    below = sorted(str(file.parent.relative_to(path)) for name in names for file in _below(path, name))
+    if below:
+        return f"no checkpoint here, but in {_some(below)} below; {remedy}"
+    return f"no checkpoint here (found: {_some(inside) or 'an empty folder'}); {remedy}"
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _below(path: Path, name: str) -> Iterator[Path]:
+    for pattern in ("*/", "*/*/"):
+        yield from itertools.islice(path.glob(pattern + name), 20)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(shown, names[:5])) + (", ..." if len(names) > 5 else "")

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 from wpray.errors import BadInputError
-from wpray.models.checkpoint import Checkpoint, open_action_expert, open_joint, open_vlm
+from wpray.models.checkpoint import Checkpoint, open_action_expert, open_joint, open_vlm, resolve_checkpoint
 from wpray.models.config import ActionExpertConfig, VlmConfig
 from wpray.models.token_layout import BINS256, BINS300, TOKEN_LAYOUTS, TokenLayout, TokenLayoutName
 
 FileName = Literal["model", "model_merged"]
-_SUFFIX = ".safetensors"
-_NAMES: tuple[FileName, ...] = ("model", "model_merged")
+# Of each: the file, or the index of its shards.
+_NAMES: dict[FileName, tuple[str, str]] = {
+    name: (f"{name}.safetensors", f"{name}.safetensors.index.json") for name in ("model", "model_merged")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,16 @@ class ModelFiles:
     chosen: tuple[ChosenFile, ...]
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """Files of weights, each once."""
-        return tuple(dict.fromkeys((self.vlm.path, self.expert.path)))
+    def facts(self) -> dict[str, str]:
+        """What the checkpoints were found to be, for run.json."""
+        duration = "token" if self.expert_config.duration_embed else "condition"
+        layout = "joint" if self.joint else "two"
+        return {"layout": layout, "token_layout": self.tokens.name, "duration": duration}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that hold weights, by the setting that names them."""
+        return (*self.vlm.files, *(() if self.joint else self.expert.files))
 
 
 def open_models(given: Given) -> ModelFiles:
@@ -68,14 +77,14 @@ def open_models(given: Given) -> ModelFiles:
     """
     if given.joint is not None:
         chosen = [choose_file("joint_checkpoint", given.joint, given.prefer)]
-        expert, expert_config = open_joint(chosen[0].path)
+        expert, expert_config = open_joint(chosen[0].path, chosen[0].setting)
         vlm, vlm_config = expert, VlmConfig(expert_config.vision, expert_config.text)
     else:
         assert given.pair is not None
         settings = zip(("vlm_checkpoint", "ae_checkpoint"), given.pair, strict=True)
         chosen = [choose_file(setting, path, given.prefer) for setting, path in settings]
-        vlm, vlm_config = open_vlm(chosen[0].path)
-        expert, expert_config = open_action_expert(chosen[1].path)
+        vlm, vlm_config = open_vlm(chosen[0].path, chosen[0].setting)
+        expert, expert_config = open_action_expert(chosen[1].path, chosen[1].setting)
     tokens = _token_layout(given, chosen[-1].path, expert_config)
     return ModelFiles(vlm, vlm_config, expert, expert_config, tokens, given.joint is not None, tuple(chosen))
 
@@ -87,16 +96,15 @@ def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
     there: `prefer` decides. Raises BadInputError if there is neither.
     """
     place = Path(path).expanduser()
+    order = sorted(_NAMES, key=lambda name: name != prefer)
+    file = resolve_checkpoint(path, setting, tuple(own for name in order for own in _NAMES[name]))
     if not place.is_dir():
-        return ChosenFile(setting, place, "named", None)
-    found = {name: place / (name + _SUFFIX) for name in _NAMES if (place / (name + _SUFFIX)).is_file()}
-    if len(found) == len(_NAMES):
-        (other,) = (file for name, file in found.items() if name != prefer)
-        return ChosenFile(setting, found[prefer], f"checkpoint_file: {prefer}", other)
-    if found:
-        return ChosenFile(setting, next(iter(found.values())), "the only one", None)
-    names = " or ".join(name + _SUFFIX for name in _NAMES)
-    raise BadInputError(f"{setting}: {place} holds no checkpoint; name a directory that holds {names}")
+        return ChosenFile(setting, file, "named", None)
+    there = [place / own for name in order for own in _NAMES[name] if (place / own).is_file()]
+    other = [found for found in there if found.name not in next(own for own in _NAMES.values() if file.name in own)]
+    if other:
+        return ChosenFile(setting, file, f"checkpoint_file: {prefer}", other[0])
+    return ChosenFile(setting, file, "the only one", None)
 
 
 def _token_layout(given: Given, file: Path, config: ActionExpertConfig) -> TokenLayout:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
@@ -20,6 +20,15 @@ class PolicySpec:
     max_batch_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a policy was loaded from, as far as its files' digests do not tell it."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for run.json
+    lines: tuple[str, ...] = ()  # for the log
+    warnings: tuple[str, ...] = ()
+
+
 class Policy(Protocol):
     """Answers batches. A request's reply must not depend on the other requests of its batch.
 
@@ -27,6 +36,7 @@ class Policy(Protocol):
     `prepare(request)`, which gives back a request of the same kind with what can be done before its batch; it is called
     from many threads while `plan` or `act` works, and raises for that request alone. One whose batches are padded may
     say to which sizes in `plan_sizes` and `segment_sizes`, ascending: where it pays, batches are made to fill them.
+    One that was loaded from files lists them in `files`, and says in `sources` (Sources) what it took from them.
     """
 
     spec: PolicySpec

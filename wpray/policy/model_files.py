@@ -8,9 +8,10 @@ from pathlib import Path
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
-from wpray.models.layouts import Given, ModelFiles, open_models
+from wpray.models.layouts import ChosenFile, Given, ModelFiles, open_models
+from wpray.policy.base import Sources
 from wpray.policy.prompt import find_tokenizer
-from wpray.policy.statistics import PolicyScaling, load_scaling
+from wpray.policy.statistics import DataSetStatistics, PolicyScaling, read_statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class PolicyFiles:
     """What a learned policy is loaded from."""
 
     models: ModelFiles
-    statistics: Path
+    statistics: DataSetStatistics
     scaling: PolicyScaling
 
 
@@ -29,11 +30,42 @@ def open_files(config: Config) -> PolicyFiles:
     for sizes that are not what the configuration says.
     """
     assert config.dataset_statistics_path  # the config's own rule
-    statistics = Path(config.dataset_statistics_path)
-    scaling = load_scaling(statistics, config.norm_type, config.task_suite)
-    models = open_models(_given(config, scaling, statistics))
+    statistics = read_statistics(Path(config.dataset_statistics_path), config.task_suite, config.dataset_statistics_key)
+    scaling = statistics.scaling(config.norm_type)
+    models = open_models(_given(config, scaling, statistics.path))
     check_sizes(config, models.vlm_config, models.expert_config)
     return PolicyFiles(models, statistics, scaling)
+
+
+def sources_of(config: Config, files: PolicyFiles) -> Sources:
+    """Return what was taken from a policy's files, and as what, for run.json and the log."""
+    models, statistics = files.models, files.statistics
+    opened = dict(zip((chosen.setting for chosen in models.chosen), (models.vlm, models.expert), strict=False))
+    facts = {
+        chosen.setting: {**opened[chosen.setting].facts, "chosen_because": chosen.reason} | _passed_over(chosen)
+        for chosen in models.chosen
+    }
+    unusual = {setting: checkpoint.describe() for setting, checkpoint in opened.items()}
+    digest = files.scaling.digest
+    others = (
+        f"{chosen.setting}: {chosen.path} is read ({chosen.reason}); {chosen.passed_over} beside it is not"
+        for chosen in models.chosen
+        if chosen.passed_over is not None
+    )
+    # A run that joins no cluster has warned of the statistics already, when it checked its machine.
+    foreign = config.ray.address is not None and not statistics.fits
+    return Sources(
+        {**facts, "models": models.facts, "dataset_statistics": {**statistics.facts, "sha256": digest}},
+        (
+            *(f"{setting}: {opened[setting].path}: {text}" for setting, text in unusual.items() if text),
+            f"{statistics.describe(config.task_suite)}, numbers {digest[:16]}",
+        ),
+        (*others, *((statistics.describe(config.task_suite),) if foreign else ())),
+    )
+
+
+def _passed_over(chosen: ChosenFile) -> dict[str, str]:
+    return {} if chosen.passed_over is None else {"passed_over": str(chosen.passed_over)}
 
 
 def planner_precision(config: Config) -> Precision:

@@ -1,6 +1,7 @@
 """Normalization of proprio and actions, in float32 as training does it.
 
-`q99` maps the 1st and 99th percentile to -1 and 1 and clips; `normal` is the z-score. The gripper is never normalized.
+`q99` maps the 1st and 99th percentile to -1 and 1 and clips; `normal` is the z-score. The gripper is never normalized,
+nor is a dimension that the statistics' mask leaves out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from wpray.types import Float32Array
 
@@ -54,10 +55,35 @@ class ZScore:
         return np.asarray(value, dtype=np.float32) * (self.std + np.float32(_EPSILON)) + self.mean
 
 
-Scaling = Quantiles | ZScore
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A scaling of some dimensions; the others stay as they are, unclipped."""
+
+    scaling: Quantiles | ZScore
+    mask: NDArray[np.bool_]  # (D,) True where `scaling` applies
+
+    def normalize(self, value: ArrayLike) -> Float32Array:
+        """Return (..., D) float32 for (..., D) raw values."""
+        return self._where(self.scaling.normalize(value), value)
+
+    def denormalize(self, value: ArrayLike) -> Float32Array:
+        """Return (..., D) float32 raw values for (..., D) normalized ones."""
+        return self._where(self.scaling.denormalize(value), value)
+
+    def _where(self, scaled: Float32Array, value: ArrayLike) -> Float32Array:
+        return np.where(self.mask, scaled, np.asarray(value, dtype=np.float32))
 
 
-def scaling(statistics: Mapping[str, Float32Array], norm_type: NormType) -> Scaling:
-    """The scaling of one field from its `mean`, `std`, `q01`, `q99` (each (D,) float32)."""
+Scaling = Quantiles | ZScore | Masked
+
+
+def scaling(
+    statistics: Mapping[str, Float32Array], norm_type: NormType, mask: NDArray[np.bool_] | None = None
+) -> Scaling:
+    """Return the scaling of one field from its `mean`, `std`, `q01`, `q99` (each (D,) float32).
+
+    `mask` (D,): False where a dimension is not normalized; None: all are.
+    """
     first, second = (statistics[name] for name in NEEDED_STATISTICS[norm_type])
-    return Quantiles(first, second) if norm_type == "q99" else ZScore(first, second)
+    plain = Quantiles(first, second) if norm_type == "q99" else ZScore(first, second)
+    return plain if mask is None or mask.all() else Masked(plain, mask)

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 import sentencepiece
 
 from wpray.errors import BadInputError
+from wpray.lfs import refuse_pointer
 from wpray.models.config import VOCABULARY
 from wpray.models.token_layout import TOKEN_LAYOUTS, TokenLayout
 from wpray.types import Float32Array
@@ -114,6 +115,7 @@ def load_tokenizer(path: Path, *, small: bool) -> _SentencePiece:
     It must have PaliGemma's vocabulary, since the embedding table has it. A `small` one, as synthetic test checkpoints
     have, may have any number of pieces below the waypoint tokens. Raises BadInputError for anything else.
     """
+    refuse_pointer(path, "tokenizer_path")
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
@@ -123,10 +125,12 @@ def load_tokenizer(path: Path, *, small: bool) -> _SentencePiece:
         pieces = tokenizer.vocab_size()
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInputError(f"{path}: not a sentencepiece model ({reason}); {_REMEDY}") from error
+        raise BadInputError(f"tokenizer_path: {path}: not a sentencepiece model ({reason}); {_REMEDY}") from error
     if tokenizer.bos_id() < 0:
-        raise BadInputError(f"{path}: has no token that begins a sequence; {_REMEDY}")
+        raise BadInputError(f"tokenizer_path: {path}: has no token that begins a sequence; {_REMEDY}")
     lowest_waypoint_id = min(layout.lowest_id for layout in TOKEN_LAYOUTS.values())
     if pieces != VOCABULARY and not (small and pieces <= lowest_waypoint_id):
-        raise BadInputError(f"{path}: has {pieces} pieces, the checkpoint's vocabulary has {VOCABULARY}; {_REMEDY}")
+        raise BadInputError(
+            f"tokenizer_path: {path}: has {pieces} pieces, the checkpoint's vocabulary has {VOCABULARY}; {_REMEDY}"
+        )
     return tokenizer

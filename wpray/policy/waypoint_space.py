@@ -8,7 +8,7 @@ import numpy as np
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.policy.statistics import load_scaling
+from wpray.policy.statistics import read_statistics
 from wpray.types import PROPRIO_DIM
 
 _PHYSICAL = ("scripted",)  # policies whose waypoints are proprio as observed
@@ -24,7 +24,8 @@ def waypoint_space(config: Config) -> dict[str, list[float]] | None:
     if config.dataset_statistics_path is None:
         return None
     try:
-        found = load_scaling(Path(config.dataset_statistics_path), config.norm_type, config.task_suite)
+        path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
+        found = read_statistics(path, config.task_suite, key).scaling(config.norm_type)
     except BadInputError:  # the policy actor reads its own copy, and complains if it must
         return None
     offset = found.proprio.denormalize(np.zeros(found.proprio_dim))

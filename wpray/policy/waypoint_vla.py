@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +19,13 @@ from wpray.models.action_expert import PROMPT_SIZES, ActionExpert
 from wpray.models.batch_parts import BatchShape
 from wpray.models.config import Precision
 from wpray.models.gemma import padded_size
-from wpray.models.layouts import ModelFiles
 from wpray.models.loading import Computing, load
 from wpray.models.reference_noise import episode_seed, segment_noise
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
-from wpray.policy.base import PolicySpec
+from wpray.policy.base import PolicySpec, Sources
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
-from wpray.policy.model_files import open_files, planner_precision, tokenizer_path
+from wpray.policy.model_files import open_files, planner_precision, sources_of, tokenizer_path
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
 from wpray.policy.prompt import PromptEncoder, TokenIds, load_tokenizer
@@ -72,8 +70,8 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     )
     vlm, expert = load(files.models, encoder.header, how)
     policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise(config))
-    policy.files = (*files.models.paths, files.statistics, tokenizer)
-    policy.report = _report(files.models, how)
+    policy.files = (*files.models.files, files.statistics.path, tokenizer)
+    policy.sources = sources_of(config, files)
     if graphs:
         policy.capture()
     return policy
@@ -94,7 +92,7 @@ class WaypointVlaPolicy:
         """`noise` gives a request's initial flow noise of a shape."""
         self.spec = spec_of(config)
         self.files: tuple[Path, ...] = ()  # what it was loaded from
-        self.report: dict[str, Any] = {}  # what was found in them, for run.json
+        self.sources = Sources()
         self._vlm, self._expert, self._scaling = vlm, expert, scaling
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size
@@ -262,18 +260,3 @@ def _own_noise(config: Config) -> Noise:
         return fetch(segment_noise(seed, request.segment_index, shape))
 
     return reference if config.noise == "reference" else keyed
-
-
-def _report(models: ModelFiles, how: Computing) -> dict[str, Any]:
-    """What the checkpoints were found to be, and which of a directory's files was read for what reason."""
-    return {
-        "layout": "joint" if models.joint else "two",
-        "token_layout": models.tokens.name,
-        "duration": "token" if models.expert_config.duration_embed else "condition",
-        "lm_head_precision": how.head,
-        "checkpoints": [
-            {"setting": file.setting, "file": str(file.path), "reason": file.reason}
-            | ({"passed_over": str(file.passed_over)} if file.passed_over else {})
-            for file in models.chosen
-        ],
-    }

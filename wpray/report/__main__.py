@@ -14,7 +14,7 @@ _ABOUT = "Writes one self-contained HTML page about a run, finished or not. It o
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 written, 2 bad input."""
+    """Write the report; return exit code 0. Raise BadInputError, which is exit code 2."""
     parser = ArgumentParser(prog="python -m wpray.report", description=_ABOUT)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
     where = "where to write it (RUN_DIR/report.html; of a URL, beside its copy here)"

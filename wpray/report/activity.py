@@ -1,4 +1,4 @@
-"""What every env actor and the policy did when: seconds in each bin of time."""
+"""Activity of every env actor and of the policy over time: seconds per time bin."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from wpray.results.reader import Run
 from wpray.types import FloatArray
 
 ACTIVITIES = ("reset", "simulate", "render", "wait", "error", "idle")
-_GAP_S = 60.0  # a pause longer than this, with no actor at work, is cut out: the run was resumed
+_GAP_S = 60.0  # a longer pause without any activity is cut out, because the run was resumed after it
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Seconds; `edges` are instants since the start, pauses cut out."""
+    """Seconds spent on each activity. Times are seconds since the start, with pauses cut out."""
 
-    edges: FloatArray  # (B + 1,)
+    edges: FloatArray  # (B + 1,) of the time bins
     workers: list[str]  # W
     seconds: FloatArray  # (W, len(ACTIVITIES), B)
     computing: FloatArray  # (B,) seconds that policy replicas computed, summed over replicas
-    batch_size: FloatArray  # (B,) mean size of the batches begun; NaN where none was
-    cuts: list[float]  # instants where a pause was cut out
+    batch_size: FloatArray  # (B,) mean size of the batches begun in a bin; NaN if there are none
+    cuts: list[float]  # times at which a pause was cut out
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of all actors' time."""
+        """Return each activity's share of all env actors' time."""
         sums = self.seconds.sum(axis=(0, 2))
         return dict(zip(ACTIVITIES, sums / max(float(sums.sum()), 1e-9), strict=True))
 
 
 def collect(run: Run, rows: Sequence[Row], bins: int) -> Activity:
-    """From the episodes' start times and the decisions' waits."""
+    """Compute the activity from the episodes' start times and the decisions' waits."""
     clock = _Clock([(row["started_at"].timestamp(), _end(row)) for row in rows])
     starts = clock(np.array([row["started_at"].timestamp() for row in rows]))
     edges = np.linspace(0.0, max(clock.length, 1e-3), bins + 1)
@@ -50,12 +50,12 @@ def collect(run: Run, rows: Sequence[Row], bins: int) -> Activity:
 
 
 def covered(starts: FloatArray, ends: FloatArray, edges: FloatArray) -> FloatArray:
-    """(B,) seconds of each bin that the intervals cover, overlaps counted as often as they occur."""
+    """Return the seconds (B,) of each bin that intervals cover; overlaps count as often as they occur."""
     return np.diff(_area(starts, edges) - _area(ends, edges))
 
 
 def _area(points: FloatArray, edges: FloatArray) -> FloatArray:
-    """Sum of max(0, edge - point) over the points, at every edge."""
+    """Return the sum of max(0, edge - point) over the points, at every edge."""
     points = np.sort(points)
     counts = np.searchsorted(points, edges)
     sums = np.concatenate([[0.0], np.cumsum(points)])
@@ -80,12 +80,12 @@ def _of_worker(worker: int, rows: Sequence[Row], starts: FloatArray, waits: _Wai
 
 @dataclass(frozen=True, slots=True)
 class _Waits:
-    """The decisions for which an episode waited; one entry each."""
+    """Decisions for which an episode waited; one entry per decision."""
 
     worker: FloatArray
-    asked: FloatArray  # instant, on the clock without pauses
+    asked: FloatArray  # request time, on the clock without pauses
     wait: FloatArray  # s
-    render: FloatArray  # s before it was asked
+    render: FloatArray  # s before the request
     compute: FloatArray  # s, of the batch
     batch: FloatArray
 
@@ -111,13 +111,16 @@ class _Waits:
         )
 
     def computing(self, edges: FloatArray) -> FloatArray:
-        """Each request of a batch stands for its share of the batch's time; it ends when the reply arrives."""
+        """Return the seconds (B,) of policy computation in each bin.
+
+        Each request counts for its share of the batch's time, which ends when the reply arrives.
+        """
         share = self.compute / self.batch
         ends = self.asked + self.wait
         return covered(ends - share, ends, edges)
 
     def batch_sizes(self, edges: FloatArray) -> FloatArray:
-        """Mean over batches, not over requests."""
+        """Return the mean batch size (B,) in each bin, over batches rather than requests."""
         batches, _ = np.histogram(self.asked, edges, weights=1 / self.batch)
         requests, _ = np.histogram(self.asked, edges)
         with np.errstate(invalid="ignore"):
@@ -125,7 +128,7 @@ class _Waits:
 
 
 class _Clock:
-    """Unix seconds -> seconds since the first start, pauses cut out."""
+    """Conversion of Unix seconds into seconds since the first start, with pauses cut out."""
 
     def __init__(self, intervals: Sequence[tuple[float, float]]) -> None:
         ordered = sorted(intervals)

@@ -11,14 +11,14 @@ from wpray.report.svg import drawing, shortened, tag, text, ticks, tip
 
 WIDTH = 1040.0
 COLOURS = {"success": "#1b9e77", "failure": "#d95f02", "error": "#5b2a86", "missing": "var(--empty)"}
-_LABEL = 330.0  # width of the task labels
-_RIGHT = 150.0  # room for numbers
-_ROW, _ROW_OF_MANY, _MANY = 25.0, 19.0, 30  # height of a task's row, and of one of more than _MANY tasks
+_LABEL = 330.0  # width of the task labels, px
+_RIGHT = 150.0  # px for the numbers
+_ROW, _ROW_OF_MANY, _MANY = 25.0, 19.0, 30  # px per task; smaller if there are more than _MANY
 _CHARACTERS = 46
 
 
 def task_bars(facts: Facts) -> str:
-    """Success rate of every task with its interval; the overall rate as a line."""
+    """Draw the success rate of every task with its interval, and the overall rate as a line."""
     plot = WIDTH - _LABEL - _RIGHT
     row = _ROW if len(facts.tasks) <= _MANY else _ROW_OF_MANY
     bottom = row * len(facts.tasks) + 8
@@ -85,7 +85,7 @@ def _rate_axis(plot: float, bottom: float) -> str:
 
 
 def heat_map(facts: Facts, links: dict[tuple[int, int], str]) -> str:
-    """Every episode as a cell, task by trial; `links` by (task, trial) lead to videos."""
+    """Draw every episode as a cell, task by trial; `links` by (task, trial) lead to videos."""
     trials = 1 + max(row["trial"] for row in facts.rows)
     cell = min(26.0, (WIDTH - _LABEL - 20) / trials)
     height = min(_ROW, max(cell, 15.0))
@@ -129,7 +129,7 @@ def _cell(row: Row, x: float, y: float, width: float, height: float, links: dict
 
 
 def histogram(values: Sequence[float], unit: str, label: str, bins: int = 30, colour: str = COLOURS["success"]) -> str:
-    """How often which value occurs; median marked. Outliers beyond the 99.5th percentile are in the last bar."""
+    """Draw a histogram with its median. The last bar includes outliers beyond the 99.5th percentile."""
     data = np.asarray(values, dtype=float)
     width, height, left, bottom = WIDTH / 2 - 20, 190.0, 40.0, 150.0
     edges = _edges(data, bins)
@@ -170,7 +170,7 @@ def histogram(values: Sequence[float], unit: str, label: str, bins: int = 30, co
 
 def _edges(data: np.ndarray, bins: int) -> np.ndarray:
     low, high = float(data.min()), float(np.quantile(data, 0.995))
-    if np.all(data == np.round(data)):  # whole numbers: bars of whole width, none empty by rounding
+    if np.all(data == np.round(data)):  # integers need bars of integer width, so that rounding leaves none empty
         width = max(1, round((high - low + 1) / bins))
         return np.arange(low, max(high, low + 5) + 1 + width, width) - 0.5
     return np.linspace(0.0, max(high, 1e-9) * 1.02, bins + 1)

@@ -1,4 +1,4 @@
-"""The report's section on episodes that have no outcome."""
+"""Section of the report on episodes without an outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_ERRORS = 200
 
 
 def errors(facts: Facts) -> str:
-    """Errors by kind, the most frequent first and open, each with a traceback; empty if there are none."""
+    """List errors by kind, most frequent first and open, each with a traceback; empty if there are none."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in facts.rows:
         if row["status"] == "error":

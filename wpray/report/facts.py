@@ -1,4 +1,4 @@
-"""What a report says of a run's outcomes, computed from its tables."""
+"""Outcomes of a run, computed from its tables for the report."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from wpray.results.reader import Run
 from wpray.results.statistics import Rate, stratified, wilson
 
-Row = Mapping[str, Any]  # of episodes.parquet
+Row = Mapping[str, Any]  # a row of episodes.parquet
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
-    """One task's episodes, in trial order."""
+    """Episodes of one task, in trial order."""
 
     task_id: int
     name: str
@@ -28,7 +28,7 @@ class TaskFacts:
 
     @property
     def errors(self) -> int:
-        """Episodes without one."""
+        """Number of episodes without an outcome."""
         return sum(row["status"] == "error" for row in self.rows)
 
     @property
@@ -39,25 +39,25 @@ class TaskFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A run's outcomes."""
+    """Outcomes of a run."""
 
     tasks: list[TaskFacts]
     rows: list[Row]
-    planned: int  # episodes that the run asks for
+    planned: int  # episodes that the configuration asks for
 
     @property
     def overall(self) -> Rate:
-        """Success rate, its interval stratified by task."""
+        """Success rate with an interval stratified by task."""
         return stratified([_counts(task.rows) for task in self.tasks])
 
     @property
     def errors(self) -> int:
-        """Episodes without an outcome."""
+        """Number of episodes without an outcome."""
         return sum(task.errors for task in self.tasks)
 
     @property
     def steps_to_success(self) -> list[int]:
-        """Control steps of every success."""
+        """Return the control steps of every success."""
         return [row["num_steps"] for row in self.rows if row["success"]]
 
     @property
@@ -69,7 +69,7 @@ class Facts:
 
 
 def collect(run: Run) -> Facts:
-    """The outcomes of `run`."""
+    """Compute the outcomes of `run`."""
     rows = run.episodes.to_pylist()
     groups: dict[int, list[Row]] = {}
     for row in rows:
@@ -84,7 +84,7 @@ def collect(run: Run) -> Facts:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """None for none."""
+    """Return the mean; None if there are no values."""
     return sum(values) / len(values) if values else None
 
 

@@ -1,4 +1,4 @@
-"""The whole page: one file, no script, nothing from the network."""
+"""Report page: one file without scripts that needs no network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wpray.report.errors import errors
 from wpray.results.atomic import write_atomic
 from wpray.results.reader import Run, load
 
-EMBED_BYTES = 8_000_000  # of videos inside the page; base64 makes them a third larger
+EMBED_BYTES = 8_000_000  # for videos inside the page; base64 makes them a third larger
 _BINS = 360
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data: file: http: https:"
 
 
 def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
-    """The HTML of a run's report, to be written to `page` (linked videos are found from there)."""
+    """Return the HTML of a run's report. Links to videos are relative to `page`, where it will be written."""
     found = facts.collect(run)
     shown = videos.collect(run, found.rows, page, embed_bytes)
     config = run.info.get("config", {})
@@ -48,9 +48,9 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
 
 
 def write_report(run_dir: str | Path, page: Path | None = None, embed_bytes: int = EMBED_BYTES) -> Path:
-    """Writes the report of the run in `run_dir` and returns where.
+    """Write the report of the run in `run_dir` and return its path.
 
-    Raises BadInputError if there is no run, or the page cannot be written.
+    Raise BadInputError if there is no run, or the page cannot be written.
     """
     run = load(run_dir)
     page = page or run.path / "report.html"

@@ -1,4 +1,4 @@
-"""The report's sections: each turns facts into HTML, and is empty if there is nothing to show."""
+"""Sections of the report: each returns HTML, or an empty string if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _VIDEOS_IN_SIGHT = 6
 
 
 def section(title: str, about: str, content: str, name: str) -> str:
-    """One card of the page."""
+    """Return one card of the page."""
     return tag("section", f"<h2>{escape(title)}</h2><p>{escape(about)}</p>{content}", id=name)
 
 
 def headline(facts: Facts, info: Mapping[str, Any]) -> str:
-    """The rate, how sure it is, and the run in a few numbers."""
+    """Return the rate with its interval, and the run in a few numbers."""
     rate = facts.overall
     figure = f"{rate.rate:.1%}" if rate.trials else "-"
     sure = f"95% interval {rate.low:.1%} to {rate.high:.1%}" if rate.trials else "no episode has an outcome"
@@ -35,7 +35,7 @@ def headline(facts: Facts, info: Mapping[str, Any]) -> str:
 
 
 def tasks(facts: Facts) -> str:
-    """Bars by task."""
+    """Return the bars by task."""
     about = (
         "Share of solved episodes. The thin line on a bar is its 95% interval, the rates that fit what was seen: "
         "the fewer episodes, the wider."
@@ -47,7 +47,7 @@ def tasks(facts: Facts) -> str:
 
 
 def episodes(facts: Facts, videos: Sequence[Video]) -> str:
-    """The heat map."""
+    """Return the heat map of all episodes."""
     links = {(video.row["task_id"], video.row["trial"]): f"#{video.anchor}" for video in videos}
     kinds = {"success": "success", "failure": "failure", "error": "error (no outcome)", "missing": "not run"}
     legend = _legend({kinds[name]: colour for name, colour in charts.COLOURS.items()})
@@ -58,7 +58,7 @@ def episodes(facts: Facts, videos: Sequence[Video]) -> str:
 
 
 def steps(facts: Facts) -> str:
-    """How long successes, and failures, took."""
+    """Return the histograms of control steps, of successes and of failures."""
     taken = facts.steps_to_success
     if not taken:
         return ""
@@ -73,7 +73,7 @@ def steps(facts: Facts) -> str:
 
 
 def videos(shown: Sequence[Video]) -> str:
-    """The videos, failures first."""
+    """Return the videos, failures first."""
     if not shown:
         return ""
     ordered = sorted(shown, key=lambda video: video.row["status"] != "failure")
@@ -87,7 +87,7 @@ def videos(shown: Sequence[Video]) -> str:
 
 
 def waypoints(segments: Segments) -> str:
-    """Misses and durations."""
+    """Return the histograms of waypoint misses and planned durations."""
     if not len(segments.durations):
         return ""
     planned = charts.histogram(segments.durations.tolist(), "steps", "planned duration of a segment", colour="#4c78a8")
@@ -107,7 +107,7 @@ def waypoints(segments: Segments) -> str:
 
 
 def time(activity: Activity) -> str:
-    """The timeline."""
+    """Return the timeline of actors and policy."""
     shares = activity.shares
     shown = {name: share for name, share in shares.items() if share > 0.0005}
     legend = _legend({f"{timeline.NAMES[name]} {share:.1%}": timeline.COLOURS[name] for name, share in shown.items()})
@@ -121,7 +121,7 @@ def time(activity: Activity) -> str:
 
 def _figure(video: Video) -> str:
     row = video.row
-    preload = "auto" if video.source.startswith("data:") else "metadata"  # shows its first frame at once
+    preload = "auto" if video.source.startswith("data:") else "metadata"  # loads the first frame at once
     player = tag("video", " ", src=video.source, controls="", muted="", playsinline="", loop="", preload=preload)
     caption = (
         f'<span class="badge {row["status"]}">{row["status"]}</span>task {row["task_id"]}, trial {row["trial"]}, '

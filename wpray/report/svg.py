@@ -1,4 +1,4 @@
-"""SVG and HTML as strings: escaped, few, short."""
+"""Helpers that build escaped SVG and HTML strings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from html import escape
 
 Attribute = str | float | int | None
-_LEGIBLE = 0.7  # of a figure's width: smaller, its text is hard to read
+_LEGIBLE = 0.7  # share of a figure's width below which its text is hard to read
 
 
 def tag(name: str, content: str = "", **attributes: Attribute) -> str:
-    """`<name attributes>content</name>`: attribute values are escaped, content is markup already; None is left out.
+    """Return `<name attributes>content</name>`, where `content` is markup already.
 
-    `class_` means class, and an underscore inside a name a hyphen.
+    Attribute values are escaped, and None is left out. `class_` means class; other underscores become hyphens.
     """
     said = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_text(value)}"'
@@ -25,19 +25,19 @@ def tag(name: str, content: str = "", **attributes: Attribute) -> str:
 
 
 def text(x: float, y: float, content: str, **attributes: Attribute) -> str:
-    """A line of text; `content` is escaped."""
+    """Return a line of text; `content` is escaped."""
     return tag("text", escape(content), x=x, y=y, **attributes)
 
 
 def tip(content: str) -> str:
-    """What a mouse over the enclosing element shows."""
+    """Return the tooltip of the enclosing element."""
     return tag("title", escape(content))
 
 
 def drawing(width: float, height: float, parts: Iterable[str], label: str) -> str:
-    """A figure that scales with the page, and scrolls where that would make its text too small to read.
+    """Return a figure that scales with the page, and scrolls where scaling would make its text too small to read.
 
-    `label` says to a screen reader what it shows.
+    `label` is the description for screen readers.
     """
     box = f"0 0 {_text(width)} {_text(height)}"
     style = f"max-width:{_text(width)}px;min-width:{_text(_LEGIBLE * width)}px"
@@ -46,7 +46,7 @@ def drawing(width: float, height: float, parts: Iterable[str], label: str) -> st
 
 
 def shortened(content: str, length: int) -> str:
-    """`content`, cut in the middle if it is longer than `length`."""
+    """Return `content`, shortened in the middle if it is longer than `length`."""
     if len(content) <= length:
         return content
     tail = length // 3
@@ -54,7 +54,7 @@ def shortened(content: str, length: int) -> str:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from `low` to `high`, at most `most` of them."""
+    """Return at most `most` round numbers from `low` to `high`."""
     step, factors = 10.0**-6, itertools.cycle((2.0, 2.5, 2.0))
     while (high - low) / step > most - 1:
         step *= next(factors)

@@ -1,4 +1,4 @@
-"""The timeline of a run's actors as SVG, and what it means in a sentence."""
+"""Timeline of a run's actors as SVG, with its meaning in a sentence."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _REMEDIES = {
 }
 _LEFT, _RIGHT, _LANE, _MOST_LANES = 90.0, 60.0, 14.0, 64
 _PLOT = WIDTH - _LEFT - _RIGHT
-_LEAST_LABEL = 90.0  # width of a part of the total bar that has room for its name
+_LEAST_LABEL = 90.0  # px that a part of the total bar needs for its name
 
 
 def bottleneck(activity: Activity) -> str:
-    """Which activity took the largest part of the env actors' time, and what would help."""
+    """Describe the activity that took most of the env actors' time, and what would help."""
     shares = activity.shares
     largest = max(shares, key=lambda name: shares[name])
     said = f"Env actors spent the largest part of their time ({shares[largest]:.0%}) {NAMES[largest]}."
@@ -42,7 +42,7 @@ def bottleneck(activity: Activity) -> str:
 
 
 def total_bar(activity: Activity) -> str:
-    """One bar: what the env actors' time went to, from start to end."""
+    """Draw one bar of the env actors' time from start to end, by activity."""
     parts, x = [text(_LEFT - 8, 19, "in total", class_="small", text_anchor="end")], _LEFT
     for name, share in activity.shares.items():
         width = _PLOT * share
@@ -57,7 +57,7 @@ def total_bar(activity: Activity) -> str:
 
 
 def shares_panel(activity: Activity) -> str:
-    """All env actors together: which share did what."""
+    """Draw the share of env actors in each activity over time."""
     height = 110.0
     totals = activity.seconds.sum(axis=0)
     shares = totals / np.maximum(totals.sum(axis=0), 1e-12)
@@ -76,7 +76,7 @@ def shares_panel(activity: Activity) -> str:
 
 
 def lanes_panel(activity: Activity) -> str:
-    """A lane for each env actor, coloured by what it did most in each moment."""
+    """Draw a lane per env actor, coloured by its main activity in each bin."""
     workers = activity.workers[:_MOST_LANES]
     x, parts = _positions(activity.edges), []
     for lane, worker in enumerate(workers):
@@ -105,7 +105,7 @@ def lanes_panel(activity: Activity) -> str:
 
 
 def policy_panel(activity: Activity) -> str:
-    """Policy replicas that were computing, and the size of their batches."""
+    """Draw the number of policy replicas that compute, and the size of their batches."""
     height, top = 90.0, 12.0
     busy = activity.computing / np.diff(activity.edges)
     sizes = activity.batch_size
@@ -130,7 +130,7 @@ def _positions(edges: FloatArray) -> FloatArray:
 
 
 def _steps(x: FloatArray, y: FloatArray, base: float) -> str:
-    """A filled staircase from `base` up to `y` in each bin."""
+    """Return a filled staircase from `base` up to `y` in each bin."""
     return (
         f"M{x[0]:.1f} {base:.1f}"
         + "".join(f"V{top:.1f}H{right:.1f}" for top, right in zip(y, x[1:], strict=True))
@@ -139,7 +139,7 @@ def _steps(x: FloatArray, y: FloatArray, base: float) -> str:
 
 
 def _line(x: FloatArray, y: FloatArray) -> str:
-    """A level for each bin; nothing where it is NaN."""
+    """Return a line with a level per bin, interrupted where it is NaN."""
     bins = zip(x, x[1:], y, strict=False)
     return "".join(f"M{left:.1f} {level:.1f}H{right:.1f}" for left, right, level in bins if level == level)
 

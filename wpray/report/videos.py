@@ -1,4 +1,4 @@
-"""Videos inside the page as long as they are small, beside it otherwise."""
+"""Videos of the report: embedded as long as they are small, linked otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wpray.results.reader import Run
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """An episode's video as the page shows it."""
+    """Video of an episode as the page shows it."""
 
     row: Row
     source: str  # data: URI, or a path relative to the page
@@ -23,7 +23,7 @@ class Video:
 
 
 def collect(run: Run, rows: Sequence[Row], page: Path, embed_bytes: int) -> list[Video]:
-    """The episodes' videos: embedded until `embed_bytes` are used up (failures first), the others linked."""
+    """Return the videos: embedded until `embed_bytes` are used up (failures first), the others linked."""
     found = [(row, path) for row in rows if (path := run.video(row["video_path"])) is not None]
     videos = []
     for row, path in sorted(

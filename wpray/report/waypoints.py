@@ -1,4 +1,4 @@
-"""How well waypoints were reached, and how long their segments were."""
+"""Distances between planned and reached waypoints, and durations of their segments."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pyarrow.parquet as pq
 from wpray.results.reader import Run, matrix
 from wpray.types import FloatArray
 
-_MOST_EPISODES = 2500  # read for it: reading costs some milliseconds each
+_MOST_EPISODES = 2500  # at most, because reading one costs some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Executed segments; one entry each."""
+    """Executed segments; one entry per segment."""
 
     durations: FloatArray  # control steps planned, of all segments
-    misses: FloatArray  # distance between the planned and the reached position at the end, m; of those run to the end
-    waypoints: FloatArray  # the waypoint's index in its plan, for each miss
-    episodes: int  # whose misses these are
-    units_known: bool  # whether the run says what its waypoints' numbers mean
+    misses: FloatArray  # m between planned and reached position, for segments that ran to their end
+    waypoints: FloatArray  # index of the waypoint in its plan, for each miss
+    episodes: int  # number of episodes that these come from
+    units_known: bool  # whether run.json states the units of waypoints
 
 
 def collect(run: Run) -> Segments:
-    """Raises nothing for a run without trajectories or units: then there are no misses."""
+    """Collect the segments of `run`. Without trajectories or units there are no misses, which is no error."""
     rows = run.decisions.select(
         ["task_id", "trial", "suite", "kind", "step", "plan_index", "waypoints", "waypoint_index", "duration"]
     )

@@ -1,1 +1,1 @@
-"""Places for results that are no folders: `s3://`, `gs://` and whatever else pyarrow or fsspec can write to."""
+"""Result stores other than local folders: `s3://`, `gs://` and everything else that pyarrow or fsspec can write to."""

@@ -1,4 +1,4 @@
-"""Brings files from a store to a folder: several at once, a chunk of each in memory."""
+"""Parallel download from a store to a folder, with one chunk of each file in memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from wpray.storage.store import Store, retried
 
 _THREADS = 8
-_BATCH = 1000  # names handed to the threads at once
+_BATCH = 1000  # names submitted to the threads at a time
 
 
 def fetch(store: Store, names: Sequence[str], folder: Path) -> None:
-    """Every file appears whole or not at all. Raises StoreError, or OSError if the disk does not take them."""
+    """Download files, each of which appears only when complete. Raise StoreError, or OSError if the disk fails."""
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as threads:
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]

@@ -1,4 +1,7 @@
-"""One driver at a time on a store: stores have no locks, so a driver keeps a file there fresh while it lives."""
+"""Lease that admits one driver at a time to a store.
+
+Stores have no locks, so a driver keeps rewriting a file there while it lives.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +19,34 @@ from wpray.errors import BadInputError
 from wpray.storage.store import Store, StoreError
 
 NAME = ".lease.json"
-LASTS_S = 60.0  # a driver that died elsewhere holds the place no longer than this after its last sign of life
+LASTS_S = 60.0  # a driver that died elsewhere keeps the lease this long after its last heartbeat
 _BEAT_S = 10.0
-_SETTLE_S = 1.0  # two that start at once: the one that wrote last has it
+_SETTLE_S = 1.0  # of two drivers that start together, the one that wrote last gets the lease
 
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """Who writes, as the file says."""
+    """Driver that holds the lease, as the file names it."""
 
     id: str
     host: str
     pid: int
-    machine: str  # on which `pid` means something
-    beat_at: str  # UTC by the holder's clock, for stores that do not tell a file's time
+    machine: str  # where `pid` is valid
+    beat_at: str  # UTC by the holder's clock, for stores without modification times
 
 
 class Lease:
-    """The right to write to a store. Raises StoreError where the store fails."""
+    """Right to write to a store. Its methods raise StoreError when the store fails."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._id = secrets.token_hex(8)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self.taken_by: str | None = None  # another driver, once it has taken this one's place
+        self.taken_by: str | None = None  # the driver that has taken over, if any
 
     def take(self) -> None:
-        """Raises BadInputError while another driver holds it."""
+        """Take the lease. Raise BadInputError while another driver holds it."""
         now = self._store.check()
         holder = self._read()
         if holder is not None and not _is_dead_here(holder):
@@ -63,7 +66,7 @@ class Lease:
         self._thread.start()
 
     def give_back(self) -> None:
-        """Ends it; where the store does not delete, it ends by itself."""
+        """Release the lease. If the store cannot delete the file, the lease expires by itself."""
         self._ended.set()
         thread, self._thread = self._thread, None
         if thread is None:
@@ -84,7 +87,7 @@ class Lease:
                     return
                 self._write()
             except StoreError:
-                continue  # whoever uploads says so; the place is kept until another driver takes it
+                continue  # the uploads report the failure; the lease lasts until another driver takes it
 
     def _read(self) -> _Holder | None:
         data = self._store.read(NAME)
@@ -99,7 +102,7 @@ class Lease:
         self._store.write(NAME, json.dumps(asdict(holder)).encode())
 
     def _age_s(self, holder: _Holder, now: datetime | None) -> float:
-        """Seconds since its last sign of life: by the store's clock if it has one, else by the two machines' clocks."""
+        """Return seconds since the last heartbeat, by the store's clock or else by the two machines' clocks."""
         written = self._store.modified(NAME)
         if now is not None and written is not None:
             return (now - written).total_seconds()
@@ -122,7 +125,7 @@ def _is_dead_here(holder: _Holder) -> bool:
 
 
 def _machine() -> str:
-    """Names this machine until it boots again, and the container in it whose process numbers are meant."""
+    """Return a name for this machine, valid until it reboots, and for the container that numbers its processes."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     space = Path("/proc/self/ns/pid")
     parts = [boot.read_text().strip() if boot.exists() else "", os.readlink(space) if space.exists() else ""]

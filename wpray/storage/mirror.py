@@ -1,4 +1,4 @@
-"""Brings finished files from a folder to a store, in the background: whoever writes them never waits for a network."""
+"""Background upload of finished files from a folder to a store, so that the driver never waits for a network."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from wpray.errors import PausedError, RunStoppedError
 from wpray.storage.store import Store, StoreError
 
 _LOG = logging.getLogger(__name__)
-_THREADS = 8  # an upload waits for three answers of S3
-MOST_BEHIND = 256  # jobs (episodes) that wait for the store before the run does
-PATIENCE_S = 600.0  # with a store that takes nothing
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0  # between tries
-_CLOSE_S = 30.0  # for the uploads in hand
+_THREADS = 8  # several, because each upload waits for three replies from S3
+MOST_BEHIND = 256  # jobs (episodes) that may wait for the store before the run pauses
+PATIENCE_S = 600.0  # for a store that accepts nothing
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0  # between retries
+_CLOSE_S = 30.0  # for uploads in progress
 
 _Act = Callable[[], None]
 
 
 class Mirror:
-    """Uploads in the order in which it is asked, several at once; tries again what fails until it is closed."""
+    """Uploader that starts jobs in order, runs several at once, and retries until it is closed."""
 
     def __init__(self, store: Store, folder: Path, taken_by: Callable[[], str | None]) -> None:
-        """`taken_by` names another driver that has taken this one's place: nothing is written from then on."""
+        """`taken_by` returns the name of a driver that has taken the lease; nothing is written from then on."""
         self._store, self._folder, self._taken_by = store, folder, taken_by
         self._jobs: queue.SimpleQueue[Sequence[_Act] | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._open = 0  # jobs that are not done
+        self._open = 0  # unfinished jobs
         self._failing_since: float | None = None
-        self._moved_at = time.monotonic()  # when the store last took a chunk, or had nothing to take
+        self._moved_at = time.monotonic()  # when the store last accepted a chunk, or was idle
         self._reason = ""
         self._closed = threading.Event()
         self._threads = [
@@ -42,15 +42,15 @@ class Mirror:
             thread.start()
 
     def put(self, *names: str) -> None:
-        """Uploads files, each after the one before it is there. Returns at once."""
+        """Enqueue the upload of files, each after the one before it has arrived. Return at once."""
         self._add([lambda name=name: self._upload(name) for name in names])  # type: ignore[misc]
 
     def delete(self, name: str) -> None:
-        """Removes a file from the store. Returns at once."""
+        """Enqueue the removal of a file from the store. Return at once."""
         self._add([lambda: self._store.delete(name)])
 
     def check(self) -> None:
-        """Raises PausedError while too much waits for the store, RunStoppedError once waiting is of no use."""
+        """Raise PausedError while too many jobs wait for the store, RunStoppedError once waiting is useless."""
         other = self._taken_by()
         if other is not None:
             raise RunStoppedError(
@@ -62,9 +62,9 @@ class Mirror:
             raise PausedError(f"{self._open} episodes wait for {self._store.url}{self._because()}")
 
     def drain(self, patience_s: float = PATIENCE_S) -> None:
-        """Waits until everything is in the store.
+        """Wait until everything is in the store.
 
-        Raises RunStoppedError once the store has taken nothing for `patience_s`, or another driver has its place.
+        Raise RunStoppedError if the store accepts nothing for `patience_s`, or another driver takes the lease.
         """
         while self._open:
             self.check_place()
@@ -74,12 +74,12 @@ class Mirror:
                 self._changed.wait(timeout=0.2)
 
     def check_place(self) -> None:
-        """Raises RunStoppedError if another driver has taken this one's place."""
+        """Raise RunStoppedError if another driver has taken the lease."""
         if self._taken_by() is not None:
             self.check()
 
     def close(self) -> None:
-        """Ends the threads; what is not done stays undone."""
+        """End the threads and abandon unfinished jobs."""
         self._closed.set()
         deadline = time.monotonic() + _CLOSE_S
         for _ in self._threads:
@@ -103,12 +103,12 @@ class Mirror:
                 self._changed.notify_all()
 
     def _insist(self, act: _Act) -> bool:
-        """Until it is done; False if the mirror was closed, or its place taken, before it was."""
+        """Retry `act` until it succeeds; return False if the mirror is closed or the lease lost before."""
         pause_s = _FIRST_PAUSE_S
         while not self._closed.is_set() and self._taken_by() is None:
             try:
                 act()
-            except (StoreError, OSError) as error:  # OSError: the file here cannot be opened
+            except (StoreError, OSError) as error:  # OSError: the local file cannot be opened
                 self._failed(str(error))
                 self._closed.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -121,7 +121,7 @@ class Mirror:
         try:
             self._store.upload(name, self._folder / name, self._moved)
         except FileNotFoundError:
-            return  # taken back meanwhile
+            return  # withdrawn in the meantime
 
     def _failed(self, reason: str) -> None:
         with self._changed:
@@ -142,7 +142,7 @@ class Mirror:
         self._moved_at = time.monotonic()
 
     def _stuck_s(self) -> float:
-        """Seconds since the store began to refuse, or took the last chunk of what is on its way."""
+        """Return seconds since the store began to refuse, or accepted the last chunk of an upload."""
         since = min(self._moved_at, self._failing_since or self._moved_at)
         return time.monotonic() - since if self._open else 0.0
 

@@ -1,4 +1,4 @@
-"""Files under a URL, by their names relative to it: the one place that knows pyarrow's and fsspec's file systems."""
+"""Files under a URL, named relative to it. Only this module uses the file systems of pyarrow and fsspec."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _Read = TypeVar("_Read")
 _CHUNK = 2**20
 _TRIES, _PAUSE_S = 3, 0.2
 _REMEDY = "check the URL, the network and the credentials in the environment"
-# A file of these appears when it is whole; elsewhere it is written under another name and moved.
+# These show a file only when it is complete; elsewhere it is written under another name and moved.
 _WHOLE_OR_NOT = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "memory"})
 _TUNED = {
-    "s3": "allow_delayed_open=true",  # a small file is one request instead of three
-    "gs": "retry_limit_seconds=20",  # its own is a quarter of an hour; the callers here try again themselves
+    "s3": "allow_delayed_open=true",  # one request per small file instead of three
+    "gs": "retry_limit_seconds=20",  # the default is 15 minutes; callers here retry themselves
     "gcs": "retry_limit_seconds=20",
 }
 
 
 class StoreError(WprayError):
-    """A store did not do what it was asked; one line with its reason."""
+    """Error for an operation that a store did not perform; one line with the reason."""
 
 
 def retried(read: Callable[[], _Read]) -> _Read:
-    """What `read` returns, at its third try at the latest: a busy store fails now and then. Raises StoreError."""
+    """Return the result of `read`, tried up to three times because a busy store may fail. Raise StoreError."""
     for _ in range(_TRIES - 1):
         try:
             return read()
@@ -47,16 +47,16 @@ def retried(read: Callable[[], _Read]) -> _Read:
 
 
 class Store:
-    """Files under a URL; any thread may call it. Every method raises StoreError if the store does not do it."""
+    """Thread-safe access to the files under a URL. Every method raises StoreError if the store fails."""
 
     def __init__(self, url: StoreUrl, filesystem: Any, base: str, forget: Callable[[], None]) -> None:
-        """`forget` drops what the file system remembers of earlier listings."""
+        """`forget` clears the file system's cache of listings."""
         self.url = url
         self._fs, self._base, self._forget = filesystem, base.rstrip("/"), forget
 
     @classmethod
     def connect(cls, url: StoreUrl) -> Store:
-        """Raises BadInputError if no library knows the scheme, or the store cannot be found."""
+        """Connect to a store. Raise BadInputError if no library supports the scheme, or the store does not exist."""
         try:
             return cls(url, *_through_pyarrow(url), lambda: None)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -67,59 +67,59 @@ class Store:
         return cls(url, *_through_fsspec(url))
 
     def check(self) -> datetime | None:
-        """Writes and removes a small file, as a run would; the time by the store's clock, None if it does not tell.
+        """Write and remove a small file, as a run would; return the store's time, or None if it reports none.
 
-        Raises BadInputError, one line with the remedy, if that is not possible.
+        Raise BadInputError, one line with the remedy, if that is not possible.
         """
         name = f".probe-{secrets.token_hex(4)}"
         try:
             self.write(name, b"wpray may write here\n")
             now = self.modified(name)
-            with contextlib.suppress(StoreError):  # who may write need not be allowed to delete
+            with contextlib.suppress(StoreError):  # credentials that may write need not be allowed to delete
                 self.delete(name)
         except StoreError as error:
             raise BadInputError(f"{error}; {_REMEDY}") from error
         return now
 
     def top(self) -> set[str]:
-        """Names of what lies directly under the URL."""
+        """Return the names directly under the URL."""
         return {name.partition("/")[0] for name in self._list(recursive=False)}
 
     def sizes(self) -> dict[str, int]:
-        """Every file's size in bytes, by name."""
+        """Return the size of every file in bytes, by name."""
         return self._list(recursive=True)
 
     def read(self, name: str) -> bytes | None:
-        """A small file's content; None if there is none."""
+        """Return the content of a small file; None if it does not exist."""
         return retried(lambda: self._read(name))
 
     def holds(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether a file exists."""
         with self._asking(f"look at {name}"):
             self._forget()
             return bool(self._fs.get_file_info(self._path(name)).type == fs.FileType.File)
 
     def modified(self, name: str) -> datetime | None:
-        """When a file was written, by the store's clock; None if the store does not tell or there is no such file."""
+        """Return when a file was written, by the store's clock; None if the file or the time is missing."""
         with self._asking(f"look at {name}"):
             self._forget()
             moment: datetime | None = self._fs.get_file_info(self._path(name)).mtime
         return None if moment is None else moment.astimezone(UTC)
 
     def write(self, name: str, data: bytes) -> None:
-        """Replaces a file."""
+        """Replace a file."""
         self._put(name, io.BytesIO(data))
 
     def upload(self, name: str, path: Path, moved: Callable[[], None] = lambda: None) -> None:
-        """Replaces a file by the one at `path`; calls `moved` whenever the store has taken a chunk of it.
+        """Replace a file by the one at `path`; call `moved` whenever the store has accepted a chunk.
 
-        Raises FileNotFoundError if there is none.
+        Raise FileNotFoundError if `path` does not exist.
         """
         with path.open("rb") as file:
             self._put(name, file, moved)
 
     def download(self, name: str, path: Path) -> None:
-        """Brings a file to `path`, where it appears whole. Raises OSError if the disk does not take it."""
+        """Download a file to `path`, where it appears when complete. Raise OSError if the disk fails."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -130,7 +130,7 @@ class Store:
             temporary.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Remove a file if it exists."""
         with self._asking(f"delete {name}"), contextlib.suppress(FileNotFoundError):
             self._fs.delete_file(self._path(name))
 
@@ -187,7 +187,7 @@ def _through_pyarrow(url: StoreUrl) -> tuple[Any, str]:
             filesystem, base = fs.FileSystem.from_uri(f"{url.base}?{'&'.join(filter(None, (url.query, tuned)))}")
             return filesystem, base
         except pa.ArrowInvalid:
-            pass  # an older pyarrow without that option, or a URL that is wrong anyway
+            pass  # an older pyarrow without that option, or an invalid URL, which fails below
     filesystem, base = fs.FileSystem.from_uri(str(url))
     return filesystem, base
 
@@ -201,7 +201,7 @@ def _through_fsspec(url: StoreUrl) -> tuple[Any, str, Callable[[], None]]:
         raise BadInputError(f"{url}: {url.scheme}:// takes no options; leave out what follows the question mark")
     try:
         with told_as(lambda error: BadInputError(f"{url}: {_line(error)}; {_REMEDY}"), ImportError, ValueError):
-            found, path = fsspec.core.url_to_fs(url.base)  # some connect here
+            found, path = fsspec.core.url_to_fs(url.base)  # some file systems connect here
     except ImportError as error:
         missing = getattr(error.__cause__ or error, "name", None)
         remedy = f"pip install {missing}" if missing else "install what it names"

@@ -1,4 +1,4 @@
-"""What `output_dir` and the readers' RUN mean: a folder, or the URL of a store. Credentials are never part of a URL."""
+"""Parsing of `output_dir` and of the readers' RUN: a folder, or the URL of a store. A URL never holds credentials."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.request import url2pathname
 
 from wpray.errors import BadInputError
 
-_LIKE_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash, too: `Path` would make a folder called "s3:"
-# Where a store is, not who asks: credentials come from the environment.
+_LIKE_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash is enough: `Path` would create a folder "s3:"
+# Options that locate a store. Credentials come from the environment.
 _OPTIONS = frozenset(
     {"endpoint_override", "region", "scheme", "tls_ca_file_path", "retry_limit_seconds", "project_id", "enable_tls"}
     | {"blob_storage_authority", "dfs_storage_authority", "blob_storage_scheme", "dfs_storage_scheme"}
@@ -25,20 +25,20 @@ _FROM_THE_ENVIRONMENT = (
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """A checked URL without credentials."""
+    """Checked URL without credentials."""
 
     scheme: str
-    base: str  # SCHEME://PLACE/PATH, no slash at the end
-    query: str  # options of the connection, or ""
+    base: str  # SCHEME://PLACE/PATH without a trailing slash
+    query: str  # options of the connection; may be empty
 
     def __str__(self) -> str:
         return f"{self.base}?{self.query}" if self.query else self.base
 
 
 def place_of(text: str | Path) -> Path | StoreUrl:
-    """What `text` names: a folder (`file://` is one, too) or a store.
+    """Return the folder (also for `file://`) or the store that `text` names.
 
-    Raises BadInputError for a URL that is not well formed or holds credentials; the message does not repeat them.
+    Raise BadInputError for a URL that is malformed or holds credentials; the message does not repeat them.
     """
     if isinstance(text, Path) or not (match := _LIKE_A_URL.match(text)):
         return Path(text)
@@ -66,7 +66,7 @@ def _local(text: str, host: str, path: str) -> Path:
 
 def _refuse_credentials(scheme: str, rest: str) -> None:
     place, _, query = rest.partition("?")
-    user, at, _ = place.rpartition("@")  # of all: a secret key may hold slashes
+    user, at, _ = place.rpartition("@")  # the last @ of all, because a secret key may hold slashes
     port = place.partition("/")[0].rpartition("@")[2].partition(":")[2]
     if (at and (":" in user or scheme not in _USER_IS_NO_SECRET)) or (port and not port.isdecimal()):
         raise BadInputError(f"{scheme}://...: the URL seems to hold credentials; {_FROM_THE_ENVIRONMENT}")
