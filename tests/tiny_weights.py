@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from wpray.models.config import (
     ActionExpertConfig,
+    BlockPlannerConfig,
     Manifest,
     Precision,
     VlmConfig,
@@ -36,11 +37,21 @@ def joint_size(variant: Variant) -> ActionExpertConfig:
     return replace(ActionExpertConfig.tiny(), duration_embed=variant == "b")
 
 
+def block_size(blocks: int | None = 7) -> ActionExpertConfig:
+    """Tiny, with a block planner that has embeddings of its blocks, or none."""
+    return replace(joint_size("b"), planner=BlockPlannerConfig(10, blocks))
+
+
 def write_joint(
-    folder: Path, variant: Variant, precision: Precision = "float32", seed: int = 0, file: str = "model.safetensors"
+    folder: Path,
+    variant: Variant | ActionExpertConfig,
+    precision: Precision = "float32",
+    seed: int = 0,
+    file: str = "model.safetensors",
 ) -> None:
     """folder/FILE: a joint checkpoint."""
-    save(state_dict(action_expert_manifest(joint_size(variant), precision), seed), folder, file)
+    size = joint_size(variant) if isinstance(variant, str) else variant
+    save(state_dict(action_expert_manifest(size, precision), seed), folder, file)
 
 
 def state_dict(manifest: Manifest, seed: int) -> dict[str, torch.Tensor]:

@@ -251,9 +251,10 @@ class Config(_Group):
         "bfloat16", description="compute precision of the action expert, or of a joint model"
     )
     vlm_precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="VLM's compute precision (of a pair)")
-    lm_head_precision: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="precision of the planner's scores: training branches differ, and some bfloat16 plans with them",
+    lm_head_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="precision of the planner's scores: training branches differ, and some bfloat16 plans with them; "
+        "auto: float32, for a block planner bfloat16",
     )
     max_segments_per_replan: int = Field(
         0, ge=0, le=1000, description="waypoints of a plan that are followed before the next plan; 0: all"

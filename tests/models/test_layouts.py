@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny_weights import joint_size, save, state_dict, write_checkpoints, write_joint
+from tests.tiny_weights import block_size, joint_size, save, state_dict, write_checkpoints, write_joint
 from wpray.errors import BadInputError
 from wpray.models.config import action_expert_manifest
 from wpray.models.layouts import Given, choose_file, open_models
@@ -94,6 +95,87 @@ def test_what_is_not_of_the_recognised_layout_is_refused_by_its_tensors(folder: 
         with pytest.raises(BadInputError) as raised:
             open_models(_joint(tmp_path, str(index)))
         assert said in str(raised.value)
+
+
+def test_a_block_planner_is_recognised_and_only_where_it_belongs(folder: Path, tmp_path: Path) -> None:
+    for name, blocks in (("whole", 7), ("plain", None), ("short", 5)):
+        write_joint(tmp_path / name, block_size(blocks))
+    for name in ("whole", "plain"):
+        found = open_models(_joint(tmp_path, name))
+        assert found.facts == {"layout": "joint", "planner": "block_ar", "token_layout": "bins300", "duration": "token"}
+    with pytest.raises(BadInputError, match=r"num_waypoints: 7, but .*short/model\.safetensors plans 5"):
+        open_models(_joint(tmp_path, "short"))
+    open_models(replace(_joint(tmp_path, "short"), num_waypoints=5))
+    with pytest.raises(BadInputError, match=r"8 proprio dimensions \(bins256\).*holds block_planner \(bins300\)"):
+        open_models(replace(_joint(tmp_path, "whole"), proprio_dim=8))
+    pair = replace(_pair(folder), token_layout="bins300", proprio_dim=6)
+    with pytest.raises(BadInputError, match=r"ae_checkpoint.* holds a block planner, which only a joint model has"):
+        open_models(replace(pair, pair=(str(folder / "vlm"), str(tmp_path / "whole"))))
+    with pytest.raises(BadInputError, match=r"vlm_checkpoint.* unknown: block_planner\.block_embed"):
+        open_models(replace(pair, pair=(str(tmp_path / "whole"), str(folder / "ae"))))
+    whole = state_dict(action_expert_manifest(block_size(), "float32"), 0)
+    for index, (state, said) in enumerate(
+        (
+            ({**whole, "block_planner.query_resid": torch.zeros(19, 64)}, "shape: block_planner.slot_embed.weight"),
+            (
+                {
+                    **whole,
+                    **{f"block_planner.{name}": torch.zeros(19, 64) for name in ("query_resid", "slot_embed.weight")},
+                },
+                "a block planner of 19 tokens a waypoint",
+            ),
+            ({**whole, "block_planner.head.weight": torch.zeros(3)}, "unknown: block_planner.head.weight"),
+            (_without(whole, "block_planner.slot_embed.weight"), "missing: block_planner.slot_embed.weight"),
+            (_without(whole, "block_planner.query_resid"), "lacks block_planner.*query_resid"),
+            (_without(whole, "duration_embed.weight"), "missing: duration_embed.weight"),
+        )
+    ):
+        save(state, tmp_path / str(index))
+        with pytest.raises(BadInputError) as raised:
+            open_models(_joint(tmp_path, str(index)))
+        assert said in str(raised.value)
+
+
+def _without(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {other: tensor for other, tensor in state.items() if other != name}
+
+
+def test_a_vlm_out_of_a_newer_models_file_says_which_tokens_it_writes(folder: Path) -> None:
+    given = replace(_pair(folder), pair=(str(folder / "b"), str(folder / "ae")))
+    with pytest.raises(BadInputError, match=r"b/model\.safetensors holds duration_embed \(bins300\)"):
+        open_models(given)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"global_step": 5000, "timestamp": 0.0}, None),
+        ({"planner_mode": "block_ar", "planner_block0_cond": "none", "planner_num_waypoints": 7}, None),
+        ({"planner_mode": "token_ar"}, "planner_mode token_ar (not block_ar)"),
+        ({"planner_block0_cond": "current_state"}, "planner_block0_cond current_state (not none)"),
+        ({"planner_use_block_embed": False, "planner_block_width": 19}, "planner_block_width 19 (not 10)"),
+        ({"goal_condition_mode": "adarms_residual_v1"}, "goal_condition_mode adarms_residual_v1 (not none)"),
+        ([1, 2], "it holds list, not a dict"),
+        (Path("x"), "not a checkpoint's metadata"),  # code, which is not run
+    ],
+)
+def test_metadata_beside_a_checkpoint_must_not_say_otherwise(tmp_path: Path, metadata: Any, said: str | None) -> None:
+    write_joint(tmp_path / "block", block_size())
+    torch.save(metadata, tmp_path / "block" / "metadata.pt")
+    if said is None:
+        open_models(_joint(tmp_path, "block"))
+        return
+    with pytest.raises(BadInputError) as raised:
+        open_models(_joint(tmp_path, "block"))
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_metadata_of_a_block_planner_beside_weights_of_none_are_refused(folder: Path, tmp_path: Path) -> None:
+    write_joint(tmp_path / "b", "b")
+    torch.save({"planner_mode": "block_ar"}, tmp_path / "b" / "metadata.pt")
+    with pytest.raises(BadInputError, match=r"planner_mode block_ar \(not token_ar\)"):
+        open_models(_joint(tmp_path, "b"))
 
 
 def test_of_two_files_the_setting_chooses_and_the_other_is_named(tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def joint_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """folder/{a,b}: tiny float32 joint checkpoints whose outputs are recorded."""
+    """folder/{a,b,block}: tiny float32 joint checkpoints; the outputs of a and b are recorded."""
     pytest.importorskip("torch")
-    from tests.tiny_weights import write_joint
+    from tests.tiny_weights import block_size, write_joint
 
     folder = tmp_path_factory.mktemp("joint")
+    write_joint(folder / "block", block_size())
     for variant in ("a", "b"):
         write_joint(folder / variant, variant)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ from tests.policy.vla import (
     segment_request,
     trial,
 )
-from tests.tiny_weights import Variant
 from wpray.models import loading
 from wpray.models.batch_parts import BatchShape
 from wpray.models.config import (
     ActionExpertConfig,
+    BlockPlannerConfig,
     Manifest,
     Precision,
     VlmConfig,
@@ -61,23 +62,27 @@ def test_neither_does_one_of_full_size_in_captured_graphs(checkpoints: Path, pre
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("variant", ["a", "b"])
+@pytest.mark.parametrize("variant", ["a", "b", "block"])
 def test_a_joint_models_batch_does_not_show_in_the_answers(
-    joint_checkpoints: Path, variant: Variant, precision: Precision
+    joint_checkpoints: Path, variant: str, precision: Precision
 ) -> None:
     config = joint_config(joint_checkpoints / variant, batching={"deterministic": True}, precision=precision)
     _batches_do_not_show(waypoint_vla.build(config), (1, 7))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("duration_embed", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"duration_embed": True}, {"duration_embed": True, "planner": BlockPlannerConfig(10, 7)}],
+    ids=["a", "b", "block"],
+)
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_neither_does_one_of_a_full_size_joint_model_in_captured_graphs(
-    joint_checkpoints: Path, precision: Precision, duration_embed: bool
+    joint_checkpoints: Path, precision: Precision, changes: dict[str, Any]
 ) -> None:
     from wpray.bench.policy import random_weights
 
-    size = replace(ActionExpertConfig.full(), duration_embed=duration_embed)
+    size = replace(ActionExpertConfig.full(), **changes)
     weights = random_weights(action_expert_manifest(size, "bfloat16"), precision)
     config = joint_config(joint_checkpoints / "a", batching={"deterministic": True}, precision=precision)
     encoder = PromptEncoder(load_tokenizer(DATA / "tokenizer.model", small=True), BINS300, config.max_token_len)

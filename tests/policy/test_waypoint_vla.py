@@ -188,7 +188,13 @@ def test_a_joint_policy_says_what_it_found_and_which_file_it_passed_over(
 ) -> None:
     shutil.copytree(joint_checkpoints / "b", tmp_path / "b")
     policy = waypoint_vla.build(joint_config(tmp_path / "b"))
-    assert policy.sources.facts["models"] == {"layout": "joint", "token_layout": "bins300", "duration": "token"}
+    assert policy.sources.facts["models"] == {
+        "layout": "joint",
+        "planner": "token_ar",
+        "token_layout": "bins300",
+        "duration": "token",
+        "lm_head_precision": "float32",
+    }
     assert policy.sources.facts["joint_checkpoint"]["chosen_because"] == "the only one"
     plain, merged = tmp_path / "b" / "model.safetensors", tmp_path / "b" / "model_merged.safetensors"
     shutil.copy(plain, merged)

@@ -15,6 +15,7 @@ Manifest = dict[str, tuple[tuple[int, ...], Precision]]
 VOCABULARY = 257152
 NUM_DURATIONS = 34  # 0 to 33 control steps
 DURATION_EMBED = "duration_embed.weight"
+BLOCK_PLANNER = "block_planner."  # what its tensors' names start with
 IMAGE_SIZE, PATCH = 224, 14
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2  # of one camera
 
@@ -71,6 +72,14 @@ class VlmConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockPlannerConfig:
+    """What a block planner has beside its backbone."""
+
+    rows: int  # tokens of a waypoint
+    blocks: int | None  # waypoints with an embedding of their own; None: there are none
+
+
+@dataclass(frozen=True, slots=True)
 class ActionExpertConfig:
     """The action expert: a PaliGemma prefix and a narrower Gemma that attends to it."""
 
@@ -80,6 +89,7 @@ class ActionExpertConfig:
     action_dim: int = 32
     horizon: int = 32
     duration_embed: bool = False  # the duration is a token of the suffix, not part of the norms' condition
+    planner: BlockPlannerConfig | None = None  # of a joint model that plans a waypoint at once
 
     @classmethod
     def full(cls) -> ActionExpertConfig:
@@ -124,6 +134,8 @@ def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> 
         manifest |= _linear(name, rows, columns, "float32")
     if config.duration_embed:
         manifest[DURATION_EMBED] = ((NUM_DURATIONS, width), "float32")
+    if config.planner:
+        manifest |= _block_planner(config.planner, config.text.width)
     return manifest
 
 
@@ -138,13 +150,30 @@ def infer_action_expert_config(shapes: Mapping[str, tuple[int, ...]]) -> ActionE
     stem = "paligemma_with_expert.paligemma.model."
     expert = _infer_gemma(shapes, "paligemma_with_expert.gemma_expert.model.")
     dim = _rows(shapes, "action_out_proj", ".bias")[0]
+    planner = _infer_block_planner(shapes)
     return ActionExpertConfig(
         _infer_siglip(shapes, stem),
         _infer_gemma(shapes, stem + "language_model."),
         expert,
         action_dim=dim,
-        duration_embed=DURATION_EMBED in shapes,
+        duration_embed=DURATION_EMBED in shapes or planner is not None,  # no other is known with a block planner
+        planner=planner,
     )
+
+
+def _infer_block_planner(shapes: Mapping[str, tuple[int, ...]]) -> BlockPlannerConfig | None:
+    if not any(name.startswith(BLOCK_PLANNER) for name in shapes):
+        return None
+    rows = _rows(shapes, BLOCK_PLANNER, "query_resid")[0]
+    blocks = shapes.get(BLOCK_PLANNER + "block_embed.weight")
+    return BlockPlannerConfig(rows, blocks[0] if blocks else None)
+
+
+def _block_planner(config: BlockPlannerConfig, width: int) -> Manifest:
+    rows: dict[str, int] = {"query_resid": config.rows, "slot_embed.weight": config.rows}
+    if config.blocks is not None:
+        rows["block_embed.weight"] = config.blocks
+    return {BLOCK_PLANNER + name: ((count, width), "float32") for name, count in rows.items()}
 
 
 def _infer_gemma(shapes: Mapping[str, tuple[int, ...]], stem: str) -> GemmaConfig:

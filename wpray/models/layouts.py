@@ -7,13 +7,15 @@ the width of the proprio statistics and `token_layout`; they must agree.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from wpray.errors import BadInputError
 from wpray.models.checkpoint import Checkpoint, open_action_expert, open_joint, open_vlm, resolve_checkpoint
-from wpray.models.config import ActionExpertConfig, VlmConfig
+from wpray.models.config import DURATION_EMBED, ActionExpertConfig, VlmConfig
+from wpray.models.metadata import check_planner, read_metadata
 from wpray.models.token_layout import BINS256, BINS300, TOKEN_LAYOUTS, TokenLayout, TokenLayoutName
 
 FileName = Literal["model", "model_merged"]
@@ -33,6 +35,7 @@ class Given:
     prefer: FileName  # of a directory's files
     proprio_dim: int  # of the statistics, 8 or 6
     statistics: Path
+    num_waypoints: int = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class ModelFiles:
         """What the checkpoints were found to be, for run.json."""
         duration = "token" if self.expert_config.duration_embed else "condition"
         layout = "joint" if self.joint else "two"
-        return {"layout": layout, "token_layout": self.tokens.name, "duration": duration}
+        planner = "token_ar" if self.expert_config.planner is None else "block_ar"
+        return {"layout": layout, "planner": planner, "token_layout": self.tokens.name, "duration": duration}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -85,7 +89,11 @@ def open_models(given: Given) -> ModelFiles:
         chosen = [choose_file(setting, path, given.prefer) for setting, path in settings]
         vlm, vlm_config = open_vlm(chosen[0].path, chosen[0].setting)
         expert, expert_config = open_action_expert(chosen[1].path, chosen[1].setting)
-    tokens = _token_layout(given, chosen[-1].path, expert_config)
+    _check_planner(given, chosen[-1], expert_config)
+    tokens = _token_layout(given, chosen, vlm, expert_config)
+    for file in chosen:
+        metadata, what = read_metadata(file.path, file.setting), f"{file.setting}: {file.path}"
+        check_planner(metadata, expert_config.planner, tokens, given.num_waypoints, what)
     return ModelFiles(vlm, vlm_config, expert, expert_config, tokens, given.joint is not None, tuple(chosen))
 
 
@@ -107,16 +115,35 @@ def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
     return ChosenFile(setting, file, "the only one", None)
 
 
-def _token_layout(given: Given, file: Path, config: ActionExpertConfig) -> TokenLayout:
-    """The one that all witnesses name."""
+def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -> None:
+    """Raise BadInputError for a block planner that is not of a joint model, or of another width or length."""
+    planner, what = config.planner, f"{file.setting}: {file.path}: holds a block planner"
+    if planner is None:
+        return
+    if given.joint is None:
+        raise BadInputError(f"{what}, which only a joint model has; name it as joint_checkpoint alone")
+    if planner.rows != BINS300.tokens_per_waypoint:
+        wanted = BINS300.tokens_per_waypoint
+        raise BadInputError(f"{what} of {planner.rows} tokens a waypoint; a LIBERO policy has {wanted}")
+    if planner.blocks not in (None, given.num_waypoints):
+        raise BadInputError(f"num_waypoints: {given.num_waypoints}, but {file.path} plans {planner.blocks}; set that")
+
+
+def _token_layout(
+    given: Given, chosen: Sequence[ChosenFile], vlm: Checkpoint, config: ActionExpertConfig
+) -> TokenLayout:
+    """Return the one that all witnesses name."""
     by_width = {layout.proprio_dim: layout for layout in TOKEN_LAYOUTS.values()}[given.proprio_dim]
     witnesses = {f"{given.statistics} describes {given.proprio_dim} proprio dimensions": by_width}
     if given.token_layout is not None:
         witnesses["token_layout is set"] = TOKEN_LAYOUTS[given.token_layout]
     elif given.pair is not None:
         witnesses["vlm_checkpoint and ae_checkpoint name a pair of files"] = BINS256
-    if config.duration_embed:
-        witnesses[f"{file} holds duration_embed"] = BINS300
+    newer = (DURATION_EMBED in vlm.left_out, config.duration_embed)  # in the VLM's file, in the action expert's
+    for file, holds in zip(chosen, newer[-len(chosen) :], strict=True):
+        if holds:
+            what = "duration_embed" if config.planner is None else "block_planner"
+            witnesses[f"{file.path} holds {what}"] = BINS300
     if len(set(witnesses.values())) > 1:
         said = "; ".join(f"{witness} ({layout.name})" for witness, layout in witnesses.items())
         key = "" if given.joint is None else f"; joint_checkpoint is {given.joint}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wpray.models.action_expert import ActionExpert
 from wpray.models.backbone import Backbone
+from wpray.models.block_planner import BlockPlanner
 from wpray.models.checkpoint import Checkpoint
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig
 from wpray.models.layouts import ModelFiles
@@ -84,7 +85,10 @@ def joint_models(
     backbone = Backbone(
         weights, table, EXPERT_STEM, config.vision, config.text, always, joint=True, graphs=how.graphs, pool=how.pool
     )
-    planner = WaypointVLM(backbone, tokens, header, how.graphs, how.pool, how.head)
+    if config.planner is None:
+        planner = WaypointVLM(backbone, tokens, header, how.graphs, how.pool, how.head)
+    else:
+        planner = BlockPlanner(backbone, weights, tokens, header, how.graphs, how.pool, how.head)
     return planner, ActionExpert(backbone, weights, config, how.graphs, how.pool, joint=True)
 
 

@@ -102,7 +102,7 @@ class WaypointVLM:
         self._layers, self._norm, self._tokens = backbone.layers, backbone.norm, backbone.tokens
         self.device, self._text = backbone.device, backbone.config
         self._rounds = head == "bfloat16"
-        self._answer = torch.tensor(self._tokens.places([(*header, layout.waypoint)])[0], device=self.device)
+        self._answer = torch.tensor(self._tokens.places([self._begins(header)])[0], device=self.device)
         choices = {family: self._choice(family.ids) for family in dict.fromkeys(layout.families)}
         self._choices = [choices[family] for family in layout.families]
         self._dur, self._wp = self._tokens.embedded([layout.duration, layout.waypoint])
@@ -111,6 +111,14 @@ class WaypointVLM:
         self._read: _Phase = GraphCache(self._prefill, pool) if captured else self._prefill
         self._decode: _Phase = GraphCache(self._answers, pool, shared=1) if captured else self._answers
         self.hidden: list[Tensor] | None = None  # set to a list to collect what each next token is read from
+
+    def _begins(self, header: Sequence[int]) -> list[int]:
+        """Ids that a prompt is followed by before anything is sampled."""
+        return [*header, self.layout.waypoint]
+
+    def _new_slots(self, num_waypoints: int) -> int:
+        """Tokens that are fed after them: all but the first <wp> and the last duration."""
+        return self.layout.tokens_per_waypoint * num_waypoints - 2
 
     @torch.inference_mode()
     def plan(
@@ -146,8 +154,7 @@ class WaypointVLM:
         """
         num_waypoints = prefix.forced.shape[1]
         length = 2 * IMAGE_TOKENS + prefix.tokens.shape[1] + len(self._answer)
-        # The last duration is fed to nothing.
-        cache = self._caches.take(shape.rows, aligned(length + self.layout.tokens_per_waypoint * num_waypoints - 2))
+        cache = self._caches.take(shape.rows, aligned(length + self._new_slots(num_waypoints)))
         hidden, real = read_parts(self._read, shape, (prefix.seen, prefix.tokens, prefix.lengths), cache)
         lengths, forced = (padded(part, shape.rows) for part in (prefix.lengths, prefix.forced))
         return cache, hidden, self._decode(cache, real, hidden, lengths, forced)

@@ -55,7 +55,11 @@ def sources_of(config: Config, files: PolicyFiles) -> Sources:
     # A run that joins no cluster has warned of the statistics already, when it checked its machine.
     foreign = config.ray.address is not None and not statistics.fits
     return Sources(
-        {**facts, "models": models.facts, "dataset_statistics": {**statistics.facts, "sha256": digest}},
+        {
+            **facts,
+            "models": {**models.facts, "lm_head_precision": head_precision(config, models)},
+            "dataset_statistics": {**statistics.facts, "sha256": digest},
+        },
         (
             *(f"{setting}: {opened[setting].path}: {text}" for setting, text in unusual.items() if text),
             f"{statistics.describe(config.task_suite)}, numbers {digest[:16]}",
@@ -71,6 +75,13 @@ def _passed_over(chosen: ChosenFile) -> dict[str, str]:
 def planner_precision(config: Config) -> Precision:
     """What the planner computes in: a joint model has one precision."""
     return config.vlm_precision if config.joint_checkpoint is None else config.precision
+
+
+def head_precision(config: Config, models: ModelFiles) -> Precision:
+    """What the planner scores its tokens in: what is configured, else what all known branches of its kind do first."""
+    if config.lm_head_precision != "auto":
+        return config.lm_head_precision
+    return "float32" if models.expert_config.planner is None else "bfloat16"
 
 
 def tokenizer_path(config: Config) -> Path:
@@ -104,4 +115,5 @@ def _given(config: Config, scaling: PolicyScaling, statistics: Path) -> Given:
         prefer=config.checkpoint_file,
         proprio_dim=scaling.proprio_dim,
         statistics=statistics,
+        num_waypoints=config.num_waypoints,
     )

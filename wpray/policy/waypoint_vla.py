@@ -25,7 +25,7 @@ from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
 from wpray.policy.base import PolicySpec, Sources
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
-from wpray.policy.model_files import open_files, planner_precision, sources_of, tokenizer_path
+from wpray.policy.model_files import head_precision, open_files, planner_precision, sources_of, tokenizer_path
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
 from wpray.policy.prompt import PromptEncoder, TokenIds, load_tokenizer
@@ -65,9 +65,8 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = config.torch_compile and device.type == "cuda"
     pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
-    how = Computing(
-        config.precision, planner_precision(config), config.lm_head_precision, graphs=graphs, device=device, pool=pool
-    )
+    head = head_precision(config, files.models)
+    how = Computing(config.precision, planner_precision(config), head, graphs=graphs, device=device, pool=pool)
     vlm, expert = load(files.models, encoder.header, how)
     policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise(config))
     policy.files = (*files.models.files, files.statistics.path, tokenizer)
