@@ -6,19 +6,27 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import ray
 
-from wpray import replicas, transport
-from wpray.actors import Health, Host, Loaded, PolicyShell, RunContext
+from wpray import actors, replicas, transport
+from wpray.actors import EnvShell, Health, Host, Loaded, PolicyShell, RunContext, row_context
 from wpray.config import Config
-from wpray.events import Event, EventQueue, PolicyFiles, PolicyReady
+from wpray.envs.fake import fake_tasks
+from wpray.errors import ThreadDiedError
+from wpray.events import Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady
+from wpray.policy.batching import Batcher, PolicyError
+from wpray.policy.noop import NoopPolicy
 from wpray.replicas import Replicas
-from wpray.transport import Address
+from wpray.rollout import PolicyOutputError
+from wpray.scheduler import Assignment
+from wpray.transport import Address, PolicyServer
+from wpray.types import Trial
 
 CONTEXT = RunContext("run", Config.model_validate({"task_suite": "fake", "policy": "noop"}), b"key")
 LOADED = Health(0.0, loaded=Loaded(Host("here", 1, None, {}), 1.0))
@@ -65,7 +73,15 @@ class Replica:
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Health], list[Any]], list[Event]]:
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each replica that is ended: whether Ray is not to restart it."""
+    calls: list[bool] = []
+    monkeypatch.setattr(ray, "kill", lambda _, no_restart: calls.append(no_restart))
+    return calls
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Any], list[Any]], list[Event]]:
     """The events of one replica that gives these answers."""
     replica = Replica()
     options = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: replica))
@@ -73,7 +89,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Health], list[Any]],
     monkeypatch.setattr(replicas, "_CHECK_S", 0.0)
     monkeypatch.setattr(replicas, "_LOADING_S", 0.0)
 
-    def run(health: list[Health], hashes: list[Any]) -> list[Event]:
+    def run(health: list[Any], hashes: list[Any]) -> list[Event]:
         events = EventQueue()
         crew = Replicas(CONTEXT, 0, 1, events)
         replica.answers.update(health=[*health], file_hashes=[*hashes])
@@ -112,3 +128,89 @@ def test_unreadable_files_are_said(
         events = play([LOADED], [_gone_on(PermissionError("vlm.safetensors"))])
     assert events[-1] == PolicyFiles({})
     assert "does not know what it was loaded from: PermissionError: vlm.safetensors" in caplog.text
+
+
+def _thread_died() -> Exception:
+    return _gone_on(ThreadDiedError("the thread policy died: MemoryError"))
+
+
+def test_a_replica_whose_thread_has_died_is_replaced(
+    play: Callable[[list[Any], list[Any]], list[Event]], killed: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "wpray"):
+        events = play([LOADED, _thread_died(), Health(0.0), LOADED], [{"a": "1"}, {"a": "1"}])
+    assert [type(event) for event in events] == [PolicyReady, PolicyFiles, PolicyReady, PolicyFiles]
+    assert killed == [False]
+    assert "policy-0: ThreadDiedError: the thread policy died: MemoryError; it is restarted" in caplog.text
+
+
+def test_a_replica_that_is_never_of_use_is_given_up(
+    play: Callable[[list[Any], list[Any]], list[Event]], killed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "_USELESS_LIVES", 3)
+    of_use = [Health(0.0, busy_s=1.0), _thread_died(), Health(0.0)]
+    events = play([_thread_died(), _thread_died(), *of_use, *[_thread_died()] * 3], [])
+    assert killed == [False] * 5 + [True]
+    assert [event.failure.reason for event in events if isinstance(event, PolicyLost)] == [
+        "ThreadDiedError: the thread policy died: MemoryError"
+    ]
+
+
+class _Shell(PolicyShell):
+    """Loads at once, without Ray."""
+
+    def __init__(self) -> None:
+        policy = NoopPolicy(actors.policy_spec(CONTEXT.config))
+        self._batcher = Batcher(policy, 1, 0.0)
+        self._server = PolicyServer(self._batcher, "127.0.0.1", b"key")
+        self._loading = ThreadPoolExecutor(1).submit(lambda: cast(Loaded, LOADED.loaded))
+        self._replica, self._node = 0, "node"
+
+
+@pytest.mark.parametrize("thread", ["policy", "accept"])
+def test_health_raises_once_a_thread_has_died(thread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die() -> None:
+        raise ThreadDiedError("the thread died")
+
+    shell = _Shell()
+    shell._loading.result()
+    assert shell.health().loaded is not None and shell.address().replica == 0
+    monkeypatch.setattr(shell._batcher if thread == "policy" else shell._server, "check", die)
+    for ask in (shell.health, shell.address):
+        with pytest.raises(ThreadDiedError):
+            ask()
+    shell._server.close()
+    shell._batcher.close()
+
+
+def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would take SystemExit for the actor's own wish, and start it again for ever."""
+
+    def leave(_: Config) -> None:
+        raise SystemExit("no licence")
+
+    monkeypatch.setattr(actors, "build_policy", leave)
+    shell, deadline = PolicyShell(0, CONTEXT), time.monotonic() + 10
+    with pytest.raises(RuntimeError, match="ended its process while it loaded: SystemExit: no licence"):
+        while time.monotonic() < deadline:
+            shell.health()
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("error", "origin"),
+    [
+        (PolicyError("PromptTooLongError", "65 tokens", "", True), "request"),
+        (PolicyError("RuntimeError", "sick"), "policy"),
+        (PolicyOutputError("a short chunk"), "policy"),
+        (RuntimeError("the simulator"), "environment"),
+    ],
+)
+def test_an_attempt_says_whose_fault_its_error_is(error: Exception, origin: str) -> None:
+    shell = object.__new__(EnvShell)
+    shell._policy = cast(Any, SimpleNamespace(replica=1, life="life"))
+    assignment = Assignment(Trial(fake_tasks()[0], 0, 0), 1, "env-0")
+    shell._row_context = lambda _, started: row_context(CONTEXT, "env-0", "node", 1, started)  # type: ignore[method-assign]
+    attempt = shell._failed(assignment, datetime.now(UTC), error)
+    assert attempt.error_from == origin
+    assert attempt.episode.status == "error"

@@ -17,38 +17,47 @@ ALLOWED = {
     # leaves: know nothing of the rest
     "errors": set(),
     "lfs": {"errors"},
+    "watched": {"errors"},
     "types": set(),
-    "config": set(),
+    "paths": set(),
+    "suites": set(),
+    "unique_yaml": set(),
+    "config": {"paths", "suites"},
     "hardware": set(),
     "planning": set(),
     "provenance": set(),
+    "file_digests": set(),
+    "origins": {"errors", "provenance", "file_digests", "envs.factory", "envs.libero_import"},
     "quiet_ray": set(),
     "asking": set(),
+    "cluster_probe": set(),
     "command": {"errors"},
-    "config_cli": {"config", "errors"},
+    "arguments": {"errors", "paths", "storage.url"},
+    "config_cli": {"config", "errors", "paths", "unique_yaml"},
     "rotation": {"types"},
     "images": {"types"},
     "trials": {"types", "errors"},
     # what an episode is made of: no Ray
     "rollout": {"types", "envs.base", "policy.base", "errors", "images"},
-    "models": {"errors", "command", "lfs"},
-    "envs": {"types", "errors", "config", "rotation", "images"},
-    "policy": {"types", "errors", "config", "models", "lfs"},
+    "models": {"errors", "command", "config_cli", "arguments", "lfs"},
+    "envs": {"types", "errors", "config", "rotation", "images", "suites"},
+    "policy": {"types", "errors", "config", "models", "lfs", "watched"},
     # what is kept of it
-    "storage": {"errors"},
+    "storage": {"errors", "paths", "watched"},
     "results": {"types", "errors", "config", "provenance", "storage"},
     # what runs it on many machines
     "scheduler": {"types"},
     "stopping": {"types", "config", "results.statistics"},
-    "transport": {"types", "policy.base", "policy.batching"},
+    "transport": {"types", "errors", "policy.base", "policy.batching", "watched"},
     "balance": {"asking", "transport"},
-    "node_versions": {"asking", "errors", "provenance"},
-    "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking"},
+    "node_versions": {"asking", "envs.factory", "errors", "origins", "provenance"},
+    "cluster_setup": {"types", "errors", "config", "envs.factory", "hardware", "quiet_ray", "asking", "suites"}
+    | {"cluster_probe"},
     "actors": {"errors", "config", "envs", "policy", "provenance", "results.encode", "rollout", "scheduler"}
     | {"transport", "balance", "node_versions"},
     "events": {"errors", "actors", "asking", "policy.base", "scheduler"},
     "pool": {"actors", "cluster_setup", "events", "scheduler", "stopping"},
-    "replicas": {"actors", "asking", "cluster_setup", "events", "stopping"},
+    "replicas": {"errors", "actors", "asking", "cluster_setup", "events", "stopping"},
     "recorder": {"types", "errors", "config", "results", "stopping"},
     "driver": {
         "types",
@@ -64,18 +73,18 @@ ALLOWED = {
     }
     | {"scheduler", "stopping", "transport"},
     "display": {"types", "results"},
-    "output": {"config", "errors", "provenance", "actors", "results", "storage"},
+    "output": {"config", "errors", "origins", "provenance", "actors", "results", "storage"},
     # the driver elsewhere
     "jobs.names": set(),
     "jobs.manifest": {"errors", "provenance"},
-    "jobs.fetch": {"errors", "provenance", "jobs.manifest"},
+    "jobs.fetch": {"errors", "paths", "provenance", "jobs.manifest"},
     "jobs.package": {"config", "provenance"},
     "jobs.client": {"errors", "jobs.package", "quiet_ray"},
     "jobs.follow": {"errors", "jobs.client"},
-    "jobs.submit": {"config", "errors", "jobs"},
+    "jobs.submit": {"config", "errors", "paths", "jobs"},
     # who reads results
-    "report": {"types", "errors", "results", "config_cli", "command"},
-    "compare": {"errors", "results", "config_cli", "command"},
+    "report": {"types", "errors", "results", "arguments", "config_cli", "command"},
+    "compare": {"errors", "results", "arguments", "config_cli", "command"},
     "export.statistics": {"types"},
     "export.lerobot": {"types", "errors", "results", "rotation", "export.statistics"},
     "video.choose": set(),
@@ -83,9 +92,9 @@ ALLOWED = {
     "video.frames": {"types", "errors", "envs.base", "results"},
     "video.crew": {"config", "actors", "cluster_setup", "envs.factory", "events", "video.encode", "video.frames"},
     "video.render": {"types", "errors", "config", "cluster_setup", "results", "video"},
-    "video.options": {"config", "config_cli", "results"},
+    "video.options": {"arguments", "config", "config_cli", "errors", "results"},
     "rlds": {"types", "errors", "lfs"},
-    "dataset_stats": {"types", "errors", "rlds", "results.atomic", "config_cli", "command"},
+    "dataset_stats": {"types", "errors", "rlds", "results.atomic", "arguments", "config_cli", "command"},
 }
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "evaluation", "machine", "plan_run", "doctor", "bench", "jobs.remote"}
@@ -167,3 +176,10 @@ def test_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             size = (node.end_lineno or node.lineno) - node.lineno + 1
             assert size <= 50, f"{node.name} has {size} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_thread_that_dies_is_noticed(path: Path) -> None:
+    """The module says of every thread what notices its end."""
+    started = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    assert _name(path) == "watched" or not started & {"threading.Thread", "Thread", "threading.Timer", "Timer"}

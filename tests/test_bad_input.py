@@ -8,7 +8,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +70,11 @@ def _contents(folder: Path) -> dict[str, bytes | None]:
         ([*FAKE, "--ray.num_env_actors", "0"], "ray.num_env_actors"),
         ([*FAKE, "--num_steps_wait", "-1"], "num_steps_wait"),
         ([*FAKE, "--ray.env_cpus", "5000"], "ray.env_cpus"),
+        pytest.param(["--task_suite", "libero_100", "--policy", "noop"], "lists no tasks in libero_100", marks=libero),
+        pytest.param(["--task_suite", "libero_goal_env", "--policy", "noop"], "is not installed", marks=libero),
+        ([*FAKE, "--env.instruction", "bddl"], "task_suite fake has no BDDL files"),
+        ([*FAKE, "--policy", ""], "policy: is empty; name one"),
+        ([*FAKE, "--policy", " "], "policy: is empty; name one"),
         ([*FAKE, "--polcy", "noop"], "did you mean --policy?"),
         ([*FAKE, "--policy", "nop"], "did you mean noop?"),
         ([*FAKE, "--policy", "../x"], "policy: cannot import ../x"),
@@ -104,12 +109,77 @@ def test_bad_input_is_one_line_with_the_remedy_and_starts_nothing(
         ('output_dir: "a\\0b"', "output_dir: must be a file name"),
         ('video_out_path: "a\\0b"', "video_out_path: must be a file name"),
         ("tasks: []", "tasks"),
+        ("policy: ''", "policy: is empty; name one"),
         ("- fake", "must hold 'key: value' lines"),
     ],
 )
 def test_a_bad_file_is_one_line_with_the_remedy(run: Callable[..., str], tmp_path: Path, text: str, hint: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     assert hint in run("--config", "bad.yaml")
+
+
+GOOD = """
+from wpray.policy.base import PolicySpec
+def build(config): raise AssertionError("built")
+def spec_of(config): return PolicySpec("own", False, False, 0, 1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Writes a user's policy module; returns its name."""
+    folder = tmp_path_factory.mktemp("own") / "own_policies"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(folder.parent)
+
+    def write(text: str) -> str:
+        (folder / "mine.py").write_text(text)
+        return "own_policies.mine"
+
+    yield write
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own_policies"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (
+            "def spec_of(config:",
+            "the import of own_policies.mine fails (SyntaxError: '(' was never closed (mine.py, line",
+        ),
+        ("import a_package_that_is_not_there", "cannot import own_policies.mine (No module named 'a_package_that"),
+        ("from wpray.types import nothing", "fails (ImportError: cannot import name 'nothing'"),
+        ("\n1 / 0", "fails (ZeroDivisionError: division by zero, "),
+        ("\n1 / 0", "mine.py:2)"),
+        ("raise ValueError('two\\nlines')", "fails (ValueError: two lines, "),
+        ("import sys; sys.exit()", "the import of own_policies.mine fails (SystemExit, "),
+        ("import sys; sys.exit('no licence')", "fails (SystemExit: no licence, "),
+        ("raise BaseException('any')", "fails (BaseException: any, "),
+        ("spec_of = 3", "own_policies.mine has no spec_of"),
+        ("def spec_of(config): ...", "own_policies.mine has no build"),
+        (GOOD + "def spec_of(config): 1 / 0", "spec_of of own_policies.mine fails (ZeroDivisionError"),
+        (GOOD + "import sys\ndef spec_of(config): sys.exit(3)", "spec_of of own_policies.mine fails (SystemExit: 3, "),
+        (GOOD + "def spec_of(): ...", "spec_of of own_policies.mine fails (TypeError: spec_of() takes 0 positional"),
+        (GOOD + "def spec_of(config): ...", "must return a PolicySpec, not NoneType"),
+        (GOOD + "def spec_of(config): return {'name': 'own'}", "must return a PolicySpec, not dict"),
+        (GOOD.replace("0, 1)", "0, 0)"), "a max_batch_size of 1 or more, not 0"),
+        (GOOD.replace("0, 1)", "0, None)"), "a max_batch_size of 1 or more, not None"),
+        (GOOD.replace("0, 1)", "-1, 1)"), "num_gpus of 0 or more, not -1"),
+        (GOOD.replace("0, 1)", "float('nan'), 1)"), "num_gpus of 0 or more, not nan"),
+    ],
+)
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
+def test_a_broken_policy_module_is_named_with_its_error(
+    run: Callable[..., str], own: Callable[[str], str], text: str, hint: str, plan: list[str]
+) -> None:
+    assert hint in run(*FAKE, "--policy", own(text), *plan)
+
+
+def test_what_a_policy_module_says_on_purpose_stays(run: Callable[..., str], own: Callable[[str], str]) -> None:
+    text = "from wpray.errors import BadInputError\ndef spec_of(config): raise BadInputError('my_url: give one')\n"
+    assert run(*FAKE, "--policy", own(GOOD + text)) == "error: my_url: give one\n"
 
 
 @pytest.mark.libero

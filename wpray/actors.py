@@ -29,6 +29,7 @@ from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_t
 from wpray.scheduler import Assignment
 from wpray.transport import Address, PolicyServer, RemotePolicy
 
+ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
 _NICENESS = 5  # of env actors
 _LOOK_AGAIN_S = 60.0  # how long an env actor keeps its replica before it looks for a less loaded one
 
@@ -41,6 +42,7 @@ class RunContext:
     config: Config
     key: bytes  # both ends of a policy connection prove that they know it
     versions: dict[str, str] = field(default_factory=dict)  # that env actors must have, where nodes may differ
+    session: int | None = None  # of the run, which its rows name
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Host:
     pid: int
     renderer: str | None
     versions: dict[str, str]
+    gpu: str | None = None  # kind of GPU that a policy answers on
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +74,20 @@ class Health:
     loaded: Loaded | None = None  # policy: None while it loads
 
 
+# "request": the policy cannot answer this request, whatever its process (InvalidRequestError).
+ErrorFrom = Literal["policy", "request", "environment"]
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What came of an assignment: a row either way, and whose fault an error is."""
 
     episode: EncodedEpisode
-    error_from: Literal["policy", "environment"] | None = None
+    error_from: ErrorFrom | None = None
     error_kind: str = ""  # class of the error
     replica: int | None = None  # that answered last
     life: str | None = None  # of that replica
+    error_message: str = ""  # the error and its traceback
 
 
 class _Failed(Exception):  # noqa: N818
@@ -101,10 +109,12 @@ class PolicyShell:
 
     def _load(self) -> Loaded:
         began = time.perf_counter()
-        policy = build_policy(self._context.config)
-        self._serve(policy)
+        with told_as(_ended_while_loading, Exception, caught=BaseException):  # Ray would take SystemExit for its own
+            policy = build_policy(self._context.config)
+            self._serve(policy)
         sources = getattr(policy, "sources", Sources())  # most policies are loaded from nothing
-        return Loaded(_this_host(None), time.perf_counter() - began, sources)
+        host = _this_host(None, getattr(policy, "gpu", None))
+        return Loaded(host, time.perf_counter() - began, sources)
 
     def _serve(self, policy: Policy) -> None:
         context = self._context
@@ -126,8 +136,12 @@ class PolicyShell:
         return self._hashes.result()
 
     def address(self) -> Address:
-        """Where env actors connect. Raises ConnectionError while the policy loads."""
+        """Where env actors connect.
+
+        Raises ConnectionError while the policy loads, ThreadDiedError if this process must be replaced.
+        """
         self._check_loaded()
+        self._check_threads()
         server = self._server
         return Address(server.host, server.port, self._replica, self._node, server.clients, server.life)
 
@@ -135,16 +149,24 @@ class PolicyShell:
         if not self._loading.done() or self._loading.exception() is not None:
             raise ConnectionError("the policy is loading")
 
+    def _check_threads(self) -> None:
+        self._batcher.check()
+        self._server.check()
+
     def gpus(self) -> Gpus:
         """The GPUs that Ray has given to this replica; known before the policy has loaded."""
         context = ray.get_runtime_context()
         return Gpus(context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ())))
 
     def health(self) -> Health:
-        """How long the batch in hand has been computing. Raises what loading the policy raised."""
+        """How long the batch in hand has been computing.
+
+        Raises what loading the policy raised, and ThreadDiedError if this process must be replaced.
+        """
         if not self._loading.done():
             return Health(0.0)
         loaded, since = self._loading.result(), self._batcher.busy_since
+        self._check_threads()
         return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s, loaded)
 
 
@@ -166,7 +188,7 @@ class EnvShell:
         Raises BadInputError on a machine that cannot render, or has another simulator than the run.
         """
         config = self._context.config
-        node_versions.check_this_host(self._context.versions)
+        node_versions.check_this_host(self._context.versions, config.task_suite)
         renderer = prepare_rendering(config, self._replicas.gpus_here, self._name)
         self._env: Environment = make_environment(config.task_suite, config.env.protocol)
         self._policy = RemotePolicy(policy_spec(config), self._replicas.find, self._context.key, self._alive)
@@ -205,10 +227,7 @@ class EnvShell:
             kind, trace = error.kind, error.trace
         message = f"{error.message if isinstance(error, PolicyError) else error}\n{trace}"
         row = encode_error(assignment.trial, self._row_context(assignment, started), kind, message)
-        origin: Literal["policy", "environment"] = (
-            "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
-        )
-        return Attempt(row, origin, kind, self._policy.replica, self._policy.life)
+        return Attempt(row, _origin(error), kind, self._policy.replica, self._policy.life, message)
 
     def _alive(self) -> None:
         self._since = time.monotonic()
@@ -224,16 +243,16 @@ class EnvShell:
             self._policy.disconnect()
 
     def _row_context(self, assignment: Assignment, started: datetime) -> EpisodeContext:
-        return row_context(self._context, self._name, platform.node(), assignment.attempt, started)
+        return row_context(self._context, assignment, platform.node(), started)
 
 
 def lost_row(context: RunContext, assignment: Assignment, reason: str) -> EncodedEpisode:
     """The error row of a trial whose actors all died."""
-    row = row_context(context, assignment.worker, None, assignment.attempt, datetime.now(UTC))
-    return encode_error(assignment.trial, row, "ActorLostError", reason)
+    row = row_context(context, assignment, None, datetime.now(UTC))
+    return encode_error(assignment.trial, row, ACTOR_LOST, reason)
 
 
-def row_context(context: RunContext, worker: str, node: str | None, attempt: int, started: datetime) -> EpisodeContext:
+def row_context(context: RunContext, assignment: Assignment, node: str | None, started: datetime) -> EpisodeContext:
     """What a row that ends now says besides the episode."""
     config = context.config
     return EpisodeContext(
@@ -242,10 +261,12 @@ def row_context(context: RunContext, worker: str, node: str | None, attempt: int
         checkpoint=config.joint_checkpoint or config.vlm_checkpoint,
         protocol=config.env.protocol,
         node=node,
-        worker=worker,
-        attempt=attempt,
+        worker=assignment.worker,
+        attempt=assignment.attempt,
         started_at=started,
         ended_at=datetime.now(UTC),
+        attempt_errors=assignment.errors,
+        session=context.session,
     )
 
 
@@ -284,5 +305,15 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
     return renderer
 
 
-def _this_host(renderer: str | None) -> Host:
-    return Host(platform.node(), os.getpid(), renderer, provenance.package_versions())
+def _origin(error: Exception) -> ErrorFrom:
+    if isinstance(error, PolicyError) and error.invalid:
+        return "request"
+    return "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
+
+
+def _ended_while_loading(error: BaseException) -> Exception:
+    return RuntimeError(f"the policy ended its process while it loaded: {type(error).__name__}: {error}")
+
+
+def _this_host(renderer: str | None, gpu: str | None = None) -> Host:
+    return Host(platform.node(), os.getpid(), renderer, provenance.package_versions(), gpu)

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
-import socket
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 
 from wpray.asking import cause_of
+from wpray.cluster_probe import check_answers, host_and_port
 from wpray.config import Config
 from wpray.envs.factory import FAKE_SUITE, list_tasks
 from wpray.errors import BadInputError, told_as
 from wpray.hardware import cores
 from wpray.quiet_ray import WORKER_DEFAULTS, passed_on
+from wpray.suites import InstructionSource
 from wpray.types import Task
 
 _LOG = logging.getLogger(__name__)
 _OBJECT_STORE = 256 * 2**20  # results pass through it one at a time
 _FAKE_MEMORY = 200 * 2**20
-_KNOCK_S = 10.0
 _PLENTY = 10_000.0  # custom resources name kinds of nodes; one machine alone is of every kind
 _PACKAGE = Path(__file__).parent
 
@@ -39,12 +41,13 @@ def start_ray(config: Config) -> None:
     options = _join_options(address) if address else _local_options(config)
 
     def in_a_line(error: Exception) -> BadInputError:
-        return BadInputError(f"ray.address {address or 'none'}: cannot start or join Ray ({_reason(error)})")
+        named = " (RAY_ADDRESS)" if address == "auto" and os.environ.get("RAY_ADDRESS") else ""
+        return BadInputError(f"ray.address {address or 'none'}{named}: cannot start or join Ray ({_reason(error)})")
 
     try:
         with told_as(in_a_line):  # of a node that does not come up in time Ray says so with a plain Exception
             if address:
-                _knock(address)
+                _check_is_there(address)
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its last words
@@ -117,9 +120,9 @@ def cluster_tasks(config: Config) -> tuple[Task, ...]:
     Raises BadInputError for a suite that does not exist, or if no worker can tell.
     """
     if config.ray.address is None:
-        return list_tasks(config.task_suite, config.env.max_steps)
+        return list_tasks(*_asked(config))
     try:
-        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(config.task_suite, config.env.max_steps))
+        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(*_asked(config)))
         return tasks
     except ray.exceptions.RayError as error:
         cause = cause_of(error)
@@ -136,11 +139,25 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0]
 
 
-def _knock(address: str) -> None:
-    """Raises OSError if nobody listens at HOST:PORT; Ray would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+def _check_is_there(address: str) -> None:
+    """Raise ConnectionError unless a cluster answers where Ray would look for it; Ray would try for minutes."""
+    found = host_and_port(_where(address))
+    if found is not None:
+        check_answers(*found)
+
+
+def _where(address: str) -> str:
+    """Return the address that Ray makes of `address`: for auto that in RAY_ADDRESS, else of what runs here."""
+    named = os.environ.get("RAY_ADDRESS") if address == "auto" else None
+    if address != "auto" or named:
+        return named or address
+    logging.getLogger("ray").setLevel(logging.ERROR)  # as ray.init will: of several clusters here it warns
+    services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]
+    try:
+        return services.canonicalize_bootstrap_address(address) or address
+    except ConnectionError as error:
+        remedy = "start one with `ray start --head`, or set RAY_ADDRESS or ray.address to HOST:PORT"
+        raise ConnectionError(f"no Ray runs on this machine; {remedy}") from error
 
 
 def _join_options(address: str) -> dict[str, Any]:
@@ -182,6 +199,10 @@ def _nothing_fits(config: Config) -> BadInputError:
     return BadInputError(f"no node has what one env actor needs ({needs}{custom} free); {remedy}")
 
 
+def _asked(config: Config) -> tuple[str, int | None, InstructionSource]:
+    return config.task_suite, config.env.max_steps, config.instruction_source
+
+
 @ray.remote(num_cpus=0)
-def _list_tasks(suite: str, max_steps: int | None) -> tuple[Task, ...]:
-    return list_tasks(suite, max_steps)
+def _list_tasks(suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
+    return list_tasks(suite, max_steps, instruction)

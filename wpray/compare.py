@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from wpray.arguments import file_to_write, number, place, whole
 from wpray.command import run_command
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.results import Run, load
+from wpray.results.atomic import write_for_user
 from wpray.results.paired import Pairs, difference_interval, mcnemar_p, trials_needed
 from wpray.results.pairing import Comparison, Pair, compare, count, obstacles, rate, remarks
 from wpray.results.summary import add_columns, one_line
@@ -49,29 +49,25 @@ def main(argv: Sequence[str]) -> int:
     if options.power is not None:
         console.print(power_line(comparison, options.power / 100))
     if options.json:
-        Path(options.json).write_text(json.dumps(as_json(comparison), indent=2) + "\n")
+        data = json.dumps(as_json(comparison), indent=2) + "\n"
+        write_for_user(options.json, data.encode(), "--json")
     return 0
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.compare", description=_ABOUT)
-    parser.add_argument("run_a", metavar="RUN_A", help="result folder of the reference, or its URL")
-    parser.add_argument("run_b", metavar="RUN_B", help="result folder that is compared with it, or its URL")
+    parser.add_argument("run_a", type=place, metavar="RUN_A", help="result folder of the reference, or its URL")
+    parser.add_argument("run_b", type=place, metavar="RUN_B", help="result folder that is compared with it, or its URL")
     parser.add_argument("--anyway", action="store_true", help="compare even if seed, protocol or simulator differ")
-    parser.add_argument("--flips", type=int, default=20, metavar="N", help="list at most N flipped trials (20)")
-    parser.add_argument("--power", type=_points, metavar="X", help="also: how many trials show X points of difference")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE, too")
+    parser.add_argument("--flips", type=whole(0), default=20, metavar="N", help="list at most N flipped trials (20)")
+    parser.add_argument(
+        "--power",
+        type=number(0, 100, above=True),
+        metavar="X",
+        help="also: how many trials show X points of difference",
+    )
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write the numbers to FILE, too")
     return parser
-
-
-def _points(text: str) -> float:
-    try:
-        points = float(text)
-    except ValueError:
-        points = 0.0
-    if not 0 < points <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of points between 0 and 100")
-    return points
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -118,7 +114,7 @@ def power_line(comparison: Comparison, difference: float) -> str:
 
 def _show(console: Console, a: Run, b: Run, comparison: Comparison, most_flips: int) -> None:
     for side, run in (("A", a), ("B", b)):
-        config = run.info.get("config", {})
+        config = run.info["config"]
         named = config.get("joint_checkpoint") or config.get("vlm_checkpoint")
         checkpoint = f", {named}" if named else ""
         console.print(f"[bold]{side}[/]  {escape(run.place)}  ({escape(str(config.get('policy')) + checkpoint)})")

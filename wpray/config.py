@@ -1,6 +1,7 @@
 """The configuration of a run: YAML, then command line, validated before anything heavy is imported.
 
-Existing configs keep their flat keys and meaning; everything new is grouped. This module imports pydantic only.
+Existing configs keep their flat keys and meaning; everything new is grouped. This module imports no
+other package than pydantic.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,11 +19,16 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from wpray import suites
+from wpray.paths import check_name
+
 Auto = Literal["auto"]
+_MOST_OF_A_RESOURCE = 1e6  # of one node
 
 
 def _expand_ranges(value: Any) -> Any:
@@ -45,17 +51,43 @@ def _expand_range(part: Any) -> list[Any]:
 TaskIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_expand_ranges)]
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must be a file name, which holds no NUL")
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be a file name; leave it out for the default")
     return text
 
 
-FilePath = Annotated[str, AfterValidator(_no_nul)]
+_FILE_NAME = AfterValidator(check_name)
+FilePath = Annotated[str, _FILE_NAME]  # what is typed so is one of `path_fields`
+OutputPath = Annotated[str, _FILE_NAME, AfterValidator(_not_blank)]  # blank: the working directory would be filled
+ActorCount = Annotated[PositiveInt, Field(le=10_000)]  # five times the most that the driver was measured with
+
+
+def _without_booleans(value: Any) -> Any:
+    """Refuse `true` for a number: pydantic would read it as 1."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+    if any(isinstance(item, bool) for item in items):
+        raise ValueError("must not be true or false")
+    return value
+
+
+def _canonical(value: Any) -> Any:
+    return suites.canonical(value) if isinstance(value, str) else value
+
+
+SuiteName = Annotated[str, BeforeValidator(_canonical)]
 
 
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(kind, type) and issubclass(kind, bool | BaseModel):
+            return value
+        return _without_booleans(value)
 
 
 class EnvConfig(_Group):
@@ -71,9 +103,14 @@ class EnvConfig(_Group):
         description="wpray: every trial gets the scene of a fresh, freshly seeded process; "
         "serial: the order-dependent scenes of a stock serial evaluator",
     )
-    memory_gb: PositiveFloat = Field(2.1, description="memory reserved for each env actor, GiB")
+    memory_gb: PositiveFloat = Field(2.1, le=1_000_000, description="memory reserved for each env actor, GiB")
     max_steps: PositiveInt | None = Field(
-        None, description="control steps after the wait steps; default: the suite's own limit"
+        None, le=100_000, description="control steps after the wait steps; default: the suite's own limit"
+    )
+    instruction: Literal["auto", "file_name", "bddl"] = Field(
+        "auto",
+        description="what the policy is told to do: the words of the task's file name, or its BDDL's (:language); "
+        "auto: file_name for LIBERO's own suites, as their training data has it, bddl for others, such as _lan, _task",
     )
 
 
@@ -98,12 +135,12 @@ class RayConfig(_Group):
         pattern=r"^[A-Za-z0-9_-]{1,100}$",
         description="with ray.submit: submit nothing, follow and fetch this job",
     )
-    num_env_actors: PositiveInt | Auto = Field(
+    num_env_actors: ActorCount | Auto = Field(
         "auto",
         description="environments at once; auto: as many as the CPUs and memory of the nodes that are there hold; "
         "a number makes a cluster that autoscales grow to it",
     )
-    num_policy_actors: PositiveInt | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
+    num_policy_actors: ActorCount | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
     env_cpus: float = Field(1.0, ge=0.0001, le=1e6, description="CPUs reserved for each env actor")
     env_resources: dict[str, float] = Field(
         default_factory=dict,
@@ -121,6 +158,8 @@ class RayConfig(_Group):
                 raise ValueError(f"{name} is not for here: use ray.env_cpus and env.memory_gb")
             if share <= 0:
                 raise ValueError(f"{name}: {share:g} must be more than 0")
+            if not name.strip() or share > _MOST_OF_A_RESOURCE:
+                raise ValueError(f"{name or 'a resource'}: {share:g} is no share of a node's resource that has a name")
         return resources
 
     @field_validator("submit")
@@ -165,7 +204,11 @@ class RetryConfig(_Group):
     """What happens when something fails."""
 
     max_attempts: PositiveInt = Field(3, le=100, description="attempts of a trial before it becomes an error row")
-    stall_s: PositiveFloat = Field(120.0, description="seconds without a step or reply after which an actor is hung")
+    stall_s: float = Field(
+        120.0,
+        ge=1,
+        description="seconds without a step or reply after which an actor is hung; far more than either takes",
+    )
     max_error_share: float = Field(
         0.05, ge=0, le=1, description="stop the run at this share of error rows (and at least 3)"
     )
@@ -182,6 +225,14 @@ class StopWhenConfig(_Group):
     alpha: float = Field(0.05, gt=0, lt=0.5, description="rate of falsely finding a difference")
     beta: float = Field(0.05, gt=0, lt=0.5, description="rate of missing that difference")
 
+    @model_validator(mode="after")
+    def _a_rate_can_differ_so_much(self) -> StopWhenConfig:
+        reference = self.reference_rate
+        most = 1.0 if reference is None else max(reference, 1 - reference)
+        if self.difference >= most:
+            raise ValueError(f"difference: no rate is {self.difference:g} away from {reference:g}; give under {most:g}")
+        return self
+
 
 class Config(_Group):
     """Every setting of an evaluation run."""
@@ -190,15 +241,19 @@ class Config(_Group):
         "", description="scripted | waypoint_vla | noop | random; default: waypoint_vla if checkpoints are named"
     )
     robot_type: Literal["libero"] = Field("libero", description="the robot and its benchmark")
-    task_suite: str = Field("libero_object", pattern=r"^[A-Za-z0-9_]{1,100}$", description="LIBERO suite")
+    task_suite: SuiteName = Field(
+        "libero_object",
+        pattern=r"^[A-Za-z0-9_]{1,100}$",
+        description="LIBERO suite; LIBERO-Object, libero_long (libero_10) and libero_goal_no_noops are understood",
+    )
     tasks: TaskIds | None = Field(
         None, min_length=1, description="task ids, such as 0,3 or 0-4; default: all of the suite"
     )
     num_trials_per_task: PositiveInt = Field(1, le=100_000, description="trials of each task, from its initial states")
     num_steps_wait: int = Field(10, ge=0, le=1000, description="zero actions at the start while objects settle")
-    num_parallel: PositiveInt | None = Field(None, description="environments at once (as ray.num_env_actors)")
+    num_parallel: ActorCount | None = Field(None, description="environments at once (as ray.num_env_actors)")
     seed: int = Field(0, ge=0, lt=2**32, description="seeds every trial, with its own key")
-    output_dir: FilePath | None = Field(
+    output_dir: OutputPath | None = Field(
         None,
         description="result folder, or URL such as s3://BUCKET/PATH; default: a new one under runs/, or the unfinished "
         "one of the same config",
@@ -209,7 +264,7 @@ class Config(_Group):
     record: Literal["full", "light", "none"] = Field(
         "full", description="trajectories: with the simulator's full state, the robot's alone, or none"
     )
-    video_out_path: FilePath | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
+    video_out_path: OutputPath | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
 
     joint_checkpoint: FilePath | None = Field(
         None, description="VLM and action expert in one file that share a backbone, instead of the pair"
@@ -295,7 +350,14 @@ class Config(_Group):
     @classmethod
     def _name_policy(cls, data: Any) -> Any:
         """Without `policy`, a config that names checkpoints means the learned policy."""
-        if isinstance(data, dict) and not data.get("policy"):
+        if not isinstance(data, dict):
+            return data
+        given = data.get("policy")
+        if isinstance(given, str) and not given.strip():
+            raise ValueError(
+                "policy: is empty; name one (scripted | waypoint_vla | noop | random) or leave the key out"
+            )
+        if given is None:
             learned = data.get("joint_checkpoint") or data.get("vlm_checkpoint") or data.get("ae_checkpoint")
             return {**data, "policy": "waypoint_vla" if learned else "scripted"}
         return data
@@ -354,6 +416,20 @@ class Config(_Group):
         """Environments at once, under either of its names."""
         return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
 
+    @property
+    def instruction_source(self) -> suites.InstructionSource:
+        """Where the instructions of this run's tasks are from: `env.instruction`, with `auto` decided."""
+        return suites.instruction_source(self.task_suite, self.env.instruction)
+
+
+def path_fields() -> tuple[str, ...]:
+    """Return the names of the settings that hold a path."""
+    return tuple(
+        name
+        for name, info in Config.model_fields.items()
+        if any(_FILE_NAME in getattr(kind, "__metadata__", ()) for kind in get_args(info.annotation))
+    )
+
 
 # What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.
 _NO_OUTCOME = frozenset(
@@ -361,27 +437,45 @@ _NO_OUTCOME = frozenset(
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
 )
 
-# Settings that earlier versions did not have, and did what their defaults say: left out of `outcome_fields` while at
-# their defaults, so that folders of earlier versions can be resumed.
-_LATER = frozenset(
-    {"dataset_statistics_key", "joint_checkpoint", "checkpoint_file", "token_layout", "lm_head_precision"}
-    | {"max_segments_per_replan", "use_actual_proprio", "segment_start_from", "strict_step_budget", "stop_on_d0"}
-    | {"center_crop", "center_crop_scale", "noise", "eval_seed", "vlm_max_token_len", "ae_max_token_len"}
-)
+# Runs that were recorded before a setting existed do not have it: what they did. A run that does the same leaves it
+# out, so that its folder can be resumed and compared by either version.
+DONE_WITHOUT: dict[str, Any] = {
+    "env.instruction": "file_name",
+    "dataset_statistics_key": None,
+    "joint_checkpoint": None,
+    "checkpoint_file": "model",
+    "token_layout": "auto",
+    "lm_head_precision": "auto",
+    "vlm_max_token_len": None,
+    "ae_max_token_len": 64,
+    "max_segments_per_replan": 0,
+    "use_actual_proprio": False,
+    "segment_start_from": "predicted",
+    "strict_step_budget": True,
+    "stop_on_d0": False,
+    "center_crop": False,
+    "center_crop_scale": None,
+    "noise": "keyed",
+    "eval_seed": None,
+}
 
 
 def outcome_fields(config: Config) -> dict[str, Any]:
-    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder."""
+    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder.
+
+    `env.instruction` is what it resolves to; settings of `DONE_WITHOUT` are left out where they have that value.
+    """
     flat: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": item for key, item in value.items() if name not in _NO_OUTCOME}
         else:
             flat[name] = value
+    flat["env.instruction"] = config.instruction_source
     return {
         name: value
         for name, value in flat.items()
-        if name not in _NO_OUTCOME and not (name in _LATER and value == Config.model_fields[name].default)
+        if name not in _NO_OUTCOME and not (name in DONE_WITHOUT and DONE_WITHOUT[name] == value)
     }
 
 

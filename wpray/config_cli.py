@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,10 +16,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from wpray.config import Config
+from wpray.config import Config, path_fields
 from wpray.errors import BadInputError
+from wpray.paths import expand, is_url
+from wpray.unique_yaml import load_unique
 
 _MAX_YAML_BYTES = 1_000_000
+_OPEN_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # such as `--config <(...)`: its other end is being written
 _ABOUT = (
     "Evaluate a policy on LIBERO in parallel. Without --config: LIBERO-Object, scripted policy, this machine. "
     "Every field below can be set in the YAML file and as --field VALUE; the command line wins."
@@ -59,10 +64,10 @@ def launch_parser() -> ArgumentParser:
 
 
 def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Config:
-    """The configuration that `argv` means: `[--config FILE] [--any.config.field VALUE ...]`.
+    """Return the configuration that `argv` means: `[--config FILE] [--any.config.field VALUE ...]`.
 
-    `parser` may hold a command's own options. Raises BadInputError for anything that is not a valid configuration;
-    `--help` prints every field and exits.
+    `parser` may hold a command's own options. Paths are expanded (`expand_paths`) unless `ray.submit` sends them to a
+    cluster. Raises BadInputError for anything that is not a valid configuration; `--help` prints every field and exits.
     """
     parser = parser or launch_parser()
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
@@ -72,11 +77,51 @@ def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Co
     before = ArgumentParser(add_help=False)
     before.add_argument("--config")
     path = before.parse_known_args(list(argv))[0].config
-    return validate(_merge(read_yaml(Path(path)) if path else {}, given))
+    config = validate(_merge({} if path is None else read_yaml(Path(_config_name(path))), given))
+    return config if config.ray.submit is not None else expand_paths(config)
+
+
+def expand_paths(config: Config) -> Config:
+    """Return `config` with `~` and environment variables of its paths expanded: once, on the machine that uses them.
+
+    Raises BadInputError for a path that cannot be expanded, and for one of a pipe or a device.
+    """
+    given = {name: path for name in path_fields() if (path := getattr(config, name)) is not None}
+    return config.model_copy(update={name: _expanded(name, path) for name, path in given.items()})
+
+
+def _expanded(name: str, path: str) -> str:
+    try:
+        expanded = expand(path)
+    except ValueError as error:
+        raise BadInputError(f"{name}: {path}: {error}") from error
+    if not is_url(expanded):
+        _refuse_special_file(name, expanded)
+    return expanded
+
+
+def _refuse_special_file(name: str, path: str) -> None:
+    """Raise BadInputError for what would be waited for; not for a file that is not there, or elsewhere."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (stat.S_ISFIFO(mode) and path.startswith(_OPEN_PIPES))):
+        raise BadInputError(f"{name}: {path} is a pipe, a socket or a device; name a file")
+
+
+def _config_name(path: str) -> str:
+    if not path.strip():
+        raise BadInputError("--config: the name is empty; name a YAML file or leave --config out")
+    try:
+        return expand(path)
+    except ValueError as error:
+        raise BadInputError(f"--config {path}: {error}") from error
 
 
 def _given(argv: Sequence[str], parser: ArgumentParser) -> dict[str, Any]:
     """What the command line says of the fields."""
+    _refuse_groups_beside_fields(argv)
     try:
         source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
             _CliConfig, root_parser=parser, cli_parse_args=list(argv), formatter_class=argparse.HelpFormatter
@@ -89,19 +134,18 @@ def _given(argv: Sequence[str], parser: ArgumentParser) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, dotted keys expanded; raises BadInputError if there is none."""
+    _refuse_special_file("--config", str(path))
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_YAML_BYTES + 1)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
-    except ValueError as error:
-        raise BadInputError(f"{str(path)!r} is not a file name") from error
     if len(raw) > _MAX_YAML_BYTES:
         raise BadInputError(f"{path}: larger than 1 MB, which no configuration is")
     data = _parse_yaml(path, raw)
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise BadInputError(f"{path}: must hold 'key: value' lines, such as 'task_suite: libero_object'")
-    return _expand_dots(data)
+    return _expand_dots(path, data)
 
 
 def validate(data: dict[str, Any]) -> Config:
@@ -142,28 +186,56 @@ class _CliConfig(Config, BaseSettings):
 
 def _parse_yaml(path: Path, raw: bytes) -> Any:
     try:
-        data = yaml.safe_load(raw.decode("utf-8"))
+        data = load_unique(raw.decode("utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BadInputError(f"{path}: not readable as YAML ({reason})") from error
     return {} if data is None else data
 
 
-def _expand_dots(data: dict[str, Any]) -> dict[str, Any]:
+def _expand_dots(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     """`ray.address: auto` means the same as `ray: {address: auto}`."""
     expanded: dict[str, Any] = {}
     for name, value in data.items():
         group, dot, field = name.partition(".")
-        expanded = _merge(expanded, {group: {field: value}} if dot else {name: value})
+        new = {group: {field: value}} if dot else {name: value}
+        twice = next(_given_twice(expanded, new), None)
+        if twice is not None:
+            raise BadInputError(f"{path}: {twice} is given twice; keep one of them")
+        if name not in expanded or value is not None:
+            expanded = _merge(expanded, new)
     return expanded
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _given_twice(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names that both set; an empty group sets nothing."""
+    for name in a.keys() & b.keys():
+        if isinstance(a[name], dict) and isinstance(b[name], dict):
+            yield from _given_twice(a[name], b[name], f"{prefix}{name}.")
+        elif a[name] is not None and b[name] is not None:
+            yield prefix + name
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what both set, `above` where they disagree. Raises BadInputError if only it has fields for a name."""
     merged = dict(below)
     for name, value in above.items():
         old = merged.get(name)
-        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if isinstance(value, dict) and old is not None:
+            if not isinstance(old, dict):
+                raise BadInputError(f"{prefix}{name}: must hold its fields, not {_shorten(old)}")
+            value = _merge(old, value, f"{prefix}{name}.")
+        merged[name] = value
     return merged
+
+
+def _refuse_groups_beside_fields(argv: Sequence[str]) -> None:
+    """Which of `--ray '{...}'` and `--ray.address` would win is not to be guessed."""
+    options = [text[2:].partition("=")[0] for text in argv if text.startswith("--")]
+    for name in {name.partition(".")[0] for name in field_names() if "." in name} & set(options):
+        beside = next((option for option in options if option.startswith(f"{name}.")), None)
+        if beside is not None or options.count(name) > 1:
+            raise BadInputError(f"--{name}: is given beside {'--' + beside if beside else 'another'}; give its fields")
 
 
 def _explain(error: ValidationError) -> str:

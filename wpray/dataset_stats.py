@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wpray import rlds
+from wpray.arguments import expanded_path
 from wpray.command import run_command
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
@@ -114,9 +115,15 @@ def _parser() -> ArgumentParser:
         description="Statistics of RLDS data sets, as dataset_statistics_path of a config names them.",
     )
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RLDS_DIR", help="NAME/1.0.0, or a folder above one or several"
+        "folders",
+        nargs="+",
+        type=expanded_path,
+        metavar="RLDS_DIR",
+        help="NAME/1.0.0, or a folder above one or several",
     )
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the JSON file to write")
+    parser.add_argument(
+        "-o", "--output", required=True, type=expanded_path, metavar="FILE", help="the JSON file to write"
+    )
     parser.add_argument("--flat", action="store_true", help="one data set, not nested under its name")
     parser.add_argument("--split", default="all", help="a TFDS split, such as train[:95%%] (default: all)")
     return parser

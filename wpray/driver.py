@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wpray.actors import Attempt, Host, RunContext, lost_row
+from wpray.actors import ACTOR_LOST, Attempt, Host, RunContext, lost_row
 from wpray.cluster_setup import env_actors_that_fit
 from wpray.errors import BadInputError
 from wpray.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
@@ -23,7 +23,7 @@ from wpray.results.writer import RunFolder
 from wpray.scheduler import Assignment, Scheduler
 from wpray.stopping import PolicyErrors, Stop
 from wpray.transport import POLICY_DIED
-from wpray.types import Trial
+from wpray.types import AttemptError, Trial
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
@@ -31,6 +31,7 @@ _GATHER_S = 0.2  # rows are written together, for that costs less: a kill then c
 TOGETHER = 32  # rows at most: an episode takes some 0.3 MB
 _COUNT_NODES_S = 15.0
 _SHRUNK_S = 60.0  # with the env actors that are left, before more are tried again
+_MOST_MESSAGE = 4000  # characters of an attempt's error
 _FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
 
 
@@ -216,16 +217,21 @@ class Driver:
             self._keep(event.assignment.trial, event.attempt.episode)
 
     def _failed(self, event: Finished) -> None:
-        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one."""
+        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one.
+
+        A request that is invalid says nothing against either, and would be so again: its trial has its error row.
+        """
         assignment, attempt = event.assignment, event.attempt
-        if attempt.error_from == "policy":
-            self._idle.append(assignment.worker)
-            self._blame_policy(assignment.trial, attempt)
-        else:
+        if attempt.error_from == "environment":
             self._pool.retire(assignment.worker)
+        else:
+            self._idle.append(assignment.worker)
+        if attempt.error_from == "policy":
+            self._blame_policy(assignment.trial, attempt)
         if self._scheduler.running.get(assignment.worker) == assignment:
-            self._try_again(assignment, attempt.episode)
-        if attempt.error_from != "policy":
+            error = _error_of(assignment, attempt)
+            self._try_again(assignment, attempt.episode, error, useless=attempt.error_from == "request")
+        if attempt.error_from == "environment":
             self._scheduler.forget(assignment.worker)
 
     def _blame_policy(self, trial: Trial, attempt: Attempt) -> None:
@@ -246,7 +252,8 @@ class Driver:
         assignment = self._scheduler.forget(event.worker)
         if assignment is not None:
             reason = f"the env actor died in attempt {assignment.attempt}: {event.failure.reason}"
-            self._try_again(assignment, lost_row(self._context, assignment, reason))
+            error = AttemptError(assignment.attempt, "actor", ACTOR_LOST, reason, assignment.worker)
+            self._try_again(assignment, lost_row(self._context, assignment, reason), error)
         if not event.started:
             self._could_not_start(event)
 
@@ -262,12 +269,16 @@ class Driver:
         self._grow_at = time.monotonic() + _SHRUNK_S
         _LOG.warning("going on with %d env actors for %.0f s", self._size, _SHRUNK_S)
 
-    def _try_again(self, assignment: Assignment, error_row: EncodedEpisode) -> None:
-        """Queues a failed trial again; its attempts used up, or the run stopping, it gets its error row."""
+    def _try_again(
+        self, assignment: Assignment, error_row: EncodedEpisode, error: AttemptError, *, useless: bool = False
+    ) -> None:
+        """Queue a failed trial again, with its error; keep its error row if that is `useless`, if no attempt is left,
+        or if the run stops.
+        """
         _LOG.warning("%s attempt %d: %s", assignment.trial.label, assignment.attempt, error_row.error)
-        if self.stop is not None and not self.stop.intended:
+        if useless or (self.stop is not None and not self.stop.intended):
             self._scheduler.done(assignment)
-        elif self._scheduler.failed(assignment):
+        elif self._scheduler.failed(assignment, error):
             return
         self._keep(assignment.trial, error_row)
 
@@ -282,3 +293,11 @@ class Driver:
         stop = self._recorder.keep(rows, lambda: self.stop is not None) if rows else None
         if stop is not None:
             self.request_stop(stop)
+
+
+def _error_of(assignment: Assignment, attempt: Attempt) -> AttemptError:
+    """Why an attempt that ended in an error did; its message cut, because it travels with every further attempt."""
+    origin = attempt.error_from or "environment"
+    return AttemptError(
+        assignment.attempt, origin, attempt.error_kind, attempt.error_message[:_MOST_MESSAGE], assignment.worker
+    )

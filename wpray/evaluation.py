@@ -68,22 +68,27 @@ def evaluate(config: Config) -> int:
         versions: dict[str, str] = {}
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
-            versions = check_nodes()
+            versions = check_nodes(config.task_suite)
         tasks = select_tasks(local_tasks or cluster_tasks(config), config.tasks)
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
-        folder = stack.enter_context(opened(choose_folder(config, claim=True), config))
+        folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
-        facts |= {"planned_episodes": len(trials)}
-        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts)
+        facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
+        if config.instruction_source == "bddl":
+            _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
         finished = folder.finished()
         todo = remaining(trials, finished)
+        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
         if info.resumed:
             _LOG.info("resuming %s: %d of %d episodes are finished", folder.place, len(trials) - len(todo), len(trials))
+        if info.changes:
+            _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
         run = _Run(config, spec, folder, todo, _tally(tasks, config.num_trials_per_task, finished), info)
-        info.save("running")
+        if not (todo and info.knows_files):  # else once the policy's files are known to be those of the results
+            info.save("running")
         if todo and config.ray.address is None:
             stack.enter_context(_ray(config, console))
         return _finish(run, _carry_out(run, console, versions) if todo else None, console)
@@ -92,7 +97,7 @@ def evaluate(config: Config) -> int:
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
     """Runs what is left to do, on env actors with the given versions; returns why it stopped early, if it did."""
     config = run.config
-    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions)
+    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session)
     num_workers = num_env_actors(config, len(run.todo))
     num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
     _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
@@ -102,7 +107,12 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
     try:
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
             info = run.info
-            notes = (info.add_files, info.knows_files, info.add_sources)
+
+            def note_files(hashes: dict[str, str]) -> None:
+                info.add_hosts(driver.hosts)  # known after a kill, too
+                info.add_files(hashes)
+
+            notes = (note_files, info.knows_files, info.add_sources)
             driver = Driver(context, crew, run.folder, run.tally, shown, *notes)
             with _ctrl_c(driver):
                 driver.run(Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when)), num_workers)
@@ -115,20 +125,40 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
-    """Merges the parts, renders videos, reports, says what came out, and turns it into an exit code."""
+    """Merges the parts, says what came out, shows it, and turns it into an exit code.
+
+    A stop that was asked for while the last episodes ended has stopped nothing but what follows them.
+    """
     merge(run.folder)
     tally = run.tally
-    complete = tally.done - tally.errors == tally.total or (stop is not None and stop.intended)
+    asked, all_ran = stop, tally.done - tally.errors == tally.total
+    stop = None if all_ran else asked
+    complete = all_ran or (stop is not None and stop.intended)
     run.info.save("finished" if complete else "stopped", stop.reason if stop else None)
     display.log_summary(tally)
-    if stop is None or stop.intended:
-        videos_after_run(run.config, run.folder, console)
-    display.print_summary(console, tally, run.folder, _report(run.folder))
+    _show(run, asked, console)
     if stop is not None and stop.intended:
         _LOG.info("Stopped before the last episode, as stop_when asks: %s", stop.reason)
     elif stop is not None and not complete:
         raise RunStoppedError(f"{stop.reason} (the same command goes on where this stopped)")
     return 0 if complete else 1
+
+
+def _show(run: _Run, asked: Stop | None, console: Console) -> None:
+    """Renders videos unless a stop was asked for, writes the report and prints the summary.
+
+    Ctrl-C leaves out what is not there yet: the episodes' results are.
+    """
+    config, path, report = run.config, run.folder.path, None
+    try:
+        if asked is None or asked.intended:
+            videos_after_run(config, run.folder, console)
+        elif run.tally.done == run.tally.total and config.video.mode != "none" and config.record == "full":
+            _LOG.warning("%s: videos left out; python -m wpray.video %s renders them later", asked.reason, path)
+        report = _report(run.folder)
+    except KeyboardInterrupt:
+        _LOG.warning("interrupted: report left out; python -m wpray.report %s writes it later", path)
+    display.print_summary(console, run.tally, run.folder, report)
 
 
 def _report(folder: RunFolder) -> Path | None:
@@ -167,5 +197,5 @@ def _tally(tasks: Sequence[Task], num_trials: int, finished: dict[TrialKey, Outc
     tally = Tally.planned((task, num_trials) for task in tasks)
     for key, outcome in finished.items():
         if key[:2] in tally.tasks and key[2] < num_trials:
-            tally.add(key, outcome.status, outcome.num_steps)
+            tally.add(key, outcome.status, outcome.num_steps, outcome.retried)
     return tally

@@ -16,12 +16,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from wpray import provenance
+from wpray import origins, provenance
 from wpray.asking import answers
+from wpray.envs.factory import FAKE_SUITE
 from wpray.errors import BadInputError
 
 _LOG = logging.getLogger(__name__)
-DECISIVE = ("wpray", "mujoco", "robosuite", "libero")
+DECISIVE = ("wpray", *provenance.DECISIVE)
 HARMLESS = ("python", "ray", "numpy", "torch")
 REMEDY = "make them alike: bash cluster/bootstrap.sh node"
 _TIMEOUT_S = 60.0
@@ -35,10 +36,10 @@ class Nodes:
     silent: tuple[str, ...]  # hosts that did not answer in time, or could not
 
 
-def ask_nodes(timeout_s: float = _TIMEOUT_S) -> Nodes:
-    """The versions on every node that is there now."""
+def ask_nodes(timeout_s: float = _TIMEOUT_S, suite: str = FAKE_SUITE) -> Nodes:
+    """Return the versions on every node that is there now, with digests of what decides outcomes of `suite`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    asked = [_versions.options(scheduling_strategy=_on(node)).remote() for node in nodes]
+    asked = [_versions.options(scheduling_strategy=_on(node)).remote(suite) for node in nodes]
     said = dict(answers(asked, timeout_s))
     silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
     found: dict[str, dict[str, str]] = {}
@@ -49,21 +50,21 @@ def ask_nodes(timeout_s: float = _TIMEOUT_S) -> Nodes:
     return Nodes(found, tuple(silent))
 
 
-def reference(nodes: Nodes) -> dict[str, str]:
+def reference(nodes: Nodes, suite: str = FAKE_SUITE) -> dict[str, str]:
     """The versions that nodes are compared with: this machine's, for what it lacks the first node's that has it."""
     found: dict[str, str] = {}
     for versions in reversed(list(nodes.versions.values())):
         found |= versions
-    return found | provenance.package_versions()
+    return found | origins.identity(suite)
 
 
-def check_nodes() -> dict[str, str]:
+def check_nodes(suite: str = FAKE_SUITE) -> dict[str, str]:
     """The versions that every env actor must have; differences that change no outcome are logged.
 
-    Raises BadInputError, naming hosts, packages and versions, if a node has another simulator.
+    Raises BadInputError, naming hosts, packages and versions, if a node has another simulator, or other files of it.
     """
-    nodes = ask_nodes()
-    wanted = reference(nodes)
+    nodes = ask_nodes(suite=suite)
+    wanted = reference(nodes, suite)
     for host in nodes.silent:
         _LOG.warning("node %s has not told its versions within %g s", host, _TIMEOUT_S)
     odd = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, HARMLESS))]
@@ -75,23 +76,19 @@ def check_nodes() -> dict[str, str]:
     return wanted
 
 
-def check_this_host(wanted: Mapping[str, str]) -> None:
-    """Raises BadInputError if this process's simulator is not the one `wanted` (empty: anything goes)."""
-    wrong = named(platform.node(), wanted, provenance.package_versions(), DECISIVE)
+def check_this_host(wanted: Mapping[str, str], suite: str = FAKE_SUITE) -> None:
+    """Raise BadInputError if this process's simulator is not the one `wanted` (empty: anything goes)."""
+    if not wanted:
+        return
+    wrong = named(platform.node(), wanted, origins.identity(suite), DECISIVE)
     if wrong:
         raise BadInputError(f"another simulator on {wrong}; {REMEDY}")
 
 
 def named(host: str, wanted: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> str:
     """'host: mujoco 3.4.0 instead of 3.3.2'; empty if nothing that both have differs."""
-    shared = [name for name in names if name in wanted and name in theirs]
-    different = [name for name in shared if _public(wanted[name]) != _public(theirs[name])]
+    different = provenance.differing(wanted, theirs, names)
     return f"{host}: " + ", ".join(f"{n} {theirs[n]} instead of {wanted[n]}" for n in different) if different else ""
-
-
-def _public(version: str) -> str:
-    """Without the build: torch 2.13.0+cpu on a node without a GPU is what 2.13.0+cu128 is on one with."""
-    return version.partition("+")[0]
 
 
 def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
@@ -99,5 +96,5 @@ def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
 
 
 @ray.remote(num_cpus=0)
-def _versions() -> tuple[str, dict[str, str]]:
-    return platform.node(), provenance.package_versions()
+def _versions(suite: str) -> tuple[str, dict[str, str]]:
+    return platform.node(), origins.identity(suite)

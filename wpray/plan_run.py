@@ -58,7 +58,8 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 
 
 def _work(config: Config) -> _Work:
-    tasks = select_tasks(list_tasks(config.task_suite, config.env.max_steps), config.tasks)
+    listed = list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
+    tasks = select_tasks(listed, config.tasks)
     trials = make_trials(tasks, config.num_trials_per_task, config.seed)
     folder = choose_folder(config)
     check_what_is_there(folder, config)
@@ -67,7 +68,7 @@ def _work(config: Config) -> _Work:
 
 def _recorded(folder: RunFolder) -> set[tuple[str, int, int]]:
     """Trials that have an outcome. Reads only: a driver may be at work in the folder."""
-    if folder.read_info() is None or not folder.has_parts():
+    if folder.read_info() is None or not folder.has_rows():
         return set()
     rows = load(folder.place).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
     return {(row["suite"], row["task_id"], row["trial"]) for row in rows if row["status"] != "error"}

@@ -15,7 +15,7 @@ from wpray.actors import EnvActor, Health, Host, RunContext
 from wpray.cluster_setup import demands, env_memory
 from wpray.events import Event, EventQueue, Failure, Finished, Lost, Ready, failure_of
 from wpray.scheduler import Assignment
-from wpray.stopping import START_STALLS
+from wpray.stopping import OR_TOO_SHORT, START_STALLS
 
 
 @dataclass(slots=True)
@@ -137,7 +137,12 @@ class Pool:
 
     def _give_up(self, name: str) -> Event | None:
         stall_s = self._context.config.retry.stall_s
-        return self._lose(name, Failure(f"no step or reply for {stall_s:g} s (retry.stall_s): hung", bad_input=False))
+        worker = self._workers.get(name)
+        if worker is not None and worker.host is None:
+            said = f"it did not start within {START_STALLS * stall_s:g} s ({START_STALLS} x retry.stall_s)"
+        else:
+            said = f"no step or reply for {stall_s:g} s (retry.stall_s)"
+        return self._lose(name, Failure(f"{said}: hung, {OR_TOO_SHORT}", bad_input=False))
 
     def _lose(self, name: str, failure: Failure) -> Event | None:
         """Once for each env actor, whatever notices first that it is gone."""

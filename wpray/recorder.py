@@ -65,7 +65,7 @@ class Recorder:
 
     def _count(self, trial: Trial, episode: EncodedEpisode) -> Stop | None:
         self._rows += 1
-        self._tally.add(trial.key, episode.status, episode.num_steps)
+        self._tally.add(trial.key, episode.status, episode.num_steps, episode.retried)
         self._watcher.episode(trial, episode)
         if episode.error is not None:
             self._errors.add_row(episode.error)

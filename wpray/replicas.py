@@ -15,12 +15,14 @@ import ray
 from wpray.actors import Health, PolicyActor, RunContext
 from wpray.asking import cause_of
 from wpray.cluster_setup import demands
+from wpray.errors import ThreadDiedError
 from wpray.events import Event, EventQueue, Failure, PolicyFiles, PolicyLost, PolicyReady, failure_of
-from wpray.stopping import START_STALLS
+from wpray.stopping import OR_TOO_SHORT, START_STALLS
 
 _LOG = logging.getLogger(__name__)
 _CHECK_S, _LOADING_S = 2.0, 0.25  # between two questions
 _PATIENCE_S = 900.0  # without an answer of any replica: they die as often as they are restarted
+_USELESS_LIVES = 10  # in a row in which a replica lost a thread and had computed nothing: another would not help
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class _Replica:
     asked: float | None = None  # since when a question is open (monotonic)
     busy_s: float = 0.0  # of this life
     past_s: float = 0.0  # of its lives before
+    useless: int = 0  # lives in a row that ended by a thread's death, with nothing computed
 
 
 class Replicas:
@@ -119,6 +122,8 @@ class Replicas:
 
     def _failed(self, number: int, error: BaseException) -> Event | None:
         """A question ended in an error: the replica is gone for good, or Ray is restarting it and it loads again."""
+        if isinstance(cause_of(error), ThreadDiedError):
+            return self._thread_died(number, failure_of(error))
         if not isinstance(error, ray.exceptions.ActorUnavailableError):
             return self._lose(number, failure_of(error))
         if self._replicas[number].alive:
@@ -132,8 +137,20 @@ class Replicas:
         self._replicas[number].alive = self._replicas[number].loaded = False
 
     def _hung(self, number: int) -> None:
-        _LOG.warning("policy-%d has not answered (retry.stall_s: %g s): hung; it is restarted", number, self._stall_s)
+        text = "policy-%d has not answered (retry.stall_s: %g s): hung, %s; it is restarted"
+        _LOG.warning(text, number, self._stall_s, OR_TOO_SHORT)
         self.restart(number)
+
+    def _thread_died(self, number: int, failure: Failure) -> Event | None:
+        """Its process lives but is no use: it answers nobody, or nobody can connect."""
+        replica = self._replicas[number]
+        replica.useless = replica.useless + 1 if replica.busy_s == 0 else 0
+        if replica.useless == _USELESS_LIVES:
+            ray.kill(replica.handle, no_restart=True)
+            return self._lose(number, failure)
+        _LOG.warning("policy-%d: %s; it is restarted", number, failure.reason)
+        self.restart(number)
+        return None
 
     def _lose(self, number: int, failure: Failure) -> Event | None:
         self._replicas[number].gone = True

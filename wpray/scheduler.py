@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from wpray.types import Task, TaskKey, Trial, TrialKey
+from wpray.types import AttemptError, Task, TaskKey, Trial, TrialKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +23,20 @@ class Assignment:
     trial: Trial
     attempt: int  # from 1
     worker: str
+    errors: tuple[AttemptError, ...] = field(default=(), compare=False)  # of the attempts before it
 
     def plain(self) -> list[Any]:
         """Its values, as a call carries them: Ray would pickle the object in Python, at as much CPU as all the rest."""
         trial, task = self.trial, self.trial.task
         about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
-        return [about, trial.trial, trial.seed, self.attempt, self.worker]
+        errors = [astuple(error) for error in self.errors]
+        return [about, trial.trial, trial.seed, self.attempt, self.worker, errors]
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Assignment:
         """The assignment that `plain` was made of."""
-        about, trial, seed, attempt, worker = plain
-        return cls(Trial(Task(*about), trial, seed), attempt, worker)
+        about, trial, seed, attempt, worker, errors = plain
+        return cls(Trial(Task(*about), trial, seed), attempt, worker, tuple(AttemptError(*error) for error in errors))
 
 
 class Scheduler:
@@ -51,6 +53,9 @@ class Scheduler:
         self._task: dict[str, TaskKey] = {}
         self._workers_on: Counter[TaskKey] = Counter()
         self._attempts: Counter[TrialKey] = Counter()
+        self._errors: dict[
+            TrialKey, list[AttemptError]
+        ] = {}  # of attempts that were, or are to be, followed by another
         self._taking = True
         self._begun = 0  # trials of a task, of the task that has begun the most
         self.num_pending = sum(len(queue) for queue in self._pending.values())
@@ -90,7 +95,8 @@ class Scheduler:
         self.num_pending -= 1
         self._attempts[trial.key] += 1
         self._begun = max(self._begun, trial.trial + 1)
-        assignment = Assignment(trial, self._attempts[trial.key], worker)
+        errors = tuple(self._errors.get(trial.key, ()))
+        assignment = Assignment(trial, self._attempts[trial.key], worker, errors)
         self._running[worker] = assignment
         return assignment
 
@@ -101,15 +107,17 @@ class Scheduler:
         del self._running[assignment.worker]
         return True
 
-    def failed(self, assignment: Assignment) -> bool:
+    def failed(self, assignment: Assignment, error: AttemptError | None = None) -> bool:
         """Closes a failed attempt and queues the trial again, first in line; False if its attempts are used up.
 
-        Call it only for an attempt that `done` would accept.
+        The next attempt comes with `error`, why this one failed. Call it only for an attempt that `done` would accept.
         """
         if not self.done(assignment):
             raise ValueError(f"{assignment} is not running")
         if assignment.attempt >= self._max_attempts:
             return False
+        if error is not None:
+            self._errors.setdefault(assignment.trial.key, []).append(error)
         self._pending[_task_of(assignment.trial)].appendleft(assignment.trial)
         self.num_pending += 1
         return True

@@ -14,6 +14,7 @@ from wpray.types import TrialKey
 _LEAST_ERRORS = 3
 _ROUND = 3  # trials: a task's scene compiles for seconds, an early stop saves hundreds of episodes
 START_STALLS = 5  # times retry.stall_s for an actor to start: a simulator's import takes longer than any step
+OR_TOO_SHORT = "or retry.stall_s is less than it takes: raise it"  # said of whatever seems to hang
 
 
 @dataclass(frozen=True, slots=True)

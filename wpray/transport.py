@@ -10,26 +10,39 @@ told from those that were only in the same batch.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import secrets
+import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any
 
+from wpray.errors import ThreadDiedError
 from wpray.policy.base import PolicySpec
-from wpray.policy.batching import Batcher, PolicyError
+from wpray.policy.batching import Batcher, PolicyError, tried
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
+from wpray.watched import WatchedThread
 
+_LOG = logging.getLogger(__name__)
 _RETRY_S = 0.5
 _PATIENCE_S = 1.0
 _BLOCKED_S = 5  # a peer that takes no byte and sends none of a message begun for so long is frozen
 _LOST = (EOFError, OSError, AuthenticationError)
+_BACKLOG = 512
+# Every env actor of a run may connect at once after a restart, while somebody scans the port.
+_MOST_STRANGERS = 768
+_AUTHENTICATE_S = 10.0  # from a connection to the proof that its other end knows the key; env actors take milliseconds
+_LOOK_S = 0.5  # between two looks for those who are late
+_LISTENER_BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)  # no later accept will succeed
 POLICY_DIED = "PolicyDiedError"  # kind of the PolicyError for a request that kills the policy
 
 
@@ -63,17 +76,23 @@ class PolicyServer:
 
     def __init__(self, batcher: Batcher, host: str, key: bytes) -> None:
         self._batcher, self._key = batcher, key
-        self._listener = Listener((host, 0), backlog=512)
+        self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
+        self._listener.settimeout(_LOOK_S)
+        self._strangers = Strangers()
         self._clients, self._closed = 0, False
         self._counting = threading.Lock()
-        self.host, self.port = host, int(self._listener.address[1])
+        self.host, self.port = host, int(self._listener.getsockname()[1])
         self.life = secrets.token_hex(8)
-        threading.Thread(target=self._accept, name="accept", daemon=True).start()
+        self._thread = WatchedThread("accept", self._accept)
 
     @property
     def clients(self) -> int:
         """Connections open now."""
         return self._clients
+
+    def check(self) -> None:
+        """Raise ThreadDiedError if nobody can connect any more."""
+        self._thread.check()
 
     def close(self) -> None:
         """Accepts no more connections."""
@@ -81,38 +100,61 @@ class PolicyServer:
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed:
+            self._strangers.hang_up_on_the_late()
             try:
-                connection = self._listener.accept()
-            except OSError:
+                accepted, _ = self._listener.accept()
+                self._welcome(Connection(accepted.detach()))
+            except TimeoutError:
+                continue
+            except (OSError, RuntimeError) as error:  # RuntimeError: the machine gives no more threads
                 if self._closed:
                     return
+                if isinstance(error, OSError) and error.errno in _LISTENER_BROKEN:
+                    raise
                 time.sleep(_RETRY_S)  # a peer hung up meanwhile, or there are too many open files
-                continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _welcome(self, connection: Connection) -> None:
+        self._strangers.add(connection)
+        try:
+            WatchedThread("connection", partial(self._serve, connection))
+        except RuntimeError:
+            self._strangers.remove(connection)
+            connection.close()
+            raise
 
     def _serve(self, connection: Connection) -> None:
         """Answers one peer until it leaves. A stranger who never answers the challenge holds up nobody else."""
         with connection:
             try:
-                deliver_challenge(connection, self._key)
-                answer_challenge(connection, self._key)
+                with _handshake():
+                    deliver_challenge(connection, self._key)
+                    answer_challenge(connection, self._key)
             except _LOST:
                 return
+            finally:
+                self._strangers.remove(connection)
             self._count(1)
             try:
                 self._converse(connection)
-            except _LOST:
+            except (*_LOST, ThreadDiedError):  # of the latter, `health` tells the driver
                 return
             finally:
                 self._count(-1)
 
     def _converse(self, connection: Connection) -> None:
         _tune(connection)
+        gone = _watch_for_its_end(connection)
         while True:
-            connection.send(self._answer(connection.recv(), connection))
+            reply = tried(lambda: self._answer(connection.recv(), connection, gone), *_LOST, ThreadDiedError)
+            # A reply that cannot be pickled is the policy's error; nothing of it has been sent then.
+            failure = tried(partial(connection.send, reply), *_LOST)
+            if failure is not None:
+                connection.send(failure)
 
-    def _answer(self, question: _Question, connection: Connection) -> PlanReply | SegmentReply | PolicyError:
+    def _answer(
+        self, question: _Question, connection: Connection, gone: Callable[[], bool]
+    ) -> PlanReply | SegmentReply | PolicyError:
         def begun() -> None:
             with contextlib.suppress(OSError):  # whoever asked has left
                 connection.send(_Begun())
@@ -120,14 +162,48 @@ class PolicyServer:
         request, alone = question.request, begun if question.again else None
         try:
             if isinstance(request, PlanRequest):
-                return self._batcher.plan(request, alone)
-            return self._batcher.act(request, alone)
+                return self._batcher.plan(request, alone, gone)
+            return self._batcher.act(request, alone, gone)
         except PolicyError as error:
             return error
 
     def _count(self, change: int) -> None:
         with self._counting:
             self._clients += change
+
+
+class Strangers:
+    """Connections that have not authenticated yet: few, and none for long."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since: dict[Connection, float] = {}  # the oldest first
+
+    def add(self, connection: Connection) -> None:
+        """Note a new connection; where there are too many, hang up on the oldest: env actors are not strangers long."""
+        with self._lock:
+            self._since[connection] = self._clock()
+            for oldest in list(self._since)[: max(0, len(self._since) - _MOST_STRANGERS)]:
+                self._hang_up(oldest)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has authenticated, or that its thread is about to close."""
+        with self._lock:
+            self._since.pop(connection, None)
+
+    def hang_up_on_the_late(self) -> None:
+        """End the connections that have not authenticated in time; their threads then end, too."""
+        with self._lock:
+            limit = self._clock() - _AUTHENTICATE_S
+            for connection in [late for late, since in self._since.items() if since <= limit]:
+                self._hang_up(connection)
+
+    def _hang_up(self, connection: Connection) -> None:
+        """Wakes the thread that reads; it closes the connection, which cannot happen while the lock is held."""
+        del self._since[connection]
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
 
 
 class RemotePolicy:
@@ -185,8 +261,9 @@ class RemotePolicy:
             connection = _connect(address)
             try:
                 _never_block(connection)
-                answer_challenge(connection, self._key)
-                deliver_challenge(connection, self._key)
+                with _handshake():
+                    answer_challenge(connection, self._key)
+                    deliver_challenge(connection, self._key)
                 _tune(connection)
             except _LOST:
                 connection.close()
@@ -221,6 +298,22 @@ def _connect(address: Address) -> Connection:
     with socket.create_connection((address.host, address.port), timeout=_BLOCKED_S) as connected:
         connected.settimeout(None)
         return Connection(connected.detach())
+
+
+@contextlib.contextmanager
+def _handshake() -> Iterator[None]:
+    """Raise AuthenticationError where the other end is something else, which the library asserts in part."""
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        raise AuthenticationError(f"not a policy connection: {error}") from error
+
+
+def _watch_for_its_end(connection: Connection) -> Callable[[], bool]:
+    """Return what tells, in a microsecond, whether the other end has hung up or is lost."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLRDHUP)
+    return lambda: bool(poll.poll(0))
 
 
 def _never_block(connection: Connection) -> None:

@@ -9,7 +9,12 @@ from wpray.types import Task, Trial
 
 
 def select_tasks(tasks: Sequence[Task], wanted: Sequence[int] | None) -> tuple[Task, ...]:
-    """The tasks whose ids are `wanted` (all if None), in id order; raises BadInputError for an id out of range."""
+    """Return the tasks whose ids are `wanted` (all if None), in id order.
+
+    Raises BadInputError for an id out of range, and for a suite without tasks: a run of nothing is no result.
+    """
+    if not tasks:
+        raise BadInputError("task_suite: the suite has no tasks, so there is nothing to run; choose another")
     if wanted is None:
         return tuple(tasks)
     by_id = {task.task_id: task for task in tasks}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,6 +214,17 @@ class EpisodeTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptError:
+    """Why an attempt of a trial failed that was followed by another."""
+
+    attempt: int  # from 1
+    origin: Literal["policy", "request", "environment", "actor"]
+    kind: str  # class of the error
+    message: str
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class EpisodeResult:
     """What run_trial returns: the outcome and how it came about; errors are exceptions, not results."""
 
@@ -225,7 +236,7 @@ class EpisodeResult:
     decisions: tuple[Decision, ...]
     trajectory: Trajectory
     times: EpisodeTimes
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name that environment and policy add
 
 
 def first_executable(durations: IntArray) -> int | None:

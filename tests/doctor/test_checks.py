@@ -92,6 +92,8 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (many.status, many.remedy) == ("warn", "set ray.num_env_actors (num_parallel) to 2")
     assert only(resources.check_memory(Config(env=EnvConfig(memory_gb=6)))).status == "fail"
     assert not resources.check_memory(FAKE)
+    many = only(resources.check_memory(FAKE.model_copy(update={"num_parallel": 10_000})))
+    assert (many.status, many.remedy) == ("warn", "set ray.num_env_actors (num_parallel) to 25")
 
 
 def test_an_environment_that_needs_more_cores_than_there_are() -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from wpray.envs import tasks
 from wpray.envs.factory import list_tasks
-from wpray.envs.libero_import import package_root
+from wpray.envs.libero_import import load, package_root
 from wpray.errors import BadInputError
+from wpray.suites import InstructionSource
 
 STATES = np.random.default_rng(0).normal(size=(5, 12))
 ROOT = Path(__file__).parents[2]
@@ -120,9 +121,81 @@ def test_suites_are_as_the_literature_counts_them(suite: str, count: int, max_st
 
 
 @pytest.mark.libero
+@pytest.mark.parametrize("perturbation", ["lan", "task", "swap", "object"])
+@pytest.mark.parametrize("base", ["libero_spatial", "libero_object", "libero_goal", "libero_10"])
+def test_a_perturbation_reaches_the_policy_within_the_limit_of_the_suite_that_it_perturbs(
+    base: str, perturbation: str
+) -> None:
+    """What LIBERO's own environment reports as its instruction, which its parser reads."""
+    get_problem_info = load("libero.libero.envs.bddl_utils").get_problem_info
+    suite = f"{base}_{perturbation}"
+    listed = list_tasks(suite)
+    for task in listed:
+        theirs = get_problem_info(str(tasks.bddl_file(suite, task.task_id)))["language_instruction"]
+        assert task.instruction == theirs
+    assert {task.max_steps for task in listed} == {task.max_steps for task in list_tasks(base)}
+    from_names = list_tasks(suite, instruction="file_name")
+    assert {task.instruction for task in from_names} == {task.instruction for task in list_tasks(base)}
+    if perturbation in ("lan", "task"):
+        assert all(ours.instruction != name.instruction for ours, name in zip(listed, from_names, strict=True))
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize("suite", ["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"])
+def test_libero_s_own_suites_keep_the_words_that_training_had(suite: str) -> None:
+    benchmark = load("libero.libero.benchmark").get_benchmark_dict()[suite]()
+    assert [task.instruction for task in list_tasks(suite)] == [task.language for task in benchmark.tasks]
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize("source", ["file_name", "bddl"])
+def test_the_words_after_a_scene_without_a_number_are_whole(source: InstructionSource) -> None:
+    first = list_tasks("libero_study_table", 300, source)[0]
+    assert first.instruction == "prepare a meal by mixing popco"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("(define (problem p)\n  (:language  Open the\n Drawer )\n (:goal (And)))", "open the drawer"),
+        (
+            "; (:language a comment)\n(:language open the cabinet\u2019s drawer ; or so\n)",
+            "open the cabinet\u2019s drawer",
+        ),
+    ],
+)
+def test_the_language_of_a_bddl_file_is_read_as_libero_s_parser_reads_it(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "t.bddl").write_text(text, encoding="utf-8")
+    assert tasks._language(tmp_path / "t.bddl") == words
+
+
+@pytest.mark.parametrize("content", [b"(define (problem p))", b"(:language )", b"\xff\xfe(:language x)"])
+def test_a_bddl_file_without_a_language_is_refused_with_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.bddl").write_bytes(content)
+    with pytest.raises(BadInputError, match=r"t\.bddl"):
+        tasks._language(tmp_path / "t.bddl")
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize(
+    ("suite", "line"),
+    [
+        ("libero_100", "lists no tasks in libero_100; use libero_90 and libero_10"),
+        ("libero_goal_env", "LIBERO names libero_goal_env, but .* is not installed"),
+    ],
+)
+def test_a_suite_of_which_nothing_is_installed_is_refused(suite: str, line: str) -> None:
+    with pytest.raises(BadInputError, match=line):
+        list_tasks(suite)
+
+
+@pytest.mark.libero
 def test_an_unknown_suite_names_the_nearest_and_a_limit_can_be_given() -> None:
-    with pytest.raises(BadInputError, match="did you mean libero_spatial"):
+    with pytest.raises(BadInputError, match="did you mean libero_spatial or"):
         list_tasks("libero_spatal")
+    for misspelt, meant in (("libero_gaol", "libero_goal"), ("libero_goal_lann", "libero_goal or libero_goal_lan")):
+        with pytest.raises(BadInputError, match=f"did you mean {meant} or"):
+            list_tasks(misspelt)
     assert {task.max_steps for task in list_tasks("libero_object", max_steps=7)} == {7}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -49,7 +51,7 @@ class Run:
 
     @property
     def finished_trials(self) -> int:
-        return sum(1 for _ in (self.folder / "parts").glob("*/*.parquet"))
+        return len(attempts(self.folder))
 
     def actors(self, kind: str, working: bool = False) -> list[psutil.Process]:
         """Its Ray actors of a kind; `working`: those that run a trial now."""
@@ -165,6 +167,18 @@ def outcomes(folder: Path) -> list[dict[str, object]]:
     return rows
 
 
+def attempts(folder: Path) -> dict[tuple[int, int], tuple[object, ...]]:
+    """(task, trial) -> what tells the attempt behind its row, in a part or in the merged table, from any other."""
+    columns = ["task_id", "trial", "started_at", "ended_at", "worker", "status"]
+    files = [*(folder / "parts").glob("*/*.parquet"), folder / "episodes.parquet"]
+    found: dict[tuple[int, int], tuple[object, ...]] = {}
+    for path in sorted(files, key=lambda path: path.parent != folder):  # parts last: they replace errors
+        with contextlib.suppress(FileNotFoundError):  # just merged, or not yet
+            for row in pq.ParquetFile(path).read(columns=columns).to_pylist():
+                found[row.pop("task_id"), row.pop("trial")] = tuple(row.values())
+    return found
+
+
 def errors(folder: Path) -> dict[tuple[int, int], tuple[str, str]]:
     """(task, trial) -> (type, message) of the error rows."""
     columns = ["task_id", "trial", "status", "error_type", "error_message"]
@@ -179,6 +193,12 @@ def errors(folder: Path) -> dict[tuple[int, int], tuple[str, str]]:
 def run_info(folder: Path) -> dict[str, object]:
     info: dict[str, object] = json.loads((folder / "run.json").read_text())
     return info
+
+
+def sessions(folder: Path) -> list[dict[str, Any]]:
+    """Return what run.json says of the run's sessions."""
+    listed: list[dict[str, Any]] = json.loads((folder / "run.json").read_text())["sessions"]
+    return listed
 
 
 def harm(run: Run, rng: random.Random, kind: str, signal_number: int, working: bool = False) -> bool:

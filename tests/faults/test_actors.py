@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from signal import SIGKILL, SIGSEGV, SIGSTOP
+from signal import SIGCONT, SIGKILL, SIGSEGV, SIGSTOP
 
 import pytest
 
@@ -16,6 +16,7 @@ from tests.faults.runs import ENV, POLICY
 pytestmark = pytest.mark.faults
 
 ATTEMPTS = ("--retry.max_attempts", "100")  # a trial that is tried again comes first, so that it is hit again
+MANY = 44  # environments: of a request that is asked again, 43 others are, too
 KILLED = [(ENV, SIGKILL)] * 14 + [(ENV, SIGSEGV)] * 8
 FROZEN = [(POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP), (POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP)]
 # name, (actor, signal), seconds between two, options
@@ -43,6 +44,35 @@ def test_a_lost_actor_costs_nothing_but_time(
     assert done == len(faults), "the run was over before all faults were injected"
     runs.assert_same(run.folder, undisturbed)
     survived(fault, done)
+
+
+def test_a_policy_actor_that_dies_keeps_none_of_many_environments_waiting(
+    tmp_path: Path, reference: Callable[..., Path], survived: Record
+) -> None:
+    """Every request in hand is asked again, more of them than a batch holds, so that each is answered in its turn."""
+    trials = ("--num_trials_per_task", "20")
+    undisturbed = reference(*trials, "--num_parallel", "8")
+    with runs.launched(tmp_path / "run", *trials, "--num_parallel", str(MANY), "--retry.stall_s", "600") as run:
+        for _ in range(3):
+            _answer_until(run, run.finished_trials + 1)
+            _kill_a_policy_that_all_ask(run)
+        assert run.end() == 0, run.text[-3000:]
+    runs.assert_same(run.folder, undisturbed)
+    survived(f"policy actor killed with {MANY} environments", 3)
+
+
+def _kill_a_policy_that_all_ask(run: runs.Run) -> None:
+    """Freezes it until every environment has a trial in hand, lets it answer for a moment, and kills it."""
+    rng = random.Random(0)
+    assert run.wait_for(lambda: runs.harm(run, rng, POLICY, SIGSTOP)), run.text[-3000:]
+    assert run.wait_for(lambda: len(run.actors(ENV, working=True)) == MANY, timeout_s=300), run.text[-3000:]
+    assert runs.harm(run, rng, POLICY, SIGCONT)
+    _answer_until(run, run.finished_trials + 10)
+    assert runs.harm(run, rng, POLICY, SIGKILL)
+
+
+def _answer_until(run: runs.Run, finished: int) -> None:
+    assert run.wait_for(lambda: run.finished_trials >= finished) and run.alive, run.text[-3000:]
 
 
 def test_everything_at_once(tmp_path: Path, reference: Callable[..., Path], survived: Record) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +17,8 @@ import pytest
 
 from tests.faults import runs
 from tests.faults.conftest import SHORT, WORKERS, Record
+from wpray.results.merged import DECISIONS, EPISODES, MergedTables
+from wpray.results.unpack import unpack
 
 pytestmark = pytest.mark.faults
 _DRIVER_DEATHS = 10
@@ -27,7 +30,7 @@ def test_kill_9_or_ctrl_c_at_any_moment_and_the_same_command_again(
 ) -> None:
     undisturbed = reference(*MANY)
     rng = random.Random(3)
-    kept = dict[Path, bytes]()
+    kept = dict[tuple[int, int], tuple[object, ...]]()
     for number in range(_DRIVER_DEATHS):
         with runs.launched(tmp_path / "run", *MANY) as run:
             # Some before the first episode, most while episodes end.
@@ -38,14 +41,15 @@ def test_kill_9_or_ctrl_c_at_any_moment_and_the_same_command_again(
                 _ctrl_c(run, rng.choice((1, 2)))
             else:
                 assert not run.kill(), "actors outlive their driver"
-        parts = {path: path.read_bytes() for path in (run.folder / "parts").glob("*/*.parquet")}
-        assert kept.items() <= parts.items(), "a finished trial was lost or run again"
-        kept = parts
+        recorded = runs.attempts(run.folder)
+        assert kept.items() <= recorded.items(), "a finished trial was lost or run again"
+        kept = recorded
     with runs.launched(tmp_path / "run", *MANY) as run:
         assert run.end() == 0, run.text[-3000:]
     assert "Traceback" not in run.text
     runs.assert_same(run.folder, undisturbed)
-    assert all(path.read_bytes() == data for path, data in kept.items())
+    assert kept.items() <= runs.attempts(run.folder).items()
+    assert not list((run.folder / "parts").glob("*/*")), "an episode is on the disk twice"
     survived("driver: kill -9, same command again", _DRIVER_DEATHS - _DRIVER_DEATHS // 4)
     survived("driver: Ctrl-C once or twice, same command again", _DRIVER_DEATHS // 4)
 
@@ -65,6 +69,7 @@ def test_damaged_files_are_set_aside_and_their_trials_run_again(
     undisturbed = reference(*SHORT)
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder)
+    _as_parts(folder)
     rng = random.Random(5)
     files = sorted((folder / "parts" / "fake").iterdir())
     rng.shuffle(files)
@@ -79,6 +84,15 @@ def test_damaged_files_are_set_aside_and_their_trials_run_again(
     runs.assert_same(folder, undisturbed)
     assert len(list(folder.rglob("*.damaged"))) == 15
     survived("part or trajectory truncated, emptied or changed", 16)
+
+
+def _as_parts(folder: Path) -> None:
+    """The run as if it had been killed before it merged its parts."""
+    tables = MergedTables.read(folder)
+    assert tables is not None
+    unpack(tables, replace(tables, episodes=tables.episodes.slice(0, 0)), folder)
+    for name in (EPISODES, DECISIONS):
+        (folder / name).unlink()
 
 
 def _damage(path: Path, rng: random.Random, how: int) -> None:

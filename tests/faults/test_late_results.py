@@ -207,3 +207,14 @@ def test_what_has_finished_is_kept_when_bad_input_ends_the_run() -> None:
     with pytest.raises(BadInputError, match="has changed"):
         _play(script, (TRIAL, Trial(TASK, 1, 0)), note_files=refuse, verify=False, kind=Kept)
     assert stages[0].written == [good]
+
+
+def test_an_invalid_request_has_its_error_row_at_once_and_blames_no_process() -> None:
+    trials = [TRIAL, Trial(TASK, 1, 0)]
+    first, second = (Assignment(trial, 1, "env-0") for trial in trials)
+    invalid = Finished(first, Attempt(_episode(error="PromptTooLongError"), "request", "PromptTooLongError", 0, "life"))
+    script = [*POLICY, Ready("env-0", HOST), invalid, Finished(second, Attempt(_episode(trials[1])))]
+    stage, driver = _play(script, trials)
+    assert stage.submitted == [first, second], "neither tried again nor run by another env actor"
+    assert stage.restarted == [] and driver.stop is None and stage.size == 1
+    assert [episode.status for episode in stage.written] == ["error", "success"]

@@ -9,10 +9,11 @@ import pytest
 
 from tests.faults import runs
 from tests.faults.conftest import SHORT, WORKERS, Record
-from tests.faults.policies import poison
+from tests.faults.policies import particular, poison
 
 pytestmark = pytest.mark.faults
 POISON, SICK = "tests.faults.policies.poison", "tests.faults.policies.sick"
+PARTICULAR = "tests.faults.policies.particular"
 
 
 def test_a_trial_that_kills_its_actors_becomes_a_row_and_harms_no_other(
@@ -42,6 +43,23 @@ def test_a_policy_that_raises_again_on_a_fresh_actor_stops_the_run(tmp_path: Pat
     assert list(runs.errors(run.folder)) == [(poison.RAISES, 0)]
     assert len(runs.outcomes(run.folder)) < 40
     survived("policy exception that repeats", 2, "stops at once, rows kept")
+
+
+def test_an_invalid_request_is_an_error_row_at_once_and_restarts_nothing(
+    tmp_path: Path, reference: Callable[..., Path], survived: Record
+) -> None:
+    undisturbed = reference(*SHORT)
+    with runs.launched(tmp_path / "run", *SHORT, policy=PARTICULAR) as run:
+        assert run.end() == 1, run.text[-3000:]
+    refused = [(particular.NOT_PREPARED, 0), (particular.NOT_ANSWERED, 0)]
+    runs.assert_same(run.folder, undisturbed, but=refused)
+    errors = runs.errors(run.folder)
+    assert sorted(errors) == refused
+    for kind, message in errors.values():
+        assert kind == "InvalidRequestError" and message.startswith("the prompt has 65 tokens\n")
+    assert run.text.count("policy-0 loaded") == 1
+    assert run.text.count("attempt 1: InvalidRequestError") == 2 and "attempt 2" not in run.text
+    survived("request that the policy refuses", 2, "its error row at once, others same")
 
 
 def test_systematic_errors_stop_the_run_naming_the_most_frequent(tmp_path: Path, survived: Record) -> None:

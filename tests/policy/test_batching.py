@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from wpray.errors import InvalidRequestError, ThreadDiedError
+from wpray.policy import batching
 from wpray.policy.base import PolicySpec
 from wpray.policy.batching import Batcher, PolicyError
 from wpray.types import (
@@ -80,8 +83,10 @@ class Clients:
     def __init__(self, policy: RecordingPolicy, batcher: Batcher, pool: ThreadPoolExecutor) -> None:
         self.policy, self.batcher, self._pool = policy, batcher, pool
 
-    def plan(self, number: int) -> Future[PlanReply]:
-        return self._submit(lambda: self.batcher.plan(_plan_request(number)), self.batcher._plans.waiting)
+    def plan(
+        self, number: int, alone: Callable[[], None] | None = None, gone: Callable[[], bool] | None = None
+    ) -> Future[PlanReply]:
+        return self._submit(lambda: self.batcher.plan(_plan_request(number), alone, gone), self.batcher._plans.waiting)
 
     def act(self, number: int) -> Future[SegmentReply]:
         return self._submit(lambda: self.batcher.act(_act_request(number)), self.batcher._acts.waiting)
@@ -98,7 +103,8 @@ class Clients:
         before, batches = len(waiting), len(self.policy.batches)
         future = self._pool.submit(ask)
         deadline = time.monotonic() + LONG_S
-        while len(waiting) <= before and len(self.policy.batches) == batches and time.monotonic() < deadline:
+        while len(waiting) <= before and len(self.policy.batches) == batches and not future.done():
+            assert time.monotonic() < deadline
             time.sleep(0.0005)
         return future
 
@@ -329,3 +335,170 @@ def test_many_clients_of_both_kinds_all_get_their_own_answer() -> None:
     batcher.close()
     assert answers == [[float(number)] * 20 for number in range(20)]
     assert max(len(numbers) for _, numbers in policy.batches) <= 8
+
+
+def _announce() -> None: ...
+
+
+def test_requests_that_must_be_alone_are_answered_in_their_turn() -> None:
+    with _clients(RecordingPolicy(), size=4, wait_s=0.0) as clients:
+        held = clients.hold()
+        replies = [clients.plan(number, _announce if number in (3, 6, 7) else None) for number in range(1, 10)]
+        clients.policy.gate.set()
+        for reply in (held, *replies):
+            reply.result(LONG_S)
+    assert [numbers for _, numbers in clients.policy.batches[1:]] == [[1, 2], [3], [4, 5], [6], [7], [8, 9]]
+
+
+def test_nobody_waits_for_company_that_may_not_join() -> None:
+    with _clients(RecordingPolicy(), size=4, wait_s=LONG_S) as clients:
+        began = time.monotonic()
+        replies = [clients.plan(1), clients.plan(2, _announce)]
+        assert [int(reply.result(LONG_S).plan.start[0]) for reply in replies] == [1, 2]
+        assert time.monotonic() - began < LONG_S / 2
+    assert clients.policy.batches == [("plan", [1]), ("plan", [2])]
+
+
+def test_equal_requests_are_two_requests() -> None:
+    """An env actor that died has left its request; the retry of its trial sends the same one."""
+    with _clients(RecordingPolicy(), size=4, wait_s=0.0) as clients:
+        held = clients.hold()
+        replies = [clients.plan(3, _announce), clients.plan(3), clients.plan(3), clients.plan(3, _announce)]
+        clients.policy.gate.set()
+        for reply in (held, *replies):
+            reply.result(LONG_S)
+    assert [numbers for _, numbers in clients.policy.batches[1:]] == [[3], [3, 3], [3]]
+
+
+@pytest.mark.parametrize("alone", [None, _announce], ids=["in a batch", "alone"])
+def test_a_request_whose_asker_has_gone_is_not_computed(alone: Callable[[], None] | None) -> None:
+    with _clients(RecordingPolicy(), size=2, wait_s=0.0) as clients:
+        held = clients.hold()
+        left = [clients.plan(number, alone, gone=lambda: True) for number in (1, 2)]
+        replies = [clients.plan(3), clients.plan(4, gone=lambda: False), clients.plan(5)]
+        clients.policy.gate.set()
+        for reply in (held, *replies):
+            reply.result(LONG_S)
+        for dropped in left:
+            with pytest.raises(ConnectionResetError, match="has gone"):
+                dropped.result(LONG_S)
+    assert [numbers for _, numbers in clients.policy.batches[1:]] == [[3, 4], [5]]
+
+
+class _ExitingPolicy(RecordingPolicy):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
+        raise self.error
+
+    def prepare(self, request: PlanRequest) -> PlanRequest:
+        if request.trial.trial == 1:
+            raise self.error
+        return request
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit("enough"), KeyboardInterrupt("enough"), GeneratorExit("enough")], ids=repr
+)
+def test_a_policy_that_would_end_its_process_fails_its_request_only(error: BaseException) -> None:
+    with _clients(_ExitingPolicy(error), size=1, wait_s=0.0) as clients:
+        for reply in (clients.act(7), clients.plan(1)):
+            with pytest.raises(PolicyError, match=f"{type(error).__name__}: enough"):
+                reply.result(LONG_S)
+        assert int(clients.plan(2).result(LONG_S).plan.start[0]) == 2
+        clients.batcher.check()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no more"), SystemExit("no more")], ids=repr)
+def test_whatever_ends_the_thread_fails_every_request(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def die(*_: object) -> None:
+        raise error
+
+    batcher = Batcher(policy := RecordingPolicy(), 1, 0.0)
+    batcher.check()
+    with ThreadPoolExecutor(64) as pool:
+        clients = Clients(policy, batcher, pool)
+        held = clients.hold()
+        waiting = [clients.plan(1), clients.act(2), clients.plan(3, _announce)]
+        monkeypatch.setattr(batching._Queue, "run", die)
+        policy.gate.set()
+        held.result(LONG_S)
+        for reply in waiting:
+            with pytest.raises(ThreadDiedError, match=r"policy died: .*no more"):
+                reply.result(LONG_S)
+    with pytest.raises(ThreadDiedError):
+        batcher.plan(_plan_request(4))
+    with pytest.raises(ThreadDiedError, match=f"policy died: {type(error).__name__}: no more"):
+        batcher.check()
+    assert "the thread policy died" in caplog.text
+    batcher.close()
+
+
+def test_a_closed_batcher_leaves_nobody_waiting() -> None:
+    batcher = Batcher(policy := RecordingPolicy(), 1, 0.0)
+    with ThreadPoolExecutor(64) as pool:
+        clients = Clients(policy, batcher, pool)
+        held, waiting = clients.hold(), clients.plan(1)
+        closing = pool.submit(batcher.close)
+        while not batcher._closed:
+            time.sleep(0.001)
+        policy.gate.set()
+        closing.result(LONG_S)
+        held.result(LONG_S)
+        for fails in (lambda: waiting.result(LONG_S), lambda: batcher.act(_act_request(2))):
+            with pytest.raises(ThreadDiedError):
+                fails()
+
+
+class _ParticularPolicy(RecordingPolicy):
+    """Cannot answer request 2, nor prepare request 5."""
+
+    def prepare(self, request: PlanRequest) -> PlanRequest:
+        if request.trial.trial == 5:
+            raise InvalidRequestError("has no image")
+        return request
+
+    def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
+        if any(request.trial.trial == 2 for request in requests):
+            raise InvalidRequestError("has no image")
+        return super().plan(requests)
+
+
+def test_an_invalid_request_is_told_from_a_policy_that_fails() -> None:
+    with _clients(_ParticularPolicy(poison=[3]), size=4, wait_s=0.0) as clients:
+        held = clients.hold()
+        replies = {number: clients.plan(number) for number in (1, 2, 3, 4)} | {5: clients.plan(5)}
+        clients.policy.gate.set()
+        held.result(LONG_S)
+        errors = {number: reply.exception(LONG_S) for number, reply in replies.items()}
+    assert errors[1] is None and errors[4] is None
+    for number in (2, 3, 5):
+        error = pickle.loads(pickle.dumps(errors[number]))  # as it travels
+        assert isinstance(error, PolicyError)
+        assert error.invalid == (number != 3)
+        assert error.kind == ("FloatingPointError" if number == 3 else "InvalidRequestError")
+
+
+def test_a_watchdog_sees_a_preparation_that_does_not_end() -> None:
+    class Stuck(RecordingPolicy):
+        def prepare(self, request: PlanRequest) -> PlanRequest:
+            assert self.gate.wait(LONG_S)
+            return request
+
+    policy = Stuck()
+    policy.gate.clear()
+    batcher = Batcher(policy, 1, 0.0)
+    with ThreadPoolExecutor(2) as pool:
+        reply = pool.submit(lambda: batcher.plan(_plan_request(1)))
+        deadline = time.monotonic() + LONG_S
+        while batcher.busy_since is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert batcher.busy_since is not None and batcher.batches == 0
+        policy.gate.set()
+        assert int(reply.result(LONG_S).plan.start[0]) == 1
+    batcher.close()
+    assert batcher.busy_since is None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -58,3 +61,55 @@ def test_neither_kind_starves_however_much_there_is_of_the_other(plans: int, seg
     plan_s, segment_s = _longest_waits(plans, segments, seconds=300)
     assert plan_s <= everybody_s + _GATHER * PLAN_S
     assert segment_s <= everybody_s
+
+
+class EnvActor:
+    """Acts between replies; every so many requests is a plan. The first may have been asked of a replica that died."""
+
+    def __init__(self, number: int, plan_every: int) -> None:
+        self.rng, self.answers, self._plan_every = random.Random(number), 0, plan_every
+        self._first = number
+
+    @property
+    def kind(self) -> Kind:
+        return "plan" if self._plan_every and (self._first + self.answers) % self._plan_every == 0 else "segment"
+
+    def go_on(self) -> None:
+        self.answers += 1
+
+
+def _answers(env_actors: int, seconds: float, *, restarted: bool, plan_every: int) -> list[int]:
+    """Replies to each env actor within `seconds` after all of them have connected, at once but for half a second."""
+    batcher, now, order = SimulatedBatcher(SIZE, 0.002, SIZES), 0.0, itertools.count()
+    actors = [EnvActor(number, plan_every) for number in range(env_actors)]
+    agenda = [(actor.rng.uniform(0, 0.5), next(order), actor) for actor in actors]
+    heapq.heapify(agenda)
+    while now < seconds:
+        while agenda and agenda[0][0] <= now:
+            asked, _, actor = heapq.heappop(agenda)
+            batcher.ask(actor.kind, actor, asked, alone=restarted and actor.answers == 0)
+        if (due := batcher.due(now)) > now:
+            now = min(due, agenda[0][0] if agenda else math.inf)
+            continue
+        kind, batch = batcher.take_batch(now)
+        cost_s = interpolated(COSTS[kind], min(size for size in SIZES if size >= len(batch)))
+        batcher.note_cost(kind, len(batch), cost_s)
+        now += cost_s
+        for answered in batch:
+            assert isinstance(answered, EnvActor)
+            answered.go_on()
+            pause_s = 16 * Costs().step_s * answered.rng.uniform(0.5, 1.5)
+            heapq.heappush(agenda, (now + pause_s, next(order), answered))
+    return [actor.answers for actor in actors]
+
+
+@pytest.mark.parametrize("plan_every", [0, 4], ids=["segments", "plans and segments"])
+@pytest.mark.parametrize("env_actors", [16, 44, 200])
+def test_after_a_restart_of_the_policy_nobody_starves(env_actors: int, plan_every: int) -> None:
+    """Every request in hand is asked again, in a batch of its own; that may cost time, which all of them share."""
+    undisturbed, after = (
+        _answers(env_actors, 120, restarted=restarted, plan_every=plan_every) for restarted in (False, True)
+    )
+    for before, now in zip(undisturbed, after, strict=True):
+        assert now / sum(after) == pytest.approx(before / sum(undisturbed), rel=0.1)
+        assert now >= 0.85 * before  # 200 env actors' requests one by one take ten of 120 seconds

@@ -22,7 +22,7 @@ from tests.policy.vla import (
     trial,
 )
 from wpray.config import Config
-from wpray.errors import BadInputError
+from wpray.errors import BadInputError, InvalidRequestError
 from wpray.models import synthetic
 from wpray.policy import waypoint_vla
 from wpray.types import PlanRequest, SegmentRequest
@@ -66,12 +66,15 @@ def test_what_cannot_be_prepared_says_why(checkpoints: Path) -> None:
     for shown, reason in (
         (replace(seen, wrist_image=None), "no images"),
         (replace(seen, base_image=seen.base_image[:112]), "not uint8 of"),  # type: ignore[index]
-        (replace(seen, proprio=np.full(8, np.nan)), "not finite"),
+        (replace(seen, proprio=np.array([*seen.proprio[:7], np.nan])), "proprio is not finite"),
+        (replace(seen, proprio=seen.proprio[:7]), r"proprio has shape \(7,\)"),
     ):
-        with pytest.raises(ValueError, match=reason):
-            policy.prepare(PlanRequest(trial(0), 0, 0, shown))
+        segment = replace(segment_request(np.random.default_rng(5), 0), observation=shown)
+        for request in (PlanRequest(trial(0), 0, 0, shown), segment):
+            with pytest.raises(InvalidRequestError, match=reason):
+                policy.prepare(request)
     long = replace(trial(0), task=replace(trial(0).task, instruction="zyx " * 99))
-    with pytest.raises(ValueError, match="tokens"):
+    with pytest.raises(InvalidRequestError, match="tokens"):
         policy.prepare(PlanRequest(long, 0, 0, seen))
 
 

@@ -23,7 +23,12 @@ _SEGMENT = 20
 
 
 def write_run(
-    path: Path, outcomes: Sequence[Sequence[bool | None]], steps: int = 40, workers: int = 2, **changes: Any
+    path: Path,
+    outcomes: Sequence[Sequence[bool | None]],
+    steps: int = 40,
+    workers: int = 2,
+    merged: bool = True,
+    **changes: Any,
 ) -> None:
     """A finished run of the fake suite: `outcomes[task][trial]` is its success, None an error.
 
@@ -54,7 +59,8 @@ def write_run(
         "waypoint_space": {"scale": [1.0] * 8, "offset": [0.0] * 8},
     }
     folder.write_info(info | changes)
-    merge(folder)
+    if merged:
+        merge(folder)
     folder.close()
 
 

@@ -121,6 +121,7 @@ def test_a_narrow_terminal_cuts_instructions_not_numbers(
     [
         ({"seed": 7}, r"seed \(0 in A, 7 in B\)"),
         ({"hosts": {"h": {"versions": {**REAL_VERSIONS, "mujoco": "3.4.0"}, "renderer": "egl"}}}, r"mujoco \(3\.3\.2"),
+        ({"outcome_fields": {"env.instruction": "bddl"}}, r"env\.instruction \(file_name in A, bddl in B\)"),
         ({"outcome_fields": {"env.protocol": "serial"}}, r"env\.protocol \(wpray in A, serial in B\)"),
     ],
 )
@@ -135,6 +136,36 @@ def test_runs_that_are_not_pairs_are_refused_unless_told(
         command.main(argv)
     assert command.main([*argv, "--anyway"]) == 0
     assert "the runs differ in" in capsys.readouterr().out
+
+
+ORIGINS = {"libero": {"kind": "distribution", "source": "libero 1", "digest": "1a" * 32}}
+
+
+def test_runs_on_other_files_of_one_version_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"libero": ORIGINS["libero"] | {"digest": "2b" * 32, "source": "path /x/LIBERO"}}
+    for name, origins in (("old", None), ("a", ORIGINS), ("b", other)):
+        changes = {} if origins is None else {"origins": origins}
+        write_run(tmp_path / name, [[True, True]], hosts={"h": {"versions": REAL_VERSIONS}}, **changes)
+    refusal = r"libero files \(1a1a1a1a1a1a \(libero 1\) in A, 2b2b2b2b2b2b \(path /x/LIBERO\) in B\)"
+    with pytest.raises(BadInputError, match=refusal):
+        command.main([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert command.main([str(tmp_path / "old"), str(tmp_path / "b")]) == 0  # written before there were digests
+    assert "libero files (not recorded in A, 2b2b2b2b2b2b" in capsys.readouterr().out
+
+
+def test_the_same_files_in_another_place_are_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = {"libero": ORIGINS["libero"] | {"source": "path /y/LIBERO"}}
+    write_run(tmp_path / "a", [[True]], origins=ORIGINS)
+    write_run(tmp_path / "b", [[True]], origins=moved)
+    assert command.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "the runs differ in" not in capsys.readouterr().out
+
+
+def test_runs_of_another_protocol_of_wprays_own_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [[True]])  # a run.json that names none is of 1
+    write_run(tmp_path / "b", [[True]], sessions=[{"wpray_protocol": 2}])
+    with pytest.raises(BadInputError, match=r"wpray protocol \(1 in A, 2 in B\)"):
+        command.main([str(tmp_path / "a"), str(tmp_path / "b")])
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

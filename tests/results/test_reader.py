@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.results.recorded import write_run
-from wpray.errors import BadInputError
+from wpray.errors import BadInputError, DamagedRunError
 from wpray.results import load
 from wpray.results.merge import merge
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA, trajectory_schema
@@ -31,18 +31,18 @@ def test_tables_are_typed_and_in_order(tmp_path: Path) -> None:
         run.trajectory(("fake", 0, 2))
 
 
-def test_a_run_under_way_is_read_from_its_parts(tmp_path: Path) -> None:
-    write_run(tmp_path, [[True, False]])
+def test_a_run_under_way_is_read_from_its_parts_and_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False]], merged=False)
+    begun = load(tmp_path)
+    assert "2 of 2 episodes are read from parts/" in begun.notes[0]
+    merge(RunFolder(tmp_path))
     whole = load(tmp_path)
-    (tmp_path / "episodes.parquet").unlink()
-    assert load(tmp_path).episodes.equals(whole.episodes)
-    assert load(tmp_path).decisions.equals(whole.decisions)
+    assert begun.episodes.equals(whole.episodes) and begun.decisions.equals(whole.decisions) and not whole.notes
 
 
 def test_merged_tables_alone_are_enough(tmp_path: Path) -> None:
     write_run(tmp_path, [[True, False]])
-    for part in RunFolder(tmp_path).parts():
-        part.unlink()
+    assert not RunFolder(tmp_path).parts()
     assert load(tmp_path).episodes.num_rows == 2
 
 
@@ -50,9 +50,12 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"holds no run .*run\.json"):
         load(tmp_path / "nothing")
     (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(BadInputError, match="does not describe a run"):
+    with pytest.raises(BadInputError, match="not a run's description"):
         load(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({"run_id": "x"}))
+    with pytest.raises(DamagedRunError, match="has no config"):
+        load(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "x", "config": {}}))
     with pytest.raises(BadInputError, match="no episode has finished"):
         load(tmp_path)
     (tmp_path / "episodes.parquet").write_bytes(b"PAR1 not really PAR1")
@@ -61,7 +64,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_interrupted_before_its_first_outcome_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "x", "config": {}}))
     merge(RunFolder(tmp_path))
     assert (tmp_path / "episodes.parquet").exists()
     with pytest.raises(BadInputError, match="no episode has finished"):

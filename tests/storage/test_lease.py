@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wpray.errors import BadInputError
+from wpray.errors import BadInputError, ThreadDiedError
 from wpray.storage import lease
 from wpray.storage.lease import NAME, Lease
 from wpray.storage.store import Store
@@ -99,3 +99,22 @@ def test_a_lease_that_is_none_holds_nobody(store: Store, data: bytes) -> None:
     lease = Lease(store)
     lease.take()
     lease.give_back()
+
+
+def test_a_lease_that_nobody_keeps_any_more_is_no_secret(
+    store: Store, first: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another driver could take the place, and both would write."""
+
+    def die() -> None:
+        raise KeyError("a mistake of ours")
+
+    assert first.taken_by is None
+    monkeypatch.setattr(first, "_read", die)
+    deadline = time.monotonic() + 5
+    with pytest.raises(ThreadDiedError, match="the thread lease died: KeyError"):
+        while time.monotonic() < deadline:
+            assert first.taken_by is None
+            time.sleep(0.05)
+    first.give_back()
+    assert store.read(NAME) is None

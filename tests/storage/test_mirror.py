@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.storage.conftest import connect
-from wpray.errors import PausedError, RunStoppedError
+from wpray.errors import PausedError, RunStoppedError, ThreadDiedError
 from wpray.storage import mirror as module
 from wpray.storage.mirror import Mirror
 from wpray.storage.store import Store
@@ -157,3 +157,31 @@ def test_closing_waits_once_for_all_uploads_in_hand(
     mirror.close()
     assert time.monotonic() - began < 1
     released.set()
+
+
+@pytest.mark.parametrize("ask", ["check", "drain"])
+def test_an_upload_thread_that_dies_stops_the_run(
+    ask: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its upload would never be done, and everybody would wait for it."""
+
+    def die(*_: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(store, "upload", die)
+    mirror = Mirror(store, tmp_path, lambda: None)
+    mirror.put("1")
+    _until(lambda: not all(thread.is_alive() for thread in mirror._threads))
+    with pytest.raises(RunStoppedError, match=r"mirror-\d died: KeyError: 'a mistake of ours'; everything is in"):
+        getattr(mirror, ask)()
+    mirror.close()
+
+
+def test_a_place_that_nobody_keeps_any_more_stops_the_run(store: Store, tmp_path: Path) -> None:
+    def unknown() -> None:
+        raise ThreadDiedError("the thread lease died")
+
+    mirror = Mirror(store, tmp_path, unknown)
+    with pytest.raises(RunStoppedError, match="the thread lease died; everything is in"):
+        mirror.check()
+    mirror.close()

@@ -70,13 +70,16 @@ def _outcome(trial: int, success: bool | None = True) -> EncodedEpisode:
     return _episode(Trial(fake_tasks()[0], trial, 0), success, trial, 30, 1)
 
 
-def _record(folder: MirroredFolder, *outcomes: bool | None, info: dict[str, object] = INFO) -> None:
-    """Write trials 0, 1, ... and close the folder as a driver does."""
+def _record(
+    folder: MirroredFolder, *outcomes: bool | None, info: dict[str, object] = INFO, merged: bool = True
+) -> None:
+    """Write trials 0, 1, ... and end as a driver does; not `merged`: as one that was killed before its merge."""
     folder.write_info(info)
     for trial, success in enumerate(outcomes):
         folder.write_episodes(_outcome(trial, success))
-    merge(folder)
-    folder.deliver()
+    if merged:
+        merge(folder)
+        folder.deliver()
     folder.close()
 
 
@@ -96,7 +99,8 @@ def test_the_store_ends_with_what_the_folder_holds(opened: Opened, there: Store)
     files = _files(folder.path)
     assert there.sizes() == {name: len(data) for name, data in files.items()}
     assert {name: there.read(name) for name in files} == files
-    assert {"episodes.parquet", "run.json", "parts/fake/000_00002.parquet"} <= files.keys()
+    assert {"episodes.parquet", "run.json", "trajectories/fake_000_00001.parquet"} <= files.keys()
+    assert not [name for name in files if name.startswith("parts/")], "they are in the tables"
 
 
 def test_another_machine_goes_on_with_what_is_finished(opened: Opened, there: Store) -> None:
@@ -107,7 +111,6 @@ def test_another_machine_goes_on_with_what_is_finished(opened: Opened, there: St
     assert _keys(second) == {0, 1}
     for name, data in _files(second.path).items():
         assert (first.path / name).read_bytes() == data
-    assert "parts/fake/000_00002.parquet" not in there.sizes(), "the error's trial runs again"
     second.write_episodes(_outcome(2))
     second.close()
     back = opened("one")  # still has the error row, while the store has the outcome
@@ -115,12 +118,61 @@ def test_another_machine_goes_on_with_what_is_finished(opened: Opened, there: St
 
 
 def test_what_had_not_arrived_when_the_driver_died_is_brought_later(opened: Opened, there: Store) -> None:
-    _record(opened(), True, False)
+    _record(opened(), True, False, merged=False)
     there.delete("parts/fake/000_00001.parquet")
     there.delete("trajectories/fake_000_00001.parquet")
     folder = opened()
     assert _keys(folder) == {0, 1}
     assert {"parts/fake/000_00001.parquet", "trajectories/fake_000_00001.parquet"} <= there.sizes().keys()
+
+
+def test_a_driver_killed_between_its_merge_and_the_upload_of_the_tables_loses_nothing(
+    opened: Opened, there: Store
+) -> None:
+    folder = opened("one")
+    _record(folder, True, False, merged=False)
+    for name in there.sizes():
+        if "000_00001" in name:
+            there.delete(name)  # the upload in hand
+    merge(folder)  # and then, before `deliver`, kill -9: the parts here are gone
+    assert not folder.parts() and "episodes.parquet" not in there.sizes()
+    second = opened("two")
+    assert _keys(second) == {0}, "the store has no more"
+    second.write_episodes(_outcome(2, False))
+    merge(second)
+    second.deliver()
+    second.close()
+    assert not [name for name in there.sizes() if name.startswith("parts/")]
+    back = opened("one")  # its tables hold trial 1 alone, the store's trial 2
+    assert _keys(back) == {0, 1, 2}
+    assert "trajectories/fake_000_00001.parquet" in there.sizes()
+    merge(back)
+    back.deliver()
+    back.close()
+    run = load(str(there.url))
+    assert (
+        run.episodes["trial"].to_pylist() == [0, 1, 2]
+        and run.decisions["trial"].to_pylist() == [0] * 3 + [1] * 3 + [2] * 3
+    )
+    assert not run.notes and not [name for name in there.sizes() if name.startswith("parts/")]
+    assert _keys(opened("three")) == {0, 1, 2}
+
+
+def test_parts_stay_in_the_store_until_the_tables_with_their_rows_are_there(
+    opened: Opened, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of what reaches the store, by which a kill between any two steps leaves every row there."""
+    folder = opened()
+    _keys(folder)
+    steps = []
+    upload, delete = Store.upload, Store.delete
+    monkeypatch.setattr(
+        Store, "upload", lambda s, name, *more: (upload(s, name, *more), steps.append(("put", name)))[0]
+    )
+    monkeypatch.setattr(Store, "delete", lambda s, name: (steps.append(("delete", name)), delete(s, name))[1])
+    _record(folder, True, False, None)
+    first = min(steps.index(step) for step in steps if step[0] == "delete" and step[1].startswith("parts/"))
+    assert first > max(steps.index(("put", name)) for name in ("episodes.parquet", "decisions.parquet"))
 
 
 @pytest.mark.parametrize("name", ["parts/fake/000_00001.parquet", "trajectories/fake_000_00001.parquet"])
@@ -130,7 +182,7 @@ def test_what_had_not_arrived_when_the_driver_died_is_brought_later(opened: Open
 def test_what_is_damaged_in_the_store_is_set_aside_and_runs_again(
     opened: Opened, there: Store, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    _record(opened("one"), True, False, True)
+    _record(opened("one"), True, False, True, merged=False)
     whole = there.read(name)
     assert whole is not None
     there.write(name, damage(whole))
@@ -144,9 +196,28 @@ def test_what_is_damaged_in_the_store_is_set_aside_and_runs_again(
     assert load(str(there.url)).episodes["trial"].to_pylist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: b""])
+def test_a_trial_in_the_tables_whose_trajectory_is_damaged_in_the_store_runs_again(
+    opened: Opened, there: Store, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "trajectories/fake_000_00001.parquet"
+    _record(opened("one"), True, False, True)
+    whole = there.read(name)
+    assert whole is not None
+    there.write(name, damage(whole))
+    folder = opened("two")
+    assert _keys(folder) == {0, 2}
+    assert "the trajectory is damaged, or of another attempt; its trial runs again" in caplog.text
+    folder.write_episodes(_outcome(1, False))
+    merge(folder)
+    folder.deliver()
+    assert there.read(name) == whole
+    assert load(str(there.url)).episodes["trial"].to_pylist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("url", ["memory"], indirect=True)  # the S3 test server normalizes such names itself
 def test_names_in_a_store_cannot_leave_the_folder(opened: Opened, there: Store, tmp_path: Path) -> None:
-    _record(opened("one"), True)
+    _record(opened("one"), True, merged=False)
     evil = there.read("parts/fake/000_00000.parquet")
     assert evil is not None
     names = ["parts/../../evil.parquet", "parts/../000_00001.parquet", "trajectories/../../evil.parquet"]

@@ -25,7 +25,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not argv or argv[0] not in _BENCHMARKS:
         raise BadInputError(f"use: python -m wpray.bench {' | '.join(_BENCHMARKS)} (each has --help)")
-    result: int = importlib.import_module(f"wpray.bench.{argv[0]}").main(argv[1:])
+    try:
+        benchmark = importlib.import_module(f"wpray.bench.{argv[0]}")
+    except ModuleNotFoundError as error:
+        raise BadInputError(f"bench {argv[0]} needs {error.name}, which is not installed; see the README") from error
+    result: int = benchmark.main(argv[1:])
     return result
 
 

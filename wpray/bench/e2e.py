@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,30 +20,35 @@ from rich.console import Console
 from rich.table import Table
 
 from wpray import quiet_ray
+from wpray.arguments import file_to_write, whole
+from wpray.bench.figures import write_figures
 from wpray.command import run_command
 from wpray.config import Config
+from wpray.config_cli import ArgumentParser, validate
+from wpray.errors import RunStoppedError
 
 _TARGET_MS = 5.0  # transport and queue per request
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; return 1 if transport and queue of a request exceed the target, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m wpray.bench e2e", description=__doc__)
+    parser = ArgumentParser(prog="python -m wpray.bench e2e", description=__doc__)
     parser.add_argument("--suite", default="libero_object", help="LIBERO suite (%(default)s)")
     parser.add_argument("--tasks", default="0-1", help="task ids (%(default)s)")
-    parser.add_argument("--trials", type=int, default=5, help="trials of each task (%(default)s)")
+    parser.add_argument("--trials", type=whole(1, 100_000), default=5, help="trials of each task (%(default)s)")
     parser.add_argument("--envs", default="auto", help="env actors (%(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
     args = parser.parse_args(argv)
+    _config(args, tempfile.gettempdir())  # refused before anything starts
     quiet_ray.prepare(joins_a_cluster=False)
     from wpray.evaluation import evaluate
 
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as folder:
-        evaluate(_config(args, folder))
+        if evaluate(_config(args, folder)):
+            raise RunStoppedError("bench e2e measures whole runs, and this one has errors (see above)")
         figures = measure(Path(folder))
     _print(figures)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures(args.json, figures)
     return int(figures["transport_ms"] + figures["queue_ms"] > _TARGET_MS)
 
 
@@ -88,7 +92,7 @@ def _between(episodes: Any) -> float:
 
 
 def _config(args: argparse.Namespace, folder: str) -> Config:
-    return Config.model_validate(
+    return validate(
         {
             "policy": "wpray.bench.instant",
             "task_suite": args.suite,
@@ -96,7 +100,7 @@ def _config(args: argparse.Namespace, folder: str) -> Config:
             "num_trials_per_task": args.trials,
             "output_dir": folder,
             "video": {"mode": "none"},
-            "ray": {"num_env_actors": args.envs if args.envs == "auto" else int(args.envs)},
+            "ray": {"num_env_actors": args.envs},
         }
     )
 

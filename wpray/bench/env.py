@@ -9,7 +9,6 @@ steps and the renders that the policy asks for.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import sys
@@ -18,17 +17,20 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from wpray.arguments import file_to_write, whole
 from wpray.bench.env_subjects import Kind, Recording, open_subject, run_trial
+from wpray.bench.figures import write_figures
 from wpray.command import run_command
+from wpray.config_cli import ArgumentParser
 from wpray.envs import tasks
-from wpray.types import FloatArray, Trial
+from wpray.trials import make_trials, select_tasks
+from wpray.types import FloatArray, Task, Trial
 
 _DEFAULT = ("libero_object:0", "libero_spatial:5", "libero_goal:3", "libero_10:0")
 _TARGETS = {"episode": 12.0, "step": 2.5, "reset_s": 0.15}
@@ -62,35 +64,51 @@ class Comparison:
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; return 1 if a bit differs or a target is missed, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m wpray.bench env", description=__doc__)
+    parser = ArgumentParser(prog="python -m wpray.bench env", description=__doc__)
     parser.add_argument(
         "--tasks",
         nargs="+",
-        default=list(_DEFAULT),
+        type=_suite_and_task,
+        default=[_suite_and_task(name) for name in _DEFAULT],
         metavar="SUITE:TASK",
         help="tasks to run (one of each of four suites)",
     )
-    parser.add_argument("--trials", type=int, default=2, help="trials of each task (%(default)s)")
+    parser.add_argument("--trials", type=whole(1), default=2, help="trials of each task (%(default)s)")
     parser.add_argument(
-        "--steps", type=int, default=120, help="control steps of a trial after the wait steps (%(default)s)"
+        "--steps",
+        type=whole(1, 100_000),
+        default=120,
+        help="control steps of a trial after the wait steps (%(default)s)",
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
     args = parser.parse_args(argv)
-    rows = {name: _row(_compare(name, args.trials, args.steps)) for name in args.tasks}
+    chosen = [_task(suite, number, args.trials) for suite, number in args.tasks]
+    rows = {f"{task.suite}:{task.task_id}": _row(_compare(task, args.trials, args.steps)) for task in chosen}
     _print(rows)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    write_figures(args.json, rows)
     return int(any(row["mismatches"] or not row["targets_met"] for row in rows.values()))
 
 
-def _compare(name: str, trials: int, steps: int) -> Comparison:
-    suite, _, number = name.partition(":")
-    task = tasks.list_tasks(suite)[int(number)]
+def _suite_and_task(text: str) -> tuple[str, int]:
+    suite, _, number = text.partition(":")
+    if not suite or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not SUITE:TASK, such as libero_object:0")
+    return suite, int(number)
+
+
+def _task(suite: str, number: int, trials: int) -> Task:
+    """Return the task. Raises BadInputError if there is none, or if it has fewer initial states than `trials`."""
+    (task,) = select_tasks(tasks.list_tasks(suite), [number])
+    make_trials([task], trials, seed=0)
+    return task
+
+
+def _compare(task: Task, trials: int, steps: int) -> Comparison:
     decisions = frozenset(range(_WAIT - 1, _WAIT + steps, _EVERY))
     comparison = Comparison()
     with ExitStack() as stack:
         kinds: tuple[Kind, ...] = ("stock", "stock_blind", "ours")
-        subjects = {kind: stack.enter_context(_process(kind, suite, int(number))) for kind in kinds}
+        subjects = {kind: stack.enter_context(_process(kind, task.suite, task.task_id)) for kind in kinds}
         for index in range(trials):
             given = (Trial(task, index, seed=0), _actions(steps, index), decisions)
             comparison.stock.append(subjects["stock"].submit(run_trial, *given).result())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from wpray.results.merge import merge
 from wpray.results.writer import RunFolder
 from wpray.types import Decision, EpisodeResult, EpisodeTimes, Task, Timing, Trajectory, Trial
 
-_MODELS = 100  # parts that are encoded; the others are copies, because the content does not change the cost
+_MODELS = 100  # episodes whose decisions differ; the others repeat them
 _PLANS, _SEGMENTS = 3, 17
 
 
@@ -50,22 +49,22 @@ def make_parts(folder: RunFolder, count: int) -> None:
     """Fill `folder` with parts of a synthetic suite."""
     task = Task("synthetic", 0, "pick_up_the_thing_and_place_it", "pick up the thing and place it", count, 280)
     folder.part_path(Trial(task, 0, 0).key).parent.mkdir(parents=True)
+    results = [_result(Trial(task, trial, 0)) for trial in range(min(count, _MODELS))]
     for trial in range(count):
-        path = folder.part_path(Trial(task, trial, 0).key)
-        if trial < _MODELS:
-            path.write_bytes(_part(Trial(task, trial, 0)))
-        else:
-            shutil.copyfile(folder.part_path(Trial(task, trial % _MODELS, 0).key), path)
+        folder.part_path(Trial(task, trial, 0).key).write_bytes(_part(Trial(task, trial, 0), results[trial % _MODELS]))
 
 
-def _part(trial: Trial) -> bytes:
-    now = datetime.now(UTC)
-    context = EpisodeContext("bench", "waypoint_vla", "models/vlm", "wpray", "host", "env-0", 1, now, now)
+def _result(trial: Trial) -> EpisodeResult:
     decisions = [_decision(number, trial.trial) for number in range(_PLANS + _SEGMENTS)]
     nothing = Trajectory(np.zeros((0, 7)), (), None)
     times = EpisodeTimes(0.05, 1.6, 0.1, 1.0, 2.8)
-    result = EpisodeResult(trial, True, 290, _PLANS, _SEGMENTS, tuple(decisions), nothing, times)
-    return encode_episode(result, context, "none").part
+    return EpisodeResult(trial, True, 290, _PLANS, _SEGMENTS, tuple(decisions), nothing, times)
+
+
+def _part(trial: Trial, result: EpisodeResult) -> bytes:
+    now = datetime.now(UTC)
+    context = EpisodeContext("bench", "waypoint_vla", "models/vlm", "wpray", "host", "env-0", 1, now, now)
+    return encode_episode(replace(result, trial=trial), context, "none").part
 
 
 def _decision(number: int, seed: int) -> Decision:

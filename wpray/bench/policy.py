@@ -8,14 +8,12 @@ takes the longer of streaming the weights once and multiplying, at the rates tha
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from wpray.arguments import file_to_write, whole
+from wpray.bench.figures import write_figures
 from wpray.command import run_command
 from wpray.config import BatchingConfig
+from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.models import loading
 from wpray.models.action_expert import NUM_STEPS, PROMPT_SIZES
@@ -73,8 +74,8 @@ class Row:
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; return 1 if a target is missed, else 0. Raise BadInputError without a GPU."""
-    parser = argparse.ArgumentParser(prog="python -m wpray.bench policy", description=__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    parser = ArgumentParser(prog="python -m wpray.bench policy", description=__doc__)
+    parser.add_argument("--batch", type=whole(1, 256), nargs="+", default=[1, 8, 32])
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--variant", choices=("full", "tiny"), default="full")
     parser.add_argument(
@@ -84,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         help="in shapes that give the same bits, as batching.deterministic",
     )
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         raise BadInputError("bench policy measures a GPU and finds none; run it on a machine with one")
@@ -94,8 +95,7 @@ def main(argv: Sequence[str]) -> int:
     rows += _segments(args, rates)
     result = _result(args, rates, rows)
     _print(result, rows)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_figures(args.json, result)
     return int(any(row.target_ms is not None and row.request_ms > row.target_ms for row in rows))
 
 

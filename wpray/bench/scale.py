@@ -11,7 +11,7 @@ share a core.
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,15 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 from wpray import quiet_ray
+from wpray.arguments import file_to_write, number, whole
+from wpray.bench.figures import write_figures
 from wpray.bench.scale_curves import FLAT, Point, bends, simulate
 from wpray.bench.simulated_gpu import Costs
 from wpray.command import run_command
+from wpray.config_cli import ArgumentParser
 
 if TYPE_CHECKING:
     from wpray.bench.driver_cost import DriverCost
 
 _TARGET_MS = 1.0  # of the driver's CPU per episode
 _ACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000)
+_FIGURES = (".svg", ".png", ".pdf", ".jpg", ".eps")
 _GPUS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -45,11 +49,11 @@ def main(argv: Sequence[str]) -> int:
     driver_ms: float = args.driver_ms if driver is None else driver["busy_ms"]
     points = simulate(args.env_actors, args.gpus, Costs(driver_s=driver_ms / 1000))
     _print(points, driver_ms, console)
-    if args.json:
+    if args.json is not None:
         rows = [{**asdict(point.outcome), "efficiency": point.efficiency, "limit": point.limit} for point in points]
         figures = {"driver": driver, "driver_ms": driver_ms, "paper": load, "replicas": replicas, "merge": merging}
         figures["simulated"] = rows
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        write_figures(args.json, figures)
     if args.plot:
         from wpray.bench.scale_plot import plot
 
@@ -147,36 +151,39 @@ def _print(points: Sequence[Point], driver_ms: float, console: Console) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m wpray.bench scale", description=__doc__)
-    parser.add_argument("--real-actors", type=_count, default=2, help="env actors of the real run on this machine")
-    parser.add_argument("--real-episodes", type=_count, default=500, help="episodes of the real run, at most 2000")
-    parser.add_argument("--real-runs", type=_count, default=3, help="real runs, of which the median counts")
-    parser.add_argument("--instant-actors", type=int, default=8, help="env actors that answer at once; 0: none")
-    parser.add_argument("--driver-ms", type=_positive, help="take this for the driver's time; no real run")
-    parser.add_argument("--paper-actors", type=int, default=2000, help="env actors on paper; 0: none")
-    parser.add_argument("--paper-episodes", type=_count, default=100_000, help="their episodes")
-    parser.add_argument("--replicas", type=int, default=2, help="most sleeping policy replicas; 0: none")
-    parser.add_argument("--parts", type=int, default=20_000, help="parts to merge; 0: none")
-    parser.add_argument("--env-actors", type=_count, nargs="+", default=_ACTORS, help="simulated env actors")
-    parser.add_argument("--gpus", type=_count, nargs="+", default=_GPUS, help="simulated GPUs")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--plot", type=Path, help="also draw the curves to this file, such as scale.svg (matplotlib)")
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m wpray.bench scale", description=__doc__)
+    parser.add_argument(
+        "--real-actors", type=whole(1, 10_000), default=2, help="env actors of the real run on this machine"
+    )
+    parser.add_argument(
+        "--real-episodes", type=whole(1, 2000), default=500, help="episodes of the real run, at most 2000"
+    )
+    parser.add_argument("--real-runs", type=whole(1, 100), default=3, help="real runs, of which the median counts")
+    parser.add_argument(
+        "--instant-actors", type=whole(0, 10_000), default=8, help="env actors that answer at once; 0: none"
+    )
+    parser.add_argument("--driver-ms", type=number(0, above=True), help="take this for the driver's time; no real run")
+    parser.add_argument("--paper-actors", type=whole(0, 100_000), default=2000, help="env actors on paper; 0: none")
+    parser.add_argument("--paper-episodes", type=whole(1, 10_000_000), default=100_000, help="their episodes")
+    parser.add_argument("--replicas", type=whole(0, 64), default=2, help="most sleeping policy replicas; 0: none")
+    parser.add_argument("--parts", type=whole(0, 10_000_000), default=20_000, help="parts to merge; 0: none")
+    parser.add_argument("--env-actors", type=whole(1, 100_000), nargs="+", default=_ACTORS, help="simulated env actors")
+    parser.add_argument("--gpus", type=whole(1, 10_000), nargs="+", default=_GPUS, help="simulated GPUs")
+    parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
+    parser.add_argument(
+        "--plot", type=_figure_file, help="also draw the curves to this file, such as scale.svg (matplotlib)"
+    )
     return parser
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
-    return value
+def _figure_file(text: str) -> Path:
+    path = file_to_write(text)
+    if path.suffix.lower() not in _FIGURES:
+        raise argparse.ArgumentTypeError(f"{path} is no kind of figure; end it with one of {', '.join(_FIGURES)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("matplotlib is not installed; pip install 'wpray[notebooks]'")
+    return path
 
 
 if __name__ == "__main__":

@@ -14,20 +14,22 @@ from wpray.errors import BadInputError
 def plot(points: Sequence[Point], driver_ms: float, path: Path) -> None:
     """Draw episodes per minute over env actors, a curve per number of GPUs with its bend; the driver's limit is dashed.
 
-    Raise BadInputError without matplotlib.
+    Needs matplotlib. Raise BadInputError if the file cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise BadInputError("--plot: matplotlib is not installed; pip install 'wpray[notebooks]'") from error
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "wpray", "font.size": 10}):
         figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
         _draw(axes, points, driver_ms)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        pyplot.close(figure)
+        try:
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        except OSError as error:
+            raise BadInputError(f"--plot {path}: cannot be written ({error.strerror})") from error
+        finally:
+            pyplot.close(figure)
 
 
 def _draw(axes: Any, points: Sequence[Point], driver_ms: float) -> None:

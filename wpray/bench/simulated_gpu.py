@@ -55,10 +55,10 @@ class SimulatedBatcher(Batcher):
         self._size, self._wait_s = max_batch_size, max_wait_s
         self._plans, self._acts = _Queue(_no_answer, sizes), _Queue(_no_answer, sizes)
 
-    def ask(self, kind: Kind, actor: Asker, now: float) -> None:
-        """Queue a request."""
+    def ask(self, kind: Kind, actor: Asker, now: float, *, alone: bool = False) -> None:
+        """Queue a request; `alone`: it was asked before of a replica that died."""
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
-        queue.waiting.append(_Waiting(actor, None, now, None))  # type: ignore[arg-type]
+        queue.waiting.append(_Waiting(actor, None, now, _announce if alone else None))  # type: ignore[arg-type]
 
     def due(self, now: float) -> float:
         """Return the time from which a batch may go; infinity if nothing waits."""
@@ -158,6 +158,9 @@ def interpolated(by_batch: Mapping[int, float], size: int) -> float:
 
 def _seconds(by_batch: Mapping[int, float]) -> dict[int, float]:
     return {batch: ms / 1000 for batch, ms in by_batch.items()}
+
+
+def _announce() -> None: ...
 
 
 def _no_answer(_: list[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ QUICK: tuple[tuple[str, Check], ...] = (
     ("Python", software.check_python),
     ("packages", software.check_packages),
     ("LIBERO", software.check_libero),
+    ("origins", software.check_origins),
     ("OpenGL", software.check_opengl),
     ("cores", resources.check_cores),
     ("memory", resources.check_memory),

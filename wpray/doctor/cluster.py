@@ -7,6 +7,7 @@ import ray
 from wpray.cluster_setup import env_actors_that_fit, running_ray
 from wpray.config import Config
 from wpray.doctor.result import Result
+from wpray.envs.factory import FAKE_SUITE
 from wpray.node_versions import DECISIVE, HARMLESS, REMEDY, Nodes, ask_nodes, named, reference
 
 _TIMEOUT_S = 180
@@ -19,14 +20,17 @@ def check_ray(config: Config) -> list[Result]:
         where = f"joined {config.ray.address}" if config.ray.address else "starts here"
         size = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
         text = f"{ray.__version__} {where}; {size}, room for {env_actors_that_fit(config)} environments"
-        return [Result("Ray", "pass", text), *_compare(ask_nodes(_TIMEOUT_S), len(nodes))]
+        return [
+            Result("Ray", "pass", text),
+            *_compare(ask_nodes(_TIMEOUT_S, config.task_suite), len(nodes), config.task_suite),
+        ]
 
 
-def _compare(nodes: Nodes, count: int) -> list[Result]:
+def _compare(nodes: Nodes, count: int, suite: str = FAKE_SUITE) -> list[Result]:
     if nodes.silent:
         text = f"{', '.join(nodes.silent)}: no answer within {_TIMEOUT_S} s"
         return [Result("nodes", "fail", text, "see ray status")]
-    wanted, problems = reference(nodes), []
+    wanted, problems = reference(nodes, suite), []
     for host, theirs in nodes.versions.items():
         wrong, odd = (named(host, wanted, theirs, names) for names in (DECISIVE, HARMLESS))
         problems += [Result("nodes", "fail", wrong, REMEDY)] if wrong else []

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from wpray.config import Config
+from wpray.config import Auto, Config
 from wpray.doctor.result import Result
 from wpray.envs.factory import FAKE_SUITE
 from wpray.hardware import cores, memory_left
@@ -14,9 +14,11 @@ from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store
 from wpray.storage.url import StoreUrl, place_of
+from wpray.suites import base_of
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
+_FAKE_BYTES = 200 * 2**20  # of a fake environment, as it is reserved
 # Measured on libero_object and libero_10, with a margin of a half: bytes of a control step, and of an episode's rows.
 _STEP_BYTES = {"full": 1500, "light": 300, "none": 0}
 _ROW_BYTES = 40_000
@@ -27,8 +29,10 @@ _LONGEST, _TASKS = {"libero_10": 530, "libero_90": 410}, {"libero_90": 90}
 def check_memory(config: Config) -> list[Result]:
     """Room for one environment at least, and for as many as are asked for."""
     free = free_memory()
-    if free is None or config.task_suite == FAKE_SUITE or config.ray.address is not None:
+    if free is None or config.ray.address is not None:
         return []
+    if config.task_suite == FAKE_SUITE:
+        return _fake_memory(free, config.num_env_actors)
     each, wanted = config.env.memory_gb, config.num_env_actors
     text = f"{free / _GIB:.1f} GiB of memory are free, one environment needs {each:g} GiB"
     if free < each * _GIB:
@@ -41,6 +45,15 @@ def check_memory(config: Config) -> list[Result]:
         remedy = f"{cores()} would be as fast"
         return [Result("memory", "warn", f"{text}; {wanted} environments share {cores()} cores", remedy)]
     return [Result("memory", "pass", f"{text}: room for {fitting}, on {cores()} cores")]
+
+
+def _fake_memory(free: int, wanted: int | Auto) -> list[Result]:
+    """Say so if fewer fit than are asked for: Ray then starts those that do."""
+    fitting = int(free / _FAKE_BYTES)
+    if wanted == "auto" or wanted <= fitting:
+        return []
+    text = f"{free / _GIB:.1f} GiB of memory are free: room for {fitting} environments, {wanted} are asked for"
+    return [Result("memory", "warn", text, f"set ray.num_env_actors (num_parallel) to {fitting}")]
 
 
 def check_cores(config: Config) -> list[Result]:
@@ -64,7 +77,7 @@ def check_output(config: Config) -> list[Result]:
 def check_disk(config: Config) -> list[Result]:
     """Room for what the configuration records; an estimate on the high side."""
     episodes = config.num_trials_per_task * len(config.tasks or range(_TASKS.get(config.task_suite, 10)))
-    steps = config.num_steps_wait + (config.env.max_steps or _LONGEST.get(config.task_suite, 310))
+    steps = config.num_steps_wait + (config.env.max_steps or _LONGEST.get(base_of(config.task_suite) or "", 310))
     needed = episodes * (_ROW_BYTES + steps * _STEP_BYTES[config.record])
     if config.video.mode != "none":
         needed += min(episodes, config.video.max_count) * _VIDEO_BYTES

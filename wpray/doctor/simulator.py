@@ -101,7 +101,8 @@ def check_suite(config: Config) -> list[Result]:
     """The suite's tasks, their problem files and their initial states."""
     if config.task_suite == FAKE_SUITE:
         return []
-    known = select_tasks(tasks.list_tasks(config.task_suite, config.env.max_steps), config.tasks)
+    listed = tasks.list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
+    known = select_tasks(listed, config.tasks)
     for task in known:
         states = tasks.initial_states(task.suite, task.task_id)
         file = tasks.bddl_file(task.suite, task.task_id)

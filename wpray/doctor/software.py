@@ -14,6 +14,7 @@ from wpray.config import Config
 from wpray.doctor.result import Result
 from wpray.envs import gl, libero_import
 from wpray.envs.factory import FAKE_SUITE
+from wpray.origins import oddities
 from wpray.provenance import package_versions
 
 _OLDEST, _NEWEST = (3, 11), (3, 13)
@@ -38,6 +39,12 @@ def check_packages(config: Config) -> list[Result]:
     shown = ", ".join(f"{name} {versions[name]}" for name in _SHOWN if name in versions)
     shown = shown.replace("libero libero", "libero")  # its version comes with its publisher's name
     return [Result("packages", "pass", shown)]
+
+
+def check_origins(config: Config) -> list[Result]:
+    """Whether what would be imported is what is installed: a checkout on PYTHONPATH takes its place unseen."""
+    remedy = "results name its files by digest; to run what is installed, see PYTHONPATH and the working directory"
+    return [Result("origins", "warn", text, remedy) for text in oddities(config.task_suite)]
 
 
 def check_opengl(config: Config) -> list[Result]:

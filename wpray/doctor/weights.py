@@ -12,7 +12,7 @@ from wpray.models.tensor_names import NESTED
 from wpray.policy.batch_shapes import PLAN, SEGMENT
 from wpray.policy.model_files import open_files
 from wpray.policy.prompt import MAX_ACTION_PROMPT_TOKENS
-from wpray.policy.waypoint_vla import spec_of
+from wpray.policy.waypoint_spec import spec_of
 
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}

@@ -5,20 +5,28 @@ from __future__ import annotations
 from typing import Literal
 
 from wpray.envs.base import Environment
+from wpray.errors import BadInputError
+from wpray.suites import FAKE_SUITE as FAKE_SUITE
+from wpray.suites import InstructionSource
 from wpray.types import Task
 
-FAKE_SUITE = "fake"
 
+def list_tasks(
+    suite: str, max_steps: int | None = None, instruction: InstructionSource | None = None
+) -> tuple[Task, ...]:
+    """Return the tasks of `suite`, with instructions from `instruction` (None: as `env.instruction` auto decides).
 
-def list_tasks(suite: str, max_steps: int | None = None) -> tuple[Task, ...]:
-    """The tasks of `suite`. Raises BadInputError for a suite that does not exist."""
+    Raises BadInputError for a suite that does not exist or lacks what is asked for.
+    """
     if suite == FAKE_SUITE:
+        if instruction == "bddl":
+            raise BadInputError(f"env.instruction: bddl: task_suite {FAKE_SUITE} has no BDDL files; use auto")
         from wpray.envs.fake import fake_tasks
 
         return fake_tasks(max_steps)
     from wpray.envs.tasks import list_tasks as libero_tasks
 
-    return libero_tasks(suite, max_steps)
+    return libero_tasks(suite, max_steps, instruction)
 
 
 def make_environment(suite: str, protocol: Literal["wpray", "serial"]) -> Environment:

@@ -6,9 +6,10 @@ import contextlib
 import difflib
 import io
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,40 @@ import numpy as np
 
 from wpray.envs.libero_import import load, package_root, prepare
 from wpray.errors import BadInputError
+from wpray.suites import BASE_STEPS, InstructionSource, base_of, instruction_source
 from wpray.types import FloatArray, Task
 
-# Control steps after the wait steps, as the LIBERO literature counts them.
-_MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+_SCENE = re.compile(r"[A-Z0-9_]*SCENE\d*_")  # before the words of a file name
+_COMMENT = re.compile(r";.*$", re.MULTILINE)
+_LANGUAGE = re.compile(r"\(\s*:language\s([^()]*)\)", re.IGNORECASE)
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError)
 
 
-def list_tasks(suite: str, max_steps: int | None = None) -> tuple[Task, ...]:
-    """The tasks of `suite` in the benchmark's order.
+def list_tasks(
+    suite: str, max_steps: int | None = None, instruction: InstructionSource | None = None
+) -> tuple[Task, ...]:
+    """Return the tasks of `suite` in the benchmark's order.
 
-    Raises BadInputError for a suite that the installed package does not have, or has no known step limit for.
+    `max_steps`: None is the suite's own limit, for a variant that of the suite that it varies. `instruction`: None is
+    what `env.instruction` auto decides for the suite. Raises BadInputError for a suite that the installed package does
+    not have, has no tasks or files of, or has no known step limit for.
     """
-    limit = max_steps or _MAX_STEPS.get(suite)
-    benchmark = _benchmark(suite)
+    listed = _benchmark(suite).tasks
+    if not listed:
+        raise BadInputError(f"task_suite: the installed LIBERO lists no tasks in {suite}; {_others(suite)}")
+    limit = max_steps or BASE_STEPS.get(base_of(suite) or "")
     if limit is None:
         raise BadInputError(f"task_suite: {suite} has no known step limit; set env.max_steps (libero_10 has 520)")
+    source = instruction or instruction_source(suite, "auto")
     return tuple(
-        Task(suite, index, task.name, task.language, _count_states(_states_file(task)), limit)
-        for index, task in enumerate(benchmark.tasks)
+        Task(suite, index, task.name, _instruction(task, source), _count_states(_states_file(task)), limit)
+        for index, task in enumerate(listed)
     )
 
 
 def bddl_file(suite: str, task_id: int) -> Path:
-    """The task's problem definition."""
-    task = _benchmark(suite).tasks[task_id]
-    return prepare() / "bddl_files" / str(task.problem_folder) / str(task.bddl_file)
+    """Return the path of the task's problem definition."""
+    return _bddl_path(_benchmark(suite).tasks[task_id])
 
 
 def initial_states(suite: str, task_id: int) -> FloatArray:
@@ -52,19 +61,62 @@ def initial_states(suite: str, task_id: int) -> FloatArray:
 def _benchmark(suite: str) -> Any:
     known = load("libero.libero.benchmark").get_benchmark_dict()
     if suite not in known:
-        near = difflib.get_close_matches(suite, known, n=3, cutoff=0.5) or sorted(known)[:5]
+        near = _nearest(suite, known)
         raise BadInputError(f"task_suite: LIBERO has no suite {suite!r}; did you mean {' or '.join(near)}?")
     with contextlib.redirect_stdout(io.StringIO()):
         return known[suite]()
 
 
+def _nearest(suite: str, known: Iterable[str]) -> list[str]:
+    """Return what `suite` may have meant, LIBERO's own suites first: a typing error seldom means a variant."""
+    near = difflib.get_close_matches(suite, known, n=8, cutoff=0.5)
+    return sorted(near, key=lambda name: name not in BASE_STEPS)[:3] or list(BASE_STEPS)
+
+
+def _others(suite: str) -> str:
+    return "use libero_90 and libero_10" if suite == "libero_100" else f"use {' or '.join(BASE_STEPS)}"
+
+
+def _instruction(task: Any, source: InstructionSource) -> str:
+    """Return what the policy is told to do; a BDDL's words as LIBERO's own parser gives them, in lower case."""
+    if source == "bddl":
+        return _language(_bddl_path(task))
+    scene = _SCENE.match(str(task.name))
+    # The package counts the characters up to the words, and is one off where a scene has no number.
+    return str(task.language) if scene is None else str(task.name)[scene.end() :].replace("_", " ")
+
+
+def _language(path: Path) -> str:
+    try:
+        found = _LANGUAGE.search(_COMMENT.sub("", path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise _missing(path) from error
+    except ValueError as error:
+        raise BadInputError(f"{path}: not readable as text ({error}); install LIBERO again") from error
+    words = " ".join(found[1].lower().split()) if found else ""
+    if not words:
+        raise BadInputError(f"env.instruction bddl: {path} has no (:language ...); use env.instruction: file_name")
+    return words
+
+
+def _bddl_path(task: Any) -> Path:
+    return prepare() / "bddl_files" / str(task.problem_folder) / str(task.bddl_file)
+
+
 def _states_file(task: Any) -> Path:
-    """The task's initial states: a torch file of the official package, or the NPZ that some packages ship instead."""
+    """Return the file of initial states: a torch file, or the NPZ that some packages ship instead."""
     path = package_root() / "init_files" / str(task.problem_folder) / str(task.init_states_file)
     for candidate in (path.with_name(path.name + ".npz"), path):
         if candidate.exists():
             return candidate
-    raise BadInputError(f"{path} is missing: the LIBERO package is incomplete; install it again")
+    raise _missing(path)
+
+
+def _missing(path: Path) -> BadInputError:
+    if path.parent.is_dir():
+        return BadInputError(f"{path} is missing: the LIBERO package is incomplete; install it again")
+    folder = path.parent
+    return BadInputError(f"task_suite: LIBERO names {folder.name}, but {folder} is not installed; use another suite")
 
 
 def _count_states(path: Path) -> int:

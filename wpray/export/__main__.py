@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from wpray import quiet_ray
+from wpray.arguments import folder_to_write, place
 from wpray.command import run_command
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError, RunStoppedError
@@ -38,15 +39,20 @@ def main(argv: Sequence[str]) -> int:
     from wpray.results import load
     from wpray.video.choose import choose
 
-    run, out = load(options.run_dir), Path(options.out)
+    run, out = load(options.run_dir), options.out
     if out.exists():
         raise BadInputError(f"{out}: is there already; name a new folder")
     rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     episodes = [episode for row in rows if len((episode := lerobot.read_episode(run, row)).action)]
     if not episodes:
         raise BadInputError(f"{run.path}: no episode is as asked (errors have no trajectory); ask for others")
-    pixels = _render(run, episodes, options, out) if options.videos else [{} for _ in episodes]
-    lerobot.write(out, episodes, pixels)
+    if options.videos:
+        _check_recordings(run, episodes)
+    try:
+        pixels = _render(run, episodes, options, out) if options.videos else [{} for _ in episodes]
+        lerobot.write(out, episodes, pixels)
+    except OSError as error:
+        raise BadInputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
     print(f"{out}: {len(episodes)} episodes, {sum(len(episode.action) for episode in episodes)} frames")
     return 0
 
@@ -54,12 +60,27 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.export", description=_ABOUT)
     parser.add_argument("format", choices=("lerobot",), help="format of the data set")
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
-    parser.add_argument("out", metavar="OUT", help="folder of the data set; it must not be there yet")
+    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument(
+        "out", type=folder_to_write, metavar="OUT", help="folder of the data set; it must not be there yet"
+    )
     parser.add_argument("--no-videos", dest="videos", action="store_false", help="states and actions only")
     add_choices(parser)
     add_where(parser)
     return parser
+
+
+def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
+    """Raises BadInputError before anything is written if one has no states that can be rendered."""
+    from wpray.video.frames import check_recording
+
+    for episode in episodes:
+        row = episode.row
+        try:
+            check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
+        except BadInputError as error:
+            where = f"{run.place}: task {row['task_id']} trial {row['trial']}"
+            raise BadInputError(f"{where}: {error}; --no-videos exports states and actions alone") from error
 
 
 def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, out: Path) -> list[dict[str, Pixels]]:

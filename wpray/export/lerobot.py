@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wpray.errors import DamagedRunError
 from wpray.export.statistics import Statistics, of_levels, of_numbers
 from wpray.results.reader import Run, matrix
 from wpray.rotation import axis_angle
@@ -61,12 +62,16 @@ class Episode:
 
 
 def read_episode(run: Run, row: Mapping[str, Any]) -> Episode:
-    """Read one episode. Raise BadInputError if it was not recorded."""
+    """Read one episode. Raise BadInputError if it was not recorded, DamagedRunError if its trajectory is damaged."""
     table = run.trajectory((row["suite"], row["task_id"], row["trial"]))
     quat = matrix(table, "eef_quat")
     turns = np.array([axis_angle(float(q[3]), q[:3]) for q in quat]).reshape(-1, 3)
     state = np.concatenate([matrix(table, "eef_pos"), turns, matrix(table, "gripper_qpos")], axis=1)
-    first = max(1, run.info.get("config", {}).get("num_steps_wait", 0))
+    if not (np.isfinite(state).all() and np.isfinite(matrix(table, "action")).all()):
+        raise DamagedRunError(
+            f"{run.place}: the trajectory of {row['task_name']} trial {row['trial']} is not all numbers"
+        )
+    first = max(1, run.info["config"].get("num_steps_wait") or 0)
     return Episode(row, state[first - 1 : -1], matrix(table, "action")[first:], first - 1)
 
 

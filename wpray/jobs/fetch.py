@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wpray.errors import RunStoppedError
 from wpray.jobs.manifest import RUN_INFO, File, Manifest, ManifestError, read_manifest
+from wpray.paths import depends_on_environment
 from wpray.provenance import file_sha256
 
 Read = Callable[[str], Generator[bytes, None, None]]  # yields the bytes of a result file; may raise OSError
@@ -48,8 +49,11 @@ def fetch(list_files: Callable[[], Iterable[bytes]], read: Read, output_dir: str
 
 
 def local_folder(output_dir: str | None, manifest: Manifest) -> Path:
-    """Return a relative `output_dir`, or the folder's name under runs/, numbered if it holds another run."""
-    named = output_dir is not None and not Path(output_dir).is_absolute()
+    """Return a relative `output_dir`, or runs/ and the folder's own name; with a number if another run is in it.
+
+    One with `~` or environment variables was the cluster's to expand: here it names nothing.
+    """
+    named = output_dir and not Path(output_dir).is_absolute() and not depends_on_environment(output_dir)
     first = Path(output_dir) if output_dir and named else _RUNS / (Path(manifest.folder).name.lstrip(".") or "run")
     names = itertools.chain([first], (first.with_name(f"{first.name}-{number}") for number in itertools.count(2)))
     return next(path for path in names if _may_hold(path, manifest.run_id))

@@ -9,20 +9,12 @@ from pathlib import Path
 
 from wpray import quiet_ray
 from wpray.command import run_command
-from wpray.config import Config
+from wpray.config import Config, path_fields
+from wpray.config_cli import expand_paths
 from wpray.jobs.manifest import RUN_INFO, make_manifest
 from wpray.jobs.names import LOG, manifest_name, results_name
 from wpray.jobs.package import Submission, unpack
-
-_PATHS = (
-    "output_dir",
-    "video_out_path",
-    "joint_checkpoint",
-    "vlm_checkpoint",
-    "ae_checkpoint",
-    "dataset_statistics_path",
-    "tokenizer_path",
-)
+from wpray.paths import is_url
 
 
 def main(argv: Sequence[str] = ()) -> int:
@@ -39,9 +31,13 @@ def main(argv: Sequence[str] = ()) -> int:
 
 
 def from_home(config: Config, home: Path) -> Config:
-    """Return `config` with absolute paths, because actors on other nodes have another working directory."""
-    given = {name: getattr(config, name) for name in _PATHS}
-    paths = {name: str(home / path) for name, path in given.items() if path is not None and "://" not in path}
+    """Return `config` with expanded, absolute paths: actors on other nodes have another working directory.
+
+    Raises BadInputError for a path that cannot be expanded here.
+    """
+    config = expand_paths(config)
+    given = {name: getattr(config, name) for name in path_fields()}
+    paths = {name: str(home / path) for name, path in given.items() if path is not None and not is_url(path)}
     return config.model_copy(update=paths)
 
 
@@ -49,7 +45,7 @@ def _evaluate(config: Config, what: Submission) -> int:
     from wpray.evaluation import evaluate
     from wpray.output import choose_folder
 
-    if config.output_dir is not None and "://" in config.output_dir:
+    if config.output_dir is not None and is_url(config.output_dir):
         return evaluate(config)
     folder = choose_folder(config, claim=True).path.absolute()
     try:

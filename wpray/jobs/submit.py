@@ -14,6 +14,7 @@ from wpray.jobs.fetch import fetch
 from wpray.jobs.follow import exit_code, follow
 from wpray.jobs.names import manifest_name, results_name
 from wpray.jobs.package import submission
+from wpray.paths import is_url
 
 
 def submit(config: Config, plan: bool = False) -> int:
@@ -51,7 +52,7 @@ def _see_through(client: JobsClient, config: Config, job_id: str, plan: bool) ->
 
 
 def _fetch(client: JobsClient, config: Config, job: JobDetails) -> None:
-    if config.output_dir is not None and "://" in config.output_dir:
+    if config.output_dir is not None and is_url(config.output_dir):
         print(f"the results are at {config.output_dir}: nothing to fetch")
         return
     node_id, job_id = str(job.driver_node_id), str(job.submission_id)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wpray.errors import InvalidRequestError
 from wpray.models.config import IMAGE_SIZE
 
 _SHAPE = (2, IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -44,11 +45,12 @@ class Staging:
     def put(self, base: Image, wrist: Image) -> StagedImages:
         """Copies two images (224, 224, 3) uint8; into memory of their own where no row is free.
 
-        Raises ValueError for an image of another shape or type.
+        Raises InvalidRequestError for an image of another shape or type.
         """
         for image in (base, wrist):
             if image.shape != _SHAPE[1:] or image.dtype != np.uint8:
-                raise ValueError(f"an image is {image.dtype} of shape {image.shape}, not uint8 of {_SHAPE[1:]}")
+                found = f"{image.dtype} of shape {image.shape}"
+                raise InvalidRequestError(f"an image is {found}, not uint8 of {_SHAPE[1:]}")
         try:
             row = self._free.pop()
         except IndexError:

@@ -8,7 +8,6 @@ Random weights solve nothing, but they cost what trained ones do.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import sys
@@ -20,7 +19,9 @@ from typing import Literal
 import numpy as np
 import sentencepiece
 
+from wpray.arguments import folder_to_write, whole
 from wpray.command import run_command
+from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.models.config import (
     ActionExpertConfig,
@@ -65,8 +66,8 @@ _ACTION = {
 
 def main(argv: Sequence[str]) -> int:
     """Writes everything to a folder. Raises BadInputError if it cannot be written."""
-    parser = argparse.ArgumentParser(prog="python -m wpray.models.synthetic", description=__doc__)
-    parser.add_argument("out", type=Path, metavar="OUT")
+    parser = ArgumentParser(prog="python -m wpray.models.synthetic", description=__doc__)
+    parser.add_argument("out", type=folder_to_write, metavar="OUT")
     parser.add_argument(
         "--layout",
         choices=("two", "joint", "block"),
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--variant", choices=("tiny", "full"), default="tiny", help="full: 13 GB in bfloat16")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="of the files")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole(0, 2**63 - 1), default=0)
     args = parser.parse_args(argv)
     try:
         write(args.out, args.variant, args.precision, args.seed, args.layout)

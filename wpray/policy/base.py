@@ -32,7 +32,9 @@ class Sources:
 class Policy(Protocol):
     """Answers batches. A request's reply must not depend on the other requests of its batch.
 
-    A request that cannot be answered raises; the caller then asks the others again one by one. A policy may also have
+    A request that cannot be answered raises; the caller then asks the others again one by one. InvalidRequestError
+    says that the request itself is at fault: its trial becomes an error row at once. Anything else that is raised makes
+    the process suspect, so that it is replaced and the trial is tried again. A policy may also have
     `prepare(request)`, which gives back a request of the same kind with what can be done before its batch; it is called
     from many threads while `plan` or `act` works, and raises for that request alone. One whose batches are padded may
     say to which sizes in `plan_sizes` and `segment_sizes`, ascending: where it pays, batches are made to fill them.

@@ -4,6 +4,10 @@ Two queues (plans, segments) and one thread that computes. While a batch compute
 prepares the request (tokens, noise, images into page-locked memory) in its own thread, if the policy can. A batch goes
 when it is full or its oldest request has waited long enough. Of two that may go, segments overtake plans for a while,
 and then the one that has waited longer goes, so neither kind starves however long the other's batches take.
+
+Requests of one kind are taken in the order in which they came. One that must be alone (it may kill the process) is a
+batch of its own when its turn comes; one whose asker has gone is dropped. Whatever ends the thread fails every request,
+those to come included.
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
-from wpray.errors import told_as
+from wpray.errors import InvalidRequestError, ThreadDiedError, told_as
 from wpray.policy.base import Policy
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
+from wpray.watched import WatchedThread
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,20 +48,22 @@ class PolicyError(RuntimeError):
     Holds text only, so that it travels to processes that have none of the policy's classes.
     """
 
-    def __init__(self, kind: str, message: str, trace: str = "") -> None:
-        super().__init__(kind, message, trace)
-        self.kind, self.message, self.trace = kind, message, trace
+    def __init__(self, kind: str, message: str, trace: str = "", invalid: bool = False) -> None:
+        """`invalid`: the request is at fault (InvalidRequestError), so that no other process could answer it."""
+        super().__init__(kind, message, trace, invalid)
+        self.kind, self.message, self.trace, self.invalid = kind, message, trace, invalid
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # an identity: two askers may send equal requests, whose arrays do not compare
 class _Waiting(Generic[Request, Reply]):
     request: Request
     future: Future[Reply]
     since: float
     alone: Callable[[], None] | None  # called before it is answered, in a batch of its own
+    gone: Callable[[], bool] | None = None  # whether nobody waits for the answer any more
 
 
 class _Queue(Generic[Request, Reply]):
@@ -71,16 +79,16 @@ class _Queue(Generic[Request, Reply]):
 
     def due(self, max_batch_size: int, max_wait_s: float) -> float:
         """The instant at which a batch may go: now (0) if full, else when its oldest request has waited enough."""
-        if len(self.waiting) >= max_batch_size:
-            return 0.0
+        if len(self.waiting) >= max_batch_size or any(item.alone is not None for item in self.waiting):
+            return 0.0  # nobody else could join: the batch at the head is full, or ends at one that must be alone
         if not self.waiting:
             return float("inf")
         worth_s = max_wait_s if self.cost_s is None else _WORTH_WAITING * self.cost_s
         return self.waiting[0].since + min(max_wait_s, worth_s)
 
     def worth_taking(self, most: int) -> int:
-        """How many go together: all that wait, or only as many as fill a size, if that answers more a second."""
-        count = min(len(self.waiting), most)
+        """How many go together: all that may, or only as many as fill a size, if that answers more a second."""
+        count = self._company(most)
         full = max((size for size in self._sizes if size <= count), default=count)
         cost_s, full_cost_s = self._costs_s.get(count), self._costs_s.get(full)
         if cost_s is None or full_cost_s is None:
@@ -93,20 +101,27 @@ class _Queue(Generic[Request, Reply]):
         known = self._costs_s.get(count, seconds)
         self._costs_s[count] = known + _RECENT * (seconds - known)
 
+    def drop_gone(self, most: int) -> bool:
+        """Fail those of the oldest `most` requests that nobody waits for any more; return whether there were any."""
+        before, kept = len(self.waiting), list[_Waiting[Request, Reply]]()
+        while self.waiting and len(kept) < most:
+            item = self.waiting.popleft()
+            if item.gone is not None and item.gone():
+                item.future.set_exception(ConnectionResetError("whoever asked has gone"))
+            else:
+                kept.append(item)
+        self.waiting.extendleft(reversed(kept))
+        return len(self.waiting) < before
+
     def take(self, most: int) -> list[_Waiting[Request, Reply]]:
-        """The oldest requests; those that must be alone come last, one by one."""
-        batch = [item for item in self.waiting if item.alone is None][:most] or [self.waiting[0]]
-        for item in batch:
-            self.waiting.remove(item)
-        return batch
+        """Remove the oldest requests from the queue, up to `most` and to the first that must be alone."""
+        return [self.waiting.popleft() for _ in range(self._company(most))]
 
     def run(self, batch: list[_Waiting[Request, Reply]]) -> None:
         """Answers a batch. One that fails is halved until only the requests at fault fail, alone.
 
         Halving is also what a batch that does not fit into memory needs.
         """
-        if batch[0].alone is not None:
-            batch[0].alone()
         failure = self._try(batch)
         if failure is None:
             return
@@ -118,14 +133,28 @@ class _Queue(Generic[Request, Reply]):
         self.run(batch[:middle])
         self.run(batch[middle:])
 
+    def _company(self, most: int) -> int:
+        """Return how many at the head may share a batch of at most `most`."""
+        for index, item in enumerate(self.waiting):
+            if index == most:
+                return most
+            if item.alone is not None:
+                return max(1, index)
+        return len(self.waiting)
+
     def _try(self, batch: list[_Waiting[Request, Reply]]) -> PolicyError | None:
         """Answers a batch; returns what went wrong."""
-        replies = _tried(lambda: self._timed(batch))
+        replies = tried(lambda: self._announced(batch))
         if isinstance(replies, PolicyError):
             return replies
         for item, reply in zip(batch, replies, strict=True):
             item.future.set_result(reply)
         return None
+
+    def _announced(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
+        if batch[0].alone is not None:
+            batch[0].alone()
+        return self._timed(batch)
 
     def _timed(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
         began = time.perf_counter()
@@ -138,17 +167,18 @@ class _Queue(Generic[Request, Reply]):
         return [dataclasses.replace(reply, timing=timing) for reply, timing in zip(replies, timings, strict=True)]
 
 
-def _tried(work: Callable[[], Done]) -> Done | PolicyError:
-    """What the policy's `work` gives. Whatever it raises belongs to its requests, never to the actor."""
+def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyError:
+    """What the policy's `work` gives. Whatever it raises, except `but`, belongs to its requests, never to the actor."""
     try:
-        with told_as(_in_words):
+        with told_as(_in_words, *but, caught=BaseException):
             return work()
     except PolicyError as error:
         return PolicyError(*error.args)  # another: that one's cause would keep its frames' tensors alive
 
 
-def _in_words(error: Exception) -> PolicyError:
-    return PolicyError(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+def _in_words(error: BaseException) -> PolicyError:
+    trace = "".join(traceback.format_exception(error))
+    return PolicyError(type(error).__name__, str(error), trace, isinstance(error, InvalidRequestError))
 
 
 class Batcher:
@@ -161,82 +191,143 @@ class Batcher:
         self._acts: _Queue[SegmentRequest, SegmentReply] = _Queue(policy.act, getattr(policy, "segment_sizes", ()))
         self._changed = threading.Condition()
         self._closed = False
+        self._open: set[_Waiting[Any, Any]] = set()  # not answered, the batch in hand included
+        self._preparing: dict[object, float] = {}  # start of each request's preparation, in order (monotonic)
+        self._computing_since: float | None = None
         self.busy_s = 0.0  # computing, in all
         self.batches = 0  # computed, in all
-        self.busy_since: float | None = None  # start of the batch that computes now (monotonic), for a watchdog
-        self._thread = threading.Thread(target=self._work, name="policy", daemon=True)
-        self._thread.start()
+        self._thread = WatchedThread("policy", self._work, self._fail_all)
 
-    def plan(self, request: PlanRequest, alone: Callable[[], None] | None = None) -> PlanReply:
-        """Answers one plan request; blocks until its batch is done. Raises PolicyError.
+    @property
+    def busy_since(self) -> float | None:
+        """Start of the batch that computes now, or of a preparation if one began earlier (monotonic); for a watchdog.
+
+        None if the policy's code is not at work.
+        """
+        with self._changed:
+            starts = list(self._preparing.values())[:1]
+        computing = self._computing_since
+        return min(starts if computing is None else [*starts, computing], default=None)
+
+    def check(self) -> None:
+        """Raise ThreadDiedError if no request will ever be answered."""
+        self._thread.check()
+
+    def plan(
+        self,
+        request: PlanRequest,
+        alone: Callable[[], None] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> PlanReply:
+        """Answers one plan request; blocks until its batch is done.
+
+        Raises PolicyError, ConnectionResetError if `gone` says, when its turn comes, that nobody waits for the answer,
+        and ThreadDiedError once nothing is answered any more.
 
         With `alone`, which is called just before, in a batch of its own: the request may be one that kills.
         """
-        return self._submit(self._plans, request, alone).result()
+        return self._ask(self._plans, request, alone, gone)
 
-    def act(self, request: SegmentRequest, alone: Callable[[], None] | None = None) -> SegmentReply:
-        """Answers one segment request; blocks until its batch is done. Raises PolicyError. `alone`: as in `plan`."""
-        return self._submit(self._acts, request, alone).result()
+    def act(
+        self,
+        request: SegmentRequest,
+        alone: Callable[[], None] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> SegmentReply:
+        """Answers one segment request; blocks until its batch is done. Arguments and errors: as in `plan`."""
+        return self._ask(self._acts, request, alone, gone)
 
     def close(self) -> None:
-        """Stops the thread after the batch in hand."""
+        """Stops the thread after the batch in hand; what still waits fails with ThreadDiedError."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
+        self._fail_all(ThreadDiedError("the batcher is closed"))
 
-    def _submit(
-        self, queue: _Queue[Request, Reply], request: Request, alone: Callable[[], None] | None
-    ) -> Future[Reply]:
-        future: Future[Reply] = Future()
+    def _ask(
+        self,
+        queue: _Queue[Request, Reply],
+        request: Request,
+        alone: Callable[[], None] | None,
+        gone: Callable[[], bool] | None,
+    ) -> Reply:
         since = time.perf_counter()
-        if self._prepare is not None and alone is None:  # one that may kill must not do so before it is announced
-            prepare, given = self._prepare, request
-            ready = _tried(lambda: prepare(given))
-            if isinstance(ready, PolicyError):
-                _LOG.warning("the policy failed on %s: %s", request.trial.key, ready)
-                future.set_exception(ready)
-                return future
-            request = ready
+        if alone is None:  # one that may kill must not do so before it is announced
+            request = self._prepared(request)
+        item: _Waiting[Request, Reply] = _Waiting(request, Future(), since, alone, gone)
         with self._changed:
-            queue.waiting.append(_Waiting(request, future, since, alone))
+            if self._closed:
+                raise ThreadDiedError("the policy thread has ended")
+            self._open.add(item)
+            queue.waiting.append(item)
             self._changed.notify_all()
-        return future
+        try:
+            return item.future.result()
+        finally:
+            with self._changed:
+                self._open.discard(item)
+
+    def _prepared(self, request: Request) -> Request:
+        """What `prepare` makes of a request, if the policy has it. Raises PolicyError."""
+        if self._prepare is None:
+            return request
+        prepare, mark = self._prepare, object()
+        with self._changed:
+            self._preparing[mark] = time.monotonic()
+        ready = tried(lambda: prepare(request))
+        with self._changed:
+            del self._preparing[mark]
+        if isinstance(ready, PolicyError):
+            _LOG.warning("the policy failed on %s: %s", request.trial.key, ready)
+            raise ready
+        return ready  # type: ignore[no-any-return]
+
+    def _fail_all(self, error: ThreadDiedError) -> None:
+        with self._changed:
+            self._closed = True
+            left, self._open = self._open, set()
+        for item in left:
+            if not item.future.done():
+                item.future.set_exception(ThreadDiedError(*error.args))
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                run = self._next()
-                if run is None:
-                    return
-            self.busy_since = time.monotonic()
+        while (run := self._next()) is not None:
+            self._computing_since = began = time.monotonic()
             run()
-            self.busy_s += time.monotonic() - self.busy_since
+            self.busy_s += time.monotonic() - began
             self.batches += 1
-            self.busy_since = None
+            self._computing_since = None
 
     def _next(self) -> Callable[[], None] | None:
-        """Waits, holding the condition, until a batch may go; None when closed."""
-        while not self._closed:
-            plans_due, acts_due = (queue.due(self._size, self._wait_s) for queue in (self._plans, self._acts))
-            now = time.perf_counter()
-            if min(plans_due, acts_due) <= now:
+        """Waits until a batch may go; None when closed."""
+        with self._changed:
+            while not self._closed:
+                plans_due, acts_due = (queue.due(self._size, self._wait_s) for queue in (self._plans, self._acts))
+                now = time.perf_counter()
+                if min(plans_due, acts_due) > now:
+                    pause = min(plans_due, acts_due) - now
+                    self._changed.wait(pause if pause < 3600 else None)
+                    continue
                 plan_goes = self._plan_goes(plans_due <= now, acts_due <= now)
-                return self._take(self._plans) if plan_goes else self._take(self._acts)
-            pause = min(plans_due, acts_due) - now
-            self._changed.wait(pause if pause < 3600 else None)
+                run = self._take(self._plans) if plan_goes else self._take(self._acts)
+                if run is not None:
+                    return run
         return None
 
     def _plan_goes(self, plan_may: bool, act_may: bool) -> bool:
         """Of two batches that may go, the one that has waited longer; but segments overtake plans that gather.
 
-        The waits grow alike, so neither kind starves.
+        The waits grow alike, so neither kind starves. A plan that must be alone gathers no others.
         """
         if plan_may and act_may:
-            gather_s = _GATHER * (self._plans.cost_s or 0.0)
-            return self._plans.waiting[0].since + gather_s < self._acts.waiting[0].since
+            first = self._plans.waiting[0]
+            gather_s = _GATHER * (self._plans.cost_s or 0.0) if first.alone is None else 0.0
+            return first.since + gather_s < self._acts.waiting[0].since
         return plan_may
 
-    def _take(self, queue: _Queue[Request, Reply]) -> Callable[[], None]:
-        batch = queue.take(queue.worth_taking(self._size))
-        return lambda: queue.run(batch)
+    def _take(self, queue: _Queue[Request, Reply]) -> Callable[[], None] | None:
+        """What answers the batch that goes; None if some of it is not waited for, so that another may have to go."""
+        if queue.drop_gone(self._size):
+            return None
+        return partial(queue.run, queue.take(queue.worth_taking(self._size)))

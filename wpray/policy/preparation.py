@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wpray.errors import InvalidRequestError
 from wpray.models.staging import StagedImages, Staging
 from wpray.policy.prompt import PromptEncoder, TokenIds
-from wpray.types import Float32Array, FloatArray, PlanRequest, SegmentRequest
+from wpray.types import PROPRIO_DIM, Float32Array, FloatArray, Observation, PlanRequest, SegmentRequest
 
 Request = PlanRequest | SegmentRequest
 Noise = Callable[[Request, tuple[int, ...]], Float32Array]
@@ -51,9 +52,10 @@ class Preparation:
         self._noise, self._noise_shape = noise, noise_shape
 
     def plan(self, request: PlanRequest) -> ReadyPlan:
-        """Raises ValueError if a proprio is not finite, a prompt too long or an image missing."""
+        """Raises InvalidRequestError if a proprio is not finite, a prompt too long or an image missing."""
         if isinstance(request, ReadyPlan):
             return request
+        _check_proprio(request.observation)
         instruction, state = request.trial.task.instruction, self._state(request.observation.proprio)
         return ReadyPlan(
             request.trial,
@@ -68,9 +70,10 @@ class Preparation:
         )
 
     def segment(self, request: SegmentRequest) -> ReadySegment:
-        """Raises ValueError if a proprio that counts is not finite, a prompt too long or an image missing."""
+        """Raises InvalidRequestError if a proprio is not finite, a prompt too long or an image missing."""
         if isinstance(request, ReadySegment):
             return request
+        _check_proprio(request.observation)
         return ReadySegment(
             request.trial,
             request.plan_index,
@@ -89,12 +92,19 @@ class Preparation:
         if request.start is not None:
             return request.start
         state = self._state(request.observation.proprio)
-        if not np.isfinite(state).all():
-            raise ValueError("a proprio value is not finite")
         return np.pad(state, (0, self._noise_shape[1] - len(state)))
 
     def _images(self, request: Request) -> StagedImages:
         seen = request.observation
         if seen.base_image is None or seen.wrist_image is None:
-            raise ValueError("the observation has no images")
+            raise InvalidRequestError("the observation has no images")
         return self._staging.put(seen.base_image, seen.wrist_image)
+
+
+def _check_proprio(seen: Observation) -> None:
+    """Raise InvalidRequestError where normalization would fail, or hide it: a constant dimension becomes 0."""
+    proprio = np.asarray(seen.proprio)
+    if proprio.shape != (PROPRIO_DIM,):
+        raise InvalidRequestError(f"the observation's proprio has shape {proprio.shape}, not ({PROPRIO_DIM},)")
+    if not np.isfinite(proprio).all():
+        raise InvalidRequestError(f"the observation's proprio is not finite: {proprio.tolist()}")

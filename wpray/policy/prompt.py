@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 import sentencepiece
 
-from wpray.errors import BadInputError
+from wpray.errors import BadInputError, InvalidRequestError
 from wpray.lfs import refuse_pointer
 from wpray.models.config import VOCABULARY
 from wpray.models.token_layout import TOKEN_LAYOUTS, TokenLayout
@@ -26,7 +26,7 @@ _REMEDY = "set tokenizer_path to PaliGemma's tokenizer.model"
 TokenIds = tuple[int, ...]
 
 
-class PromptTooLongError(ValueError):
+class PromptTooLongError(InvalidRequestError):
     """An instruction needs more tokens than the model was made for."""
 
 

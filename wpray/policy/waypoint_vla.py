@@ -23,13 +23,14 @@ from wpray.models.loading import Computing, load
 from wpray.models.reference_noise import episode_seed, segment_noise
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
-from wpray.policy.base import PolicySpec, Sources
+from wpray.policy.base import Sources
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 from wpray.policy.model_files import head_precision, open_files, planner_precision, sources_of, tokenizer_path
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
 from wpray.policy.prompt import PromptEncoder, TokenIds, load_tokenizer
 from wpray.policy.statistics import PolicyScaling
+from wpray.policy.waypoint_spec import spec_of
 from wpray.types import (
     ACTION_DIM,
     Float32Array,
@@ -43,14 +44,6 @@ from wpray.types import (
     WaypointPlan,
     first_executable,
 )
-
-
-def spec_of(config: Config) -> PolicySpec:
-    """Camera images and a GPU. No batch is larger than the environments are many: it would take memory for nothing."""
-    largest, environments = config.batching.max_batch_size, config.num_env_actors
-    if environments != "auto":
-        largest = min(largest, environments)
-    return PolicySpec("waypoint_vla", True, False, num_gpus=1, max_batch_size=largest)
 
 
 def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
@@ -92,6 +85,7 @@ class WaypointVlaPolicy:
         self.spec = spec_of(config)
         self.files: tuple[Path, ...] = ()  # what it was loaded from
         self.sources = Sources()
+        self.gpu = torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else None
         self._vlm, self._expert, self._scaling = vlm, expert, scaling
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size
@@ -106,7 +100,7 @@ class WaypointVlaPolicy:
     def prepare(self, request: Request) -> Request:
         """Does for a request what needs no batch: tokens, noise, images. From any thread, while a batch computes.
 
-        Raises ValueError if a proprio is not finite, a prompt too long or an image missing.
+        Raises InvalidRequestError if a proprio is not finite, a prompt too long or an image missing.
         """
         if isinstance(request, PlanRequest):
             return self._preparation.plan(request)

@@ -91,12 +91,12 @@ class _Waits:
 
     @classmethod
     def read(cls, run: Run, rows: Sequence[Row], starts: FloatArray, workers: FloatArray) -> _Waits:
-        index = {(row["task_id"], row["trial"]): position for position, row in enumerate(rows)}
-        names = ("task_id", "trial", "asked_s", "wait_s", "compute_s", "batch_size")
+        index = {(row["suite"], row["task_id"], row["trial"]): position for position, row in enumerate(rows)}
+        names = ("suite", "task_id", "trial", "asked_s", "wait_s", "compute_s", "batch_size")
         columns = {name: run.decisions[name].to_pylist() for name in names}
-        keys = zip(columns["task_id"], columns["trial"], strict=True)
+        keys = zip(*(columns[name] for name in names[:3]), strict=True)
         episode = np.array([index[key] for key in keys], dtype=int)
-        data: Mapping[str, FloatArray] = {name: np.array(columns[name], dtype=float) for name in names[2:]}
+        data: Mapping[str, FloatArray] = {name: np.array(columns[name], dtype=float) for name in names[3:]}
         real = data["wait_s"] > 0  # a plan's first segment comes with the plan
         episode = episode[real]
         asked_often = np.bincount(episode, minlength=len(rows))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
 from wpray.report.facts import Facts, Row
 from wpray.report.sections import section
+from wpray.results.summary import retry_line
 
 _MOST_ERRORS = 200
 
@@ -16,8 +18,7 @@ def errors(facts: Facts) -> str:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in facts.rows:
         if row["status"] == "error":
-            message = (row["error_message"] or "").strip()
-            groups.setdefault((row["error_type"] or "Error", (message.splitlines() or [""])[0]), []).append(row)
+            groups.setdefault((row["error_type"] or "Error", _first_line(row["error_message"])), []).append(row)
     if not groups:
         return ""
     kinds = sorted(groups.items(), key=lambda item: -len(item[1]))[:_MOST_ERRORS]
@@ -37,3 +38,35 @@ def _error(kind: str, line: str, rows: Sequence[Row], shown: bool) -> str:
     return (
         f"<details{' open' if shown else ''}><summary>{head}</summary><p>{escape(ran)}</p><pre>{trace}</pre></details>"
     )
+
+
+def retries(facts: Facts) -> str:
+    """Errors of the attempts that were retried, by kind: a policy that often fails first looks healthy without them."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    counts: Counter[str] = Counter()
+    retried = [row for row in facts.rows if row["attempt_errors"]]
+    for row in retried:
+        for error in row["attempt_errors"]:
+            counts[error["kind"]] += 1
+            groups.setdefault((error["kind"], _first_line(error["message"])), []).append({**row, **error})
+    if not groups:
+        return ""
+    kinds = sorted(groups.items(), key=lambda item: -len(item[1]))[:_MOST_ERRORS]
+    content = "".join(_retry(kind, line, rows) for (kind, line), rows in kinds)
+    about = (
+        f"{retry_line(len(retried), counts)}. Each trial then ran again from its start: its row is of the last attempt."
+    )
+    return section("Retries", about, content, "retries")
+
+
+def _retry(kind: str, line: str, rows: Sequence[Row]) -> str:
+    trials = [f"task {row['task_id']} trial {row['trial']} attempt {row['attempt']}" for row in rows]
+    where = ", ".join(trials[:20]) + (f" and {len(rows) - 20} more" if len(rows) > 20 else "")
+    who = f"the {rows[0]['origin']}, on {rows[0]['worker']}"
+    head = f'<span class="badge error">{len(rows)}</span>{escape(kind)}: {escape(line[:300])}'
+    ran = escape(f"{where}. The traceback is of {who}.")
+    return f"<details><summary>{head}</summary><p>{ran}</p><pre>{escape(rows[0]['message'])}</pre></details>"
+
+
+def _first_line(message: str | None) -> str:
+    return ((message or "").strip().splitlines() or [""])[0]

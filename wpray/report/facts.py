@@ -78,9 +78,9 @@ def collect(run: Run) -> Facts:
         TaskFacts(task_id, group[0]["task_name"], group[0]["instruction"], sorted(group, key=lambda row: row["trial"]))
         for task_id, group in sorted(groups.items())
     ]
-    config = run.info.get("config", {})
+    config = run.info["config"]
     guess = (config.get("num_trials_per_task") or 0) * len(config.get("tasks") or tasks)
-    return Facts(tasks, rows, max(run.info.get("planned_episodes", guess), len(rows)))
+    return Facts(tasks, rows, max(run.info.get("planned_episodes") or guess, len(rows)))
 
 
 def mean(values: Sequence[float]) -> float | None:

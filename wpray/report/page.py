@@ -9,10 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from wpray.errors import BadInputError, RunStoppedError
 from wpray.report import activity, facts, sections, videos, waypoints
-from wpray.report.errors import errors
-from wpray.results.atomic import write_atomic
+from wpray.report.errors import errors, retries
+from wpray.results.atomic import write_for_user
 from wpray.results.reader import Run, load
 
 EMBED_BYTES = 8_000_000  # for videos inside the page; base64 makes them a third larger
@@ -24,17 +23,20 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
     """Return the HTML of a run's report. Links to videos are relative to `page`, where it will be written."""
     found = facts.collect(run)
     shown = videos.collect(run, found.rows, page, embed_bytes)
-    config = run.info.get("config", {})
+    config = run.info["config"]
+    missed = waypoints.collect(run)
     title = f"{config.get('policy', 'policy')} on {config.get('task_suite', 'LIBERO')}"
     parts = [
         _header(title, run),
-        sections.headline(found, run.info),
+        sections.headline(found, run.info, [*run.notes, *missed.notes]),
         sections.tasks(found),
         sections.episodes(found, shown),
         errors(found),
+        retries(found),
         sections.videos(shown),
         sections.steps(found),
-        sections.waypoints(waypoints.collect(run)),
+        sections.metrics(found),
+        sections.waypoints(missed),
         sections.time(activity.collect(run, found.rows, _BINS)),
         _provenance(run.info),
     ]
@@ -55,10 +57,7 @@ def write_report(run_dir: str | Path, page: Path | None = None, embed_bytes: int
     run = load(run_dir)
     page = page or run.path / "report.html"
     html = build(run, page, embed_bytes)
-    try:
-        write_atomic(page, html.encode())
-    except RunStoppedError as error:
-        raise BadInputError(f"{page}: {error}; or choose another file with --out") from error
+    write_for_user(page, html.encode("utf-8", "replace"), "--out")
     return page
 
 
@@ -72,20 +71,20 @@ def _header(title: str, run: Run) -> str:
 
 
 def _provenance(info: Mapping[str, Any]) -> str:
-    config = info.get("config", {})
-    versions = info.get("versions", {})
+    config = info["config"]
+    versions = info.get("versions") or {}
     rows = {
         "policy": config.get("policy"),
         "joint checkpoint": config.get("joint_checkpoint"),
         "VLM checkpoint": config.get("vlm_checkpoint"),
         "action expert checkpoint": config.get("ae_checkpoint"),
         "suite, trials a task": f"{config.get('task_suite')}, {config.get('num_trials_per_task')}",
-        "protocol": config.get("env", {}).get("protocol"),
+        "protocol": (config.get("env") or {}).get("protocol"),
         "seed": config.get("seed"),
         "files of the policy (SHA-256)": _files(info.get("policy_files")),
         "commit": info.get("git_commit"),
         "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "hosts": "; ".join(_host(name, host) for name, host in info.get("hosts", {}).items()) or info.get("host"),
+        "hosts": "; ".join(_host(name, host) for name, host in (info.get("hosts") or {}).items()) or info.get("host"),
         "renderer": info.get("renderer"),
         "system": info.get("platform"),
         "settings that outcomes depend on": info.get("fingerprint"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -23,14 +24,14 @@ def section(title: str, about: str, content: str, name: str) -> str:
     return tag("section", f"<h2>{escape(title)}</h2><p>{escape(about)}</p>{content}", id=name)
 
 
-def headline(facts: Facts, info: Mapping[str, Any]) -> str:
-    """Return the rate with its interval, and the run in a few numbers."""
+def headline(facts: Facts, info: Mapping[str, Any], missing: Sequence[str]) -> str:
+    """Return the rate with its interval, and the run in a few numbers; `missing` lists what the report lacks."""
     rate = facts.overall
     figure = f"{rate.rate:.1%}" if rate.trials else "-"
     sure = f"95% interval {rate.low:.1%} to {rate.high:.1%}" if rate.trials else "no episode has an outcome"
     left = f'<div><div class="rate">{figure}</div><div>success: {rate.successes} of {rate.trials} episodes</div>'
     left += f'<div class="sure">{sure}</div></div>'
-    notes = [_note(text) for text in _notes(facts, info)]
+    notes = [_note(text) for text in (*_notes(facts, info), *missing)]
     return tag("section", f'<div class="head">{left}{_tiles(facts)}</div>{"".join(notes)}', id="headline")
 
 
@@ -70,6 +71,29 @@ def steps(facts: Facts) -> str:
     elif failures:
         parts.append(charts.histogram(failures, "steps", "control steps of failures", colour=charts.COLOURS["failure"]))
     return section("Steps to success", about, f'<div class="two">{"".join(parts)}</div>', "steps")
+
+
+def metrics(facts: Facts) -> str:
+    """Return the numbers that environment and policy added, by name."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in facts.rows:
+        for name, value in row["metrics"] or ():
+            if value is not None and math.isfinite(value):
+                values.setdefault(name, {}).setdefault(row["status"], []).append(value)
+    if not values:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("", "episodes", "mean", "least", "most", "successes", "failures"))
+    rows = "".join(_metric(name, found) for name, found in sorted(values.items()))
+    about = "Numbers that environment and policy have noted of episodes; means are over the episodes that have them."
+    return section("Metrics", about, f"<table><tr>{head}</tr>{rows}</table>", "metrics")
+
+
+def _metric(name: str, found: Mapping[str, list[float]]) -> str:
+    numbers = [value for values in found.values() for value in values]
+    by_outcome = (mean(found.get(status, [])) for status in ("success", "failure"))
+    shown = (mean(numbers), min(numbers), max(numbers), *by_outcome)
+    cells = "".join(f"<td>{'-' if value is None else f'{value:.4g}'}</td>" for value in shown)
+    return f"<tr><th>{escape(name)}</th><td>{len(numbers)}</td>{cells}</tr>"
 
 
 def videos(shown: Sequence[Video]) -> str:
@@ -152,7 +176,8 @@ def _notes(facts: Facts, info: Mapping[str, Any]) -> list[str]:
     if facts.planned > len(facts.rows):
         notes.append(f"{len(facts.rows)} of {facts.planned} episodes have run; the rate is theirs.")
     if info.get("stop_reason"):
-        notes.append(f"The run stopped before its last episode: {info['stop_reason']}")
+        early = " before its last episode" if facts.planned > len(facts.rows) else ""
+        notes.append(f"The run stopped{early}: {info['stop_reason']}")
     if 0 < facts.overall.trials < 10 * len(facts.tasks):
         notes.append("Few episodes a task: look at the overall interval, not at single tasks.")
     return notes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from wpray.errors import BadInputError
 from wpray.results.reader import Run, matrix
 from wpray.types import FloatArray
 
@@ -24,20 +25,25 @@ class Segments:
     waypoints: FloatArray  # index of the waypoint in its plan, for each miss
     episodes: int  # number of episodes that these come from
     units_known: bool  # whether run.json states the units of waypoints
+    notes: tuple[str, ...] = ()  # what of the run could not be read, a line each
 
 
 def collect(run: Run) -> Segments:
-    """Collect the segments of `run`. Without trajectories or units there are no misses, which is no error."""
+    """Collect the segments of `run`. Without trajectories or units there are no misses; notes say what is damaged."""
     rows = run.decisions.select(
         ["task_id", "trial", "suite", "kind", "step", "plan_index", "waypoints", "waypoint_index", "duration"]
     )
     episodes = _by_episode(rows.to_pylist())
-    durations = [row["duration"] for rows in episodes.values() for row in rows if row["kind"] == "segment"]
+    segments = [row for rows in episodes.values() for row in rows if row["kind"] == "segment"]
+    durations = [row["duration"] for row in segments if row["duration"] is not None]
     space = run.info.get("waypoint_space")
-    found = list(_misses(run, episodes, space)) if space else []
+    damaged: list[str] = []
+    found = list(_misses(run, episodes, space, damaged)) if space else []
     misses = np.array([miss for miss, _, _ in found])
     indices = np.array([index for _, index, _ in found])
-    return Segments(np.array(durations, float), misses, indices, len({key for _, _, key in found}), bool(space))
+    notes = (f"{len(damaged)} trajectories are left out of the waypoints: {damaged[0]}",) if damaged else ()
+    read = len({key for _, _, key in found})
+    return Segments(np.array(durations, float), misses, indices, read, bool(space), notes)
 
 
 def _by_episode(rows: list[dict[str, Any]]) -> dict[tuple[str, int, int], list[dict[str, Any]]]:
@@ -48,18 +54,35 @@ def _by_episode(rows: list[dict[str, Any]]) -> dict[tuple[str, int, int], list[d
 
 
 def _misses(
-    run: Run, episodes: Mapping[tuple[str, int, int], list[dict[str, Any]]], space: Mapping[str, list[float]]
+    run: Run,
+    episodes: Mapping[tuple[str, int, int], list[dict[str, Any]]],
+    space: Mapping[str, list[float]],
+    damaged: list[str],
 ) -> Iterator[tuple[float, int, tuple[str, int, int]]]:
     scale, offset = np.array(space["scale"][:3]), np.array(space["offset"][:3])
     keys = list(episodes)
     for key in keys[:: max(1, -(-len(keys) // _MOST_EPISODES))]:
-        path = run.trajectory_file(key)
-        if path is None:
+        if run.trajectory_file(key) is None:
             continue
-        reached = matrix(pq.read_table(path, columns=["eef_pos"]), "eef_pos")
+        try:
+            reached = matrix(run.trajectory(key, ["eef_pos"]), "eef_pos")
+        except BadInputError as error:
+            damaged.append(str(error))
+            continue
         plans = {row["plan_index"]: row["waypoints"] for row in episodes[key] if row["kind"] == "plan"}
         for row in episodes[key]:
+            planned = _aim(row, plans)
             end = row["step"] + (row["duration"] or 0)
-            if row["kind"] == "segment" and row["plan_index"] in plans and end <= len(reached):
-                planned = np.array(plans[row["plan_index"]][row["waypoint_index"]][:3]) * scale + offset
-                yield float(np.linalg.norm(planned - reached[end - 1])), row["waypoint_index"], key
+            if planned is not None and 0 < end <= len(reached):
+                miss = float(np.linalg.norm(planned * scale + offset - reached[end - 1]))
+                if math.isfinite(miss):
+                    yield miss, row["waypoint_index"], key
+
+
+def _aim(row: Mapping[str, Any], plans: Mapping[int, list[list[float]] | None]) -> FloatArray | None:
+    """(3,) The position that a segment aims at, in the waypoints' units; None if its plan does not say."""
+    plan, index = plans.get(row["plan_index"]), row["waypoint_index"]
+    if row["kind"] != "segment" or plan is None or index is None or not 0 <= index < len(plan):
+        return None
+    aim = plan[index]
+    return np.array(aim[:3], float) if aim is not None and len(aim) >= 3 else None

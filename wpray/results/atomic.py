@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from wpray.errors import PausedError, RunStoppedError
+from wpray.errors import BadInputError, PausedError, RunStoppedError
 
 
 class DiskFullError(PausedError):
@@ -21,6 +21,21 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises DiskFullError when there is no room, RunStoppedError if the disk does not take it for another reason.
     """
     write_together([(str(path), data)], [str(path.parent)])
+
+
+def write_for_user(path: Path, data: bytes, option: str) -> None:
+    """Write the file that a command's `option` names: whole or not at all, if it is a file and no device or pipe.
+
+    Raises BadInputError if it cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+        else:
+            write_atomic(path, data)
+    except (OSError, ValueError, RunStoppedError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise BadInputError(f"{option}: cannot write {path} ({reason}); choose another file") from error
 
 
 def write_together(files: Sequence[tuple[str, bytes]], folders: Iterable[str]) -> None:

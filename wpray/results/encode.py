@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -13,9 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wpray.results.columns import checksum
 from wpray.results.replans import replan_lines
-from wpray.results.schema import PART_SCHEMA, TRAJECTORY_CRC32, trajectory_schema
-from wpray.types import Decision, EpisodeResult, FloatArray, SceneState, Status, Trajectory, Trial, TrialKey
+from wpray.results.schema import COLUMNS_CRC32, PART_SCHEMA, trajectory_schema
+from wpray.types import (
+    AttemptError,
+    Decision,
+    EpisodeResult,
+    FloatArray,
+    SceneState,
+    Status,
+    Trajectory,
+    Trial,
+    TrialKey,
+)
 
 RecordMode = Literal["full", "light", "none"]
 
@@ -33,6 +44,8 @@ class EpisodeContext:
     attempt: int
     started_at: datetime
     ended_at: datetime
+    attempt_errors: tuple[AttemptError, ...] = ()  # of the attempts before this one
+    session: int | None = None  # of the run, in run.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,7 @@ class EncodedEpisode:
     error: str | None = None  # type and first line, for the log
     utilisation: tuple[float, float] = (0.0, 0.0)  # seconds stepping or rendering, seconds waiting for the policy
     replans: tuple[str, ...] = ()  # a line each, for the log
+    retried: tuple[str, ...] = ()  # kinds of the errors of the attempts before it
 
 
 def encode_episode(result: EpisodeResult, context: EpisodeContext, record: RecordMode) -> EncodedEpisode:
@@ -65,6 +79,7 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         "render_s": times.render_s,
         "policy_wait_s": times.policy_wait_s,
         "wall_s": times.wall_s,
+        "metrics": [(str(name), float(value)) for name, value in result.metrics.items()] or None,
         "decisions": [_decision_row(decision) for decision in result.decisions],
     }
     keep = record != "none" and len(result.trajectory.states) > 0
@@ -79,6 +94,7 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         trajectory=trajectory,
         utilisation=busy,
         replans=replan_lines(context.policy, result.decisions),
+        retried=_kinds(context),
     )
 
 
@@ -89,7 +105,8 @@ def encode_error(trial: Trial, context: EpisodeContext, error_type: str, error_m
     error = {"status": "error", "success": None, "error_type": error_type, "error_message": error_message}
     row = _common(trial, context) | nothing | times | error
     summary = f"{error_type}: {(error_message.strip().splitlines() or [''])[0]}"
-    return EncodedEpisode(trial.key, "error", 0, 0.0, _part_bytes(row, None), None, summary)
+    part = _part_bytes(row, None)
+    return EncodedEpisode(trial.key, "error", 0, 0.0, part, None, summary, retried=_kinds(context))
 
 
 def scene_from_metadata(metadata: dict[bytes, bytes]) -> SceneState:
@@ -117,7 +134,13 @@ def _common(trial: Trial, context: EpisodeContext) -> dict[str, Any]:
         "worker": context.worker,
         "started_at": context.started_at,
         "ended_at": context.ended_at,
+        "attempt_errors": [asdict(error) for error in context.attempt_errors] or None,
+        "session": context.session,
     }
+
+
+def _kinds(context: EpisodeContext) -> tuple[str, ...]:
+    return tuple(error.kind for error in context.attempt_errors)
 
 
 def _decision_row(decision: Decision) -> dict[str, Any]:
@@ -141,10 +164,10 @@ def _decision_row(decision: Decision) -> dict[str, Any]:
 
 def _part_bytes(row: dict[str, Any], trajectory: bytes | None) -> bytes:
     """A part names its trajectory by content, so that one without the other is noticed."""
-    filled = {name: row.get(name) for name in PART_SCHEMA.names}
-    known = {} if trajectory is None else {TRAJECTORY_CRC32: str(zlib.crc32(trajectory)).encode()}
-    schema = PART_SCHEMA.with_metadata(PART_SCHEMA.metadata | known)
-    return _parquet_bytes(pa.Table.from_pylist([filled], schema=schema))
+    crc32 = None if trajectory is None else zlib.crc32(trajectory)
+    filled = {name: row.get(name) for name in PART_SCHEMA.names} | {"trajectory_crc32": crc32}
+    schema = PART_SCHEMA.with_metadata(PART_SCHEMA.metadata | {COLUMNS_CRC32: checksum(PART_SCHEMA)})
+    return parquet_bytes(pa.Table.from_pylist([filled], schema=schema))
 
 
 def _trajectory_bytes(trajectory: Trajectory, full: bool) -> bytes:
@@ -165,7 +188,7 @@ def _trajectory_bytes(trajectory: Trajectory, full: bool) -> bytes:
     if full and trajectory.scene is not None:
         poses = np.concatenate([trajectory.scene.body_pos, trajectory.scene.body_quat], axis=1)
         schema = schema.with_metadata(schema.metadata | {b"scene": base64.b64encode(poses.tobytes())})
-    return _parquet_bytes(pa.Table.from_arrays(arrays, schema=schema))
+    return parquet_bytes(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def _fixed_lists(values: FloatArray, kind: pa.DataType) -> pa.Array:
@@ -175,7 +198,7 @@ def _fixed_lists(values: FloatArray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
-def _parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
     """zstd; floats byte by byte (a slowly moving joint's high bytes repeat), which halves a trajectory."""
     sink = io.BytesIO()
     floats = [path for field in table.schema for path in _float_paths(field)]

@@ -1,97 +1,182 @@
-"""parts/ -> episodes.parquet and decisions.parquet, some hundred parts in memory at a time."""
+"""parts/ -> episodes.parquet and decisions.parquet, some hundred parts in memory at a time; then the parts go."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wpray.errors import RunStoppedError
-from wpray.results.atomic import put_in_place, stopped_by
-from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
+from wpray.errors import BadInputError, RunStoppedError
+from wpray.results.atomic import put_in_place, stopped_by, sync_folder
+from wpray.results.columns import conform
+from wpray.results.merged import (
+    DECISIONS,
+    EPISODES,
+    MergedTables,
+    Overlay,
+    digest_of,
+    digest_of_rows,
+    read_table,
+)
+from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA, MERGED_DIGEST
 from wpray.results.videos import VideoFolder
 from wpray.results.writer import RunFolder
 
-_GROUP = 500  # parts a row group, and in memory at once
+_LOG = logging.getLogger(__name__)
 
 
 def merge(folder: RunFolder, videos: VideoFolder | None = None) -> None:
-    """Writes both tables anew, in (suite, task, trial) order and with exactly one row a part, and replaces the old.
+    """Writes both tables anew, in (suite, task, trial) order and with exactly one row a trial, and replaces the old.
 
-    `video_path` is set for the episodes whose video is in `videos`. Raises RunStoppedError, keeping the old tables, if
-    there is no room or a part has become unreadable meanwhile.
+    Then removes the parts whose rows are in the tables, once these are on the disk and were read back: hold the
+    folder's lock. `video_path` is set for the episodes whose video is in `videos`. Raises RunStoppedError, keeping
+    the old tables and all parts, if there is no room or a file has become unreadable meanwhile.
     """
     try:
         _merge(folder, videos)
+    except BadInputError:
+        raise
     except OSError as error:
-        raise stopped_by(folder.path / "episodes.parquet", error) from error
-    except pa.ArrowException as error:
-        raise RunStoppedError(f"{folder.path}: a part is damaged; the same command runs its trial again") from error
+        raise stopped_by(folder.path / EPISODES, error) from error
+    except (pa.ArrowException, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunStoppedError(
+            f"{folder.path}: a part or table is damaged ({reason}); the same command runs its trials again"
+        ) from error
 
 
 def _merge(folder: RunFolder, videos: VideoFolder | None) -> None:
-    episodes_path, decisions_path = folder.path / "episodes.parquet", folder.path / "decisions.parquet"
-    parts = folder.parts()
-    with (
-        _Replacing(episodes_path, EPISODE_SCHEMA) as episodes,
-        _Replacing(decisions_path, DECISION_SCHEMA) as decisions,
-    ):
-        for start in range(0, len(parts), _GROUP):
-            table = read_parts(parts[start : start + _GROUP])
-            rows = episode_rows(table)
-            episodes.write(rows if videos is None else videos.named_in(rows))
-            decisions.write(decision_rows(table))
+    base, parts = MergedTables.read(folder.path), folder.parts()
+    if base is not None and not parts:
+        _name_videos(folder.path, base, videos)
+        return
+    if base is not None and not base.belong_together and base.decisions is None:
+        _LOG.warning("%s: there is no %s; its decisions are lost", folder.path, DECISIONS)
+    overlay = Overlay(base, parts)
+    _write(folder.path, overlay, videos)
+    _remove(overlay)
 
 
-def read_parts(parts: Sequence[Path]) -> pa.Table:
-    """The parts' rows, each with its decisions."""
-    return pa.concat_tables([_read_part(path) for path in parts])
+def _write(path: Path, overlay: Overlay, videos: VideoFolder | None) -> None:
+    """Write both tables, and put them in place once they were read back as they should be.
+
+    Columns that only some parts have are null in the others.
+    """
+    episodes, decisions = EPISODE_SCHEMA, DECISION_SCHEMA
+    while True:
+        try:
+            _write_as((episodes, decisions), path, overlay, videos)
+            return
+        except _WiderError as error:
+            if "status" in error.schema.names:
+                episodes = widened(episodes, error.schema)
+            else:
+                decisions = widened(decisions, error.schema)
 
 
-def _read_part(path: Path) -> pa.Table:
-    """One small file: `read_table` would look for a data set, and for threads, at twice the price."""
-    with pq.ParquetFile(path) as file:
-        return file.read(use_threads=False)
+def _write_as(schemas: tuple[pa.Schema, pa.Schema], path: Path, overlay: Overlay, videos: VideoFolder | None) -> None:
+    rows = []
+    with _replacing(path / EPISODES, schemas[0]) as episodes, _replacing(path / DECISIONS, schemas[1]) as decisions:
+        for table, choices in overlay.groups():
+            episodes.write(table if videos is None else videos.named_in(table))
+            decisions.write(choices)
+            rows.append(table.select(["suite", "task_id", "trial", "part_digest"]))
+        digest = digest_of_rows(rows)
+        episodes.finish(digest)
+        decisions.finish(digest)
+        _check(episodes.temporary, decisions.temporary, digest)
 
 
-def episode_rows(table: pa.Table) -> pa.Table:
-    """The episodes of `read_parts`."""
-    return table.select(EPISODE_SCHEMA.names).cast(EPISODE_SCHEMA)
+def _name_videos(path: Path, base: MergedTables, videos: VideoFolder | None) -> None:
+    """Write episodes.parquet anew if videos have come or gone."""
+    named = base.episodes if videos is None else videos.named_in(base.episodes)
+    if named["video_path"].equals(base.episodes["video_path"]):
+        return
+    with _replacing(path / EPISODES, named.schema) as episodes:
+        episodes.write(named)
+        episodes.finish(base.digest)
 
 
-def decision_rows(table: pa.Table) -> pa.Table:
-    """The decisions of `read_parts`, a row each."""
-    lists = table["decisions"].combine_chunks()
-    rows = pc.list_parent_indices(lists)
-    structs = lists.flatten()
-    keys = table.select(["run_id", "suite", "task_id", "trial"]).take(rows)
-    columns = [
-        keys[field.name] if field.name in keys.column_names else structs.field(field.name) for field in DECISION_SCHEMA
-    ]
-    return pa.Table.from_arrays(columns, schema=DECISION_SCHEMA)
+def _check(episodes: Path, decisions: Path, digest: str) -> None:
+    """Read both files back, checksums of all pages included. Raises RunStoppedError if one is not as written."""
+    try:
+        table, said = read_table(episodes, EPISODE_SCHEMA)
+        is_whole = digest == said == digest_of_rows([table])
+        with pq.ParquetFile(decisions, page_checksum_verification=True) as file:
+            is_whole = is_whole and digest_of(file) == digest
+            for number in range(file.num_row_groups):
+                file.read_row_group(number)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise RunStoppedError(
+            f"{episodes.parent}: a table cannot be read back ({error}); all parts are kept"
+        ) from error
+    if not is_whole:
+        raise RunStoppedError(f"{episodes.parent}: a table is read back changed; all parts are kept")
+
+
+def _remove(overlay: Overlay) -> None:
+    """Remove the parts that the tables hold, or hold a better row for; a power cut may bring some back, harmless."""
+    for path in overlay.part_digests:
+        path.unlink(missing_ok=True)
+    for suite in {path.parent for path in overlay.part_digests}:
+        sync_folder(str(suite))
+
+
+def widened(schema: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """Return `schema` with the columns that only `other` has, nullable."""
+    more = [field.with_nullable(True) for field in other if field.name not in schema.names]
+    return pa.schema([*schema, *more], metadata=schema.metadata)
+
+
+class _WiderError(Exception):
+    """A table has columns that the writer, opened without them, cannot write."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        super().__init__()
+        self.schema = schema
 
 
 class _Replacing:
-    """A Parquet writer whose file appears under its name only once it is complete, and on the disk."""
+    """A Parquet writer whose file is there under a temporary name until `put_in_place`."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd")
-
-    def __enter__(self) -> _Replacing:
-        return self
+        self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._schema = schema
+        self._writer = pq.ParquetWriter(self.temporary, schema, compression="zstd", write_page_checksum=True)
 
     def write(self, table: pa.Table) -> None:
-        self._writer.write_table(table)
+        """Write a row group. Raises _WiderError if the table has a column more."""
+        if any(name not in self._schema.names for name in table.column_names):
+            raise _WiderError(table.schema)
+        if len(table):
+            filled = conform(table, self._schema) if len(table.schema) < len(self._schema) else table
+            self._writer.write_table(filled.select(self._schema.names))
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def finish(self, digest: str | None) -> None:
+        """Write the footer, with the digest of the rows."""
+        if digest is not None:
+            self._writer.add_key_value_metadata({MERGED_DIGEST.decode(): digest})
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Raises OSError if the disk does not take the rest."""
+        self._writer.close()
+
+
+@contextmanager
+def _replacing(path: Path, schema: pa.Schema) -> Iterator[_Replacing]:
+    """A file that appears under its name only once it is complete, and on the disk."""
+    file = _Replacing(path, schema)
+    try:
+        yield file
+        put_in_place(file.temporary, path)
+    finally:
         try:
-            self._writer.close()
-            if kind is None:
-                put_in_place(self._temporary, self._path)
+            file.close()
         finally:
-            self._temporary.unlink(missing_ok=True)
+            file.temporary.unlink(missing_ok=True)

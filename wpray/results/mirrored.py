@@ -6,12 +6,18 @@ import contextlib
 import hashlib
 import logging
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from wpray.errors import BadInputError, RunStoppedError
+from wpray.results.atomic import put_in_place
 from wpray.results.encode import EncodedEpisode
+from wpray.results.merged import DECISIONS, EPISODES, MergedTables
+from wpray.results.unpack import unpack
 from wpray.results.writer import Outcome, RunFolder, parse_info, part_status, safe_name
 from wpray.storage.fetch import fetch
 from wpray.storage.lease import Lease
@@ -26,7 +32,7 @@ _INFO, _RUN_LOG = "run.json", "run.log"
 # What a run brings back from a store: nothing that another name could lead out of the folder.
 PART = re.compile(r"parts/[A-Za-z0-9_-][\w.-]*/\d{3,}_\d{5,}\.parquet", re.ASCII)
 _BESIDE = re.compile(r"(trajectories/[A-Za-z0-9_-][\w.-]*\.parquet|videos/[A-Za-z0-9_-][\w.-]*\.mp4)", re.ASCII)
-_MADE_AT_THE_END = ("episodes.parquet", "decisions.parquet", "report.html", _RUN_LOG)
+_MADE_AT_THE_END = (EPISODES, DECISIONS, "report.html", _RUN_LOG)
 _PATIENCE_AFTER_AN_ERROR_S = 20.0
 
 
@@ -49,6 +55,7 @@ class MirroredFolder(RunFolder):
         self._lease = Lease(self._store)
         self._mirror: Mirror | None = None
         self._there: dict[str, int] = {}  # the store's files and their sizes when this run began
+        self._parts_there: set[str] = set()  # names of the parts that the store has, or is to have
         self._is_announced = self._is_delivered = False
 
     @property
@@ -61,9 +68,9 @@ class MirroredFolder(RunFolder):
         with _as_bad_input():
             return {name for name in self._store.top() if not name.startswith(".")}
 
-    def has_parts(self) -> bool:
-        """Whether the store has any."""
-        return "parts" in self.top()
+    def has_rows(self) -> bool:
+        """Whether any trial may have a row in the store."""
+        return bool({"parts", EPISODES} & self.top())
 
     def open(self) -> None:
         """Takes the folder's lock and the store's lease, and makes run.json here that of the store.
@@ -100,16 +107,18 @@ class MirroredFolder(RunFolder):
         Raises RunStoppedError if the store takes nothing for long, BadInputError if it gives nothing.
         """
         _LOG.info("results go to %s, by way of %s", self.place, self.path)
-        there = [name for name in self._there if PART.fullmatch(name)]
+        self._parts_there = {name for name in self._there if PART.fullmatch(name)}
         beside = [name for name in self._there if _BESIDE.fullmatch(name) and not (self.path / name).exists()]
-        wanted = [name for name in there if self._there[name] != self._size(name) and not self._has_outcome(name)]
-        if wanted or beside:
-            _LOG.info("bringing back %d files from %s", len(wanted) + len(beside), self.place)
         with _as_bad_input():
-            fetch(self._store, beside, self.path)  # first: a part is the sign that its trajectory is there
+            fetch(self._store, beside, self.path)  # first: a row is the sign that its trajectory is there
+            self._take_tables()
+            packed = self._packed(errors=False)
+            wanted = [name for name in self._parts_there if name not in packed and not self._has_outcome(name)]
+            if wanted or beside:
+                _LOG.info("bringing back %d files from %s", len(wanted) + len(beside), self.place)
             fetch(self._store, wanted, self.path)
         found = super().finished()
-        self._make_alike(there)
+        self._make_alike()
         return found
 
     def write_episodes(self, *episodes: EncodedEpisode) -> None:
@@ -119,7 +128,9 @@ class MirroredFolder(RunFolder):
         super().write_episodes(*episodes)
         for episode in episodes:
             trajectory = [] if episode.trajectory is None else [self.trajectory_path(episode.key)]
-            mirror.put(*map(self._name, [*trajectory, self.part_path(episode.key)]))
+            part = self._name(self.part_path(episode.key))
+            self._parts_there.add(part)
+            mirror.put(*map(self._name, trajectory), part)
 
     def deliver(self) -> None:
         """Brings tables, report, videos and log to the store, run.json last. Raises RunStoppedError if it fails."""
@@ -130,6 +141,7 @@ class MirroredFolder(RunFolder):
             if self._there.get(self._name(path)) != path.stat().st_size:
                 mirror.put(self._name(path))
         mirror.drain()
+        self._remove_packed()
         mirror.put(_INFO)
         mirror.drain()
 
@@ -144,6 +156,49 @@ class MirroredFolder(RunFolder):
         finally:  # Ctrl-C ends the waiting, too
             self._lease.give_back()
             super().close()
+
+    def _take_tables(self) -> None:
+        """Make the store's merged tables the ones here; rows that only those here have become parts again.
+
+        First those parts, then the tables: a kill in between leaves every row. The next merge packs all of them.
+        """
+        if EPISODES not in self._there:
+            return
+        with tempfile.TemporaryDirectory(prefix=".there-", dir=self.path) as folder:
+            names = [name for name in (EPISODES, DECISIONS) if name in self._there]
+            fetch(self._store, names, Path(folder))
+            if not self._is_better(Path(folder)):
+                return
+            for name in reversed(names):
+                put_in_place(Path(folder, name), self.path / name)
+
+    def _is_better(self, theirs: Path) -> bool:
+        """Whether to take the tables in `theirs`; what only those here hold is in parts then."""
+        there, here = _whole(theirs, self.place), _whole(self.path, str(self.path))
+        if there is None:  # damaged: without others `finished` sets it aside
+            return not (self.path / EPISODES).exists()
+        if here is not None and here.digest is not None and here.digest == there.digest:
+            return False
+        if here is not None:
+            unpack(here, there, self.path)
+        return True
+
+    def _packed(self, errors: bool) -> set[str]:
+        """Names of the parts whose trials have an outcome in the merged table here, or, with `errors`, any row."""
+        merged = _whole(self.path, str(self.path))
+        if merged is None:
+            return set()
+        columns = (merged.episodes[name].to_pylist() for name in ("suite", "task_id", "trial", "status"))
+        rows = zip(*columns, strict=True)
+        return {self._name(self.part_path(row[:3])) for row in rows if errors or row[3] != "error"}
+
+    def _remove_packed(self) -> None:
+        """Remove from the store the parts whose rows are in the merged table, which now is there."""
+        packed = self._parts_there & self._packed(errors=True)
+        for name in sorted(packed):
+            if not (self.path / name).exists():
+                self._running.delete(name)
+                self._parts_there.discard(name)
 
     @property
     def _running(self) -> Mirror:
@@ -173,18 +228,24 @@ class MirroredFolder(RunFolder):
     def _aside(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}-before-{number}")
 
-    def _make_alike(self, there: list[str]) -> None:
-        """Afterwards the store has exactly the finished trials that are here, and damaged ones as they are here."""
+    def _make_alike(self) -> None:
+        """Afterwards every part here is in the store, and damaged ones are there as they are here."""
         mirror = self._running
+        for name in sorted(self._packed(errors=False)):
+            trajectory = self._name(self._trajectory_of(self.path / name))
+            if (self.path / trajectory).exists() and self._there.get(trajectory) != self._size(trajectory):
+                mirror.put(trajectory)
         for path in self.parts():
             names = [self._name(beside) for beside in (self._trajectory_of(path), path) if beside.exists()]
+            self._parts_there.add(self._name(path))
             if any(self._there.get(name) != self._size(name) for name in names):
                 mirror.put(*names)
-        for name in there:
-            if not (self.path / name).exists():
-                damaged = f"{name}.damaged"
-                mirror.put(*([damaged] if (self.path / damaged).exists() else []))
+        for name in sorted(self._parts_there):
+            damaged = f"{name}.damaged"
+            if not (self.path / name).exists() and (self.path / damaged).exists():
+                mirror.put(damaged)
                 mirror.delete(name)
+                self._parts_there.discard(name)
         mirror.drain()
 
     def _trajectory_of(self, part: Path) -> Path:
@@ -204,6 +265,17 @@ class MirroredFolder(RunFolder):
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix()
+
+
+def _whole(folder: Path, name: str) -> MergedTables | None:
+    """The folder's merged tables; None, with a warning, if they are damaged. Raises BadInputError for newer ones."""
+    try:
+        return MergedTables.read(folder)
+    except BadInputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        _LOG.warning("%s: a merged table is damaged (%s)", name, " ".join(str(error).split())[:200])
+        return None
 
 
 @contextlib.contextmanager

@@ -7,13 +7,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wpray.config import DONE_WITHOUT
+from wpray.provenance import differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
+from wpray.results.sessions import DECISIVE, sessions, software
 from wpray.types import TrialKey
 
 # A trial is the same trial only if these agree: what it starts from, how long it lasts, and what simulates it.
-_SAME_FIELDS = ("robot_type", "task_suite", "seed", "num_steps_wait", "env.protocol", "env.max_steps")
+_SAME_FIELDS = (
+    "robot_type",
+    "task_suite",
+    "seed",
+    "num_steps_wait",
+    "env.protocol",
+    "env.max_steps",
+    "env.instruction",
+)
 _SAME_PACKAGES = ("mujoco", "robosuite", "libero")
+_RECORDED = tuple(name for name in DECISIVE if name not in _SAME_PACKAGES)  # not in a run.json of before 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +83,25 @@ def count(pairs: Iterable[Pair]) -> Pairs:
 
 def obstacles(a: Run, b: Run) -> list[str]:
     """Why a trial of `a` is not the same trial in `b`: 'seed (0 in A, 7 in B)'. Empty if it is."""
-    fields_a, fields_b = a.info.get("outcome_fields", {}), b.info.get("outcome_fields", {})
-    found = [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
+    fields_a, fields_b = a.info.get("outcome_fields") or {}, b.info.get("outcome_fields") or {}
+    lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
+    found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
+    fields_a, fields_b = DONE_WITHOUT | fields_a, DONE_WITHOUT | fields_b
+    found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
     found += [_differ(name, _versions(a, name), _versions(b, name)) for name in _SAME_PACKAGES]
+    ours, theirs = _newest(a), _newest(b)
+    found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _RECORDED)]
     return [text for text in found if text]
 
 
 def remarks(a: Run, b: Run) -> list[str]:
     """Differences that pairing survives, but a reader should know."""
-    return [text for text in (_differ("renderer", _renderers(a), _renderers(b)),) if text]
+    found = [_differ("renderer", _renderers(a), _renderers(b))]
+    ours, theirs = _newest(a), _newest(b)
+    for name in _RECORDED:
+        if (name in ours) != (name in theirs):  # one was written before files were digested
+            found.append(_differ(name, *(one.get(name, "not recorded") for one in (ours, theirs))))
+    return [text for text in found if text]
 
 
 def _differ(name: str, a: Any, b: Any) -> str:
@@ -93,13 +115,18 @@ def _said(value: Any) -> str:
 def _versions(run: Run, package: str) -> str:
     """Of the machines that ran episodes; several if they disagreed."""
     hosts = run.info.get("hosts") or {"": run.info}
-    found = {host.get("versions", {}).get(package, "not installed") for host in hosts.values()}
+    found = {str((host.get("versions") or {}).get(package, "not installed")) for host in hosts.values()}
     return ", ".join(sorted(found))
+
+
+def _newest(run: Run) -> dict[str, str]:
+    """Software of the newest session; the others had the same of what decides, or it would have been refused."""
+    return software(sessions(run.info)[-1])
 
 
 def _renderers(run: Run) -> str:
     hosts = run.info.get("hosts") or {"": run.info}
-    return ", ".join(sorted({host["renderer"] for host in hosts.values() if host.get("renderer")}))
+    return ", ".join(sorted({str(host["renderer"]) for host in hosts.values() if host.get("renderer")}))
 
 
 def _rows(run: Run) -> dict[TrialKey, Mapping[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wpray.errors import BadInputError
-from wpray.results.merge import decision_rows, episode_rows, read_parts
+from wpray.errors import BadInputError, DamagedRunError
+from wpray.results.checks import check_decisions, check_episodes, check_info
+from wpray.results.columns import check_version, conform, version_of
+from wpray.results.merged import DECISIONS, EPISODES, MergedTables, Overlay, joined
 from wpray.results.remote import RemoteRun
-from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA
-from wpray.results.writer import RunFolder
+from wpray.results.schema import TRAJECTORY_FIELDS
+from wpray.results.writer import RunFolder, parse_info
 from wpray.storage.url import place_of
 from wpray.types import FloatArray, TrialKey
+
+_LOG = logging.getLogger(__name__)
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -29,21 +36,33 @@ class Run:
     episodes: pa.Table  # EPISODE_SCHEMA: a row an episode
     decisions: pa.Table  # DECISION_SCHEMA: a row a policy call
     remote: RemoteRun | None = None  # whose copy `path` is: trajectories and videos come when they are asked for
+    notes: tuple[str, ...] = ()  # what of it is missing or not merged, a line each; `load` has logged them
 
     @property
     def place(self) -> str:
         """Folder or URL, for people."""
         return str(self.path if self.remote is None else self.remote.store.url)
 
-    def trajectory(self, key: TrialKey) -> pa.Table:
-        """The control steps of the episode `(suite, task_id, trial)`.
+    def trajectory(self, key: TrialKey, columns: list[str] | None = None) -> pa.Table:
+        """The control steps of the episode `(suite, task_id, trial)`, all columns or some.
 
-        Raises BadInputError if none was recorded (an error, or `record: none`).
+        Raises BadInputError if none was recorded (an error, or `record: none`), DamagedRunError if it is not readable.
         """
         path = self.trajectory_file(key)
         if path is None:
             raise BadInputError(f"{self.place}: no trajectory of {key}; was it an error, or the run's record: none?")
-        return _read(path, None)
+        table = _read_trajectory(path, columns, self._known.get(key, (None, None))[0])
+        steps = self._known.get(key, (None, None))[1]
+        if steps is not None and len(table) != steps:
+            raise DamagedRunError(f"{path}: has {len(table)} of the episode's {steps} steps; its trial must run again")
+        return table
+
+    @cached_property
+    def _known(self) -> dict[TrialKey, tuple[int | None, int | None]]:
+        """By episode: the CRC-32 of its trajectory's file, and its number of steps."""
+        names = ("suite", "task_id", "trial", "trajectory_crc32", "num_steps")
+        rows = zip(*(self.episodes[name].to_pylist() for name in names), strict=True)
+        return {(suite, task, trial): (crc32, steps) for suite, task, trial, crc32, steps in rows}
 
     def trajectory_file(self, key: TrialKey) -> Path | None:
         """Where they are recorded; None if they are not."""
@@ -67,9 +86,15 @@ def load(run_dir: str | Path) -> Run:
     """The results in `run_dir`, also of a run that is under way or was killed before it merged its parts.
 
     `run_dir` may be a store's URL: tables are copied to a cache on this disk (~/.cache/wpray).
-    Raises BadInputError if there is no run, or its tables are not readable.
+    Columns that the run's version did not have are null. Raises DamagedRunError if there is no run, or its files are
+    damaged, NewerSchemaError if a newer version has written them, BadInputError if a store does not answer.
     """
-    place = place_of(run_dir)
+    try:
+        place = place_of(run_dir)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, BadInputError):
+            raise
+        raise DamagedRunError(f"{str(run_dir)[:200]!r} is no name of a folder ({error})") from error
     if isinstance(place, Path):
         return _load(place, None)
     remote = RemoteRun.of(place)
@@ -83,33 +108,82 @@ def matrix(table: pa.Table, column: str) -> FloatArray:
 
 
 def _load(path: Path, remote: RemoteRun | None) -> Run:
+    name = f"{path / 'run.json'}"
     try:
-        info = json.loads((path / "run.json").read_text())
+        if (path / "run.json").exists() and not (path / "run.json").is_file():
+            raise ValueError("its run.json is no file")  # reading a pipe would wait for ever
+        info = parse_info((path / "run.json").read_bytes(), name)
     except (OSError, ValueError) as error:
-        raise BadInputError(f"{path}: holds no run ({error}); name a folder that has a run.json") from error
-    if not isinstance(info, dict):
-        raise BadInputError(f"{path}: its run.json does not describe a run; name another folder")
-    episodes, decisions = _tables(path)
-    return Run(path, info, episodes, decisions, remote)
+        if isinstance(error, BadInputError):
+            raise
+        raise DamagedRunError(f"{path}: holds no run ({error}); name a folder that has a run.json") from error
+    check_info(info, name)
+    episodes, decisions, notes = _read_whole(path)
+    for note in notes:
+        _LOG.warning("%s", note)
+    return Run(path, info, episodes, decisions, remote, tuple(notes))
 
 
-def _tables(path: Path) -> tuple[pa.Table, pa.Table]:
-    parts, merged = RunFolder(path).parts(), path / "episodes.parquet"
+def _read_whole(path: Path) -> tuple[pa.Table, pa.Table, list[str]]:
+    """Read the tables; again, if the driver has merged and removed parts meanwhile."""
+    for left in reversed(range(_TRIES)):
+        try:
+            return _tables(path)
+        except FileNotFoundError as error:
+            if left == 0:
+                raise DamagedRunError(f"{path}: {error.filename} has gone while it was read; try again") from error
+        except BadInputError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DamagedRunError(
+                f"{path}: its tables are not readable ({reason}); the command that made the run repairs it"
+            ) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _tables(path: Path) -> tuple[pa.Table, pa.Table, list[str]]:
+    base, parts = MergedTables.read(path), RunFolder(path).parts()
+    if not parts and (base is None or not len(base.episodes)):
+        raise DamagedRunError(f"{path}: no episode has finished yet; try again later")
+    overlay = Overlay(base, parts)
+    groups = list(overlay.groups())
+    episodes, decisions = (joined([group[index] for group in groups]) for index in (0, 1))
+    check_episodes(episodes, str(path / EPISODES))
+    notes = []
+    if overlay.unmerged:
+        notes.append(
+            f"{path}: {overlay.unmerged} of {len(episodes)} episodes are read from parts/, because the run is "
+            "under way or was killed before it merged them"
+        )
+    if base is not None and not base.belong_together and len(parts) < len(episodes):
+        decisions, lost = _without_others(base, decisions, parts)
+        notes.append(f"{path}: {DECISIONS} {lost}; what needs decisions is left out")
+    if overlay.strays:
+        notes.append(f"{path / DECISIONS}: {overlay.strays} decisions of episodes that have no row are left out")
+    check_decisions(decisions, str(path / DECISIONS))
+    return episodes, decisions, notes
+
+
+def _without_others(base: MergedTables, decisions: pa.Table, parts: list[Path]) -> tuple[pa.Table, str]:
+    """Drop the decisions of another merge; beside parts, which a kill has left, they are of the same trials."""
+    if base.decisions is None:
+        return decisions, "is missing"
+    return (decisions if parts else decisions.slice(0, 0)), f"is of another merge than {EPISODES}"
+
+
+def _read_trajectory(path: Path, columns: list[str] | None, crc32: int | None) -> pa.Table:
     try:
-        if not parts and not (merged.exists() and pq.read_metadata(merged).num_rows):
-            raise BadInputError(f"{path}: no episode has finished yet; try again later")
-        if merged.exists() and (not parts or pq.read_metadata(merged).num_rows == len(parts)):
-            return _read(merged, EPISODE_SCHEMA), _read(path / "decisions.parquet", DECISION_SCHEMA)
-        table = read_parts(parts)
-        return episode_rows(table), decision_rows(table)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise BadInputError(f"{path}: its tables are not readable ({error}); run the same command again") from error
-
-
-def _read(path: Path, schema: pa.Schema | None) -> pa.Table:
-    try:
-        table = pq.read_table(path)
-        return table if schema is None else table.select(schema.names).cast(schema)
-    except (pa.ArrowException, OSError, KeyError) as error:
+        data = path.read_bytes()
+        if crc32 is not None and zlib.crc32(data) != crc32:
+            raise ValueError("its content is not what was recorded")
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            check_version(version_of(file.schema_arrow), str(path))
+            table = file.read(columns=columns)
+        known = pa.schema([field for field in TRAJECTORY_FIELDS if columns is None or field.name in columns])
+        return conform(table, known).replace_schema_metadata(table.schema.metadata)
+    except BadInputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInputError(f"{path}: not readable as this version's table ({reason})") from error
+        raise DamagedRunError(f"{path}: the trajectory is damaged ({reason}); its trial must run again") from error

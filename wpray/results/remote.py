@@ -9,18 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from wpray.errors import BadInputError
+from wpray.results.merged import DECISIONS, EPISODES
 from wpray.results.mirrored import PART, staging_path
 from wpray.results.writer import parse_info, safe_name
 from wpray.storage.fetch import fetch
 from wpray.storage.store import Store, StoreError
 from wpray.storage.url import StoreUrl
 
-_INFO, _EPISODES = "run.json", "episodes.parquet"
-_TABLES = (_EPISODES, "decisions.parquet")
+_INFO = "run.json"
+_TABLES = (EPISODES, DECISIONS)
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class RemoteRun:
                 raise BadInputError(f"{url}: holds no run (no {_INFO}); name a place that has one")
             run_id = parse_info(data, f"{url}: its {_INFO}").get("run_id")
             run = cls(store, _cache() / staging_path(url).name / safe_name(str(run_id)))
-            run._copy_tables(store.sizes())
+            run._copy_all()
         return run
 
     def bring(self, name: str) -> None:
@@ -53,25 +52,27 @@ class RemoteRun:
             if not path.exists() and self.store.holds(name):
                 self.store.download(name, path)
 
-    def _copy_tables(self, there: dict[str, int]) -> None:
-        fetch(self.store, [name for name in (_INFO, *_TABLES) if name in there], self.copy)
-        parts = [name for name in there if PART.fullmatch(name)]
-        if self._merged_rows() == len(parts):
-            parts = []
-        for path in (self.copy / "parts").glob("*/*.parquet"):
-            if there.get(path.relative_to(self.copy).as_posix()) != path.stat().st_size:
-                path.unlink()
-        if parts:
-            fetch(self.store, [name for name in parts if not (self.copy / name).exists()], self.copy)
-        else:
-            shutil.rmtree(self.copy / "parts", ignore_errors=True)
+    def _copy_all(self) -> None:
+        """Again, if the run's driver has merged and removed parts meanwhile."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(StoreError):
+                return self._copy_tables()
+        self._copy_tables()
 
-    def _merged_rows(self) -> int:
-        try:
-            rows: int = pq.read_metadata(self.copy / _EPISODES).num_rows
-        except (OSError, pa.ArrowException):
-            return -1
-        return rows
+    def _copy_tables(self) -> None:
+        """Parts first: a part that has gone before it was copied is in the tables, which are copied afterwards."""
+        there = self.store.sizes()
+        parts = {name: size for name, size in there.items() if PART.fullmatch(name)}
+        for path in (self.copy / "parts").glob("*/*.parquet"):
+            if parts.get(path.relative_to(self.copy).as_posix()) != path.stat().st_size:
+                path.unlink()
+        fetch(self.store, [name for name in parts if not (self.copy / name).exists()], self.copy)
+        for name in _TABLES:
+            if name not in there:
+                (self.copy / name).unlink(missing_ok=True)
+        fetch(self.store, [name for name in (_INFO, *_TABLES) if name in there], self.copy)
+        if not parts:
+            shutil.rmtree(self.copy / "parts", ignore_errors=True)
 
 
 def _cache() -> Path:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+# MAJOR.MINOR. Minor: columns were added, all nullable, which readers take as null where a file lacks them. Major: a
+# column was removed or means something else, so that an older reader must refuse the file.
+SCHEMA_VERSION = "1.1"
+VERSION_KEY = b"wpray_schema"  # in a file's metadata
 
 
 def _field(name: str, kind: pa.DataType, about: str, unit: str = "", nullable: bool = False) -> pa.Field:
@@ -13,10 +16,17 @@ def _field(name: str, kind: pa.DataType, about: str, unit: str = "", nullable: b
 
 
 def _schema(fields: list[pa.Field]) -> pa.Schema:
-    return pa.schema(fields, metadata={"wpray_schema": SCHEMA_VERSION})
+    return pa.schema(fields, metadata={VERSION_KEY: SCHEMA_VERSION})
 
 
 _INSTANT = pa.timestamp("us", tz="UTC")
+_ATTEMPT_ERROR_FIELDS = [
+    _field("attempt", pa.int32(), "1 for the first attempt"),
+    _field("origin", pa.string(), "policy | environment | actor: what failed"),
+    _field("kind", pa.string(), "class of the error"),
+    _field("message", pa.string(), "the error and its traceback, cut after some thousand characters"),
+    _field("worker", pa.string(), "env actor that ran the attempt"),
+]
 
 EPISODE_FIELDS = [
     _field("run_id", pa.string(), "names the run; in run.json too"),
@@ -48,6 +58,17 @@ EPISODE_FIELDS = [
     _field("video_path", pa.string(), "video, relative to the run folder unless video_out_path is set", nullable=True),
     _field("error_type", pa.string(), "class of the error", nullable=True),
     _field("error_message", pa.string(), "the error and its traceback", nullable=True),
+    # since 1.1
+    _field(
+        "attempt_errors",
+        pa.list_(pa.struct(_ATTEMPT_ERROR_FIELDS)),
+        "errors of the attempts that were retried; null if there were none",
+        nullable=True,
+    ),
+    _field("metrics", pa.map_(pa.string(), pa.float64()), "numbers by name, of environment and policy", nullable=True),
+    _field("trajectory_crc32", pa.int64(), "CRC-32 of the trajectory's file; null if none was recorded", nullable=True),
+    _field("part_digest", pa.int64(), "first 8 bytes of the SHA-256 of the part that became this row", nullable=True),
+    _field("session", pa.int32(), "index of the session that ran it in run.json; null in older rows", nullable=True),
 ]
 EPISODE_SCHEMA = _schema(EPISODE_FIELDS)
 
@@ -79,9 +100,12 @@ DECISION_SCHEMA = _schema([*_KEY_FIELDS, *_DECISION_FIELDS])
 PART_SCHEMA = _schema(
     [*EPISODE_FIELDS, pa.field("decisions", pa.list_(pa.struct(_DECISION_FIELDS)), nullable=False)],
 )
-TRAJECTORY_CRC32 = b"trajectory_crc32"  # in a part's metadata: of its trajectory's file, if it has one
+# In a file's metadata.
+TRAJECTORY_CRC32 = b"trajectory_crc32"  # part of schema 1: of its trajectory's file, if it has one
+COLUMNS_CRC32 = b"wpray_columns"  # part since 1.1: of its columns' names and types, which no checksum of Parquet covers
+MERGED_DIGEST = b"wpray_merged"  # both merged tables since 1.1: of their rows' keys and part_digest
 
-_TRAJECTORY_FIELDS = [
+TRAJECTORY_FIELDS = [
     _field("step", pa.int32(), "control step, from 0; the wait steps come first"),
     _field("action", pa.list_(pa.float64(), 7), "delta position, delta axis-angle, gripper (1 closes)", "-1 to 1"),
     _field("eef_pos", pa.list_(pa.float64(), 3), "gripper site as observed, world frame", "m"),
@@ -92,7 +116,7 @@ _TRAJECTORY_FIELDS = [
 
 def trajectory_schema(nq: int, nv: int, nsite: int, full: bool) -> pa.Schema:
     """One row a control step; `full` adds the simulator's state and what re-renders its images exactly."""
-    fields = list(_TRAJECTORY_FIELDS)
+    fields = list(TRAJECTORY_FIELDS)
     if full:
         fields += [
             _field("qpos", pa.list_(pa.float64(), nq), "generalized positions after the step", "m, rad"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -56,15 +57,19 @@ class Tally:
     """Running counts of a run; fed one finished episode at a time."""
 
     tasks: dict[tuple[str, int], TaskTally] = field(default_factory=dict)
+    retried: int = 0  # trials of which an attempt failed and another followed
+    attempt_errors: Counter[str] = field(default_factory=Counter)  # of those attempts, by kind
 
     @classmethod
     def planned(cls, planned: Iterable[tuple[Task, int]]) -> Tally:
         """A tally of `(task, number of trials)` with nothing done yet."""
         return cls({(task.suite, task.task_id): TaskTally(task, count) for task, count in planned})
 
-    def add(self, key: tuple[str, int, int], status: Status, num_steps: int) -> None:
-        """Counts the episode of (suite, task_id, trial)."""
+    def add(self, key: tuple[str, int, int], status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
+        """Counts the episode of (suite, task_id, trial); `retried`: kinds of the errors of the attempts before it."""
         self.tasks[key[:2]].add(key[2], status, num_steps)
+        self.retried += bool(retried)
+        self.attempt_errors.update(retried)
 
     @property
     def rows(self) -> Sequence[TaskTally]:
@@ -113,8 +118,17 @@ def log_lines(tally: Tally) -> list[str]:
     overall = tally.overall
     if tally.errors:
         lines.append(f"Errors, counted neither as success nor as failure: {tally.errors}")
+    if tally.retried:
+        lines.append(retry_line(tally.retried, tally.attempt_errors))
     lines.append(f"Overall success rate: {_percent(overall)} ({overall.successes}/{overall.trials})")
     return lines
+
+
+def retry_line(trials: int, kinds: Counter[str]) -> str:
+    """Return '3 trials needed a retry; most often because of ActorLostError (2 of 4 failed attempts)'."""
+    kind, count = kinds.most_common(1)[0]
+    said = f"{trials} {'trial' if trials == 1 else 'trials'} needed a retry; "
+    return f"{said}most often because of {kind} ({count} of {sum(kinds.values())} failed attempts)"
 
 
 def task_table(tally: Tally, title: str | None = None) -> Table:

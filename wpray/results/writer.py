@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
+import logging
 import os
-import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.results.atomic import stopped_by, sync_folder, write_atomic, write_together
+from wpray.results.checks import parse_info
+from wpray.results.columns import ColumnsError
 from wpray.results.encode import EncodedEpisode
-from wpray.results.schema import PART_SCHEMA, TRAJECTORY_CRC32
+from wpray.results.merged import DECISIONS, EPISODES, MergedTables, check_table, rank
+from wpray.results.names import part_name, safe_name
+from wpray.results.parts import read_part
 from wpray.types import Status, TrialKey
 
-_SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+__all__ = ["Outcome", "RunFolder", "parse_info", "part_status", "safe_name"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,7 @@ class Outcome:
 
     status: Status
     num_steps: int
-
-
-@lru_cache(maxsize=256)
-def safe_name(text: str) -> str:
-    """`text` as a file name that cannot leave its folder."""
-    return _SAFE.sub("_", text).lstrip(".")[:150] or "_"
+    retried: tuple[str, ...] = ()  # kinds of the errors of the attempts before it
 
 
 class RunFolder:
@@ -60,9 +60,9 @@ class RunFolder:
                 f"output_dir: cannot read the folder {self.path} ({error.strerror}); choose another"
             ) from error
 
-    def has_parts(self) -> bool:
-        """Whether any trial has a row in it."""
-        return any((self.path / "parts").glob("*/*.parquet"))
+    def has_rows(self) -> bool:
+        """Whether any trial may have a row in it."""
+        return (self.path / EPISODES).exists() or any((self.path / "parts").glob("*/*.parquet"))
 
     def open(self) -> None:
         """Creates the folder and takes its lock, which dies with this process.
@@ -140,28 +140,25 @@ class RunFolder:
 
     def _names(self, key: TrialKey) -> tuple[str, str]:
         """A trial's trajectory and its part; strings, for the driver: pathlib's objects cost more."""
-        suite, number = safe_name(key[0]), f"{key[1]:03d}_{key[2]:05d}.parquet"
-        return f"{self.path}/trajectories/{suite}_{number}", f"{self.path}/parts/{suite}/{number}"
+        name = part_name(key)
+        return f"{self.path}/trajectories/{name.replace('/', '_')}", f"{self.path}/parts/{name}"
 
     def parts(self) -> list[Path]:
-        """Every finished trial's part, in (suite, task, trial) order."""
+        """The parts of the trials that ended since the last merge, in (suite, task, trial) order."""
         return sorted((self.path / "parts").glob("*/*.parquet"))
 
     def finished(self) -> dict[TrialKey, Outcome]:
         """Outcomes of the trials that have one; damaged files are set aside so that their trials run again.
 
-        An error row does not count as finished: the next run tries that trial again.
+        An error row does not count as finished: the next run tries that trial again. Raises BadInputError for files
+        that are whole, but not of a version that this one can go on with.
         """
-        found: dict[TrialKey, Outcome] = {}
-        for path, row in self._readable_rows():
-            key = (row["suite"], row["task_id"], row["trial"])
-            if path != self.part_path(key):
-                _set_aside(path)
-            elif row["status"] == "error":
-                path.unlink()
-            else:
-                found[key] = Outcome(row["status"], row["num_steps"])
-        return found
+        rows: dict[TrialKey, dict[str, Any]] = {}
+        for key, row in itertools.chain(self._merged_rows(), self._part_rows()):
+            if key not in rows or rank(row) >= rank(rows[key]):
+                rows[key] = row
+        outcomes = {key: row for key, row in rows.items() if row["status"] != "error"}
+        return {key: _outcome(row) for key, row in outcomes.items()}
 
     def read_info(self) -> dict[str, Any] | None:
         """run.json, or None if there is none. Raises BadInputError if it is not ours."""
@@ -195,16 +192,56 @@ class RunFolder:
         except OSError as error:
             raise stopped_by(self.path, error) from error
 
-    def _readable_rows(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _part_rows(self) -> Iterator[tuple[TrialKey, dict[str, Any]]]:
+        """Of every part that is whole; the others are set aside."""
         for path in self.parts():
             try:
-                row, crc32 = _read_part(path)
-                if crc32 is not None:
-                    _check_trajectory(self.trajectory_path((row["suite"], row["task_id"], row["trial"])), crc32)
-            except (pa.ArrowException, OSError, MemoryError, ValueError):
-                _set_aside(path)
+                row = _plain(read_part(path).drop_columns("decisions"))[0]
+                key = _key_of(row)
+                if path != self.part_path(key):
+                    raise ValueError(f"it is of {key}, not of the trial that its name says")
+                self._check_trajectory(key, row)
+            except BadInputError:  # whole, but not to be used
+                raise
+            except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+                _set_aside(path, error, "its trial runs again")
                 continue
-            yield path, row
+            yield key, row
+
+    def _merged_rows(self) -> Iterator[tuple[TrialKey, dict[str, Any]]]:
+        """Of the merged table, but those whose trajectory is lost; a table that is damaged is set aside."""
+        self._set_damaged_tables_aside()
+        merged = MergedTables.read(self.path)
+        for row in _plain(merged.episodes) if merged is not None else []:
+            key = _key_of(row)
+            try:
+                self._check_trajectory(key, row)
+            except (OSError, ValueError) as error:
+                _LOG.warning("%s: %s; its trial runs again", self.trajectory_path(key), _reason(error))
+                continue
+            yield key, row
+
+    def _set_damaged_tables_aside(self) -> None:
+        """Raises BadInputError for a table that is whole, but whose columns are not a run's."""
+        for name, loss in ((EPISODES, "its trials run again"), (DECISIONS, "its decisions are lost, no outcome is")):
+            try:
+                check_table(self.path / name)
+            except FileNotFoundError:
+                continue
+            except ColumnsError as error:
+                raise BadInputError(
+                    f"{self.path / name}: {error}, so no run has written it; put the run's own file back"
+                ) from error
+            except BadInputError:
+                raise
+            except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+                _set_aside(self.path / name, error, loss)
+
+    def _check_trajectory(self, key: TrialKey, row: Mapping[str, Any]) -> None:
+        """Raises OSError or ValueError if the row's trajectory is gone, or not the one that was recorded with it."""
+        crc32 = row["trajectory_crc32"]
+        if crc32 is not None and zlib.crc32(self.trajectory_path(key).read_bytes()) != crc32:
+            raise ValueError("the trajectory is damaged, or of another attempt")
 
     def _make_folders(self) -> None:
         for name in ("parts", "trajectories"):
@@ -217,51 +254,36 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
 
-def parse_info(data: bytes, name: str) -> dict[str, Any]:
-    """What a run.json, `name` for people, says. Raises BadInputError if it is none."""
-    try:
-        info = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{name}: not readable ({error}); choose another output_dir") from error
-    if not isinstance(info, dict):
-        raise BadInputError(f"{name}: not a run's description; choose another output_dir")
-    return info
-
-
 def part_status(path: Path) -> Status | None:
     """What a part says its trial came to; None if there is none, or it is damaged."""
     try:
-        status: Status = _read_part(path)[0]["status"]
+        status: Status = read_part(path)["status"][0].as_py()
     except (pa.ArrowException, OSError, MemoryError, ValueError):
         return None
     return status
 
 
-def read_checked(path: Path) -> pa.Table:
-    """A table of this project's, with its pages' checksums. Raises ArrowException, OSError or ValueError if damaged."""
-    return pq.ParquetFile(path, page_checksum_verification=True).read()
+def _plain(episodes: pa.Table) -> list[dict[str, Any]]:
+    names = ("suite", "task_id", "trial", "status", "num_steps", "ended_at", "trajectory_crc32", "attempt_errors")
+    rows: list[dict[str, Any]] = episodes.select(names).to_pylist()
+    return rows
 
 
-def _read_part(path: Path) -> tuple[dict[str, Any], int | None]:
-    """A part's row, and its trajectory's CRC-32 if it has one.
-
-    Raises ValueError (Arrow's errors are such, or OSError) for one that no run has written.
-    """
-    table = read_checked(path)
-    if not table.schema.equals(PART_SCHEMA) or table.num_rows != 1:
-        raise ValueError("not a part")
-    row: dict[str, Any] = table.drop_columns("decisions").to_pylist()[0]
-    if row["status"] not in get_args(Status):
-        raise ValueError("no such status")
-    crc32 = (table.schema.metadata or {}).get(TRAJECTORY_CRC32)
-    return row, None if crc32 is None else int(crc32)
+def _key_of(row: Mapping[str, Any]) -> TrialKey:
+    return row["suite"], row["task_id"], row["trial"]
 
 
-def _check_trajectory(path: Path, crc32: int) -> None:
-    if zlib.crc32(path.read_bytes()) != crc32:
-        raise ValueError("not this episode's")
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    retried = tuple(error["kind"] for error in row["attempt_errors"] or ())
+    return Outcome(row["status"], row["num_steps"], retried)
 
 
-def _set_aside(path: Path) -> None:
+def _set_aside(path: Path, error: BaseException, loss: str) -> None:
     """Out of the way, not deleted: a damaged file may still tell somebody something."""
-    path.replace(path.with_name(path.name + ".damaged"))
+    aside = path.with_name(path.name + ".damaged")
+    path.replace(aside)
+    _LOG.warning("%s is damaged (%s): kept as %s, and %s", path, _reason(error), aside.name, loss)
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

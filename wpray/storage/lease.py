@@ -17,6 +17,7 @@ from pathlib import Path
 
 from wpray.errors import BadInputError
 from wpray.storage.store import Store, StoreError
+from wpray.watched import WatchedThread
 
 NAME = ".lease.json"
 LASTS_S = 60.0  # a driver that died elsewhere keeps the lease this long after its last heartbeat
@@ -42,8 +43,15 @@ class Lease:
         self._store = store
         self._id = secrets.token_hex(8)
         self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.taken_by: str | None = None  # the driver that has taken over, if any
+        self._thread: WatchedThread | None = None
+        self._taken_by: str | None = None
+
+    @property
+    def taken_by(self) -> str | None:
+        """The driver that has taken over, if any. Raises ThreadDiedError if the lease is no longer refreshed."""
+        if self._thread is not None:
+            self._thread.check()
+        return self._taken_by
 
     def take(self) -> None:
         """Take the lease. Raise BadInputError while another driver holds it."""
@@ -62,8 +70,7 @@ class Lease:
         if holder is None or holder.id != self._id:
             who = "unknown" if holder is None else _who(holder)
             raise BadInputError(f"output_dir: another driver ({who}) began at once on {self._store.url}; wait")
-        self._thread = threading.Thread(target=self._keep_fresh, name="lease", daemon=True)
-        self._thread.start()
+        self._thread = WatchedThread("lease", self._keep_fresh)
 
     def give_back(self) -> None:
         """Release the lease. If the store cannot delete the file, the lease expires by itself."""
@@ -72,7 +79,7 @@ class Lease:
         if thread is None:
             return
         thread.join(timeout=LASTS_S)
-        if self.taken_by is None:
+        if self._taken_by is None:
             try:
                 self._store.delete(NAME)
             except StoreError:
@@ -83,7 +90,7 @@ class Lease:
             try:
                 holder = self._read()
                 if holder is not None and holder.id != self._id:
-                    self.taken_by = _who(holder)
+                    self._taken_by = _who(holder)
                     return
                 self._write()
             except StoreError:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wpray.errors import PausedError, RunStoppedError
+from wpray.errors import PausedError, RunStoppedError, ThreadDiedError
 from wpray.storage.store import Store, StoreError
+from wpray.watched import WatchedThread
 
 _LOG = logging.getLogger(__name__)
 _THREADS = 8  # several, because each upload waits for three replies from S3
@@ -26,7 +27,10 @@ class Mirror:
     """Uploader that starts jobs in order, runs several at once, and retries until it is closed."""
 
     def __init__(self, store: Store, folder: Path, taken_by: Callable[[], str | None]) -> None:
-        """`taken_by` returns the name of a driver that has taken the lease; nothing is written from then on."""
+        """`taken_by` returns the name of a driver that has taken the lease; nothing is written from then on.
+
+        It raises ThreadDiedError if the lease is no longer watched.
+        """
         self._store, self._folder, self._taken_by = store, folder, taken_by
         self._jobs: queue.SimpleQueue[Sequence[_Act] | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
@@ -35,11 +39,7 @@ class Mirror:
         self._moved_at = time.monotonic()  # when the store last accepted a chunk, or was idle
         self._reason = ""
         self._closed = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"mirror-{number}", daemon=True) for number in range(_THREADS)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [WatchedThread(f"mirror-{number}", self._work) for number in range(_THREADS)]
 
     def put(self, *names: str) -> None:
         """Enqueue the upload of files, each after the one before it has arrived. Return at once."""
@@ -51,11 +51,7 @@ class Mirror:
 
     def check(self) -> None:
         """Raise PausedError while too many jobs wait for the store, RunStoppedError once waiting is useless."""
-        other = self._taken_by()
-        if other is not None:
-            raise RunStoppedError(
-                f"another driver ({other}) has taken over {self._store.url}; what was finished is in {self._folder}"
-            )
+        self.check_place()
         if self._stuck_s() > PATIENCE_S:
             raise self._given_up()
         if self._open >= MOST_BEHIND:
@@ -74,9 +70,18 @@ class Mirror:
                 self._changed.wait(timeout=0.2)
 
     def check_place(self) -> None:
-        """Raise RunStoppedError if another driver has taken the lease."""
-        if self._taken_by() is not None:
-            self.check()
+        """Raise RunStoppedError if another driver has taken the lease, or an upload thread has died."""
+        try:
+            other = self._taken_by()
+            for thread in self._threads:
+                thread.check()
+        except ThreadDiedError as error:
+            text = f"{error}; everything is in {self._folder}, and the same command brings it to {self._store.url}"
+            raise RunStoppedError(text) from error
+        if other is not None:
+            raise RunStoppedError(
+                f"another driver ({other}) has taken over {self._store.url}; what was finished is in {self._folder}"
+            )
 
     def close(self) -> None:
         """End the threads and abandon unfinished jobs."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import url2pathname
 
 from wpray.errors import BadInputError
+from wpray.paths import LIKE_A_URL
 
-_LIKE_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash is enough: `Path` would create a folder "s3:"
 # Options that locate a store. Credentials come from the environment.
 _OPTIONS = frozenset(
     {"endpoint_override", "region", "scheme", "tls_ca_file_path", "retry_limit_seconds", "project_id", "enable_tls"}
@@ -40,7 +39,7 @@ def place_of(text: str | Path) -> Path | StoreUrl:
 
     Raise BadInputError for a URL that is malformed or holds credentials; the message does not repeat them.
     """
-    if isinstance(text, Path) or not (match := _LIKE_A_URL.match(text)):
+    if isinstance(text, Path) or not (match := LIKE_A_URL.match(text)):
         return Path(text)
     scheme = match[1].lower()
     _refuse_credentials(scheme, text[match.end() :].lstrip("/"))
@@ -61,7 +60,10 @@ def place_of(text: str | Path) -> Path | StoreUrl:
 def _local(text: str, host: str, path: str) -> Path:
     if host not in ("", "localhost") or not path.startswith("/"):
         raise BadInputError(f"{text}: a file URL has three slashes (file:///mnt/results); or give the path as it is")
-    return Path(url2pathname(path))
+    local = url2pathname(path)
+    if "\0" in local:
+        raise BadInputError(f"{text}: names a file with a NUL, which no file has")
+    return Path(local)
 
 
 def _refuse_credentials(scheme: str, rest: str) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from wpray import quiet_ray
+from wpray.arguments import folder_to_write, place, whole
 from wpray.command import run_command
 from wpray.config import Config
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
-from wpray.video.options import add_choices, add_where, config_of, positive, wanted
+from wpray.video.options import add_choices, add_where, camera, config_of, wanted
 
 if TYPE_CHECKING:
     from wpray.results import Run
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     run = load(options.run_dir)
     config = config_of(run, options)
     own = VideoFolder.of(run.path, config.video_out_path)
-    videos = VideoFolder.of(run.path, options.out) if options.out else own
+    videos = VideoFolder.of(run.path, str(options.out)) if options.out else own
     failed = _render(run, config, options, videos)
     if videos.path.resolve() == own.path.resolve():
         _remember(run, videos)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 def _render(run: Run, config: Config, options: argparse.Namespace, videos: VideoFolder) -> int:
     from wpray.video.choose import choose
     from wpray.video.frames import CAMERAS, Look
-    from wpray.video.render import jobs_for, render
+    from wpray.video.render import jobs_for, render, renderable
 
     rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     if not rows:
@@ -54,21 +55,27 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
     fps = config.video.fps if options.fps is None else options.fps
     look = Look(tuple(options.camera or CAMERAS), options.size, every, fps, options.overlay or config.video.overlay)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    return render(config, jobs_for(run, rows), look, videos, Console(soft_wrap=True))
+    whole = renderable(run, rows)
+    failed = render(config, jobs_for(run, whole), look, videos, Console(soft_wrap=True))
+    return failed + len(rows) - len(whole)
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
     look = parser.add_argument_group("how they look")
-    look.add_argument("--camera", nargs="+", metavar="NAME", help="side by side (agentview robot0_eye_in_hand)")
+    look.add_argument(
+        "--camera", nargs="+", type=camera, metavar="NAME", help="side by side (agentview robot0_eye_in_hand)"
+    )
     look.add_argument("--size", type=_size, default=256, help="height and width of each image, pixels (256)")
-    look.add_argument("--every", type=positive, metavar="N", help="keep every n-th control step (as the run's config)")
-    look.add_argument("--fps", type=positive, help="frames per second (as the run's config)")
+    look.add_argument("--every", type=whole(1), metavar="N", help="keep every n-th control step (as the run's config)")
+    look.add_argument("--fps", type=whole(1, 120), help="frames per second (as the run's config)")
     look.add_argument("--overlay", action="store_true", help="write step, waypoint and outcome in the corner")
     where = add_where(parser)
-    where.add_argument("--out", metavar="DIR", help="folder of the files (the run's own video folder)")
+    where.add_argument(
+        "--out", type=folder_to_write, metavar="DIR", help="folder of the files (the run's own video folder)"
+    )
     return parser
 
 
@@ -78,14 +85,19 @@ def _remember(run: Run, videos: VideoFolder) -> None:
     from wpray.results.writer import RunFolder
 
     folder = RunFolder(run.path)
-    if folder.parts() and not folder.is_locked():
+    if folder.is_locked():
+        return
+    folder.open()
+    try:
         merge(folder, videos)
+    finally:
+        folder.close()
 
 
 def _size(text: str) -> int:
     smallest, largest = _SIZES
-    size = positive(text)
-    if size % 2 or not smallest <= size <= largest:
+    size = whole(smallest, largest)(text)
+    if size % 2:
         raise argparse.ArgumentTypeError(f"{text} is not an even number from {smallest} to {largest}")
     return size
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from wpray.envs.base import Environment
-from wpray.errors import BadInputError
+from wpray.errors import BadInputError, DamagedRunError
 from wpray.results.encode import scene_from_metadata
 from wpray.results.reader import matrix
 from wpray.types import FloatArray, ImageArray, SceneState, SimState, Status, Task
@@ -58,11 +59,20 @@ class Recording:
 
 def read_recording(trajectory: bytes) -> Recording:
     """Raises BadInputError if the file lacks the simulator's state (`record: light`)."""
-    table = pq.read_table(io.BytesIO(trajectory))
-    metadata = table.schema.metadata or {}
-    if "render_qpos" not in table.column_names or b"scene" not in metadata:
+    try:
+        table = pq.read_table(io.BytesIO(trajectory))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedRunError(f"the trajectory is damaged ({' '.join(str(error).split())[:200]})") from error
+    check_recording(table)
+    scene = scene_from_metadata(table.schema.metadata)
+    return Recording(matrix(table, "render_qpos"), matrix(table, "render_site_alpha"), scene)
+
+
+def check_recording(trajectory: pa.Table) -> None:
+    """Raises BadInputError if a trajectory lacks the simulator's state (`record: light`)."""
+    missing = {"render_qpos", "render_site_alpha"} - set(trajectory.column_names)
+    if missing or b"scene" not in (trajectory.schema.metadata or {}):
         raise BadInputError("record: the trajectory lacks the simulator's state; videos need runs with record full")
-    return Recording(matrix(table, "render_qpos"), matrix(table, "render_site_alpha"), scene_from_metadata(metadata))
 
 
 def steps_shown(num_steps: int, every: int) -> list[int]:

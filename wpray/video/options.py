@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from wpray.arguments import whole
 from wpray.config import Config, TaskIds
 from wpray.config_cli import ArgumentParser, validate
+from wpray.errors import BadInputError, DamagedRunError
 
 if TYPE_CHECKING:
     from wpray.results import Run
+
+# Of robosuite's arenas and its robot; `paperview` only where there is a room around the table (libero_10, libero_90).
+SCENE_CAMERAS = (
+    *("agentview", "robot0_eye_in_hand", "robot0_robotview"),
+    *("frontview", "sideview", "birdview", "galleryview", "paperview"),
+)
+_NOT_OF_VIDEOS = frozenset({"num_parallel", "output_dir", "resume", "retry", "stop_when", "batching"})
 
 
 def add_choices(parser: ArgumentParser) -> None:
@@ -21,13 +30,15 @@ def add_choices(parser: ArgumentParser) -> None:
     choices.add_argument("--status", nargs="+", choices=("success", "failure"), help="of these outcomes only")
     choices.add_argument("--tasks", type=_ids, metavar="IDS", help="of these tasks only, such as 0,3 or 0-4")
     choices.add_argument("--trials", type=_ids, metavar="IDS", help="these trials only")
-    choices.add_argument("--max-count", type=positive, metavar="N", help="at most N, failures first")
+    choices.add_argument("--max-count", type=whole(1), metavar="N", help="at most N, failures first")
 
 
 def add_where(parser: ArgumentParser) -> Any:
     """Adds what `config_of` looks at; returns the group, for more of its kind."""
     where = parser.add_argument_group("where")
-    where.add_argument("--num-actors", type=positive, metavar="N", help="episodes rendered at once (as many as fit)")
+    where.add_argument(
+        "--num-actors", type=whole(1, 10_000), metavar="N", help="episodes rendered at once (as many as fit)"
+    )
     where.add_argument("--address", help="a Ray cluster to render on (this machine)")
     return where
 
@@ -40,17 +51,29 @@ def wanted(row: Mapping[str, Any], options: argparse.Namespace) -> bool:
 
 def config_of(run: Run, options: argparse.Namespace) -> Config:
     """The run's own configuration, with the actors where the options say. Raises BadInputError if it is not one."""
-    config = validate(run.info.get("config", {}))
+    known = {
+        name: value
+        for name, value in run.info["config"].items()
+        if name in Config.model_fields and name not in _NOT_OF_VIDEOS  # an older run may have odd values there
+    }
+    if "task_suite" not in known:
+        raise DamagedRunError(
+            f"{run.place}: the config in its run.json names no task_suite, so nothing can be rendered"
+        )
+    try:
+        config = validate(known)  # keys of a later version do not change how a scene looks
+    except BadInputError as error:
+        raise DamagedRunError(f"{run.place}: the config in its run.json is not usable ({error})") from error
     actors = options.num_actors or "auto"
     here = config.ray.model_copy(update={"address": options.address, "num_env_actors": actors})
     return config.model_copy(update={"ray": here, "num_parallel": None})
 
 
-def positive(text: str) -> int:
-    """A number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
+def camera(text: str) -> str:
+    """Take the name of a camera that LIBERO's scenes have."""
+    if text not in SCENE_CAMERAS:
+        raise argparse.ArgumentTypeError(f"no camera is called {text[:40]!r}; there are {', '.join(SCENE_CAMERAS)}")
+    return text
 
 
 def _ids(text: str) -> list[int]:

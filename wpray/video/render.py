@@ -22,7 +22,7 @@ from wpray.results.writer import RunFolder
 from wpray.types import Task
 from wpray.video.choose import Row, choose
 from wpray.video.crew import VideoCrew
-from wpray.video.frames import Look, VideoJob
+from wpray.video.frames import Look, VideoJob, check_recording
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def after_run(config: Config, folder: RunFolder, console: Console) -> None:
     Never raises for a video's sake: the results are complete without; Ctrl-C skips what is left.
     """
     videos = VideoFolder.of(folder.path, config.video_out_path)
-    if config.video.mode != "none" and folder.parts():
+    if config.video.mode != "none" and folder.has_rows():
         try:
             _render_missing(config, folder, videos, console)
         except KeyboardInterrupt:
@@ -70,6 +70,25 @@ def jobs_for(run: Run, rows: Sequence[Row]) -> list[VideoJob]:
     """What there is to render of each episode. Raises BadInputError if one was not recorded."""
     segments = _segments(run)
     return [_job(run, row, segments.get((row["task_id"], row["trial"]), ())) for row in rows]
+
+
+def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows whose recordings are whole, with a warning for each of the others.
+
+    Raises BadInputError if there are none, such as those of a run with `record: light`.
+    """
+    whole, reasons = [], []
+    for row in rows:
+        try:
+            check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
+            whole.append(row)
+        except BadInputError as error:
+            reasons.append(str(error))
+    if not whole:
+        raise BadInputError(f"{run.place}: none of {len(rows)} episodes can be rendered: {reasons[0]}")
+    for reason in reasons:
+        _LOG.warning("left out: %s", reason)
+    return whole
 
 
 def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, console: Console) -> None:

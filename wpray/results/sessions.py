@@ -1,0 +1,63 @@
+"""The sessions of a run: every start or resume that ran episodes, with the software that ran them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from wpray import provenance
+
+PROTOCOL = "wpray protocol"
+# What decides an outcome: a resume on another is refused, and `compare` does not pair the runs.
+DECISIVE = (PROTOCOL, *provenance.DECISIVE)
+# What may change the last bit of a sum, or says who ran it: a resume on another is warned of.
+_NOTED = ("wpray", "python", "numpy", "torch", "ray", "pyarrow")
+_PLACES = {"commit": "git_commit", "host": "host", "platform": "platform", "renderer": "renderer"}
+_KEPT = ("versions", "origins", "git_commit", "host", "platform", "hosts", "renderer", "wpray_protocol")
+
+
+def sessions(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the sessions that a run.json lists, oldest first.
+
+    A run.json that lists none was written before there were sessions, and is read as one. `ended` is None for a session
+    that is under way or was killed.
+    """
+    listed = info.get("sessions")
+    if isinstance(listed, list) and listed and all(isinstance(session, dict) for session in listed):
+        return listed
+    ended = None if info.get("state") == "running" else info.get("written_at")
+    return [{"started": info.get("started_at"), "ended": ended} | {n: info[n] for n in _KEPT if n in info}]
+
+
+def software(session: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of a session's packages, its protocol's number, and what its decisive files hold, by name."""
+    versions, origins = (session.get(name) for name in ("versions", "origins"))
+    known = {str(name): str(text) for name, text in _mapping(versions).items()}
+    return known | provenance.described(_mapping(origins)) | {PROTOCOL: str(session.get("wpray_protocol", 1))}
+
+
+def decisive(theirs: Mapping[str, Any], ours: Mapping[str, str]) -> list[str]:
+    """Return the differences for which a session `theirs` must not be resumed: 'mujoco (3.3.2 there, 3.4.0 here)'."""
+    there = software(theirs)
+    return [f"{n} ({there[n]} there, {ours[n]} here)" for n in provenance.differing(there, ours, DECISIVE)]
+
+
+def noted(earlier: Mapping[str, Any], session: Mapping[str, Any]) -> list[str]:
+    """Return the differences of two sessions that a reader should hear of: 'numpy 2.4.6 instead of 2.1.0'."""
+    ours, theirs = ({**software(one), **_places(one)} for one in (session, earlier))
+    names = [name for name in (*_NOTED, *_PLACES) if name in ours and name in theirs and ours[name] != theirs[name]]
+    return [f"{name} {ours[name]} instead of {theirs[name]}" for name in names]
+
+
+def gpus(listed: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the kinds of GPUs that policies ran on."""
+    hosts = [host for session in listed for host in _mapping(session.get("hosts")).values()]
+    return {str(host["gpu"]) for host in hosts if _mapping(host).get("gpu")}
+
+
+def _places(session: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(session[key]) for name, key in _PLACES.items() if session.get(key)}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,47 @@
+"""Suite names: as people write them, which suite a variant perturbs, and where the instruction of its tasks is from."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+InstructionSource = Literal["file_name", "bddl"]
+
+FAKE_SUITE = "fake"
+# Control steps after the wait steps, as the LIBERO literature counts them, of the suites that LIBERO itself has.
+BASE_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+_OTHER_NAMES = {"libero_long": "libero_10"}
+_DATA_SET_SUFFIX = "_no_noops"  # of the training data's name in RLDS
+
+
+def canonical(name: str) -> str:
+    """Return the name under which LIBERO registers the suite that people call `name`.
+
+    Case does not matter, hyphens and spaces are underscores, `libero_long` is `libero_10`, and the `_no_noops` of a
+    data set's name is dropped.
+    """
+    joined = re.sub(r"[\s-]+", "_", name.strip()).lower().removesuffix(_DATA_SET_SUFFIX)
+    for other, known in _OTHER_NAMES.items():
+        if _is_or_varies(joined, other):
+            return known + joined.removeprefix(other)
+    return joined
+
+
+def base_of(suite: str) -> str | None:
+    """Return LIBERO's own suite that `suite` is or varies: libero_goal for libero_goal_lan; None if there is none."""
+    return next((base for base in BASE_STEPS if _is_or_varies(suite, base)), None)
+
+
+def instruction_source(suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
+    """Return where the instruction of the suite's tasks comes from, as `env.instruction` says.
+
+    `auto`: LIBERO's own suites were trained with the words of the file names, which differ from their BDDL's. Every
+    other suite is described by its BDDL: LIBERO-PRO's variants keep the file names of what they perturb.
+    """
+    if setting != "auto":
+        return setting
+    return "file_name" if suite in BASE_STEPS or suite == FAKE_SUITE else "bddl"
+
+
+def _is_or_varies(suite: str, base: str) -> bool:
+    return suite == base or suite.startswith(f"{base}_")
