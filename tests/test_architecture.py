@@ -37,11 +37,12 @@ ALLOWED = {
     "arguments": {"errors", "paths", "storage.url"},
     "config_cli": {"config", "errors", "paths", "unique_yaml"},
     "rotation": {"types"},
+    "images": {"types"},
     "trials": {"types", "errors"},
     # what an episode is made of: no Ray
-    "rollout": {"types", "envs.base", "policy.base", "errors"},
+    "rollout": {"types", "envs.base", "policy.base", "errors", "images"},
     "models": {"errors", "command", "config_cli", "arguments", "lfs"},
-    "envs": {"types", "errors", "config", "rotation", "suites", "private_folder"},
+    "envs": {"types", "errors", "config", "rotation", "images", "suites", "private_folder"},
     "policy": {"types", "errors", "config", "models", "lfs", "watched"},
     # what is kept of it
     "storage": {"errors", "paths", "watched"},

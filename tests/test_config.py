@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wpray.config import Config, fingerprint, outcome_fields
-from wpray.config_cli import field_names, read_config
+from wpray.config_cli import field_names, read_config, validate
 from wpray.errors import BadInputError
 
 EXISTING = """
@@ -208,3 +208,45 @@ def test_reading_a_config_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PAIR = {"vlm_checkpoint": "v", "ae_checkpoint": "a", "dataset_statistics_path": "d"}
+JOINT = {"joint_checkpoint": "j", "dataset_statistics_path": "d"}
+
+
+def test_a_folder_of_a_version_without_todays_settings_can_be_resumed() -> None:
+    """Pinned: fingerprints that those versions wrote. A setting that is added and not at its default shows."""
+    assert fingerprint(Config()) == "556d2d30bf808a2f"
+    assert fingerprint(Config.model_validate(PAIR)) == "cc8fc76eaf64d303"
+    changed = outcome_fields(Config(center_crop=True, center_crop_scale=0.9, noise="reference", eval_seed=7))
+    assert changed.keys() - outcome_fields(Config()).keys() == {
+        "center_crop",
+        "center_crop_scale",
+        "noise",
+        "eval_seed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({**PAIR, **JOINT}, "joint_checkpoint and vlm_checkpoint exclude each other"),
+        ({"joint_checkpoint": "j"}, "policy waypoint_vla needs dataset_statistics_path"),
+        ({**JOINT, "vlm_precision": "float32"}, "vlm_precision is of a pair"),
+        ({"center_crop": True}, "center_crop needs center_crop_scale"),
+        ({"noise": "reference"}, "noise: reference needs eval_seed"),
+        ({"use_actual_proprio": True, "segment_start_from": "predicted"}, "give one of them"),
+    ],
+)
+def test_settings_that_contradict_one_another_say_so(given: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInputError, match=said):
+        validate(dict(given))
+
+
+def test_either_name_of_a_setting_means_the_same() -> None:
+    assert Config(use_actual_proprio=True).starts_from_actual
+    assert Config(segment_start_from="actual").starts_from_actual
+    assert not Config().starts_from_actual
+    assert Config.model_validate({**JOINT, "precision": "float32", "vlm_precision": "float32"}).policy == "waypoint_vla"
+    assert Config(max_token_len=100).longest_plan_prompt == 100
+    assert Config(max_token_len=100, vlm_max_token_len=320).longest_plan_prompt == 320

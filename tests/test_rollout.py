@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from wpray.envs.base import NOOP_ACTION
+from wpray.images import center_crop
 from wpray.policy.base import PolicySpec
-from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
+from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.types import (
+    EpisodeResult,
     FloatArray,
     ImageArray,
     Observation,
@@ -158,3 +161,85 @@ def test_a_chunk_too_short_or_not_finite_is_an_error_and_not_an_outcome() -> Non
 
     with pytest.raises(PolicyOutputError, match="finite"):
         run_trial(CountingEnv(), Diverged([7, 7]), TRIAL)
+
+
+def _run(policy: PlansFromDurations, env: CountingEnv | None = None, **options: object) -> EpisodeResult:
+    settings = RolloutSettings(loop=LoopOptions(**options))  # type: ignore[arg-type]
+    return run_trial(env or CountingEnv(), policy, TRIAL, settings)
+
+
+def test_later_segments_may_start_where_the_robot_is() -> None:
+    policy = PlansFromDurations([3, 4, 40])
+    _run(policy, CountingEnv(solved_at=30), starts_from_actual=True)
+    assert [request.start for request in policy.acts] == [None, None]
+    assert [request.observation.proprio[0] for request in policy.acts] == [13, 17]
+
+
+@pytest.mark.parametrize(("most", "plans", "durations"), [(0, 2, [5, 9]), (1, 10, []), (2, 5, [5]), (3, 5, [5])])
+def test_a_plan_may_be_followed_for_some_segments_only(most: int, plans: int, durations: list[int]) -> None:
+    """Counted by index: a waypoint that is skipped counts. The first segment comes with the plan."""
+    policy = PlansFromDurations([5, -1, 5, 9, 9] if most == 3 else [5, 5, 9, 9])
+    result = _run(policy, max_segments_per_replan=most)
+    assert result.num_plans == plans
+    assert [request.duration for request in policy.acts][: len(durations)] == durations
+    assert result.num_steps == 60
+
+
+def test_a_limit_of_segments_counts_before_a_zero_duration() -> None:
+    """With both, as the branch that knows the limit: the plan ends, not the episode."""
+    result = _run(PlansFromDurations([5, 0]), max_segments_per_replan=1, stop_on_d0=True)
+    assert (result.num_plans, result.num_steps) == (10, 60)
+
+
+def test_a_budget_that_is_not_strict_lets_the_plan_in_hand_end() -> None:
+    policy = PlansFromDurations([32, 20, 0])
+    result = _run(policy, strict_step_budget=False)
+    assert (result.num_plans, result.num_steps) == (1, 62)
+    assert [request.duration for request in policy.acts] == [20]
+    assert _run(policy).num_steps == 60
+    assert _run(policy, CountingEnv(solved_at=61), strict_step_budget=False).success, "in the overrun, too"
+    result = _run(PlansFromDurations([32, 32, 32]), CountingEnv(solved_at=61), strict_step_budget=False)
+    assert (result.num_steps, result.num_segments) == (61, 2)
+
+
+class _Plans(PlansFromDurations):
+    """Each plan has its own durations; the last goes on."""
+
+    def __init__(self, *plans: list[int]) -> None:
+        super().__init__(plans[0])
+        self._left = list(plans)
+
+    def plan(self, request: PlanRequest) -> PlanReply:
+        self.durations = np.array(self._left[0] if len(self._left) == 1 else self._left.pop(0), dtype=np.int64)
+        return super().plan(request)
+
+
+@pytest.mark.parametrize(
+    ("plans", "steps", "num_plans"),
+    [
+        ([[5, 0, 9]], 15, 1),  # after a segment: at once
+        ([[0]], 11, 2),  # first of a plan: one zero action, then the second ends it
+        ([[0], [5], [0], [7, 0]], 10 + 1 + 5 + 1 + 7, 4),  # a segment between them: they are not in a row
+        ([[0], [-1, 0]], 11, 2),  # second in its plan, whatever was skipped
+    ],
+)
+def test_a_zero_duration_may_end_the_episode(plans: list[list[int]], steps: int, num_plans: int) -> None:
+    result = _run(_Plans(*plans), stop_on_d0=True)
+    assert (result.num_steps, result.num_plans, result.success) == (steps, num_plans, False)
+
+
+class _Seeing(CountingEnv):
+    def observe(self, *, images: bool, privileged: bool) -> Observation:
+        image = np.random.default_rng(self.steps).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+        return replace(super().observe(images=images, privileged=privileged), base_image=image, wrist_image=image[::-1])
+
+
+def test_a_policy_may_see_the_middle_of_both_images() -> None:
+    policy, whole = PlansFromDurations([5]), PlansFromDurations([5])
+    _run(policy, _Seeing(), crop_scale=0.9)
+    _run(whole, _Seeing())
+    for cropped, full in zip(policy.plans, whole.plans, strict=True):
+        for name in ("base_image", "wrist_image"):
+            image = getattr(full.observation, name)
+            assert np.array_equal(getattr(cropped.observation, name), center_crop(image, 0.9))
+            assert not np.array_equal(getattr(cropped.observation, name), image)

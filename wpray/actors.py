@@ -25,7 +25,7 @@ from wpray.policy.base import Policy, Sources
 from wpray.policy.batching import Batcher, PolicyError
 from wpray.policy.factory import build_policy, policy_spec
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
-from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
+from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.scheduler import Assignment
 from wpray.transport import Address, PolicyServer, RemotePolicy
 
@@ -206,7 +206,7 @@ class EnvShell:
         self._alive()
         self._spread_load(replicas_ready)
         started, config = datetime.now(UTC), self._context.config
-        settings = RolloutSettings(config.num_steps_wait, config.record != "none", lambda _: self._alive())
+        settings = rollout_settings(config, lambda _: self._alive())
         try:
             with told_as(_Failed):
                 result = run_trial(self._env, self._policy, assignment.trial, settings)
@@ -258,7 +258,7 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
     return EpisodeContext(
         run_id=context.run_id,
         policy=config.policy,
-        checkpoint=config.vlm_checkpoint,
+        checkpoint=config.joint_checkpoint or config.vlm_checkpoint,
         protocol=config.env.protocol,
         node=node,
         worker=assignment.worker,
@@ -268,6 +268,18 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
         attempt_errors=assignment.errors,
         session=context.session,
     )
+
+
+def rollout_settings(config: Config, on_step: Callable[[int], None] | None = None) -> RolloutSettings:
+    """What `config` says of an episode."""
+    loop = LoopOptions(
+        starts_from_actual=config.starts_from_actual,
+        max_segments_per_replan=config.max_segments_per_replan,
+        strict_step_budget=config.strict_step_budget,
+        stop_on_d0=config.stop_on_d0,
+        crop_scale=config.center_crop_scale if config.center_crop else None,
+    )
+    return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop)
 
 
 _remote: Any = ray.remote  # its stubs know only some of its options

@@ -266,8 +266,19 @@ class Config(_Group):
     )
     video_out_path: OutputPath | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
 
+    joint_checkpoint: FilePath | None = Field(
+        None, description="VLM and action expert in one file that share a backbone, instead of the pair"
+    )
     vlm_checkpoint: FilePath | None = Field(None, description="waypoint VLM: model directory or training step")
     ae_checkpoint: FilePath | None = Field(None, description="action expert: model directory or training step")
+    checkpoint_file: Literal["model", "model_merged"] = Field(
+        "model", description="which .safetensors file of a checkpoint's directory counts if both are there"
+    )
+    token_layout: Literal["auto", "bins256", "bins300"] = Field(
+        "auto",
+        description="the planner's tokens: bins256 (8-D proprio) or bins300 (6-D proprio and a gripper token); "
+        "auto: what the checkpoints and the statistics agree on",
+    )
     dataset_statistics_path: FilePath | None = Field(
         None,
         description="dataset_statistics.json of the training data, openpi's norm_stats.json or LeRobot's stats.json",
@@ -283,10 +294,48 @@ class Config(_Group):
     horizon_steps: PositiveInt = Field(32, le=4096, description="actions of one segment's chunk")
     num_waypoints: PositiveInt = Field(7, le=64, description="waypoints of one plan")
     max_token_len: PositiveInt = Field(256, le=8192, description="longest VLM prompt, tokens")
+    vlm_max_token_len: PositiveInt | None = Field(
+        None, le=8192, description="another name of max_token_len, and counts before it"
+    )
+    ae_max_token_len: int = Field(
+        64, ge=64, le=64, description="longest action expert prompt, tokens: no other model is known"
+    )
     paligemma_variant: str = Field("gemma_2b", description="VLM size; checked against the checkpoint")
     action_expert_variant: str = Field("gemma_300m", description="expert size; checked against the checkpoint")
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="action expert's compute precision")
-    vlm_precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="VLM's compute precision")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="compute precision of the action expert, or of a joint model"
+    )
+    vlm_precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="VLM's compute precision (of a pair)")
+    lm_head_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="precision of the planner's scores: training branches differ, and some bfloat16 plans with them; "
+        "auto: float32, for a block planner bfloat16",
+    )
+    max_segments_per_replan: int = Field(
+        0, ge=0, le=1000, description="waypoints of a plan that are followed before the next plan; 0: all"
+    )
+    use_actual_proprio: bool = Field(
+        False, description="segments after a plan's first start where the robot is (as segment_start_from: actual)"
+    )
+    segment_start_from: Literal["predicted", "actual"] = Field(
+        "predicted", description="where a plan's later segments start: at the waypoint just aimed at, or at the robot"
+    )
+    strict_step_budget: bool = Field(
+        True, description="no step beyond the limit; false: the plan in hand is followed to its end"
+    )
+    stop_on_d0: bool = Field(
+        False, description="a zero duration ends the episode; as a plan's first one only if two plans do so in a row"
+    )
+    center_crop: bool = Field(False, description="show the policy the images' middle, resized")
+    center_crop_scale: float | None = Field(None, gt=0, le=1, description="share of the images' area that it sees")
+    noise: Literal["keyed", "reference"] = Field(
+        "keyed",
+        description="the flow's noise: a function of the trial's key, or drawn as the reference evaluators do, "
+        "seeded by eval_seed for each episode",
+    )
+    eval_seed: int | None = Field(
+        None, ge=0, lt=2**31, description="seeds the flow's noise alone; default: seed does, with noise: keyed"
+    )
     norm_type: Literal["q99", "normal"] = Field("q99", description="normalization of proprio and actions")
     torch_compile: bool = Field(True, description="capture the models' work as CUDA graphs (false: eager)")
 
@@ -309,16 +358,27 @@ class Config(_Group):
                 "policy: is empty; name one (scripted | waypoint_vla | noop | random) or leave the key out"
             )
         if given is None:
-            learned = data.get("vlm_checkpoint") or data.get("ae_checkpoint")
+            learned = data.get("joint_checkpoint") or data.get("vlm_checkpoint") or data.get("ae_checkpoint")
             return {**data, "policy": "waypoint_vla" if learned else "scripted"}
         return data
 
     @model_validator(mode="after")
     def _learned_policy_has_files(self) -> Config:
         if self.policy == "waypoint_vla":
-            for name in ("vlm_checkpoint", "ae_checkpoint", "dataset_statistics_path"):
+            models = ("joint_checkpoint",) if self.joint_checkpoint else ("vlm_checkpoint", "ae_checkpoint")
+            for name in (*models, "dataset_statistics_path"):
                 if not getattr(self, name):
                     raise ValueError(f"policy waypoint_vla needs {name}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_checkpoint(self) -> Config:
+        if self.joint_checkpoint:
+            for name in ("vlm_checkpoint", "ae_checkpoint"):
+                if getattr(self, name):
+                    raise ValueError(f"joint_checkpoint and {name} exclude each other: give the one or the pair")
+            if "vlm_precision" in self.model_fields_set and self.vlm_precision != self.precision:
+                raise ValueError("vlm_precision is of a pair: a joint_checkpoint computes in precision")
         return self
 
     @model_validator(mode="after")
@@ -327,6 +387,29 @@ class Config(_Group):
         if both and self.num_parallel != self.ray.num_env_actors:
             raise ValueError("num_parallel and ray.num_env_actors mean the same: give one of them")
         return self
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> Config:
+        if self.center_crop and self.center_crop_scale is None:
+            raise ValueError(
+                "center_crop needs center_crop_scale, such as 0.9: training branches disagree on a default"
+            )
+        if self.noise == "reference" and self.eval_seed is None:
+            raise ValueError("noise: reference needs eval_seed, which seeds it")
+        predicted = "segment_start_from" in self.model_fields_set and self.segment_start_from == "predicted"
+        if self.use_actual_proprio and predicted:
+            raise ValueError("use_actual_proprio means segment_start_from: actual, not predicted: give one of them")
+        return self
+
+    @property
+    def starts_from_actual(self) -> bool:
+        """Later segments of a plan start where the robot is, under either name."""
+        return self.use_actual_proprio or self.segment_start_from == "actual"
+
+    @property
+    def longest_plan_prompt(self) -> int:
+        """Tokens of the longest planner prompt, under either name."""
+        return self.vlm_max_token_len or self.max_token_len
 
     @property
     def num_env_actors(self) -> int | Auto:
@@ -356,7 +439,25 @@ _NO_OUTCOME = frozenset(
 
 # Runs that were recorded before a setting existed do not have it: what they did. A run that does the same leaves it
 # out, so that its folder can be resumed and compared by either version.
-DONE_WITHOUT: dict[str, Any] = {"env.instruction": "file_name", "dataset_statistics_key": None}
+DONE_WITHOUT: dict[str, Any] = {
+    "env.instruction": "file_name",
+    "dataset_statistics_key": None,
+    "joint_checkpoint": None,
+    "checkpoint_file": "model",
+    "token_layout": "auto",
+    "lm_head_precision": "auto",
+    "vlm_max_token_len": None,
+    "ae_max_token_len": 64,
+    "max_segments_per_replan": 0,
+    "use_actual_proprio": False,
+    "segment_start_from": "predicted",
+    "strict_step_budget": True,
+    "stop_on_d0": False,
+    "center_crop": False,
+    "center_crop_scale": None,
+    "noise": "keyed",
+    "eval_seed": None,
+}
 
 
 def outcome_fields(config: Config) -> dict[str, Any]:

@@ -2,18 +2,19 @@
 
 Protocol: reset to the trial's initial state, wait, then plan; follow the plan's waypoints one segment at a time, each
 on a fresh observation and starting at the waypoint just aimed at; plan again when the plan is used up; until the
-task is solved or the step limit is reached. Success during the wait steps counts.
+task is solved or the step limit is reached. Success during the wait steps counts. `LoopOptions` vary this.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from wpray.envs.base import NOOP_ACTION, Environment
+from wpray.images import center_crop
 from wpray.policy.base import PolicyClient
 from wpray.types import (
     ACTION_DIM,
@@ -41,12 +42,26 @@ class PolicyOutputError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
+class LoopOptions:
+    """How an episode's loop differs from the usual one; as the evaluation settings of the same meaning."""
+
+    starts_from_actual: bool = False  # later segments start where the robot is, not at the waypoint just aimed at
+    max_segments_per_replan: int = 0  # waypoints of a plan that may be followed, counted by index; 0: all
+    strict_step_budget: bool = True  # no step beyond the limit; False: the plan in hand is followed to its end
+    stop_on_d0: bool = (
+        False  # a zero duration ends the episode, as the first of a plan only if two plans do so in a row
+    )
+    crop_scale: float | None = None  # share of the images' area that the policy sees
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutSettings:
     """What an episode needs besides its trial."""
 
     num_steps_wait: int = 10  # zero actions while the objects settle
     record_states: bool = True
     on_step: Callable[[int], None] | None = None  # called with the step count: a sign of life
+    loop: LoopOptions = LoopOptions()
 
 
 def run_trial(
@@ -63,7 +78,7 @@ def run_trial(
         reply = episode.plan()
         if len(reply.plan.waypoints) == 0:
             break
-        if not episode.follow(reply):
+        if not episode.follow(reply) and not episode.ended:
             episode.execute([NOOP_ACTION])
     return episode.result()
 
@@ -77,6 +92,8 @@ class _Episode:
     trial: Trial
     settings: RolloutSettings
     success: bool = False
+    ended: bool = False  # by a plan that says so
+    empty_plans: int = 0  # in a row whose first duration is zero
     num_plans: int = 0
     num_segments: int = 0
     actions: list[FloatArray] = field(default_factory=list)
@@ -89,8 +106,14 @@ class _Episode:
 
     @property
     def over(self) -> bool:
+        """No plan is asked for any more."""
         limit = self.settings.num_steps_wait + self.trial.task.max_steps
-        return self.success or len(self.actions) >= limit
+        return self.success or self.ended or len(self.actions) >= limit
+
+    @property
+    def halted(self) -> bool:
+        """No step is taken any more, of the plan in hand either."""
+        return self.over if self.settings.loop.strict_step_budget else self.success
 
     def reset(self) -> None:
         began = time.perf_counter()
@@ -104,7 +127,7 @@ class _Episode:
     def execute(self, actions: Iterable[FloatArray]) -> None:
         """Steps through `actions` until they, or the episode, end."""
         for action in actions:
-            if self.over:
+            if self.halted:
                 return
             began = time.perf_counter()
             self.success = self.env.step(action)
@@ -128,9 +151,10 @@ class _Episode:
     def follow(self, reply: PlanReply) -> int:
         """Executes the plan's segments; returns how many actions it executed."""
         before = len(self.actions)
-        start, first = reply.plan.start, reply.first
+        start: Float32Array | None = reply.plan.start
+        first = reply.first
         for index, (waypoint, duration) in enumerate(zip(reply.plan.waypoints, reply.plan.durations, strict=True)):
-            if duration == 0 or self.over:
+            if self._plan_ends(index, duration) or self.halted:
                 break
             if duration < 0:
                 continue
@@ -142,10 +166,23 @@ class _Episode:
             self.decisions.append(self._segment_decision(index, steps, waited, answer))
             self.num_segments += 1
             self.execute(_executable(answer.segment, steps))
-            start = waypoint
+            self.empty_plans = 0
+            start = None if self.settings.loop.starts_from_actual else waypoint
         return len(self.actions) - before
 
-    def act(self, start: Float32Array, end: Float32Array, duration: int) -> tuple[SegmentReply, float]:
+    def _plan_ends(self, index: int, duration: int) -> bool:
+        """Whether the plan is followed no further than its waypoint `index`; may end the episode."""
+        loop = self.settings.loop
+        if 0 < loop.max_segments_per_replan <= index:
+            return True
+        if duration != 0:
+            return False
+        if loop.stop_on_d0:
+            self.empty_plans += index == 0
+            self.ended = index > 0 or self.empty_plans > 1
+        return True
+
+    def act(self, start: Float32Array | None, end: Float32Array, duration: int) -> tuple[SegmentReply, float]:
         plan_index = self.num_plans - 1
         request = SegmentRequest(self.trial, plan_index, self.num_segments, self.observe(), start, end, duration)
         began = time.perf_counter()
@@ -155,7 +192,12 @@ class _Episode:
         return reply, waited
 
     def observe(self) -> Observation:
-        return self.env.observe(images=self.policy.spec.images, privileged=self.policy.spec.privileged)
+        seen = self.env.observe(images=self.policy.spec.images, privileged=self.policy.spec.privileged)
+        scale = self.settings.loop.crop_scale
+        if scale is None or seen.base_image is None or seen.wrist_image is None:
+            return seen
+        base, wrist = (center_crop(image, scale) for image in (seen.base_image, seen.wrist_image))
+        return replace(seen, base_image=base, wrist_image=wrist)
 
     def result(self) -> EpisodeResult:
         wall_s = time.perf_counter() - self.started

@@ -124,7 +124,7 @@ class SegmentRequest:
     plan_index: int
     segment_index: int  # counted over the episode
     observation: Observation
-    start: Float32Array  # (D,) normalized
+    start: Float32Array | None  # (D,) normalized; None: from where the observation shows the robot
     end: Float32Array  # (D,) normalized
     duration: int  # 1..32 control steps
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_weights import write_checkpoints
+from tests.tiny_weights import write_checkpoints, write_joint
 from wpray.config import Config
 from wpray.doctor import models, weights
 from wpray.models.checkpoint import Checkpoint
 from wpray.models.config import ActionExpertConfig, Manifest, Precision, VlmConfig, action_expert_manifest, vlm_manifest
 
+STATISTICS = Path(__file__).parents[1] / "data" / "rollout" / "dataset_statistics.json"
+JOINT_STATISTICS = Path(__file__).parents[1] / "data" / "golden_joint" / "dataset_statistics.json"
 _SCORED_ROWS = 256 + 34  # of the embedding table, which the VLM keeps in float32, too
 _MEASURED_GB = {"float32": 18.4, "bfloat16": 13.8}
 
@@ -24,7 +26,7 @@ def _config(folder: Path, vlm_precision: Precision, precision: Precision, **chan
     files = {
         "vlm_checkpoint": str(folder / "vlm"),
         "ae_checkpoint": str(folder / "ae"),
-        "dataset_statistics_path": "none.json",
+        "dataset_statistics_path": str(STATISTICS),
     }
     return Config.model_validate({**files, "vlm_precision": vlm_precision, "precision": precision, **changes})
 
@@ -40,7 +42,7 @@ def test_the_weights_take_what_the_doctor_says(tmp_path: Path, precision: Precis
 
 def _full(manifest: Manifest, text: object, precision: Precision) -> weights.Model:
     checkpoint = Checkpoint(Path("model.safetensors"), {name: name for name in manifest}, manifest)
-    return weights.Model(checkpoint, text, precision)  # type: ignore[arg-type]
+    return weights.Model("model", checkpoint, text, precision)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("vlm_precision", "limit_gb"), [("float32", 22), ("bfloat16", 15)])
@@ -54,3 +56,16 @@ def test_both_models_and_ten_episodes_fit(vlm_precision: Precision, limit_gb: fl
     needed_gb = (planner.num_bytes + actor.num_bytes + working + models._CUDA) / 1e9
     assert needed_gb < limit_gb
     assert needed_gb == pytest.approx(_MEASURED_GB[vlm_precision], abs=0.5)
+
+
+def test_a_joint_models_weights_count_once(tmp_path: Path) -> None:
+    write_joint(tmp_path, "b")
+    files = {"joint_checkpoint": str(tmp_path), "dataset_statistics_path": str(JOINT_STATISTICS)}
+    tiny = {"paligemma_variant": "tiny_2b", "action_expert_variant": "tiny_300m"}
+    config = Config.model_validate({**files, **tiny})
+    both = weights.distinct(*weights.read(config))
+    assert [model.name for model in both] == ["joint model (bins300)"]
+    (result,) = models.check_models(config)
+    assert result.status == "pass"
+    loaded = both[0].file.tensors(torch.device("cpu"), "bfloat16")
+    assert both[0].num_bytes == sum(tensor.nbytes for _, tensor in loaded)

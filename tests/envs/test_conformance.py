@@ -188,7 +188,7 @@ def test_privileged_state_describes_the_scene(cell: Cell) -> None:
 
 
 def test_a_recorded_state_renders_to_the_pixels_that_the_policy_saw_and_disturbs_nothing(cell: Cell) -> None:
-    from wpray.envs.rendering import policy_view
+    from wpray.images import policy_view
 
     episode = _run(cell, cell.trial(trial=1))
     cell.begin(cell.trial(trial=2))  # another trial's fixtures and poses

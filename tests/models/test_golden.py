@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from tests.tiny_weights import write_checkpoints
+from wpray.models import loading
 from wpray.models.action_expert import ActionExpert
 from wpray.models.batch_parts import BatchShape
 from wpray.models.checkpoint import open_action_expert, open_vlm
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
 from wpray.models.gemma import aligned
+from wpray.models.loading import Computing
+from wpray.models.token_layout import BINS256
 from wpray.models.vlm import WaypointVLM
 
 DATA = Path(__file__).parents[1] / "data" / "golden"
@@ -45,14 +48,18 @@ def checkpoints(stored: Path) -> Path:
 
 def _vlm(path: Path, precision: Precision = "float32") -> WaypointVLM:
     checkpoint, config = open_vlm(path)
-    return WaypointVLM(
-        dict(checkpoint.tensors(CPU, precision)), checkpoint.table(precision), config, HEADER, graphs=False
-    )
+    weights, table = dict(checkpoint.tensors(CPU, precision)), checkpoint.table(precision)
+    return loading.vlm(weights, table, config, BINS256, HEADER, eager(precision))
 
 
 def _expert(path: Path, precision: Precision = "float32") -> ActionExpert:
     checkpoint, config = open_action_expert(path)
-    return ActionExpert(dict(checkpoint.tensors(CPU, precision)), checkpoint.table(precision), config, graphs=False)
+    weights, table = dict(checkpoint.tensors(CPU, precision)), checkpoint.table(precision)
+    return loading.action_expert(weights, table, config, eager(precision))
+
+
+def eager(precision: Precision) -> Computing:
+    return Computing(precision, precision, "float32", graphs=False, device=CPU)
 
 
 def _images(golden: dict[str, np.ndarray], rows: Sequence[int]) -> torch.Tensor:
@@ -90,7 +97,7 @@ def test_float32_tokens_are_exact_alone(golden: dict[str, np.ndarray], checkpoin
     model, expected = _vlm(checkpoints / layout), _values(golden["vlm_tokens_float32"])
     for row in range(3):
         output = model.plan(_images(golden, [row]), _prompts(golden, [row]))
-        assert np.array_equal(output.bins[0], expected[row, :, :8])
+        assert np.array_equal(output.values[0, :, :8], expected[row, :, :8])
         assert np.array_equal(output.durations[0], expected[row, :, 8])
 
 
@@ -98,7 +105,7 @@ def test_float32_tokens_are_exact_in_a_batch_of_mixed_lengths(golden: dict[str, 
     rows = [2, 0, 1, 1, 0]
     output = _vlm(checkpoints / "vlm").plan(_images(golden, rows), _prompts(golden, rows))
     expected = _values(golden["vlm_tokens_float32"])[rows]
-    assert np.array_equal(output.bins, expected[..., :8])
+    assert np.array_equal(output.values[..., :8], expected[..., :8])
     assert np.array_equal(output.durations, expected[..., 8])
 
 
@@ -113,7 +120,7 @@ def test_float32_tokens_are_exact_in_parts_whatever_was_computed_before(
         ([0, 2, 1], BatchShape((4,), 4)),
     ):
         output = model.plan(_images(golden, rows), _prompts(golden, rows), shape=shape)
-        assert np.array_equal(output.bins, expected[rows, :, :8])
+        assert np.array_equal(output.values[..., :8], expected[rows, :, :8])
         assert np.array_equal(output.durations, expected[rows, :, 8])
 
 
@@ -156,7 +163,7 @@ def test_bfloat16_hidden_states_agree_better_than_rounding_allows(
 def test_image_features_agree(
     golden: dict[str, np.ndarray], checkpoints: Path, precision: Precision, tolerance: float
 ) -> None:
-    features = _vlm(checkpoints / "vlm", precision)._vision(_images(golden, [0])[:, 0]).float().numpy()
+    features = _vlm(checkpoints / "vlm", precision).backbone.vision(_images(golden, [0])[:, 0]).float().numpy()
     assert _error(features, golden[f"vlm_image_features_{precision}"]) < tolerance
 
 

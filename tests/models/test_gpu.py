@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from wpray.models import gemma, ops
-from wpray.models.action_expert import ActionExpert
-from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
+from wpray.models import gemma, loading, ops
+from wpray.models.config import (
+    ActionExpertConfig,
+    BlockPlannerConfig,
+    Precision,
+    VlmConfig,
+    action_expert_manifest,
+    vlm_manifest,
+)
 from wpray.models.gemma import Modulation
+from wpray.models.loading import Computing
+from wpray.models.token_layout import BINS256, BINS300
 from wpray.models.vlm import WaypointVLM
 
 pytestmark = pytest.mark.gpu
@@ -101,7 +111,9 @@ def test_attention_of_new_tokens_is_that_of_torch(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("inner", "columns"), [(2048, 256), (2048, 34), (32, 1024), (1024, 32)])
+@pytest.mark.parametrize(
+    ("inner", "columns"), [(2048, 256), (2048, 300), (2048, 34), (2048, 2), (32, 1024), (1024, 32)]
+)
 def test_a_row_of_a_linear_is_that_of_torch_and_its_own_affair(dtype: torch.dtype, inner: int, columns: int) -> None:
     x, weight, bias = (
         _random(32, 34, inner, dtype=dtype),
@@ -114,16 +126,16 @@ def test_a_row_of_a_linear_is_that_of_torch_and_its_own_affair(dtype: torch.dtyp
         assert torch.equal(ops.linear(x[rows], weight, bias), ours[rows])
 
 
-@pytest.mark.parametrize("count", [256, 34])
+@pytest.mark.parametrize("count", [256, 34, 300, 2])
 def test_a_pick_is_that_of_torch(count: int) -> None:
     scores, table = _random(32, count, dtype=torch.float32), _random(count, 2048, seed=1)
-    scores[3, 5] = scores[3, 30] = 99.0  # a tie
-    forced = torch.where(torch.arange(32) % 4 == 0, torch.arange(32), -1)
+    scores[3, 0] = scores[3, count // 2] = 99.0  # a tie
+    forced = torch.where(torch.arange(32) % 4 == 0, torch.arange(32) % count, -1)
     follower = _random(2048, seed=2)
     for after in (None, follower):
         ours = ops.pick(scores, forced.cuda(), table, after)
         theirs = ops.pick(scores.cpu(), forced, table.cpu(), None if after is None else after.cpu())
-        assert ours[0][3] == 30
+        assert ours[0][3] == count // 2
         for own, other in zip(ours, theirs, strict=True):
             assert torch.equal(own.cpu(), other)
 
@@ -132,7 +144,12 @@ def _vlm(precision: Precision, graphs: bool) -> WaypointVLM:
     from wpray.bench.policy import random_weights
 
     config = VlmConfig.full()
-    return WaypointVLM(*random_weights(vlm_manifest(config, "bfloat16"), precision), config, HEADER, graphs)
+    weights = random_weights(vlm_manifest(config, "bfloat16"), precision)
+    return loading.vlm(*weights, config, BINS256, HEADER, _computing(precision, graphs))
+
+
+def _computing(precision: Precision, graphs: bool) -> Computing:
+    return Computing(precision, precision, "float32", graphs=graphs, device=torch.device("cuda"))
 
 
 def _images(count: int) -> torch.Tensor:
@@ -145,14 +162,14 @@ def test_a_full_size_vlm_plans_the_same_alone_batched_and_captured() -> None:
     together = eager.plan(images, PROMPTS)
     for row in range(5):
         alone = eager.plan(images[row : row + 1], PROMPTS[row : row + 1])
-        assert torch.equal(alone.bins[0], together.bins[row])
+        assert torch.equal(alone.values[0, :, :8], together.values[row, :, :8])
         assert torch.equal(alone.durations[0], together.durations[row])
     del eager
     gc.collect()
     captured = _vlm("float32", graphs=True)
     for _ in range(2):
         again = captured.plan(images, PROMPTS)
-        assert torch.equal(again.bins, together.bins)
+        assert torch.equal(again.values, together.values)
         assert torch.equal(again.durations, together.durations)
 
 
@@ -165,7 +182,7 @@ def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32_alo
         model.hidden = []
         eager = model.plan(images, PROMPTS, forced=forced)
         hidden[precision] = torch.cat(model.hidden, dim=1)
-        assert torch.equal(eager.bins.cpu(), forced[..., :8])
+        assert torch.equal(eager.values[..., :8].cpu(), forced[..., :8])
         for row in range(5):
             model.hidden = []
             model.plan(images[row : row + 1], PROMPTS[row : row + 1], forced=forced[row : row + 1])
@@ -175,7 +192,7 @@ def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32_alo
         gc.collect()
     assert _error(hidden["bfloat16"], hidden["float32"]) < 0.1
     free = {graphs: _vlm("bfloat16", graphs).plan(images, PROMPTS) for graphs in (False, True)}
-    assert torch.equal(free[True].bins, free[False].bins)
+    assert torch.equal(free[True].values, free[False].values)
     assert torch.equal(free[True].durations, free[False].durations)
 
 
@@ -188,13 +205,45 @@ def test_a_full_size_action_expert_agrees_alone_batched_and_captured(precision: 
     start, end = torch.rand(2, 5, 32, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(2))
     given = (start, end, torch.tensor([1, 8, 16, 24, 32]), noise)
-    eager = ActionExpert(*random_weights(manifest, precision), config, graphs=False)
+    eager = loading.action_expert(*random_weights(manifest, precision), config, _computing(precision, False))
     together = eager.act(images, PROMPTS, *given)
     for row in range(5):
         alone = eager.act(images[row : row + 1], PROMPTS[row : row + 1], *(part[row : row + 1] for part in given))
         assert _error(alone[0], together[row]) < tolerance
     del eager
     gc.collect()
-    captured = ActionExpert(*random_weights(manifest, precision), config, graphs=True)
+    captured = loading.action_expert(*random_weights(manifest, precision), config, _computing(precision, True))
     for _ in range(2):
         assert torch.equal(captured.act(images, PROMPTS, *given), together)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"duration_embed": True}, {"duration_embed": True, "planner": BlockPlannerConfig(10, 7)}],
+    ids=["a", "b", "block"],
+)
+def test_full_size_joint_models_are_captured_to_the_bit_and_share_features(
+    precision: Precision, changes: dict[str, Any]
+) -> None:
+    from wpray.bench.policy import random_weights
+
+    size, images = replace(ActionExpertConfig.full(), **changes), _images(5)
+    manifest = action_expert_manifest(size, "bfloat16")
+    start, end = torch.rand(2, 5, 32, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(2))
+    given = (start, end, torch.tensor([1, 8, 16, 24, 32]), noise)
+    answers = []
+    for graphs in (False, True):
+        how = _computing(precision, graphs)
+        planner, expert = loading.joint_models(*random_weights(manifest, precision), size, BINS300, HEADER, how)
+        for _ in range(2 if graphs else 1):
+            plan = planner.plan(images, PROMPTS)
+            answers.append((plan.values, expert.act(plan.features, PROMPTS, *given)))
+            assert torch.equal(expert.act(images, PROMPTS, *given), answers[-1][1])
+        del planner, expert, plan
+        gc.collect()
+        torch.cuda.empty_cache()
+    for values, actions in answers[1:]:
+        assert torch.equal(values, answers[0][0])
+        assert torch.equal(actions, answers[0][1])

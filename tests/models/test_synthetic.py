@@ -7,14 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from tests.policy.vla import observation, trial
 from tests.tiny_weights import state_dict
+from wpray.config import Config
 from wpray.models import random_weights, synthetic
 from wpray.models.checkpoint import open_action_expert, open_vlm
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
+from wpray.policy import waypoint_vla
+from wpray.types import PlanRequest
 
 TABLE = "paligemma.lm_head.weight"
 
@@ -77,3 +83,18 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyt
     (tmp_path / "file").touch()
     assert synthetic.run_command(synthetic.main, [str(tmp_path / "file" / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("layout", ["two", "joint", "block"])
+def test_a_folder_of_each_layout_is_all_that_a_policy_needs(tmp_path: Path, layout: str) -> None:
+    assert synthetic.main([str(tmp_path), "--layout", layout, "--precision", "float32"]) == 0
+    policy = waypoint_vla.build(Config.model_validate(yaml.safe_load((tmp_path / "config.yaml").read_text())))
+    found = policy.sources.facts["models"]
+    assert (found["layout"], found["planner"]) == {
+        "two": ("two", "token_ar"),
+        "joint": ("joint", "token_ar"),
+        "block": ("joint", "block_ar"),
+    }[layout]
+    (reply,) = policy.plan([PlanRequest(trial(0), 0, 0, observation(np.random.default_rng(3)))])
+    assert reply.first is not None
+    assert ((reply.plan.durations >= 8) & (reply.plan.durations <= 24)).all()

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.policy.vla import DATA, golden_config, observation, reply_bytes, segment_request, trial
-from wpray.models.action_expert import ActionExpert
+from tests.policy.vla import (
+    DATA,
+    JOINT_DATA,
+    golden_config,
+    joint_config,
+    observation,
+    reply_bytes,
+    segment_request,
+    trial,
+)
+from wpray.models import loading
 from wpray.models.batch_parts import BatchShape
 from wpray.models.config import (
     ActionExpertConfig,
+    BlockPlannerConfig,
     Manifest,
     Precision,
     VlmConfig,
     action_expert_manifest,
     vlm_manifest,
 )
+from wpray.models.loading import Computing
 from wpray.models.same_bits import alike, fingerprints
-from wpray.models.vlm import WaypointVLM
+from wpray.models.token_layout import BINS256, BINS300
 from wpray.policy import waypoint_vla
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.prompt import PromptEncoder, load_tokenizer
@@ -44,6 +57,41 @@ def test_neither_does_one_of_full_size_in_captured_graphs(checkpoints: Path, pre
     from wpray.bench.policy import random_weights
 
     policy = _random_policy(checkpoints, VlmConfig.full(), ActionExpertConfig.full(), random_weights, precision)
+    policy.capture()
+    _batches_do_not_show(policy, (1, 3, 8, 17, 31) if precision == "bfloat16" else (3, 17))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("variant", ["a", "b", "block"])
+def test_a_joint_models_batch_does_not_show_in_the_answers(
+    joint_checkpoints: Path, variant: str, precision: Precision
+) -> None:
+    config = joint_config(joint_checkpoints / variant, batching={"deterministic": True}, precision=precision)
+    _batches_do_not_show(waypoint_vla.build(config), (1, 7))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"duration_embed": True}, {"duration_embed": True, "planner": BlockPlannerConfig(10, 7)}],
+    ids=["a", "b", "block"],
+)
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_neither_does_one_of_a_full_size_joint_model_in_captured_graphs(
+    joint_checkpoints: Path, precision: Precision, changes: dict[str, Any]
+) -> None:
+    from wpray.bench.policy import random_weights
+
+    size = replace(ActionExpertConfig.full(), **changes)
+    weights = random_weights(action_expert_manifest(size, "bfloat16"), precision)
+    config = joint_config(joint_checkpoints / "a", batching={"deterministic": True}, precision=precision)
+    encoder = PromptEncoder(load_tokenizer(DATA / "tokenizer.model", small=True), BINS300, config.max_token_len)
+    how = Computing(precision, precision, "float32", graphs=True, device=torch.device("cuda"))
+    models = loading.joint_models(*weights, size, BINS300, encoder.header, how)
+    scaling = load_scaling(JOINT_DATA / "dataset_statistics.json", "q99", "libero_object")
+    policy = WaypointVlaPolicy(
+        config, *models, encoder, scaling, lambda request, shape: flow_noise(noise_key(request), shape)
+    )
     policy.capture()
     _batches_do_not_show(policy, (1, 3, 8, 17, 31) if precision == "bfloat16" else (3, 17))
 
@@ -78,12 +126,14 @@ def _random_policy(
 ) -> WaypointVlaPolicy:
     """From no file; the configuration's own checkpoints are not read."""
     config = golden_config(checkpoints, batching={"deterministic": True}, vlm_precision=precision, precision=precision)
-    encoder = PromptEncoder(load_tokenizer(DATA / "tokenizer.model", small=True), config.max_token_len)
+    encoder = PromptEncoder(load_tokenizer(DATA / "tokenizer.model", small=True), BINS256, config.max_token_len)
     scaling = load_scaling(DATA / "dataset_statistics.json", "q99", "libero_object")
+    how = Computing(precision, precision, "float32", graphs=True, device=torch.device("cuda"))
     vlm_weights = weights(vlm_manifest(vlm_config, "bfloat16"), precision)
-    vlm = WaypointVLM(*vlm_weights, vlm_config, encoder.header, graphs=True)
-    expert_weights = weights(action_expert_manifest(expert_config, "bfloat16"), precision)
-    expert = ActionExpert(*expert_weights, expert_config, graphs=True)
+    vlm = loading.vlm(*vlm_weights, vlm_config, BINS256, encoder.header, how)
+    expert = loading.action_expert(
+        *weights(action_expert_manifest(expert_config, "bfloat16"), precision), expert_config, how
+    )
     return WaypointVlaPolicy(
         config, vlm, expert, encoder, scaling, lambda request, shape: flow_noise(noise_key(request), shape)
     )

@@ -5,6 +5,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from wpray.config import Config
+from wpray.policy import waypoint_vla
 from wpray.policy.noise import NoiseKey, flow_noise, noise_key
 from wpray.types import Observation, PlanRequest, SegmentRequest, Task, Trial
 
@@ -44,3 +46,27 @@ def test_a_plans_first_segment_and_the_same_segment_asked_for_share_a_key() -> N
     plan = PlanRequest(trial, 1, 9, observation)
     segment = SegmentRequest(trial, 1, 9, observation, waypoint, waypoint, 5)
     assert noise_key(plan) == noise_key(segment) == KEY
+
+
+def _request(task_id: int, trial: int, segment_index: int, seed: int = 0) -> PlanRequest:
+    task = Task("libero_spatial", task_id, "name", "do it", 50, 220)
+    return PlanRequest(Trial(task, trial, seed), 0, segment_index, Observation(np.zeros(8)))
+
+
+@pytest.mark.parametrize(("seed", "task", "trial"), [(7, 0, 0), (7, 3, 2), (42, 9, 4)])
+def test_reference_noise_is_the_recorded_one(
+    golden_io: dict[str, np.ndarray], seed: int, task: int, trial: int
+) -> None:
+    """Whatever was asked before, in any order; torch's kernels differ in the last bits."""
+    noise = waypoint_vla._own_noise(Config(noise="reference", eval_seed=seed))
+    for index in (1, 0, 1):
+        ours = noise(_request(task, trial, index), (32, 32))
+        assert np.abs(ours - golden_io[f"noise_{seed}_{task}_{trial}"][index]).max() < 2e-6
+
+
+def test_an_evaluations_seed_replaces_the_runs_in_the_key_alone() -> None:
+    request = _request(3, 7, 9, seed=5)
+    of_run, of_evaluation = (waypoint_vla._own_noise(Config(eval_seed=seed)) for seed in (None, 11))
+    key = noise_key(request)
+    assert np.array_equal(of_run(request, (32, 32)), flow_noise(key, (32, 32)))
+    assert np.array_equal(of_evaluation(request, (32, 32)), flow_noise(replace(key, seed=11), (32, 32)))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wpray.errors import BadInputError
-from wpray.policy.normalize import Quantiles, ZScore
+from wpray.policy.normalize import NormType, Quantiles, ZScore
 from wpray.policy.statistics import load_scaling
 
 ROLLOUT = Path(__file__).parent.parent / "data" / "rollout"
@@ -146,3 +146,46 @@ def test_normal_needs_mean_and_std_only(tmp_path: Path) -> None:
     assert isinstance(scaling.proprio, ZScore)
     with pytest.raises(BadInputError, match="norm_type q99 needs"):
         load_scaling(path, "q99", "libero_object")
+
+
+GOLDEN = Path(__file__).parent.parent / "data" / "golden_joint"
+
+
+@pytest.mark.parametrize("norm_type", ["q99", "normal"])
+def test_the_newer_layouts_numbers_are_the_recorded_ones(golden_io: dict[str, np.ndarray], norm_type: NormType) -> None:
+    """Within a bit or two: the reference computes some in float64."""
+    found = load_scaling(GOLDEN / "dataset_statistics.json", norm_type, "libero_spatial")
+    assert found.proprio_dim == 6
+    normalized = found.proprio.normalize(golden_io["proprio_raw"])
+    raw = found.action.denormalize(golden_io["actions_normalized"])
+    np.testing.assert_allclose(normalized, golden_io[f"proprio_{norm_type}"], rtol=0, atol=0)
+    np.testing.assert_allclose(raw[:, :6], golden_io[f"actions_raw_{norm_type}"][:, :6], rtol=0, atol=0)
+
+
+def test_a_dimension_that_never_moved_is_zero_as_recorded(golden_io: dict[str, np.ndarray]) -> None:
+    scaling = Quantiles(golden_io["constant_q01"], golden_io["constant_q99"])
+    assert np.array_equal(scaling.normalize(golden_io["proprio_raw"]), golden_io["constant_proprio_q99"])
+
+
+def test_the_gripper_of_a_state_is_open_beyond_the_recorded_threshold(golden_io: dict[str, np.ndarray]) -> None:
+    found = load_scaling(GOLDEN / "dataset_statistics.json", "q99", "libero_spatial")
+    state = found.state(golden_io["state_raw"].astype(np.float64))
+    assert state.shape == (16, 7)
+    assert state.dtype == np.float32
+    assert np.array_equal(state[:, 6], golden_io["gripper_open"])
+    assert np.array_equal(state[:, :6], found.proprio.normalize(golden_io["state_raw"][:, :6]))
+    assert golden_io["state_raw"][0, 6] == np.float32(0.02)
+    assert state[0, 6] == 0
+
+
+def test_a_file_that_mixes_both_widths_says_so(tmp_path: Path) -> None:
+    data = json.loads((GOLDEN / "dataset_statistics.json").read_text())
+    data["proprio"]["q99"] = [9.0] * 8
+    with pytest.raises(BadInputError, match=r"proprio\.q99 must hold 6 numbers, not 8"):
+        _load(tmp_path, data)
+
+
+def test_a_sum_over_data_sets_is_none_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "statistics.json"
+    path.write_text(json.dumps({"__total__": _statistics(), "my_robot": _statistics()}))
+    load_scaling(path, "q99", "libero_object")

@@ -17,9 +17,7 @@ from wpray.doctor import models
 from wpray.doctor.checks import quick
 from wpray.doctor.result import Result
 from wpray.machine import check_machine
-from wpray.models.checkpoint import open_action_expert, open_vlm
-from wpray.policy.statistics import read_statistics
-from wpray.policy.waypoint_vla import sources_of
+from wpray.policy.model_files import open_files, sources_of
 
 FILES = Path(__file__).parent.parent / "data"
 
@@ -41,12 +39,7 @@ def hollow(tmp_path: Path) -> dict[str, Any]:
 
 
 def _sources(config: Config) -> Any:
-    assert config.vlm_checkpoint and config.ae_checkpoint and config.dataset_statistics_path
-    vlm, expert = open_vlm(config.vlm_checkpoint)[0], open_action_expert(config.ae_checkpoint)[0]
-    path = Path(config.dataset_statistics_path)
-    statistics = read_statistics(path, config.task_suite, config.dataset_statistics_key)
-    files = {"vlm_checkpoint": vlm, "ae_checkpoint": expert}
-    return sources_of(config, files, statistics, statistics.scaling(config.norm_type))
+    return sources_of(config, open_files(config))
 
 
 def _found(config: Config, name: str) -> list[Result]:

@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.policy.vla import DATA, golden_config, observation, reply_bytes, segment_request, trial
+from tests.policy.vla import (
+    DATA,
+    golden_config,
+    joint_config,
+    observation,
+    reply_bytes,
+    segment_request,
+    trial,
+)
 from wpray.config import Config
 from wpray.errors import BadInputError, InvalidRequestError
 from wpray.models import synthetic
 from wpray.policy import waypoint_vla
-from wpray.types import PlanRequest
+from wpray.types import PlanRequest, SegmentRequest
 
 
 def test_a_batch_changes_answers_by_rounding_only(checkpoints: Path) -> None:
@@ -176,3 +184,46 @@ def test_real_weights_need_the_real_tokenizer(synthetic_folder: Path, tmp_path: 
     given = yaml.safe_load((synthetic_folder / "config.yaml").read_text())
     with pytest.raises(BadInputError, match="vocabulary"):
         waypoint_vla.build(Config.model_validate({**given, "vlm_checkpoint": str(tmp_path / "real" / "vlm")}))
+
+
+def test_a_joint_policy_says_what_it_found_and_which_file_it_passed_over(
+    joint_checkpoints: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(joint_checkpoints / "b", tmp_path / "b")
+    policy = waypoint_vla.build(joint_config(tmp_path / "b"))
+    assert policy.sources.facts["models"] == {
+        "layout": "joint",
+        "planner": "token_ar",
+        "token_layout": "bins300",
+        "duration": "token",
+        "lm_head_precision": "float32",
+    }
+    assert policy.sources.facts["joint_checkpoint"]["chosen_because"] == "the only one"
+    plain, merged = tmp_path / "b" / "model.safetensors", tmp_path / "b" / "model_merged.safetensors"
+    shutil.copy(plain, merged)
+    policy = waypoint_vla.build(joint_config(tmp_path / "b", checkpoint_file="model_merged"))
+    found = policy.sources.facts["joint_checkpoint"]
+    assert (found["path"], found["passed_over"]) == (str(merged), str(plain))
+    assert found["chosen_because"] == "checkpoint_file: model_merged"
+    assert policy.sources.warnings == (
+        f"joint_checkpoint: {merged} is read (checkpoint_file: model_merged); {plain} beside it is not",
+    )
+    assert policy.files[0] == merged
+    assert [path.name for path in policy.files[1:]] == ["dataset_statistics.json", "tokenizer.model"]
+
+
+def test_a_joint_policys_first_segment_is_what_asking_for_it_gives(joint_checkpoints: Path) -> None:
+    """From the plan's image features, to the bit; and a segment may start where the observation shows the robot."""
+    policy = waypoint_vla.build(joint_config(joint_checkpoints / "b"))
+    rng = np.random.default_rng(7)
+    seen = observation(rng)
+    (reply,) = policy.plan([PlanRequest(trial(1), 0, 0, seen)])
+    assert reply.first is not None
+    assert reply.plan.waypoints.shape == (7, 32)
+    end, duration = reply.plan.waypoints[0], int(reply.plan.durations[0])
+    for start in (reply.plan.start, None):
+        (again,) = policy.act([SegmentRequest(trial(1), 0, 0, seen, start, end, duration)])
+        assert np.array_equal(again.segment.actions, reply.first.actions)
+    gone = replace(seen, proprio=np.full(8, np.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        policy.prepare(SegmentRequest(trial(1), 0, 0, gone, None, end, duration))

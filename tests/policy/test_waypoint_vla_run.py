@@ -56,3 +56,37 @@ def test_a_run_says_which_files_answered_and_where_each_requests_time_went(tmp_p
     for row in given:
         plan = plans[row["task_id"], row["plan_index"]]
         assert all(row[name] == plan[name] for name in ("queue_s", "compute_s", "batch_size", "step", "segment_index"))
+
+
+@pytest.mark.ray
+def test_a_run_of_a_joint_model_says_what_it_is_and_a_forbidden_mix_ends_it_at_once(tmp_path: Path) -> None:
+    """Over real processes: segments that start from the observation travel there, too."""
+    synthetic.write(tmp_path / "weights", "tiny", "bfloat16", layout="block")
+    run = tmp_path / "run"
+    options = ("--config", tmp_path / "weights" / "config.yaml", "--task_suite", "fake", "--tasks", "0-1")
+    options += ("--env.max_steps", 60, "--num_parallel", 2, "--video.mode", "none", "--output_dir", run)
+    options += ("--use_actual_proprio", "true", "--max_segments_per_replan", 2, "--center_crop", "true")
+    command = [sys.executable, "-m", "wpray.launch", *map(str, (*options, "--center_crop_scale", 0.9))]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    info = json.loads((run / "run.json").read_text())
+    found = info["policy_sources"]["models"]
+    assert found == {
+        "layout": "joint",
+        "planner": "block_ar",
+        "token_layout": "bins300",
+        "duration": "token",
+        "lm_head_precision": "bfloat16",
+    }
+    assert info["policy_sources"]["joint_checkpoint"]["chosen_because"] == "the only one"
+    assert {"center_crop", "use_actual_proprio", "max_segments_per_replan"} < info["outcome_fields"].keys()
+    rows = pq.read_table(run / "decisions.parquet").to_pylist()
+    assert {row["waypoint_index"] for row in rows if row["kind"] == "segment"} == {0, 1}
+    assert {len(waypoint) for row in rows if row["kind"] == "plan" for waypoint in row["waypoints"]} == {8}
+
+    mixed = [*command, "--token_layout", "bins256"]
+    mixed[mixed.index(str(run))] = str(tmp_path / "mixed")
+    done = subprocess.run(mixed, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "contradictory" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ from wpray.models import synthetic
 from wpray.types import Observation, PlanReply, SegmentRequest, Task, Trial
 
 DATA = Path(__file__).parents[1] / "data" / "rollout"
+JOINT_DATA = Path(__file__).parents[1] / "data" / "golden_joint"
 TINY = {"paligemma_variant": "tiny_2b", "action_expert_variant": "tiny_300m", "task_suite": "libero_object"}
 
 
@@ -25,6 +26,17 @@ def golden_config(checkpoints: Path, **changes: object) -> Config:
     precisions = {"precision": "float32", "vlm_precision": "float32"}
     changes["batching"] = {"deterministic": False, **changes.get("batching", {})}  # type: ignore[dict-item]
     return Config.model_validate({**TINY, **files, **precisions, **changes})
+
+
+def joint_config(checkpoint: Path, **changes: object) -> Config:
+    """Of a joint checkpoint with the newer tokens; batches as in `golden_config`."""
+    files = {
+        "joint_checkpoint": str(checkpoint),
+        "tokenizer_path": str(DATA / "tokenizer.model"),
+        "dataset_statistics_path": str(JOINT_DATA / "dataset_statistics.json"),
+    }
+    changes["batching"] = {"deterministic": False, **changes.get("batching", {})}  # type: ignore[dict-item]
+    return Config.model_validate({**TINY, **files, "precision": "float32", **changes})
 
 
 def trial(index: int) -> Trial:

@@ -98,7 +98,7 @@ def test_bad_input_is_one_line(tmp_path: Path, more: str, capsys: pytest.Capture
 @pytest.mark.parametrize(("suite", "task_id"), [("libero_object", 0), ("libero_10", 2)])
 def test_videos_show_the_pixels_that_were_rendered_inline(suite: str, task_id: int) -> None:
     from wpray.envs.factory import list_tasks, make_environment
-    from wpray.envs.rendering import policy_view
+    from wpray.images import policy_view
     from wpray.types import EpisodeResult, EpisodeTimes, Trajectory, Trial
 
     trial = Trial(list_tasks(suite)[task_id], 3, seed=5)

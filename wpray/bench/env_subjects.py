@@ -16,8 +16,8 @@ import numpy as np
 from wpray.envs import tasks
 from wpray.envs.libero import LiberoEnvironment
 from wpray.envs.libero_import import load
-from wpray.envs.rendering import policy_view
 from wpray.envs.seeding import reset_seed
+from wpray.images import policy_view
 from wpray.types import FloatArray, Observation, Trial
 
 Kind = Literal["stock", "stock_blind", "ours"]

@@ -27,7 +27,8 @@ from wpray.command import run_command
 from wpray.config import BatchingConfig
 from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
-from wpray.models.action_expert import NUM_STEPS, PROMPT_SIZES, ActionExpert
+from wpray.models import loading
+from wpray.models.action_expert import NUM_STEPS, PROMPT_SIZES
 from wpray.models.checkpoint import TABLES
 from wpray.models.config import (
     IMAGE_TOKENS,
@@ -40,8 +41,9 @@ from wpray.models.config import (
     action_expert_manifest,
     vlm_manifest,
 )
+from wpray.models.loading import Computing
 from wpray.models.staging import fetch
-from wpray.models.vlm import WaypointVLM
+from wpray.models.token_layout import BINS256
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 
 _HEADER = (4022, 235292, 235248)
@@ -139,7 +141,7 @@ def timed(function: Callable[[], Any], calls: int = 10) -> float:
 def _plans(args: argparse.Namespace, rates: Rates) -> list[Row]:
     config = VlmConfig.full() if args.variant == "full" else VlmConfig.tiny()
     weights = random_weights(vlm_manifest(config, "bfloat16"), args.precision)
-    model = WaypointVLM(*weights, config, _HEADER, graphs=not args.eager)
+    model = loading.vlm(*weights, config, BINS256, _HEADER, _computing(args))
     shapes = _shapes(args, PLAN, model.trace)
     size = 4 if args.precision == "float32" else 2
 
@@ -162,7 +164,7 @@ def _plans(args: argparse.Namespace, rates: Rates) -> list[Row]:
 def _segments(args: argparse.Namespace, rates: Rates) -> list[Row]:
     config = ActionExpertConfig.full() if args.variant == "full" else ActionExpertConfig.tiny()
     weights = random_weights(action_expert_manifest(config, "bfloat16"), args.precision)
-    model = ActionExpert(*weights, config, graphs=not args.eager)
+    model = loading.action_expert(*weights, config, _computing(args))
     shapes = _shapes(args, SEGMENT, model.trace)
     size = 4 if args.precision == "float32" else 2
 
@@ -182,6 +184,10 @@ def _segments(args: argparse.Namespace, rates: Rates) -> list[Row]:
         return _vision_floor(config.vision, batch, size, rates) + prefix + passes
 
     return [_row("segment", batch, args, run(batch), floor(batch)) for batch in sorted(args.batch, reverse=True)]
+
+
+def _computing(args: argparse.Namespace) -> Computing:
+    return Computing(args.precision, args.precision, "float32", graphs=not args.eager, device=torch.device("cuda"))
 
 
 def _shapes(args: argparse.Namespace, kind: Kind, trace: TraceOf) -> BatchShapes:

@@ -35,7 +35,9 @@ _THOROUGH: tuple[tuple[str, Check], ...] = (
 )
 # Without the first, the second can only fail for the same reason.
 _NEEDS = {
-    "GPU memory": {"models"},
+    "models": {"statistics"},  # whose width is part of what tells their layout
+    "tokenizer": {"statistics", "models"},
+    "GPU memory": {"statistics", "models"},
     "LIBERO files": {"LIBERO"},
     "LIBERO import": {"LIBERO", "OpenGL", "rendering"},
     "suite": {"LIBERO", "OpenGL", "rendering"},

@@ -16,14 +16,14 @@ _REMEDY_MEMORY = "lower batching.max_batch_size, or set vlm_precision: bfloat16 
 
 
 def check_models(config: Config) -> list[Result]:
-    """Both checkpoints by their headers, against the sizes that the configuration names."""
+    """The checkpoints by their headers, against the sizes that the configuration names."""
     if not _is_local(config):
         return []
     from wpray.doctor import weights
 
-    models = dict(zip(("VLM", "action expert"), weights.read(config), strict=True))
-    results = [Result(name, "pass", model.describe()) for name, model in models.items()]
-    if len({model.file.path.resolve() for model in models.values()}) == 1:
+    models = weights.distinct(*weights.read(config))
+    results = [Result(model.name, "pass", model.describe()) for model in models]
+    if len(models) > 1 and len({model.file.path.resolve() for model in models}) == 1:
         text = (
             f"vlm_checkpoint and ae_checkpoint are the same file, {config.vlm_checkpoint}: both models are read from it"
         )
@@ -38,7 +38,8 @@ def check_gpu_memory(config: Config) -> list[Result]:
     from wpray.doctor import weights
 
     vlm, expert = weights.read(config)
-    needed = vlm.num_bytes + expert.num_bytes + weights.working_memory(config, vlm, expert) + _CUDA
+    stored = sum(model.num_bytes for model in weights.distinct(vlm, expert))
+    needed = stored + weights.working_memory(config, vlm, expert) + _CUDA
     what = f"about {needed / _GIB:.1f} GiB for weights and batches of {policy_spec(config).max_batch_size}"
     gpus = _free_gpu_memory()
     if not gpus:
@@ -52,13 +53,13 @@ def check_gpu_memory(config: Config) -> list[Result]:
 
 
 def check_statistics(config: Config) -> list[Result]:
-    """The statistics file: layout, whose data set's they are, 7 and 8 dimensions, percentiles in order."""
+    """The statistics file: layout, whose data set's they are, 7 and 8 (or 6) dimensions, percentiles in order."""
     if not _is_local(config) or config.dataset_statistics_path is None:
         return []
     path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
     found = read_statistics(path, config.task_suite, key)
-    found.scaling(config.norm_type)
-    text = f"{found.describe(config.task_suite)}; action 7, proprio 8, norm_type {config.norm_type}"
+    width = found.scaling(config.norm_type).proprio_dim
+    text = f"{found.describe(config.task_suite)}; action 7, proprio {width}, norm_type {config.norm_type}"
     return [Result("statistics", "pass" if found.fits else "warn", text)]
 
 
@@ -67,10 +68,10 @@ def check_tokenizer(config: Config) -> list[Result]:
     if not _is_local(config):
         return []
     from wpray.doctor import weights
-    from wpray.policy.prompt import find_tokenizer, load_tokenizer
+    from wpray.policy.model_files import tokenizer_path
+    from wpray.policy.prompt import load_tokenizer
 
-    beside = [Path(path) for path in (config.vlm_checkpoint, config.ae_checkpoint) if path]
-    path = find_tokenizer(Path(config.tokenizer_path) if config.tokenizer_path else None, beside)
+    path = tokenizer_path(config)
     tokenizer = load_tokenizer(path, small=weights.is_synthetic(config))
     return [Result("tokenizer", "pass", f"{path}: {tokenizer.vocab_size()} pieces")]
 

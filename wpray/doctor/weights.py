@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 
 from wpray.config import Config
-from wpray.models.checkpoint import TABLES, UNUSED, Checkpoint, open_action_expert, open_vlm
+from wpray.models.checkpoint import TABLES, Checkpoint
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
 from wpray.models.tensor_names import NESTED
 from wpray.policy.batch_shapes import PLAN, SEGMENT
+from wpray.policy.model_files import open_files
 from wpray.policy.prompt import MAX_ACTION_PROMPT_TOKENS
 from wpray.policy.waypoint_spec import spec_of
-from wpray.policy.waypoint_vla import check_sizes
 
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -24,6 +24,7 @@ _ACTIVATIONS = 3  # of the MLP's width, alive at once while a prompt is read
 class Model:
     """A checkpoint as the doctor sees it."""
 
+    name: str
     file: Checkpoint
     text: GemmaConfig
     precision: Precision
@@ -32,7 +33,9 @@ class Model:
     def num_bytes(self) -> int:
         """Of the weights on the GPU, in the configured precision."""
         tensors = (
-            entry for name, entry in self.file.manifest.items() if name in self.file.stored.keys() - UNUSED - TABLES
+            entry
+            for name, entry in self.file.manifest.items()
+            if name in self.file.stored.keys() - self.file.unused - TABLES
         )
         return sum(math.prod(shape) * _BYTES["float32" if self._wide(kind) else kind] for shape, kind in tensors)
 
@@ -50,19 +53,29 @@ class Model:
 
 
 def read(config: Config) -> tuple[Model, Model]:
-    """The VLM and the action expert. Raises BadInputError for files or sizes that are not what the config says."""
-    assert config.vlm_checkpoint and config.ae_checkpoint  # the config's own rule
-    vlm, vlm_config = open_vlm(config.vlm_checkpoint)
-    expert, expert_config = open_action_expert(config.ae_checkpoint)
-    check_sizes(config, vlm_config, expert_config)
-    return Model(vlm, vlm_config.text, config.vlm_precision), Model(expert, expert_config.text, config.precision)
+    """The planner and the action expert; a joint checkpoint is both.
+
+    Raises BadInputError for files, layouts or sizes that are not what the config says.
+    """
+    files = open_files(config).models
+    if files.joint:
+        name = f"joint model ({files.tokens.name})"
+        both = Model(name, files.expert, files.expert_config.text, config.precision)
+        return both, both
+    vlm = Model("VLM", files.vlm, files.vlm_config.text, config.vlm_precision)
+    return vlm, Model("action expert", files.expert, files.expert_config.text, config.precision)
+
+
+def distinct(vlm: Model, expert: Model) -> list[Model]:
+    """Each model that is loaded, once."""
+    return [vlm] if vlm is expert else [vlm, expert]
 
 
 def working_memory(config: Config, vlm: Model, expert: Model) -> int:
     """Bytes, estimated: keys and values of both models' largest batches, and the activations of the widest layer while
     prompts are read, which the models do in turns.
     """
-    plan = 2 * IMAGE_TOKENS + config.max_token_len + _WAYPOINT_TOKENS * config.num_waypoints
+    plan = 2 * IMAGE_TOKENS + config.longest_plan_prompt + _WAYPOINT_TOKENS * config.num_waypoints
     act = 2 * IMAGE_TOKENS + MAX_ACTION_PROMPT_TOKENS + config.horizon_steps
     most = spec_of(config).max_batch_size
     needs = [
@@ -75,8 +88,7 @@ def working_memory(config: Config, vlm: Model, expert: Model) -> int:
 
 def is_synthetic(config: Config) -> bool:
     """Whether the VLM's file holds random weights, made for tests."""
-    assert config.vlm_checkpoint
-    return open_vlm(config.vlm_checkpoint)[0].synthetic
+    return open_files(config).models.vlm.synthetic
 
 
 def _kept_bytes(model: Model) -> int:

@@ -11,10 +11,11 @@ import numpy as np
 from wpray.envs import tasks
 from wpray.envs.compiling import one_at_a_time
 from wpray.envs.privileged import read_privileged
-from wpray.envs.rendering import CAMERA_SIZE, CAMERAS, SceneRenderer, policy_view, upright
+from wpray.envs.rendering import CAMERA_SIZE, CAMERAS, SceneRenderer, upright
 from wpray.envs.scene import Scene
 from wpray.envs.seeding import reset_seed
 from wpray.envs.stepper import Stepper
+from wpray.images import policy_view
 from wpray.rotation import axis_angle
 from wpray.types import FloatArray, ImageArray, Observation, SceneState, SimState, Task, Trial
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from PIL import Image
 
 from wpray.envs import egl_devices
 from wpray.envs.libero_import import load
-from wpray.types import POLICY_IMAGE_SIZE, ImageArray
+from wpray.types import ImageArray
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 CAMERA_SIZE = 256  # stock renders at this size; rendering smaller changes pixels
@@ -68,10 +67,3 @@ class _Posed:
 def upright(image: ImageArray) -> ImageArray:
     """robosuite's image turned so that up is up (it is upside down), left and right as the camera sees them."""
     return np.ascontiguousarray(image[::-1])
-
-
-def policy_view(image: ImageArray) -> ImageArray:
-    """(224, 224, 3): robosuite's image rotated by 180 degrees and resized as training data were (PIL bilinear)."""
-    rotated = np.ascontiguousarray(image[::-1, ::-1])
-    resized = Image.fromarray(rotated).resize((POLICY_IMAGE_SIZE, POLICY_IMAGE_SIZE), Image.Resampling.BILINEAR)
-    return np.asarray(resized)

@@ -2,14 +2,13 @@
 
 A PaliGemma prefix reads images and instruction once, those of a batch in parts (batch_parts.py); then ten Euler steps
 run a narrower Gemma over 34 tokens (start, end, 32 noisy actions) that attends to the prefix's keys of the same layer.
-Its norms are modulated by the flow time and the duration.
+Its norms are modulated by the flow time and the duration; in a variant the duration is a token after the end instead.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from wpray.models import ops
+from wpray.models.backbone import Backbone
 from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
 from wpray.models.config import IMAGE_TOKENS, ActionExpertConfig
 from wpray.models.gemma import Modulation, aligned, bias_of, load_layers, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
 from wpray.models.same_bits import fingerprints, made_up
-from wpray.models.siglip import Siglip
-from wpray.models.stored_table import StoredTable
-from wpray.models.token_rows import TokenRows
 
 NUM_STEPS = 10
 PROMPT_SIZES = (32, 64)  # prompts are padded to the next of these
@@ -38,30 +35,29 @@ class ActionExpert:
 
     def __init__(
         self,
+        backbone: Backbone,
         weights: dict[str, Tensor],
-        table: Tensor | StoredTable,
         config: ActionExpertConfig,
         graphs: bool,
         pool: Any = None,
+        joint: bool = False,
     ) -> None:
-        """`weights` and `table` as Checkpoint's `tensors` and `table` give them; what is fused is taken out.
+        """`weights` as Checkpoint's `tensors` give them, without the backbone's; what is fused is taken out.
 
-        `graphs` captures on CUDA, in `pool` if one is given.
+        `joint`: a planner shares the backbone. `graphs` captures on CUDA, in `pool` if one is given.
         """
-        stem = "paligemma_with_expert."
-        self.config = config
-        self._vision = Siglip(weights, stem + "paligemma.model.", config.vision)
-        self._prefix = load_layers(weights, stem + "paligemma.model.language_model.", config.text)
-        self._expert = load_layers(weights, stem + "gemma_expert.model.", config.expert, adaptive=True)
-        unread = torch.empty(0)  # of the last layer only keys and values are
-        self._prefix[-1] = replace(self._prefix[-1], out=unread, gate_up=unread, down=unread)
+        stem = "paligemma_with_expert.gemma_expert.model."
+        self.config, self.backbone = config, backbone
+        self.device, self._prefix, self._tokens = backbone.device, backbone.layers, backbone.tokens
+        self._expert = load_layers(weights, stem, config.expert, adaptive=True)
         self._linear = {
             name: (weights[name + ".weight"], weights[name + ".bias"])
             for name in ("action_in_proj", "action_out_proj", "proprio_encoder", "time_mlp_in", "time_mlp_out")
         }
-        self.device = self._prefix[-1].qkv.device
-        self._tokens = TokenRows(table, self.device)
-        self._modulations = self._all_modulations(weights, stem + "gemma_expert.model.")
+        self._durations = weights["duration_embed.weight"] if config.duration_embed else None  # (34, width)
+        self._ahead = 2 if self._durations is None else 3  # tokens before the actions
+        self._counts_down = joint
+        self._modulations = self._all_modulations(weights, stem)
         self._caches = KvCaches(config.text.depth, config.text.head_dim, self._tokens.rows)
         captured = graphs and self.device.type == "cuda"
         self._read: Callable[..., Any] = GraphCache(self._prefill, pool) if captured else self._prefill
@@ -70,7 +66,7 @@ class ActionExpert:
     @torch.inference_mode()
     def act(
         self,
-        images: Tensor,
+        seen: Tensor,
         prompts: Sequence[Sequence[int]],
         start: Tensor,
         end: Tensor,
@@ -80,15 +76,15 @@ class ActionExpert:
     ) -> Tensor:
         """(B, 32, 32) float32 normalized actions.
 
-        images (B, 2, 224, 224, 3) uint8 [base, wrist]; prompts of at most 64 ids (BOS first); start and end (B, 32);
-        duration (B,) control steps, at most 33; noise (B, 32, 32) standard normal; `shape`: what to compute it in, as
-        it is if None. Raises ValueError for a longer prompt or duration, torch.cuda.OutOfMemoryError when the batch is
-        too large.
+        `seen`: images (B, 2, 224, 224, 3) uint8 [base, wrist], or their features from the same backbone; prompts of at
+        most 64 ids (BOS first); start and end (B, 32); duration (B,) control steps, at most 33; noise (B, 32, 32)
+        standard normal; `shape`: what to compute it in, as it is if None. Raises ValueError for a longer prompt or
+        duration, torch.cuda.OutOfMemoryError when the batch is too large.
         """
         if duration.min() < 0 or duration.max() > _LONGEST:
             raise ValueError(f"durations are 0 to {_LONGEST} control steps: {duration.tolist()}")
         given = (start.float(), end.float(), duration.long(), noise.float())
-        actions = self._run(images, prompts, given, shape or BatchShape.whole(len(prompts)))[1]
+        actions = self._run(seen, prompts, given, shape or BatchShape.whole(len(prompts)))[1]
         return actions[: len(prompts)].clone()
 
     @torch.inference_mode()
@@ -100,16 +96,16 @@ class ActionExpert:
         return fingerprints(*(part[: stop - start] for part in (*cache, actions)))
 
     def _run(
-        self, images: Tensor, prompts: Sequence[Sequence[int]], given: Sequence[Tensor], shape: BatchShape
+        self, seen: Tensor, prompts: Sequence[Sequence[int]], given: Sequence[Tensor], shape: BatchShape
     ) -> tuple[Tensor, Tensor]:
         """The cache (depth, rows, slots, 2 D) and the actions (rows, 32, 32); `given`: start, end, duration, noise."""
         size = padded_size(max(map(len, prompts)), PROMPT_SIZES)
         rows = torch.tensor([[*row, *[0] * (size - len(row))] for row in self._tokens.places(prompts)])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
-        inputs = [tensor.to(self.device, non_blocking=True) for tensor in (images, rows, lengths, *given)]
-        cache = self._caches.take(shape.rows, aligned(2 * IMAGE_TOKENS + size + 2 + self.config.horizon))
-        (real,) = read_parts(self._read, shape, inputs[:3], cache)
-        return cache, self._steps(cache, real, *(padded(values, shape.rows) for values in inputs[2:]))
+        inputs = [tensor.to(self.device, non_blocking=True) for tensor in (rows, lengths, *given)]
+        cache = self._caches.take(shape.rows, aligned(2 * IMAGE_TOKENS + size + self._ahead + self.config.horizon))
+        (real,) = read_parts(self._read, shape, (self.backbone.features(seen, shape), *inputs[:2]), cache)
+        return cache, self._steps(cache, real, *(padded(values, shape.rows) for values in inputs[1:]))
 
     def _flow(
         self,
@@ -126,18 +122,28 @@ class ActionExpert:
         `real` (B, S) are the prefix slots that may be seen.
         """
         cos, sin, bias = self._suffix_mask(lengths, real)
-        ends = self._apply("proprio_encoder", torch.stack([start, end], dim=1))
-        modulations = [[Modulation(*norm.unbind(1)) for norm in step] for step in self._modulations[:, :, duration]]
+        ahead = self._ahead_rows(start, end, duration)
+        # A duration that is a token is no part of the norms' condition.
+        condition = duration if self._durations is None else torch.zeros_like(duration)
+        modulations = [[Modulation(*norm.unbind(1)) for norm in step] for step in self._modulations[:, :, condition]]
         x = noise
         for step in range(NUM_STEPS):
-            x = x - (1.0 / NUM_STEPS) * self._velocity(x, ends, modulations[step], cache, cos, sin, bias, real.shape[1])
+            x = x - (1.0 / NUM_STEPS) * self._velocity(
+                x, ahead, modulations[step], cache, cos, sin, bias, real.shape[1]
+            )
         return x
 
-    def _prefill(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys beside values (depth, B, S, 2 D) of images and prompt, and which of them are real (B, S)."""
+    def _ahead_rows(self, start: Tensor, end: Tensor, duration: Tensor) -> Tensor:
+        """The suffix's rows before the actions (B, 2 or 3, width), float32."""
+        ends = self._apply("proprio_encoder", torch.stack([start, end], dim=1))
+        if self._durations is None:
+            return ends
+        return torch.cat([ends, F.embedding(duration, self._durations)[:, None]], dim=1)
+
+    def _prefill(self, seen: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys beside values (depth, B, S, 2 D) of image features and prompt, and which of them are real (B, S)."""
         batch, config = tokens.shape[0], self.config.text
         text = F.embedding(tokens, self._tokens.rows)
-        seen = self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1)
         x = torch.cat([seen, text], dim=1)
         slots = torch.arange(x.shape[1], device=self.device)
         real = slots < 2 * IMAGE_TOKENS + lengths[:, None]
@@ -154,39 +160,52 @@ class ActionExpert:
         return keys_values, real
 
     def _suffix_mask(self, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotary tables of the suffix and its bias (B, T, S + T): start and end see each other, actions see all."""
-        count = 2 + self.config.horizon
+        """Rotary tables of the suffix and its bias (B, T, S + T): tokens ahead see each other, actions see all."""
+        count = self._ahead + self.config.horizon
         index = torch.arange(count, device=self.device)
         cos, sin = rope_tables(2 * IMAGE_TOKENS + lengths[:, None] + index, self.config.expert.head_dim)
-        own = (index[None, :] < 2) | (index[:, None] >= 2)
+        own = (index[None, :] < self._ahead) | (index[:, None] >= self._ahead)
         own = F.pad(own, (0, aligned(real.shape[1] + count) - real.shape[1] - count))
         allowed = torch.cat([real[:, None].expand(-1, count, -1), own.expand(len(real), -1, -1)], dim=2)
         return cos, sin, bias_of(allowed)
 
     @torch.inference_mode()
     def _all_modulations(self, weights: dict[str, Tensor], stem: str) -> Tensor:
-        """Of every flow step, norm and duration: scale, shift and gate, (10, norms, 34, 3, width) float32.
+        """Of every flow step, norm and duration: scale, shift and gate, (10, norms, 34, 3, width) float32; of any
+        duration (10, norms, 1, 3, width) where that is a token.
 
         They depend on nothing else, so they are computed once; the norms' `weights` are taken out. Norms are in order:
         before and after each layer's attention, then the final one.
         """
         width, device = self.config.expert.width, self.device
-        times = torch.tensor([1.0 - step / NUM_STEPS for step in range(NUM_STEPS)], dtype=torch.float64)
-        durations = torch.arange(_LONGEST + 1, dtype=torch.float64) / _LONGEST
-        grid = (NUM_STEPS, len(durations), width)
-        both = torch.cat([_sincos(times, width)[:, None].expand(grid), _sincos(durations, width).expand(grid)], dim=-1)
-        hidden = F.silu(self._apply("time_mlp_in", both.to(device)))
+        times = torch.tensor(self._times(), dtype=torch.float64)
+        conditions = _sincos(times, width)[:, None]
+        if self._durations is None:
+            durations = torch.arange(_LONGEST + 1, dtype=torch.float64) / _LONGEST
+            grid = (NUM_STEPS, len(durations), width)
+            conditions = torch.cat([conditions.expand(grid), _sincos(durations, width).expand(grid)], dim=-1)
+        hidden = F.silu(self._apply("time_mlp_in", conditions.to(device)))
         condition = F.silu(self._apply("time_mlp_out", hidden))
         layers = range(self.config.expert.depth)
         parts = ("input_layernorm", "post_attention_layernorm")
         names = [*(f"{stem}layers.{layer}.{part}.dense" for layer in layers for part in parts), f"{stem}norm.dense"]
         every = [F.linear(condition, weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")) for name in names]
-        return torch.stack(every, dim=1).view(NUM_STEPS, len(names), len(durations), 3, width)
+        return torch.stack(every, dim=1).view(NUM_STEPS, len(names), conditions.shape[1], 3, width)
+
+    def _times(self) -> list[float]:
+        """Of the flow's steps. Joint models' references count them down in float32, whose error the short periods of
+        `_sincos` amplify a thousandfold.
+        """
+        if not self._counts_down:
+            return [1.0 - step / NUM_STEPS for step in range(NUM_STEPS)]
+        steps = np.full(NUM_STEPS, -1 / NUM_STEPS, np.float32)
+        steps[0] = 1
+        return [float(time) for time in np.cumsum(steps, dtype=np.float32)]
 
     def _velocity(
         self,
         x: Tensor,
-        ends: Tensor,
+        ahead: Tensor,
         modulations: list[Modulation],
         cache: Tensor,
         cos: Tensor,
@@ -196,7 +215,7 @@ class ActionExpert:
     ) -> Tensor:
         """The flow's velocity (B, 32, 32) at x; writes the suffix's slots of the cache."""
         config = self.config.expert
-        tokens = torch.cat([ends, self._apply("action_in_proj", x)], dim=1).to(cache.dtype)
+        tokens = torch.cat([ahead, self._apply("action_in_proj", x)], dim=1).to(cache.dtype)
         branch = gate = None
         for index, layer in enumerate(self._expert):
             before, after = modulations[2 * index], modulations[2 * index + 1]

@@ -50,6 +50,7 @@ UNUSED = frozenset(
         "paligemma_with_expert.paligemma.model.language_model.norm.weight",
     }
 )
+UNUSED_OF_JOINT = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ROWS = 4096  # of two tied tables, compared at once
 _MERGE = "merge it into its base model and name the folder of the result"
@@ -68,13 +69,14 @@ class Checkpoint:
     dtypes: Mapping[str, str] = field(default_factory=dict)  # name in the files -> stored dtype, such as BF16
     left_out: tuple[str, ...] = ()  # names in the files that are not this model's
     notes: tuple[str, ...] = ()  # in what its names differ from the manifest's, in words
+    unused: frozenset[str] = UNUSED  # manifest names that may be absent, and are not read
 
     def tensors(self, device: torch.device, precision: Precision) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of all that is used, one at a time, on `device`, in the dtype that `precision` means.
 
         Without the embedding table, which is for `table`.
         """
-        used = [name for name in self.stored if name not in UNUSED | TABLES]
+        used = [name for name in self.stored if name not in self.unused | TABLES]
         for path, names in itertools.groupby(sorted(used, key=self._place), key=self._place):
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in names:
@@ -133,6 +135,18 @@ def open_action_expert(path: str | Path, setting: str = "ae_checkpoint") -> tupl
     return verified(header, names, action_expert_manifest(config, "bfloat16"), setting), config
 
 
+def open_joint(path: str | Path, setting: str = "joint_checkpoint") -> tuple[Checkpoint, ActionExpertConfig]:
+    """Return the joint checkpoint at `path`: an action expert whose backbone plans, too.
+
+    Raises BadInputError, which names `setting`, listing every key that is wrong.
+    """
+    header = read_headers(resolve_checkpoint(path, setting), setting)
+    with refused_as(header, setting):
+        names = plain_names(header.shapes)
+        config = infer_action_expert_config(shapes_of(header, names))
+    return verified(header, names, action_expert_manifest(config, "bfloat16"), setting, UNUSED_OF_JOINT), config
+
+
 def resolve_checkpoint(path: str | Path, setting: str, names: tuple[str, ...] = (FILE, INDEX)) -> Path:
     """Return the safetensors file, or the index of shards, of a training step's or a model's directory.
 
@@ -165,8 +179,10 @@ def shapes_of(header: Header, names: Names) -> dict[str, tuple[int, ...]]:
     return {name: header.shapes[own] for name, own in names.stored.items()}
 
 
-def verified(header: Header, names: Names, manifest: Manifest, setting: str) -> Checkpoint:
-    """Return the checkpoint, if it holds exactly what `manifest` lists, in its shapes.
+def verified(
+    header: Header, names: Names, manifest: Manifest, setting: str, unused: frozenset[str] = UNUSED
+) -> Checkpoint:
+    """Return the checkpoint, if it holds exactly what `manifest` lists, in its shapes; `unused` may be absent.
 
     Raises BadInputError listing every tensor that is missing, unknown or misshapen; or if both names of tied weights
     are there and their tensors differ.
@@ -178,12 +194,12 @@ def verified(header: Header, names: Names, manifest: Manifest, setting: str) -> 
         if name in stored or other in stored:
             found[name] = stored[name] if name in stored else stored[other]
     twice = {other: name for name, other in _TIED.items() if name in manifest and name in stored and other in stored}
-    problems = list(_problems(header, names, manifest, found, twice))
+    problems = list(_problems(header, names, manifest, found, twice, unused))
     if problems:
         hint = _lora_hint(header.shapes)
         raise BadInputError(f"{setting}: {header.path}: not this model's checkpoint; {'; '.join(problems)}{hint}")
     for other, name in twice.items():
-        if name not in UNUSED and not _equal(header, stored[name], stored[other]):
+        if name not in unused and not _equal(header, stored[name], stored[other]):
             both = f"{stored[name]} and {stored[other]} are the same weights in this model, but differ"
             raise BadInputError(f"{setting}: {header.path}: {both}; remove the one that was not trained")
     return Checkpoint(
@@ -196,14 +212,20 @@ def verified(header: Header, names: Names, manifest: Manifest, setting: str) -> 
         dtypes=header.dtypes,
         left_out=names.left_out,
         notes=(*names.notes, *_beside(header.path)),
+        unused=unused,
     )
 
 
 def _problems(
-    header: Header, names: Names, manifest: Manifest, found: Mapping[str, str], twice: Mapping[str, str]
+    header: Header,
+    names: Names,
+    manifest: Manifest,
+    found: Mapping[str, str],
+    twice: Mapping[str, str],
+    unused: frozenset[str],
 ) -> Iterator[str]:
     known = {*found.values(), *(names.stored[other] for other in twice)}
-    missing = sorted(set(manifest) - set(found) - UNUSED)
+    missing = sorted(set(manifest) - set(found) - unused)
     unknown = sorted(set(header.shapes) - known - set(names.left_out))
     stored = {**found, **{other: names.stored[other] for other in twice}}
     expected = {**{name: manifest[name][0] for name in found}, **{o: manifest[n][0] for o, n in twice.items()}}

@@ -13,6 +13,9 @@ Precision = Literal["float32", "bfloat16"]
 Manifest = dict[str, tuple[tuple[int, ...], Precision]]
 
 VOCABULARY = 257152
+NUM_DURATIONS = 34  # 0 to 33 control steps
+DURATION_EMBED = "duration_embed.weight"
+BLOCK_PLANNER = "block_planner."  # what its tensors' names start with
 IMAGE_SIZE, PATCH = 224, 14
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2  # of one camera
 
@@ -69,6 +72,14 @@ class VlmConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockPlannerConfig:
+    """What a block planner has beside its backbone."""
+
+    rows: int  # tokens of a waypoint
+    blocks: int | None  # waypoints with an embedding of their own; None: there are none
+
+
+@dataclass(frozen=True, slots=True)
 class ActionExpertConfig:
     """The action expert: a PaliGemma prefix and a narrower Gemma that attends to it."""
 
@@ -77,6 +88,8 @@ class ActionExpertConfig:
     expert: GemmaConfig
     action_dim: int = 32
     horizon: int = 32
+    duration_embed: bool = False  # the duration is a token of the suffix, not part of the norms' condition
+    planner: BlockPlannerConfig | None = None  # of a joint model that plans a waypoint at once
 
     @classmethod
     def full(cls) -> ActionExpertConfig:
@@ -102,7 +115,10 @@ def vlm_manifest(config: VlmConfig, precision: Precision) -> Manifest:
 
 
 def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> Manifest:
-    """Name -> (shape, dtype) of every tensor in an action expert checkpoint, as training saves it."""
+    """Name -> (shape, dtype) of every tensor in an action expert checkpoint, as training saves it.
+
+    A joint checkpoint has the same: the action expert's backbone is then the planner's, too.
+    """
     expert, width, dim = config.expert, config.expert.width, config.action_dim
     manifest = _paligemma("paligemma_with_expert.paligemma.", config.vision, config.text, precision)
     stem = "paligemma_with_expert.gemma_expert."
@@ -112,10 +128,14 @@ def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> 
         ("action_in_proj", width, dim),
         ("action_out_proj", dim, width),
         ("proprio_encoder", width, dim),
-        ("time_mlp_in", width, 2 * width),
+        ("time_mlp_in", width, width if config.duration_embed else 2 * width),
         ("time_mlp_out", width, width),
     ):
         manifest |= _linear(name, rows, columns, "float32")
+    if config.duration_embed:
+        manifest[DURATION_EMBED] = ((NUM_DURATIONS, width), "float32")
+    if config.planner:
+        manifest |= _block_planner(config.planner, config.text.width)
     return manifest
 
 
@@ -130,9 +150,30 @@ def infer_action_expert_config(shapes: Mapping[str, tuple[int, ...]]) -> ActionE
     stem = "paligemma_with_expert.paligemma.model."
     expert = _infer_gemma(shapes, "paligemma_with_expert.gemma_expert.model.")
     dim = _rows(shapes, "action_out_proj", ".bias")[0]
+    planner = _infer_block_planner(shapes)
     return ActionExpertConfig(
-        _infer_siglip(shapes, stem), _infer_gemma(shapes, stem + "language_model."), expert, action_dim=dim
+        _infer_siglip(shapes, stem),
+        _infer_gemma(shapes, stem + "language_model."),
+        expert,
+        action_dim=dim,
+        duration_embed=DURATION_EMBED in shapes or planner is not None,  # no other is known with a block planner
+        planner=planner,
     )
+
+
+def _infer_block_planner(shapes: Mapping[str, tuple[int, ...]]) -> BlockPlannerConfig | None:
+    if not any(name.startswith(BLOCK_PLANNER) for name in shapes):
+        return None
+    rows = _rows(shapes, BLOCK_PLANNER, "query_resid")[0]
+    blocks = shapes.get(BLOCK_PLANNER + "block_embed.weight")
+    return BlockPlannerConfig(rows, blocks[0] if blocks else None)
+
+
+def _block_planner(config: BlockPlannerConfig, width: int) -> Manifest:
+    rows: dict[str, int] = {"query_resid": config.rows, "slot_embed.weight": config.rows}
+    if config.blocks is not None:
+        rows["block_embed.weight"] = config.blocks
+    return {BLOCK_PLANNER + name: ((count, width), "float32") for name, count in rows.items()}
 
 
 def _infer_gemma(shapes: Mapping[str, tuple[int, ...]], stem: str) -> GemmaConfig:

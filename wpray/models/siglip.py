@@ -38,14 +38,20 @@ class _Block:
 class Siglip:
     """Images to features in the text model's width."""
 
-    def __init__(self, weights: dict[str, Tensor], stem: str, config: SiglipConfig) -> None:
-        """`weights` by checkpoint name; `stem` ends in 'model.' and is followed by vision_tower and the projector."""
+    def __init__(
+        self, weights: dict[str, Tensor], stem: str, config: SiglipConfig, convolves_on_cpu: bool = False
+    ) -> None:
+        """`weights` by checkpoint name; `stem` ends in 'model.' and is followed by vision_tower and the projector.
+
+        `convolves_on_cpu`: patches are embedded by torch's convolution on a CPU, as the references of joint models do.
+        What follows amplifies its rounding tenfold, beyond what their recorded numbers are compared with.
+        """
 
         def affine(name: str) -> _Affine:
             return _Affine(weights.pop(name + ".weight"), weights.pop(name + ".bias"))
 
         tower = stem + "vision_tower.vision_model."
-        self._heads = config.heads
+        self._heads, self._convolves_on_cpu = config.heads, convolves_on_cpu
         # A patch embedding is a convolution without overlap: one matrix product over flattened patches.
         patch = affine(tower + "embeddings.patch_embedding")
         self._patch = _Affine(patch.weight.flatten(1), patch.bias)
@@ -56,11 +62,19 @@ class Siglip:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, 224, 224, 3) uint8 -> (N, 256, width) image features."""
-        x = (self._patch.linear(_patches(images)) + self._position).to(self._post.weight.dtype)
+        x = (self._embedded(images) + self._position).to(self._post.weight.dtype)
         for block in self._blocks:
             x = x + block.out.linear(self._attend(block, block.norm1.norm(x)))
             x = x + block.fc2.linear(F.gelu(block.fc1.linear(block.norm2.norm(x)), approximate="tanh"))
         return self._projector.linear(self._post.norm(x))
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """(N, 256, width) of patches, float32."""
+        if images.is_cuda or not self._convolves_on_cpu:
+            return self._patch.linear(_patches(images))
+        pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        kernel = self._patch.weight.view(-1, 3, PATCH, PATCH)
+        return F.conv2d(pixels, kernel, self._patch.bias, stride=PATCH).flatten(2).transpose(1, 2)
 
     def _attend(self, block: _Block, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape

@@ -7,11 +7,24 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class Table(Protocol):
+    """An embedding table, wherever its rows are."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+
+    def __len__(self) -> int: ...
+
+    def take(self, ids: Sequence[int]) -> Tensor:
+        """Rows (N, width) on the host. Raises ValueError for a row that there is not."""
 
 
 class StoredTable:

@@ -1,7 +1,8 @@
 """`python -m wpray.models.synthetic OUT`: random checkpoints of the real layout, with all that a run of them needs.
 
-OUT/vlm and OUT/ae hold the weights, OUT/tokenizer.model a small sentencepiece tokenizer, OUT/dataset_statistics.json
-plausible ranges, OUT/config.yaml a configuration that names them: `python -m wpray.launch --config OUT/config.yaml`.
+OUT/vlm and OUT/ae, or OUT/joint, hold the weights, OUT/tokenizer.model a small sentencepiece tokenizer,
+OUT/dataset_statistics.json plausible ranges, OUT/config.yaml a configuration that names them:
+`python -m wpray.launch --config OUT/config.yaml`.
 Random weights solve nothing, but they cost what trained ones do.
 """
 
@@ -11,6 +12,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,19 +25,25 @@ from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.models.config import (
     ActionExpertConfig,
+    BlockPlannerConfig,
     Precision,
     VlmConfig,
     action_expert_manifest,
     vlm_manifest,
 )
 from wpray.models.random_weights import write_random
+from wpray.models.token_layout import BINS256, BINS300
 
 Variant = Literal["tiny", "full"]
-_DURATION_0, _NUM_DURATIONS = 256767, 34  # ids count down as durations count up
+Layout = Literal["two", "joint", "block"]
 _USUAL_DURATIONS = range(8, 25)  # control steps, as trained policies plan them
 # Rows of the embedding table that score 0 and never win: durations that no trained policy plans. A run of random
 # weights then costs what it would; a plan that is all zeros, say, would ask for a new plan after every step.
-_UNUSUAL = [_DURATION_0 - steps for steps in range(_NUM_DURATIONS) if steps not in _USUAL_DURATIONS]
+_UNUSUAL = {
+    tokens: [own for steps, own in enumerate(tokens.durations.ids) if steps not in _USUAL_DURATIONS]
+    for tokens in (BINS256, BINS300)
+}
+_NUM_WAYPOINTS = 7
 _INSTRUCTIONS = (
     "pick up the alphabet soup and place it in the basket",
     "pick up the black bowl between the plate and the ramekin and place it on the plate",
@@ -60,30 +68,42 @@ def main(argv: Sequence[str]) -> int:
     """Writes everything to a folder. Raises BadInputError if it cannot be written."""
     parser = ArgumentParser(prog="python -m wpray.models.synthetic", description=__doc__)
     parser.add_argument("out", type=folder_to_write, metavar="OUT")
+    parser.add_argument(
+        "--layout",
+        choices=("two", "joint", "block"),
+        default="two",
+        help="a pair of files; one file with the newer tokens; one with a block planner",
+    )
     parser.add_argument("--variant", choices=("tiny", "full"), default="tiny", help="full: 13 GB in bfloat16")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="of the files")
     parser.add_argument("--seed", type=whole(0, 2**63 - 1), default=0)
     args = parser.parse_args(argv)
     try:
-        write(args.out, args.variant, args.precision, args.seed)
+        write(args.out, args.variant, args.precision, args.seed, args.layout)
     except OSError as error:
         raise BadInputError(f"{args.out}: cannot be written ({error.strerror}); choose another folder") from error
     print(f"python -m wpray.launch --config {args.out / 'config.yaml'}")
     return 0
 
 
-def write(out: Path, variant: Variant, precision: Precision, seed: int = 0) -> None:
+def write(out: Path, variant: Variant, precision: Precision, seed: int = 0, layout: Layout = "two") -> None:
     """Writes checkpoints, tokenizer, statistics and configuration to `out`."""
     vlm, expert = (
         (VlmConfig.tiny(), ActionExpertConfig.tiny())
         if variant == "tiny"
         else (VlmConfig.full(), ActionExpertConfig.full())
     )
-    write_random(vlm_manifest(vlm, precision), seed, out / "vlm", {"paligemma.lm_head.weight": _UNUSUAL})
-    write_random(action_expert_manifest(expert, precision), seed, out / "ae")
+    if layout == "two":
+        write_random(vlm_manifest(vlm, precision), seed, out / "vlm", {"paligemma.lm_head.weight": _UNUSUAL[BINS256]})
+        write_random(action_expert_manifest(expert, precision), seed, out / "ae")
+    else:
+        planner = BlockPlannerConfig(BINS300.tokens_per_waypoint, _NUM_WAYPOINTS) if layout == "block" else None
+        expert = replace(expert, duration_embed=True, planner=planner)
+        head = "paligemma_with_expert.paligemma.lm_head.weight"
+        write_random(action_expert_manifest(expert, precision), seed, out / "joint", {head: _UNUSUAL[BINS300]})
     (out / "tokenizer.model").write_bytes(_tokenizer())
-    (out / "dataset_statistics.json").write_text(json.dumps(_statistics(), indent=1) + "\n")
-    (out / "config.yaml").write_text(_config(out, variant, precision))
+    (out / "dataset_statistics.json").write_text(json.dumps(_statistics(layout), indent=1) + "\n")
+    (out / "config.yaml").write_text(_config(out, variant, precision, layout))
 
 
 def _tokenizer() -> bytes:
@@ -105,8 +125,10 @@ def _tokenizer() -> bytes:
     return model.getvalue()
 
 
-def _statistics() -> dict[str, object]:
-    return {"action": _complete(_ACTION), "proprio": _complete(_PROPRIO), "num_samples": 0}
+def _statistics(layout: Layout) -> dict[str, object]:
+    dims = (BINS256 if layout == "two" else BINS300).proprio_dim
+    proprio = {name: values[:dims] for name, values in _PROPRIO.items()}
+    return {"action": _complete(_ACTION), "proprio": _complete(proprio), "num_samples": 0}
 
 
 def _complete(ranges: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -115,11 +137,11 @@ def _complete(ranges: dict[str, list[float]]) -> dict[str, list[float]]:
     return {"mean": mean, "std": std, **ranges, "min": ranges["q01"], "max": ranges["q99"]}
 
 
-def _config(out: Path, variant: Variant, precision: Precision) -> str:
+def _config(out: Path, variant: Variant, precision: Precision, layout: Layout) -> str:
     suffix = {"tiny": ("tiny_2b", "tiny_300m"), "full": ("gemma_2b", "gemma_300m")}[variant]
+    names = {"vlm_checkpoint": out / "vlm", "ae_checkpoint": out / "ae"}
     entries = {
-        "vlm_checkpoint": out / "vlm",
-        "ae_checkpoint": out / "ae",
+        **(names if layout == "two" else {"joint_checkpoint": out / "joint"}),
         "dataset_statistics_path": out / "dataset_statistics.json",
         "paligemma_variant": suffix[0],
         "action_expert_variant": suffix[1],

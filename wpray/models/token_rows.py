@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wpray.models.stored_table import StoredTable
+from wpray.models.stored_table import Table
 
 _CAPACITY = 8192  # rows on the device
 
@@ -18,7 +18,7 @@ class TokenRows:
     `rows` (capacity, width) stays where it is: a captured graph may read it.
     """
 
-    def __init__(self, table: Tensor | StoredTable, device: torch.device, always: Sequence[int] = ()) -> None:
+    def __init__(self, table: Tensor | Table, device: torch.device, always: Sequence[int] = ()) -> None:
         """`table` (vocabulary, width); embeddings are its rows times the root of the width. `always`: ids to keep."""
         self._table = table
         self._scale = torch.tensor(table.shape[1] ** 0.5, dtype=table.dtype)
@@ -60,6 +60,6 @@ class TokenRows:
         self._places |= {token: first + place for place, token in enumerate(ids)}
 
     def _take(self, ids: Sequence[int]) -> Tensor:
-        if isinstance(self._table, StoredTable):
-            return self._table.take(ids)
-        return self._table[list(ids)].cpu()
+        if isinstance(self._table, Tensor):
+            return self._table[list(ids)].cpu()
+        return self._table.take(ids)

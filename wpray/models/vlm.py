@@ -1,8 +1,9 @@
 """The waypoint VLM: two images and a prompt in, seven waypoints out, greedily.
 
-What the answer must contain is known beforehand: every waypoint is `<wp>`, eight proprio bins, `<dur>`, a duration.
-The header and the first `<wp>` are part of the prefill; every later forced token is fed together with the sampled one
-before it, so seven waypoints take 62 passes of one or two tokens; and only the ids that may come next are scored.
+What the answer must contain is known beforehand: every waypoint is `<wp>`, proprio bins (and a gripper token), `<dur>`,
+a duration (token_layout.py). The header and the first `<wp>` are part of the prefill; every later forced token is fed
+together with the sampled one before it, so seven waypoints take 62 passes (newer layout: 55) of one or two tokens; and
+only the ids that may come next are scored.
 Prompts are read in parts, then all of a batch decodes together (batch_parts.py).
 """
 
@@ -17,21 +18,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from wpray.models import ops
+from wpray.models.backbone import Backbone
 from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
-from wpray.models.config import IMAGE_TOKENS, VlmConfig
-from wpray.models.gemma import GemmaLayer, aligned, bias_of, load_layers, padded_size, rope_tables
+from wpray.models.config import IMAGE_TOKENS, Precision
+from wpray.models.gemma import GemmaLayer, aligned, bias_of, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
 from wpray.models.same_bits import fingerprints, made_up
-from wpray.models.siglip import Siglip
-from wpray.models.stored_table import StoredTable
-from wpray.models.token_rows import TokenRows
+from wpray.models.token_layout import TokenLayout
 
-_WAYPOINT, _DURATION = 256733, 256732  # the forced ids
-_FIRST_BIN, _NUM_BINS = 257023, 256  # ids count down from here as bins count up
-_FIRST_DURATION, _NUM_DURATIONS = 256767, 34
-_NUM_BINS_PER_WAYPOINT = 8
-_PASSES = _NUM_BINS_PER_WAYPOINT + 1  # sampled values of a waypoint
-_TOKENS_PER_WAYPOINT = _PASSES + 2  # and two forced ones
 _TEXT_SIZES = (64, 96, 128, 192, 256, 512)  # prompt and answer's header together are padded to the next of these
 
 _Phase = Callable[..., Any]  # eager, or captured
@@ -41,18 +35,23 @@ _Phase = Callable[..., Any]  # eager, or captured
 class VlmOutput:
     """Sampled waypoints of a batch."""
 
-    bins: Tensor  # (B, M, 8) int64, 0..255
-    durations: Tensor  # (B, M) int64, control steps
+    values: Tensor  # (B, M, V) int64, as the layout's `families` order them
+    features: Tensor  # (B, 512, width) of the images
+
+    @property
+    def durations(self) -> Tensor:
+        """(B, M) control steps."""
+        return self.values[..., -1]
 
 
 @dataclass(frozen=True, slots=True)
 class _Prefix:
     """One batch's inputs on the device."""
 
-    images: Tensor  # (B, 2, 224, 224, 3) uint8
+    seen: Tensor  # (B, 512, width) image features
     tokens: Tensor  # (B, P) prompt, as rows of the embeddings on the device, right-padded with 0
     lengths: Tensor  # (B,) prompt tokens
-    forced: Tensor  # (B, M, 9) values to feed instead of the sampled ones where >= 0
+    forced: Tensor  # (B, M, V) values to feed instead of the sampled ones where >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,38 +81,44 @@ class _Places:
 
 
 class WaypointVLM:
-    """A loaded VLM on one device. Not thread-safe: one caller at a time."""
+    """A planner on one device. Not thread-safe: one caller at a time."""
 
     def __init__(
         self,
-        weights: dict[str, Tensor],
-        table: Tensor | StoredTable,
-        config: VlmConfig,
+        backbone: Backbone,
+        layout: TokenLayout,
         header: Sequence[int],
         graphs: bool,
         pool: Any = None,
+        head: Precision = "float32",
     ) -> None:
-        """`weights` and `table` as Checkpoint's `tensors` and `table` give them; what is fused is taken out.
+        """A `backbone` that has been loaded with `always` = `header` (the ids of "Action: ") and <wp>.
 
-        `header` holds the ids of "Action: "; `graphs` captures on CUDA, in `pool` if one is given.
+        `head` float32: hidden states and embeddings are multiplied as float32. bfloat16: the products are rounded to
+        the weights' dtype, as some training branches do. `graphs` captures on CUDA, in `pool` if one is given.
         """
-        stem = "paligemma.model."
-        self.config = config
-        self._vision = Siglip(weights, stem, config.vision)
-        self._layers = load_layers(weights, stem + "language_model.", config.text)
-        self._norm = 1 + weights[stem + "language_model.norm.weight"].float()
-        self.device = self._norm.device
-        begins = (*header, _WAYPOINT)
-        self._tokens = TokenRows(table, self.device, always=begins)
-        self._answer = torch.tensor(self._tokens.places([begins])[0], device=self.device)
-        self._bins = self._choice([_FIRST_BIN - value for value in range(_NUM_BINS)])
-        self._durations = self._choice([_FIRST_DURATION - value for value in range(_NUM_DURATIONS)])
-        self._dur, self._wp = self._tokens.embedded([_DURATION, _WAYPOINT])
-        self._caches = KvCaches(len(self._layers), config.text.head_dim, self._tokens.rows)
+        assert backbone.norm is not None
+        self.backbone, self.layout = backbone, layout
+        self._layers, self._norm, self._tokens = backbone.layers, backbone.norm, backbone.tokens
+        self.device, self._text = backbone.device, backbone.config
+        self._rounds = head == "bfloat16"
+        self._answer = torch.tensor(self._tokens.places([self._begins(header)])[0], device=self.device)
+        choices = {family: self._choice(family.ids) for family in dict.fromkeys(layout.families)}
+        self._choices = [choices[family] for family in layout.families]
+        self._dur, self._wp = self._tokens.embedded([layout.duration, layout.waypoint])
+        self._caches = KvCaches(len(self._layers), self._text.head_dim, self._tokens.rows)
         captured = graphs and self.device.type == "cuda"
         self._read: _Phase = GraphCache(self._prefill, pool) if captured else self._prefill
         self._decode: _Phase = GraphCache(self._answers, pool, shared=1) if captured else self._answers
         self.hidden: list[Tensor] | None = None  # set to a list to collect what each next token is read from
+
+    def _begins(self, header: Sequence[int]) -> list[int]:
+        """Ids that a prompt is followed by before anything is sampled."""
+        return [*header, self.layout.waypoint]
+
+    def _new_slots(self, num_waypoints: int) -> int:
+        """Tokens that are fed after them: all but the first <wp> and the last duration."""
+        return self.layout.tokens_per_waypoint * num_waypoints - 2
 
     @torch.inference_mode()
     def plan(
@@ -126,31 +131,31 @@ class WaypointVLM:
     ) -> VlmOutput:
         """Waypoints for images (B, 2, 224, 224, 3) uint8 [base, wrist] and prompts (BOS first, any mix of lengths).
 
-        `forced` (B, M, 9): feed these bins and durations instead of the sampled ones (to compare hidden states).
+        `forced` (B, M, V): feed these values instead of the sampled ones (to compare hidden states).
         `shape`: what to compute it in; as it is if None. Raises ValueError for a prompt over 500 tokens,
         torch.cuda.OutOfMemoryError when the batch is too large.
         """
-        prefix = self._prefix(images, prompts, num_waypoints, forced)
-        *_, values = self._run(prefix, shape or BatchShape.whole(len(prompts)))
-        values = values[: len(prompts)].clone()
-        return VlmOutput(values[..., :_NUM_BINS_PER_WAYPOINT], values[..., _NUM_BINS_PER_WAYPOINT])
+        shape = shape or BatchShape.whole(len(prompts))
+        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, forced)
+        *_, values = self._run(prefix, shape)
+        return VlmOutput(values[: len(prompts)].clone(), prefix.seen)
 
     @torch.inference_mode()
     def trace(self, start: int, stop: int, shape: BatchShape, prompt_size: int = 60, num_waypoints: int = 7) -> Tensor:
         """Fingerprints (B, pieces) of all that made-up requests of these numbers are planned from (same_bits.py)."""
         images, prompts, _ = made_up(start, stop, prompt_size)
-        cache, hidden, values = self._run(self._prefix(images, prompts, num_waypoints, None), shape)
+        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, None)
+        cache, hidden, values = self._run(prefix, shape)
         return fingerprints(*(part[: stop - start] for part in (*cache, hidden, values)))
 
     def _run(self, prefix: _Prefix, shape: BatchShape) -> tuple[Tensor, Tensor, Tensor]:
         """The cache (depth, rows, slots, 2 D), the hidden states (rows, width) that the first values are read from, and
-        the values (rows, M, 9).
+        the values (rows, M, V).
         """
         num_waypoints = prefix.forced.shape[1]
         length = 2 * IMAGE_TOKENS + prefix.tokens.shape[1] + len(self._answer)
-        # The last duration is fed to nothing.
-        cache = self._caches.take(shape.rows, aligned(length + _TOKENS_PER_WAYPOINT * num_waypoints - 2))
-        hidden, real = read_parts(self._read, shape, (prefix.images, prefix.tokens, prefix.lengths), cache)
+        cache = self._caches.take(shape.rows, aligned(length + self._new_slots(num_waypoints)))
+        hidden, real = read_parts(self._read, shape, (prefix.seen, prefix.tokens, prefix.lengths), cache)
         lengths, forced = (padded(part, shape.rows) for part in (prefix.lengths, prefix.forced))
         return cache, hidden, self._decode(cache, real, hidden, lengths, forced)
 
@@ -160,18 +165,18 @@ class WaypointVLM:
         return padded_size(tokens + header, _TEXT_SIZES) - header
 
     def _prefix(
-        self, images: Tensor, prompts: Sequence[Sequence[int]], num_waypoints: int, forced: Tensor | None
+        self, seen: Tensor, prompts: Sequence[Sequence[int]], num_waypoints: int, forced: Tensor | None
     ) -> _Prefix:
         size = self.prompt_size(max(map(len, prompts)))
         rows = torch.tensor([[*row, *[0] * (size - len(row))] for row in self._tokens.places(prompts)])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         if forced is None:
-            forced = torch.full((len(prompts), num_waypoints, _PASSES), -1)
+            forced = torch.full((len(prompts), num_waypoints, len(self._choices)), -1)
         to = self.device
-        return _Prefix(images.to(to, non_blocking=True), rows.to(to), lengths.to(to), forced.to(to))
+        return _Prefix(seen, rows.to(to), lengths.to(to), forced.to(to))
 
     def _answers(self, layers: Tensor, real: Tensor, hidden: Tensor, lengths: Tensor, forced: Tensor) -> Tensor:
-        """(B, M, 9) sampled values after prompts that `layers` (depth, B, slots, 2 D) hold.
+        """(B, M, V) sampled values after prompts that `layers` (depth, B, slots, 2 D) hold.
 
         `real` (B, S) are the prefix slots that may be seen, `hidden` (B, width) what the first value is read from.
         """
@@ -182,41 +187,46 @@ class WaypointVLM:
         fed = 0  # tokens after the prefix
         values: list[Tensor] = []
         for waypoint in range(num_waypoints):
-            for index in range(_PASSES):
-                choice, follower = self._next(index)
-                scores = ops.linear(hidden, choice.scoring)
+            for index, choice in enumerate(self._choices):
+                follower = self._follower(index)
+                scores = self._scores(hidden, choice)
                 value, new = ops.pick(scores, forced[:, waypoint, index], choice.embedded, follower)
                 values.append(value)
-                if waypoint == num_waypoints - 1 and index == _PASSES - 1:
+                if len(values) == num_waypoints * len(self._choices):
                     break
                 hidden = self._pass(new, fed, cache, places)
                 fed += new.shape[1]
-        return torch.stack(values, dim=1).view(batch, num_waypoints, _PASSES)
+        return torch.stack(values, dim=1).view(batch, num_waypoints, len(self._choices))
 
     def _choice(self, ids: Sequence[int]) -> _Choice:
         return _Choice(self._tokens.scoring(ids), self._tokens.embedded(ids))
 
-    def _next(self, index: int) -> tuple[_Choice, Tensor | None]:
-        """What a waypoint's value number `index` is chosen from, and the forced token that must follow it."""
-        if index < _NUM_BINS_PER_WAYPOINT - 1:
-            return self._bins, None
-        return (self._bins, self._dur) if index == _NUM_BINS_PER_WAYPOINT - 1 else (self._durations, self._wp)
+    def _scores(self, hidden: Tensor, choice: _Choice) -> Tensor:
+        """(B, N) float32 of hidden states (B, width)."""
+        scores = ops.linear(hidden, choice.scoring)
+        return scores.to(hidden.dtype).float() if self._rounds else scores
 
-    def _prefill(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reads images, prompt and header; returns their keys beside values (depth, B, S, 2 D), the last one's hidden
-        state (B, width) and which of them are real (B, S).
+    def _follower(self, index: int) -> Tensor | None:
+        """The forced token (width,) that must follow a waypoint's value number `index`."""
+        last = len(self._choices) - 1
+        return self._wp if index == last else self._dur if index == last - 1 else None
+
+    def _prefill(self, seen: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reads image features, prompt and header.
+
+        Returns their keys beside values (depth, B, S, 2 D), the last one's hidden state (B, width) and which of them
+        are real (B, S).
         """
         batch, size = tokens.shape
         text = torch.cat([tokens, self._answer.expand(batch, -1)], dim=1)
-        seen = self._vision(images.flatten(0, 1)).view(batch, 2 * IMAGE_TOKENS, -1)
         x = torch.cat([seen, F.embedding(text, self._tokens.rows)], dim=1)
-        keys_values = x.new_empty((len(self._layers), batch, x.shape[1], 2 * self.config.text.head_dim))
+        keys_values = x.new_empty((len(self._layers), batch, x.shape[1], 2 * self._text.head_dim))
         positions, bias, real = self._prefix_mask(lengths, size, x)
-        cos, sin = rope_tables(positions, self.config.text.head_dim)
+        cos, sin = rope_tables(positions, self._text.head_dim)
         branch = None
         for index, (layer, kv) in enumerate(zip(self._layers, keys_values, strict=True)):
             x, normed = ops.add_norm(x, branch, layer.norm_in)
-            q = ops.queries(normed, layer.qkv, cos, sin, self.config.text, kv)
+            q = ops.queries(normed, layer.qkv, cos, sin, self._text, kv)
             if index == len(self._layers) - 1:
                 # Of the last layer only the answer's own hidden states are read.
                 fed = len(self._answer)
@@ -238,7 +248,7 @@ class WaypointVLM:
         """Of every token that may follow the prefix: its rotary tables and whom it sees. Always over all slots."""
         new = torch.arange(cache.layers.shape[2] - cache.prefix, device=self.device)
         first = 2 * IMAGE_TOKENS + lengths + len(self._answer)
-        cos, sin = rope_tables(first[:, None] + new, self.config.text.head_dim)
+        cos, sin = rope_tables(first[:, None] + new, self._text.head_dim)
         reached = (new <= new[:, None]).expand(len(lengths), -1, -1)
         before = real[:, None].expand(-1, len(new), -1)
         return _Places(cos, sin, bias_of(torch.cat([before, reached], dim=2)))
@@ -247,7 +257,7 @@ class WaypointVLM:
         """Feeds embedded tokens (B, T, width), the first `fed` after the prefix; returns the last one's hidden state
         (B, width).
         """
-        end, cursor, config = fed + x.shape[1], cache.prefix + fed, self.config.text
+        end, cursor, config = fed + x.shape[1], cache.prefix + fed, self._text
         tables, bias = (places.cos[:, fed:end], places.sin[:, fed:end]), places.bias[:, fed:end]
         branch = None
         for layer, kv in zip(self._layers, cache.layers, strict=True):

@@ -12,12 +12,12 @@ import numpy as np
 
 from wpray.errors import InvalidRequestError
 from wpray.models.staging import StagedImages, Staging
-from wpray.policy.normalize import Scaling
 from wpray.policy.prompt import PromptEncoder, TokenIds
-from wpray.types import PROPRIO_DIM, Float32Array, Observation, PlanRequest, SegmentRequest
+from wpray.types import PROPRIO_DIM, Float32Array, FloatArray, Observation, PlanRequest, SegmentRequest
 
 Request = PlanRequest | SegmentRequest
 Noise = Callable[[Request, tuple[int, ...]], Float32Array]
+State = Callable[[FloatArray], Float32Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class ReadyPlan(PlanRequest):
     """A plan request as the models take it, its first segment included."""
 
     images: StagedImages
-    state: Float32Array  # (8,) normalized proprio
+    state: Float32Array  # (8,) normalized proprio; or 6 of it and the gripper
     prompt: TokenIds
     action_prompt: TokenIds
     noise: Float32Array  # (H, D)
@@ -36,6 +36,7 @@ class ReadySegment(SegmentRequest):
     """A segment request as the action expert takes it."""
 
     images: StagedImages
+    begin: Float32Array  # (D,) normalized, where the segment starts
     action_prompt: TokenIds
     noise: Float32Array  # (H, D)
 
@@ -44,9 +45,10 @@ class Preparation:
     """Tokenizes, normalizes, draws noise and stages images. Thread-safe."""
 
     def __init__(
-        self, encoder: PromptEncoder, proprio: Scaling, noise: Noise, noise_shape: tuple[int, int], staging: Staging
+        self, encoder: PromptEncoder, state: State, noise: Noise, noise_shape: tuple[int, int], staging: Staging
     ) -> None:
-        self._encoder, self._proprio, self._staging = encoder, proprio, staging
+        """`state` turns observed proprio (8,) into what the planner's prompt says."""
+        self._encoder, self._state, self._staging = encoder, state, staging
         self._noise, self._noise_shape = noise, noise_shape
 
     def plan(self, request: PlanRequest) -> ReadyPlan:
@@ -54,7 +56,7 @@ class Preparation:
         if isinstance(request, ReadyPlan):
             return request
         _check_proprio(request.observation)
-        instruction, state = request.trial.task.instruction, self._proprio.normalize(request.observation.proprio)
+        instruction, state = request.trial.task.instruction, self._state(request.observation.proprio)
         return ReadyPlan(
             request.trial,
             request.plan_index,
@@ -81,9 +83,16 @@ class Preparation:
             request.end,
             request.duration,
             images=self._images(request),
+            begin=self._begin(request),
             action_prompt=self._encoder.act(request.trial.task.instruction),
             noise=self._noise(request, self._noise_shape),
         )
+
+    def _begin(self, request: SegmentRequest) -> Float32Array:
+        if request.start is not None:
+            return request.start
+        state = self._state(request.observation.proprio)
+        return np.pad(state, (0, self._noise_shape[1] - len(state)))
 
     def _images(self, request: Request) -> StagedImages:
         seen = request.observation

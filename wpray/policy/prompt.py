@@ -11,7 +11,8 @@ import sentencepiece
 
 from wpray.errors import BadInputError, InvalidRequestError
 from wpray.lfs import refuse_pointer
-from wpray.policy.waypoint_tokens import LOWEST_SPECIAL_TOKEN, VOCABULARY, to_bins
+from wpray.models.config import VOCABULARY
+from wpray.models.token_layout import TOKEN_LAYOUTS, TokenLayout
 from wpray.types import Float32Array
 
 ANSWER_HEADER = "Action: "  # what the VLM's answer starts with; encoded on its own, without BOS
@@ -19,6 +20,7 @@ MAX_ACTION_PROMPT_TOKENS = 64
 _TOKENIZER_NAME = "tokenizer.model"
 _MAX_BYTES = 64_000_000
 _CACHED_PROMPTS = 4096
+_HALF_OPEN = 0.5  # a gripper is 1.0 or 0.0
 _REMEDY = "set tokenizer_path to PaliGemma's tokenizer.model"
 
 TokenIds = tuple[int, ...]
@@ -39,9 +41,13 @@ def clean(instruction: str) -> str:
     return instruction.strip().replace("_", " ").lower()
 
 
-def plan_prompt(instruction: str, state: Float32Array) -> str:
-    """The VLM's prompt for an instruction and the (8,) normalized proprio."""
-    return f"Task: {clean(instruction)}, State: {' '.join(map(str, to_bins(state)))};\n"
+def plan_prompt(layout: TokenLayout, instruction: str, state: Float32Array) -> str:
+    """The planner's prompt for an instruction and a state (`layout.state_dim`,): normalized proprio, then the gripper
+    (1.0 open) where the layout has a token for it.
+    """
+    bins = " ".join(map(str, layout.to_bins(state[: layout.proprio_dim])))
+    grippers = " ".join("open" if value > _HALF_OPEN else "closed" for value in state[layout.proprio_dim :])
+    return f"Task: {clean(instruction)}, State: {bins}{f', Gripper: {grippers}' if grippers else ''};\n"
 
 
 def action_prompt(instruction: str) -> str:
@@ -52,19 +58,26 @@ def action_prompt(instruction: str) -> str:
 class PromptEncoder:
     """Token ids of the prompts. A task's prompts are encoded once."""
 
-    def __init__(self, tokenizer: _SentencePiece, max_plan_tokens: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: _SentencePiece, layout: TokenLayout, max_plan_tokens: int) -> None:
+        self._tokenizer, self._layout = tokenizer, layout
         self._max_plan_tokens = max_plan_tokens
         self.header: TokenIds = tuple(tokenizer.encode(ANSWER_HEADER))
         self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_uncached)
 
     def plan(self, instruction: str, state: Float32Array) -> TokenIds:
-        """Ids of the VLM's prompt for the (8,) normalized proprio; raises PromptTooLongError naming the task."""
-        return self._bounded(plan_prompt(instruction, state), self._max_plan_tokens, "max_token_len", instruction)
+        """Ids of the planner's prompt for a state as in `plan_prompt`; raises PromptTooLongError naming the task."""
+        return self._bounded(
+            plan_prompt(self._layout, instruction, state), self._max_plan_tokens, "max_token_len", instruction
+        )
 
     def act(self, instruction: str) -> TokenIds:
-        """Ids of the action expert's prompt; raises PromptTooLongError naming the task."""
-        return self._bounded(action_prompt(instruction), MAX_ACTION_PROMPT_TOKENS, "the action expert", instruction)
+        """Ids of the action expert's prompt. One that is too long is cut with the newer tokens, as their training does;
+        with the older ones it raises PromptTooLongError naming the task.
+        """
+        prompt = action_prompt(instruction)
+        if self._layout.gripper is not None:
+            return self._encode(prompt)[:MAX_ACTION_PROMPT_TOKENS]
+        return self._bounded(prompt, MAX_ACTION_PROMPT_TOKENS, "the action expert", instruction)
 
     def _bounded(self, prompt: str, limit: int, what: str, instruction: str) -> TokenIds:
         ids = self._encode(prompt)
@@ -115,7 +128,8 @@ def load_tokenizer(path: Path, *, small: bool) -> _SentencePiece:
         raise BadInputError(f"tokenizer_path: {path}: not a sentencepiece model ({reason}); {_REMEDY}") from error
     if tokenizer.bos_id() < 0:
         raise BadInputError(f"tokenizer_path: {path}: has no token that begins a sequence; {_REMEDY}")
-    if pieces != VOCABULARY and not (small and pieces <= LOWEST_SPECIAL_TOKEN):
+    lowest_waypoint_id = min(layout.lowest_id for layout in TOKEN_LAYOUTS.values())
+    if pieces != VOCABULARY and not (small and pieces <= lowest_waypoint_id):
         raise BadInputError(
             f"tokenizer_path: {path}: has {pieces} pieces, the checkpoint's vocabulary has {VOCABULARY}; {_REMEDY}"
         )

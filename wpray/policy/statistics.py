@@ -1,7 +1,7 @@
 """Statistics of a training data set, which normalization needs: checked as a whole before a number is used.
 
 The numbers decide, not the file's layout (statistics_file.py): they must be what norm_type needs, of 7 and 8
-dimensions; openpi's may be padded to 32.
+dimensions (6 of proprio where the gripper is a token of its own); openpi's may be padded to 32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wpray.errors import shown
 from wpray.policy.normalize import NEEDED_STATISTICS, Masked, NormType, Scaling, scaling
@@ -21,6 +21,8 @@ from wpray.policy.statistics_file import KEY_SETTING, SETTING, bad_statistics, c
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
 _LARGEST = 1e30  # differences stay finite in float32
+_GRIPPER_STATE_DIM = 6  # of a proprio without the finger joints: the gripper is a token of its own
+_GRIPPER_JOINT, _GRIPPER_OPEN = 6, np.float32(0.02)  # m; exactly this is closed
 _PADDED = 32  # width to which openpi pads
 _GRIPPER = ACTION_DIM - 1
 _KNOWN = ("mean", "std", "q01", "q99", "min", "max")
@@ -31,10 +33,24 @@ _Vectors = dict[str, Float32Array]
 
 @dataclass(frozen=True, slots=True)
 class PolicyScaling:
-    """How a policy's actions (7) and proprio (8) are normalized."""
+    """How a policy's actions (7) and proprio (8, or 6 in the newer token layout) are normalized."""
 
     action: Scaling
     proprio: Scaling
+    proprio_dim: int = PROPRIO_DIM
+
+    def state(self, proprio: ArrayLike) -> Float32Array:
+        """Return the planner's state, float32, of proprio (..., 8) as observed.
+
+        With 8 statistics the normalized proprio (..., 8); with 6 its first six numbers and the gripper (..., 7), which
+        is 1.0 open or 0.0 closed.
+        """
+        observed = np.asarray(proprio, dtype=np.float32)
+        normalized = self.proprio.normalize(observed[..., : self.proprio_dim])
+        if self.proprio_dim == PROPRIO_DIM:
+            return normalized
+        opened = (observed[..., _GRIPPER_JOINT, None] > _GRIPPER_OPEN).astype(np.float32)
+        return np.concatenate([normalized, opened], axis=-1)
 
     @property
     def digest(self) -> str:
@@ -83,14 +99,19 @@ class DataSetStatistics:
             self._refuse(f"{self.labels[field]} holds lists of different lengths: {sorted(lengths)}")
         return max(map(_unpadded, lists, lists.values())) if lengths == {_PADDED} else lengths.pop()
 
-    def scaling(self, norm_type: NormType, proprio_dim: int = PROPRIO_DIM) -> PolicyScaling:
-        """Return the scalings of actions (7) and proprio. Raises BadInputError naming the number that is wrong."""
-        return PolicyScaling(
-            self._scaling("action", ACTION_DIM, norm_type), self._scaling("proprio", proprio_dim, norm_type)
-        )
+    def scaling(self, norm_type: NormType) -> PolicyScaling:
+        """Return the scalings of actions (7) and proprio (8 or 6, as the file has them).
 
-    def _scaling(self, field: str, dim: int, norm_type: NormType) -> Scaling:
-        return scaling(self._checked(field, dim, norm_type), norm_type, self._mask(field, dim))
+        The training code with 6 dimensions heeds no `mask`. Raises BadInputError naming the number that is wrong.
+        """
+        first = self.fields["proprio"].get(NEEDED_STATISTICS[norm_type][0])
+        six = isinstance(first, list) and len(first) == _GRIPPER_STATE_DIM
+        proprio_dim = _GRIPPER_STATE_DIM if six else PROPRIO_DIM
+        action, proprio = (
+            scaling(self._checked(field, dim, norm_type), norm_type, None if six else self._mask(field, dim))
+            for field, dim in (("action", ACTION_DIM), ("proprio", proprio_dim))
+        )
+        return PolicyScaling(action, proprio, proprio_dim)
 
     def _checked(self, field: str, dim: int, norm_type: NormType) -> _Vectors:
         statistics, label = self.fields[field], self.labels[field]

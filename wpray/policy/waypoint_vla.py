@@ -7,32 +7,32 @@ to a request is then the same to the bit whatever the batch, the order or the re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from wpray.config import Config
-from wpray.errors import BadInputError
 from wpray.models.action_expert import PROMPT_SIZES, ActionExpert
 from wpray.models.batch_parts import BatchShape
-from wpray.models.checkpoint import Checkpoint, open_action_expert, open_vlm
-from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
+from wpray.models.config import Precision
 from wpray.models.gemma import padded_size
+from wpray.models.loading import Computing, load
+from wpray.models.reference_noise import episode_seed, segment_noise
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
 from wpray.policy.base import Sources
 from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
+from wpray.policy.model_files import head_precision, open_files, planner_precision, sources_of, tokenizer_path
 from wpray.policy.noise import flow_noise, noise_key
 from wpray.policy.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
-from wpray.policy.prompt import PromptEncoder, TokenIds, find_tokenizer, load_tokenizer
-from wpray.policy.statistics import DataSetStatistics, PolicyScaling, read_statistics
+from wpray.policy.prompt import PromptEncoder, TokenIds, load_tokenizer
+from wpray.policy.statistics import PolicyScaling
 from wpray.policy.waypoint_spec import spec_of
-from wpray.policy.waypoint_tokens import bin_centers
 from wpray.types import (
     ACTION_DIM,
-    PROPRIO_DIM,
     Float32Array,
     FloatArray,
     IntArray,
@@ -47,28 +47,23 @@ from wpray.types import (
 
 
 def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
-    """Loads both checkpoints of `config` and captures their graphs.
+    """Loads the checkpoints of `config` and captures their graphs.
 
     Raises BadInputError for whatever is wrong with the files, or with the sizes that the config says they have.
     """
-    assert config.vlm_checkpoint and config.ae_checkpoint and config.dataset_statistics_path  # the config's own rule
-    vlm_file, vlm_config = open_vlm(config.vlm_checkpoint)
-    expert_file, expert_config = open_action_expert(config.ae_checkpoint)
-    check_sizes(config, vlm_config, expert_config)
-    statistics = read_statistics(Path(config.dataset_statistics_path), config.task_suite, config.dataset_statistics_key)
-    scaling = statistics.scaling(config.norm_type)
-    encoder = _encoder(config, vlm_file)
+    files = open_files(config)
+    tokenizer = tokenizer_path(config)
+    sentences = load_tokenizer(tokenizer, small=files.models.vlm.synthetic)
+    encoder = PromptEncoder(sentences, files.models.tokens, config.longest_plan_prompt)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = config.torch_compile and device.type == "cuda"
     pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
-    weights, table = dict(vlm_file.tensors(device, config.vlm_precision)), vlm_file.table(config.vlm_precision)
-    vlm = WaypointVLM(weights, table, vlm_config, encoder.header, graphs, pool)
-    weights, table = dict(expert_file.tensors(device, config.precision)), expert_file.table(config.precision)
-    expert = ActionExpert(weights, table, expert_config, graphs, pool)
-    del weights  # and what it holds of what was fused
-    policy = WaypointVlaPolicy(config, vlm, expert, encoder, scaling, noise or _own_noise)
-    policy.files = (*vlm_file.files, *expert_file.files, statistics.path, _tokenizer(config))
-    policy.sources = sources_of(config, {"vlm_checkpoint": vlm_file, "ae_checkpoint": expert_file}, statistics, scaling)
+    head = head_precision(config, files.models)
+    how = Computing(config.precision, planner_precision(config), head, graphs=graphs, device=device, pool=pool)
+    vlm, expert = load(files.models, encoder.header, how)
+    policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise(config))
+    policy.files = (*files.models.files, files.statistics.path, tokenizer)
+    policy.sources = sources_of(config, files)
     if graphs:
         policy.capture()
     return policy
@@ -95,12 +90,12 @@ class WaypointVlaPolicy:
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size
         self._deterministic = config.batching.deterministic
-        self._plan_shapes = self._shapes(PLAN, self._trace_plan, config.vlm_precision)
+        self._plan_shapes = self._shapes(PLAN, self._trace_plan, planner_precision(config))
         self._segment_shapes = self._shapes(SEGMENT, expert.trace, config.precision)
         # Two batches: the one that computes and the one that gathers meanwhile.
         self._staging = Staging(2 * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
-        self._preparation = Preparation(encoder, scaling.proprio, noise, noise_shape, self._staging)
+        self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging)
 
     def prepare(self, request: Request) -> Request:
         """Does for a request what needs no batch: tokens, noise, images. From any thread, while a batch computes.
@@ -118,19 +113,20 @@ class WaypointVlaPolicy:
         """
         ready = [self._preparation.plan(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
-        bins, durations = self._waypoints(images, [request.prompt for request in ready])
+        values, seen = self._waypoints(images, [request.prompt for request in ready])
+        states = self._vlm.layout.states(values)
         plans = [
-            WaypointPlan(self._wide(request.state), self._wide(bin_centers(own_bins)), own_durations)
-            for request, own_bins, own_durations in zip(ready, bins, durations, strict=True)
+            WaypointPlan(self._wide(request.state), self._wide(own), own_values[:, -1])
+            for request, own, own_values in zip(ready, states, values, strict=True)
         ]
-        firsts = self._first_segments(ready, images, plans)
+        firsts = self._first_segments(ready, seen, plans)
         return [PlanReply(plan, first) for plan, first in zip(plans, firsts, strict=True)]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """The actions of each segment. Raises what `prepare` raises, of requests that have not been through it."""
         ready = [self._preparation.segment(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
-        starts = np.stack([request.start for request in ready])
+        starts = np.stack([request.begin for request in ready])
         ends = np.stack([request.end for request in ready])
         durations = np.array([request.duration for request in ready])
         return [SegmentReply(Segment(chunk)) for chunk in self._actions(ready, images, starts, ends, durations)]
@@ -167,18 +163,21 @@ class WaypointVlaPolicy:
     def _trace_plan(self, start: int, stop: int, shape: BatchShape, prompt_size: int) -> torch.Tensor:
         return self._vlm.trace(start, stop, shape, prompt_size, self._num_waypoints)
 
-    def _waypoints(self, images: torch.Tensor, prompts: Sequence[TokenIds]) -> tuple[IntArray, IntArray]:
-        """Bins (B, M, 8) and durations (B, M)."""
-        bins = np.empty((len(prompts), self._num_waypoints, PROPRIO_DIM), np.int64)
-        durations = np.empty((len(prompts), self._num_waypoints), np.int64)
+    def _waypoints(self, images: torch.Tensor, prompts: Sequence[TokenIds]) -> tuple[IntArray, torch.Tensor]:
+        """Values (B, M, V), and what a first segment sees: the images, or their features from a shared backbone."""
+        shared = self._vlm.backbone is self._expert.backbone
+        values = np.empty((len(prompts), self._num_waypoints, len(self._vlm.layout.families)), np.int64)
+        features: list[torch.Tensor | None] = [None] * len(prompts)
         sizes = [self._vlm.prompt_size(len(prompt)) for prompt in prompts]
         for rows, shape in self._plan_shapes.cut(sizes):
             output = self._vlm.plan(images[rows], [prompts[row] for row in rows], self._num_waypoints, shape=shape)
-            bins[rows], durations[rows] = fetch(output.bins), fetch(output.durations)
-        return bins, durations
+            values[rows] = fetch(output.values)
+            for row, own in zip(rows, output.features, strict=True):
+                features[row] = own
+        return values, torch.stack([own for own in features if own is not None]) if shared else images
 
     def _first_segments(
-        self, requests: Sequence[ReadyPlan], images: torch.Tensor, plans: Sequence[WaypointPlan]
+        self, requests: Sequence[ReadyPlan], seen: torch.Tensor, plans: Sequence[WaypointPlan]
     ) -> list[Segment | None]:
         """They see what the plan saw, so they are computed in the same visit; None for a plan that executes nothing."""
         segments: list[Segment | None] = [None] * len(plans)
@@ -191,7 +190,7 @@ class WaypointVlaPolicy:
         starts = np.stack([plans[row].start for row in rows])
         ends = np.stack([plans[row].waypoints[index] for row, index in first.items()])
         durations = np.array([plans[row].durations[index] for row, index in first.items()])
-        chunks = self._actions([requests[row] for row in rows], images[rows], starts, ends, durations)
+        chunks = self._actions([requests[row] for row in rows], seen[rows], starts, ends, durations)
         for row, chunk in zip(rows, chunks, strict=True):
             segments[row] = Segment(chunk)
         return segments
@@ -199,7 +198,7 @@ class WaypointVlaPolicy:
     def _actions(
         self,
         requests: Sequence[ReadyPlan] | Sequence[ReadySegment],
-        images: torch.Tensor,
+        seen: torch.Tensor,
         starts: Float32Array,
         ends: Float32Array,
         durations: IntArray,
@@ -211,12 +210,12 @@ class WaypointVlaPolicy:
         sizes = [padded_size(len(prompt), PROMPT_SIZES) for prompt in prompts]
         for rows, shape in self._segment_shapes.cut(sizes):
             given = (starts[rows], ends[rows], np.minimum(durations, self._expert.config.horizon)[rows])
-            chunks[rows] = self._flow(images[rows], [prompts[row] for row in rows], *given, noise[rows], shape)
+            chunks[rows] = self._flow(seen[rows], [prompts[row] for row in rows], *given, noise[rows], shape)
         return [self._executable(chunk) for chunk in chunks]
 
     def _flow(
         self,
-        images: torch.Tensor,
+        seen: torch.Tensor,
         prompts: Sequence[TokenIds],
         starts: Float32Array,
         ends: Float32Array,
@@ -227,7 +226,7 @@ class WaypointVlaPolicy:
         start, end, duration, first = (
             torch.from_numpy(np.ascontiguousarray(array)) for array in (starts, ends, durations, noise)
         )
-        return fetch(self._expert.act(images, prompts, start, end, duration, first, shape))
+        return fetch(self._expert.act(seen, prompts, start, end, duration, first, shape))
 
     def _executable(self, chunk: Float32Array) -> FloatArray:
         """Normalized actions (H, D) -> environment actions (H, 7); the model's gripper is 0 closed, 1 open."""
@@ -236,52 +235,21 @@ class WaypointVlaPolicy:
         return actions
 
     def _wide(self, values: Float32Array) -> Float32Array:
-        """(..., 8) zero-padded to the action expert's width."""
+        """States zero-padded to the action expert's width."""
         missing = self._expert.config.action_dim - values.shape[-1]
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
 
 
-def _own_noise(request: Request, shape: tuple[int, ...]) -> Float32Array:
-    return flow_noise(noise_key(request), shape)
+def _own_noise(config: Config) -> Noise:
+    """The noise that `config` asks for."""
 
+    def keyed(request: Request, shape: tuple[int, ...]) -> Float32Array:
+        key = noise_key(request)
+        return flow_noise(key if config.eval_seed is None else replace(key, seed=config.eval_seed), shape)
 
-def _encoder(config: Config, vlm_file: Checkpoint) -> PromptEncoder:
-    return PromptEncoder(load_tokenizer(_tokenizer(config), small=vlm_file.synthetic), config.max_token_len)
+    def reference(request: Request, shape: tuple[int, ...]) -> Float32Array:
+        assert config.eval_seed is not None  # the config's own rule
+        seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.trial)
+        return fetch(segment_noise(seed, request.segment_index, shape))
 
-
-def _tokenizer(config: Config) -> Path:
-    assert config.vlm_checkpoint and config.ae_checkpoint
-    path = Path(config.tokenizer_path) if config.tokenizer_path else None
-    return find_tokenizer(path, [Path(config.vlm_checkpoint), Path(config.ae_checkpoint)])
-
-
-def sources_of(
-    config: Config, checkpoints: Mapping[str, Checkpoint], statistics: DataSetStatistics, scaling: PolicyScaling
-) -> Sources:
-    """Return what was taken from a policy's files; `checkpoints` by the setting that names each."""
-    facts = {setting: checkpoint.facts for setting, checkpoint in checkpoints.items()}
-    unusual = {setting: checkpoint.describe() for setting, checkpoint in checkpoints.items()}
-    return Sources(
-        {**facts, "dataset_statistics": {**statistics.facts, "sha256": scaling.digest}},
-        (
-            *(f"{setting}: {checkpoints[setting].path}: {text}" for setting, text in unusual.items() if text),
-            f"{statistics.describe(config.task_suite)}, numbers {scaling.digest[:16]}",
-        ),
-        # A run that joins no cluster has warned already, when it checked its machine.
-        (statistics.describe(config.task_suite),) if config.ray.address is not None and not statistics.fits else (),
-    )
-
-
-def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> None:
-    """What the config says of the models must be what the files hold. Raises BadInputError naming the field."""
-    found: dict[str, list[object]] = {
-        "paligemma_variant": [name for name, size in GEMMAS.items() if size == vlm.text == expert.text],
-        "action_expert_variant": [name for name, size in GEMMAS.items() if size == expert.expert],
-        "model_action_dim": [expert.action_dim],
-        "model_proprio_dim": [expert.action_dim],
-        "horizon_steps": [expert.horizon],
-    }
-    for name, right in found.items():
-        if getattr(config, name) not in right:
-            said = getattr(config, name)
-            raise BadInputError(f"{name}: {said!r} is not what the checkpoints hold ({right or 'two sizes'})")
+    return reference if config.noise == "reference" else keyed

@@ -75,6 +75,7 @@ def _provenance(info: Mapping[str, Any]) -> str:
     versions = info.get("versions") or {}
     rows = {
         "policy": config.get("policy"),
+        "joint checkpoint": config.get("joint_checkpoint"),
         "VLM checkpoint": config.get("vlm_checkpoint"),
         "action expert checkpoint": config.get("ae_checkpoint"),
         "suite, trials a task": f"{config.get('task_suite')}, {config.get('num_trials_per_task')}",

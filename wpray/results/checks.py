@@ -24,7 +24,7 @@ _INFO: Mapping[str, type | tuple[type, ...]] = {
     "privileged": bool,
 }
 _CONFIG: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("policy", "vlm_checkpoint", "ae_checkpoint"), str),
+    **dict.fromkeys(("policy", "joint_checkpoint", "vlm_checkpoint", "ae_checkpoint"), str),
     "task_suite": (str, list),
     "num_trials_per_task": int,
     "num_steps_wait": int,

@@ -1,0 +1,157 @@
+"""Which models a configuration's checkpoints hold: decided from files' headers and from what else is said of them.
+
+A header alone cannot tell. One without `duration_embed` has the names and shapes of an action expert beside a VLM, of a
+joint model with the older tokens and of one with the newer. The witnesses are the setting that names the checkpoint,
+the width of the proprio statistics and `token_layout`; they must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wpray.errors import BadInputError
+from wpray.models.checkpoint import Checkpoint, open_action_expert, open_joint, open_vlm, resolve_checkpoint
+from wpray.models.config import DURATION_EMBED, ActionExpertConfig, VlmConfig
+from wpray.models.metadata import check_planner, read_metadata
+from wpray.models.token_layout import BINS256, BINS300, TOKEN_LAYOUTS, TokenLayout, TokenLayoutName
+
+FileName = Literal["model", "model_merged"]
+# Of each: the file, or the index of its shards.
+_NAMES: dict[FileName, tuple[str, str]] = {
+    name: (f"{name}.safetensors", f"{name}.safetensors.index.json") for name in ("model", "model_merged")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a configuration says of its checkpoints: a pair, or a joint one."""
+
+    pair: tuple[str, str] | None  # VLM, action expert
+    joint: str | None
+    token_layout: TokenLayoutName | None  # None: not said
+    prefer: FileName  # of a directory's files
+    proprio_dim: int  # of the statistics, 8 or 6
+    statistics: Path
+    num_waypoints: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenFile:
+    """A checkpoint's file, and why it is that one."""
+
+    setting: str
+    path: Path
+    reason: str
+    passed_over: Path | None  # another file in the same directory that might have been meant
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Checkpoints whose headers agree with the layout that they are read as."""
+
+    vlm: Checkpoint
+    vlm_config: VlmConfig
+    expert: Checkpoint  # the same as `vlm` if joint
+    expert_config: ActionExpertConfig
+    tokens: TokenLayout
+    joint: bool
+    chosen: tuple[ChosenFile, ...]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the checkpoints were found to be, for run.json."""
+        duration = "token" if self.expert_config.duration_embed else "condition"
+        layout = "joint" if self.joint else "two"
+        planner = "token_ar" if self.expert_config.planner is None else "block_ar"
+        return {"layout": layout, "planner": planner, "token_layout": self.tokens.name, "duration": duration}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that hold weights, by the setting that names them."""
+        return (*self.vlm.files, *(() if self.joint else self.expert.files))
+
+
+def open_models(given: Given) -> ModelFiles:
+    """The checkpoints that a configuration names; no weight is read.
+
+    Raises BadInputError if a file is missing or not of its layout, or if the witnesses contradict one another.
+    """
+    if given.joint is not None:
+        chosen = [choose_file("joint_checkpoint", given.joint, given.prefer)]
+        expert, expert_config = open_joint(chosen[0].path, chosen[0].setting)
+        vlm, vlm_config = expert, VlmConfig(expert_config.vision, expert_config.text)
+    else:
+        assert given.pair is not None
+        settings = zip(("vlm_checkpoint", "ae_checkpoint"), given.pair, strict=True)
+        chosen = [choose_file(setting, path, given.prefer) for setting, path in settings]
+        vlm, vlm_config = open_vlm(chosen[0].path, chosen[0].setting)
+        expert, expert_config = open_action_expert(chosen[1].path, chosen[1].setting)
+    _check_planner(given, chosen[-1], expert_config)
+    tokens = _token_layout(given, chosen, vlm, expert_config)
+    for file in chosen:
+        metadata, what = read_metadata(file.path, file.setting), f"{file.setting}: {file.path}"
+        check_planner(metadata, expert_config.planner, tokens, given.num_waypoints, what)
+    return ModelFiles(vlm, vlm_config, expert, expert_config, tokens, given.joint is not None, tuple(chosen))
+
+
+def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
+    """The file that the checkpoint `path` of a setting means: itself, or one of a directory's.
+
+    Branches of the training code disagree which of model.safetensors and model_merged.safetensors counts if both are
+    there: `prefer` decides. Raises BadInputError if there is neither.
+    """
+    place = Path(path).expanduser()
+    order = sorted(_NAMES, key=lambda name: name != prefer)
+    file = resolve_checkpoint(path, setting, tuple(own for name in order for own in _NAMES[name]))
+    if not place.is_dir():
+        return ChosenFile(setting, file, "named", None)
+    there = [place / own for name in order for own in _NAMES[name] if (place / own).is_file()]
+    other = [found for found in there if found.name not in next(own for own in _NAMES.values() if file.name in own)]
+    if other:
+        return ChosenFile(setting, file, f"checkpoint_file: {prefer}", other[0])
+    return ChosenFile(setting, file, "the only one", None)
+
+
+def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -> None:
+    """Raise BadInputError for a block planner that is not of a joint model, or of another width or length."""
+    planner, what = config.planner, f"{file.setting}: {file.path}: holds a block planner"
+    if planner is None:
+        return
+    if given.joint is None:
+        raise BadInputError(f"{what}, which only a joint model has; name it as joint_checkpoint alone")
+    if planner.rows != BINS300.tokens_per_waypoint:
+        wanted = BINS300.tokens_per_waypoint
+        raise BadInputError(f"{what} of {planner.rows} tokens a waypoint; a LIBERO policy has {wanted}")
+    if planner.blocks not in (None, given.num_waypoints):
+        raise BadInputError(f"num_waypoints: {given.num_waypoints}, but {file.path} plans {planner.blocks}; set that")
+
+
+def _token_layout(
+    given: Given, chosen: Sequence[ChosenFile], vlm: Checkpoint, config: ActionExpertConfig
+) -> TokenLayout:
+    """Return the one that all witnesses name."""
+    by_width = {layout.proprio_dim: layout for layout in TOKEN_LAYOUTS.values()}[given.proprio_dim]
+    witnesses = {f"{given.statistics} describes {given.proprio_dim} proprio dimensions": by_width}
+    if given.token_layout is not None:
+        witnesses["token_layout is set"] = TOKEN_LAYOUTS[given.token_layout]
+    elif given.pair is not None:
+        witnesses["vlm_checkpoint and ae_checkpoint name a pair of files"] = BINS256
+    newer = (DURATION_EMBED in vlm.left_out, config.duration_embed)  # in the VLM's file, in the action expert's
+    for file, holds in zip(chosen, newer[-len(chosen) :], strict=True):
+        if holds:
+            what = "duration_embed" if config.planner is None else "block_planner"
+            witnesses[f"{file.path} holds {what}"] = BINS300
+    if len(set(witnesses.values())) > 1:
+        said = "; ".join(f"{witness} ({layout.name})" for witness, layout in witnesses.items())
+        key = "" if given.joint is None else f"; joint_checkpoint is {given.joint}"
+        raise BadInputError(f"what says which tokens the model writes is contradictory: {said}{key}; {_remedy(given)}")
+    return by_width
+
+
+def _remedy(given: Given) -> str:
+    if given.pair is not None and given.token_layout is None:
+        return "give the statistics of these checkpoints, or set token_layout if the pair was trained with other tokens"
+    return "give the checkpoint and the statistics of one training run, and token_layout accordingly or not at all"
