@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib.util
 import os
@@ -40,12 +41,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="LIBERO or OSMesa is not installed"))
 
 
-@pytest.fixture(autouse=True)
-def environment_as_before() -> Iterator[None]:
-    """Give os.environ back as it was, because commands that tests call in this process set variables for themselves."""
+@contextlib.contextmanager
+def _environment_given_back() -> Iterator[None]:
     before = dict(os.environ)
-    yield
-    if os.environ != before:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
+    try:
+        yield
+    finally:
+        if os.environ != before:
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_of_the_module() -> Iterator[None]:
+    """Give os.environ back as it was before the module, whose fixtures may call commands that set variables."""
+    with _environment_given_back():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def environment_of_the_test() -> Iterator[None]:
+    """Give os.environ back as it was before the test, which may call commands that set variables for themselves."""
+    with _environment_given_back():
+        yield

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,18 @@ LENGTHS = [31, 1, 77, 50]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_gpu() -> None:
-    rlds.hide_gpus()
+def no_gpu() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in rlds_environment().items():
+            patch.setenv(name, value)
+        yield
+
+
+def rlds_environment() -> dict[str, str]:
+    """Return the variables that keep TensorFlow off the GPUs, which must be gone again when other modules start Ray."""
+    environ: dict[str, str] = {}
+    rlds.hide_gpus(environ)
+    return environ
 
 
 @pytest.fixture(scope="module")
