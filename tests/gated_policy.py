@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults.policies import slow
 from wpray.config import Config
-from wpray.policy.base import PolicySpec
+from wpray.policies.base import PolicySpec
 from wpray.types import PlanReply, PlanRequest
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from wpray.config import Config
-from wpray.policy import noop
-from wpray.policy.base import PolicySpec
+from wpray.policies import noop
+from wpray.policies.base import PolicySpec
 
 
 def spec_of(config: Config) -> PolicySpec:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from wpray.cli.configuration import field_names, read_config, validate
 from wpray.config import Config, fingerprint, outcome_fields
-from wpray.config_cli import field_names, read_config, validate
 from wpray.errors import BadInputError
 
 EXISTING = """
@@ -192,7 +192,7 @@ def test_where_instructions_are_from_is_part_of_what_outcomes_depend_on_unless_i
 
 def test_help_lists_every_field() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from wpray.config_cli import read_config; read_config(['--help'])"],
+        [sys.executable, "-c", "from wpray.cli.configuration import read_config; read_config(['--help'])"],
         capture_output=True,
         text=True,
         check=True,
@@ -203,7 +203,7 @@ def test_help_lists_every_field() -> None:
 
 def test_reading_a_config_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from wpray.config_cli import read_config; read_config([]); "
+        "import sys; from wpray.cli.configuration import read_config; read_config([]); "
         "print([name for name in ('ray', 'torch', 'mujoco', 'pyarrow', 'libero') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

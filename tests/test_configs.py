@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from wpray.cli.configuration import read_config
 from wpray.config import Config
-from wpray.config_cli import read_config
 from wpray.errors import BadInputError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -36,7 +36,7 @@ def test_there_is_one_for_each_suite_and_the_quickstart_is_the_default() -> None
 
 @pytest.mark.libero
 def test_a_suite_of_the_package_without_a_known_step_limit_needs_one_in_the_config() -> None:
-    from wpray.envs.factory import list_tasks
+    from wpray.benchmarks.factory import list_tasks
 
     config = read_config(["--task_suite", "libero_study_table", "--policy", "noop", "--env.max_steps", "280"])
     assert len(list_tasks(config.task_suite, config.env.max_steps)) == 5

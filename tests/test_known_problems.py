@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.machines import with_official_libero, without_osmesa
-from wpray.envs import tasks
+from wpray.benchmarks.libero import tasks
 from wpray.errors import BadInputError
 
 _TASK = "libero_object"
@@ -40,7 +40,11 @@ def test_libero_is_imported_without_a_terminal_and_without_a_config(tmp_path: Pa
     plain = run(["-c", "import libero.libero"], environ)
     assert "EOFError" in plain.stderr
     ours = run(
-        ["-c", "from wpray.envs.libero_import import load; print(load('libero.libero').get_libero_path('bddl_files'))"],
+        [
+            "-c",
+            "from wpray.benchmarks.libero.imports import load; "
+            "print(load('libero.libero').get_libero_path('bddl_files'))",
+        ],
         environ | {"MUJOCO_GL": "osmesa"},
     )
     assert ours.returncode == 0, ours.stderr
@@ -53,7 +57,7 @@ def test_a_foreign_libero_config_does_not_redirect_the_installed_package(tmp_pat
     foreign = tmp_path / ".libero"
     foreign.mkdir()
     (foreign / "config.yaml").write_text("{assets: /elsewhere, bddl_files: /elsewhere, init_states: /elsewhere}")
-    code = "from wpray.envs.libero_import import load; print(load('libero.libero').get_libero_path('assets'))"
+    code = "from wpray.benchmarks.libero.imports import load; print(load('libero.libero').get_libero_path('assets'))"
     environ = without_osmesa(tmp_path) | {"HOME": str(tmp_path), "MUJOCO_GL": "osmesa"}
     for extra in ({}, {"LIBERO_CONFIG_PATH": str(foreign)}):
         found = run(["-c", code], environ | extra)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from wpray.__main__ import dispatch
+from wpray.benchmarks.factory import list_tasks, make_environment
 from wpray.config import Config
-from wpray.envs.factory import list_tasks, make_environment
-from wpray.policy.factory import build_policy
-from wpray.policy.local import LocalPolicyClient
+from wpray.policies.factory import build_policy
+from wpray.policies.local import LocalPolicyClient
 from wpray.rollout import run_trial
 from wpray.types import Trial
 
@@ -128,3 +128,10 @@ def test_the_example_query_reads_the_recorded_run(
     exec("\n".join([*lines, f"found = ({last.partition('#')[0]})"]), names)
     assert names["found"].shape[1] == 3  # type: ignore[attr-defined]
     assert "task_name" in capsys.readouterr().out
+
+
+def test_the_test_files_that_the_tests_readme_names_exist() -> None:
+    text = (ROOT / "tests" / "README.md").read_text()
+    named = re.findall(r"`((?:[a-z_]+/)*test_[a-z_]+\.py)", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []

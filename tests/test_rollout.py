@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wpray.envs.base import NOOP_ACTION
-from wpray.images import center_crop
-from wpray.policy.base import PolicySpec
+from wpray.benchmarks.base import NOOP_ACTION
+from wpray.benchmarks.views import center_crop
+from wpray.policies.base import PolicySpec
 from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.types import (
     EpisodeResult,

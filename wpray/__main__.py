@@ -6,10 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 
-_PACKAGES = ("bench", "doctor", "export", "report", "video")
+_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "video")
 _COMMANDS = {
     "launch": "evaluate a policy (no arguments: the quickstart)",
     "doctor": "check everything that a run needs",

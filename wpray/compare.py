@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wpray.arguments import file_to_write, number, place, whole
-from wpray.command import run_command
-from wpray.config_cli import ArgumentParser
+from wpray.cli.arguments import file_to_write, number, place, whole
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.results import Run, load
 from wpray.results.atomic import write_for_user

@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from wpray import suites
-from wpray.paths import check_name
+from wpray.benchmarks import suites
+from wpray.system.paths import check_name
 
 Auto = Literal["auto"]
 _MOST_OF_A_RESOURCE = 1e6  # of one node

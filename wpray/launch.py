@@ -5,24 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from wpray import quiet_ray
-from wpray.command import run_command
-from wpray.config_cli import read_config
+from wpray.cli.command import run_command
+from wpray.cli.configuration import read_config
+from wpray.cluster import process_env
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 all episodes ran, 1 some have no outcome, 2 bad input."""
     config = read_config(argv)
-    quiet_ray.prepare(joins_a_cluster=config.ray.address is not None or config.ray.submit is not None)
+    process_env.prepare(joins_a_cluster=config.ray.address is not None or config.ray.submit is not None)
     if config.ray.submit is not None:
         from wpray.jobs.submit import submit
 
         return submit(config, plan="--plan" in argv)
     if "--plan" in argv:
-        from wpray.plan_run import show_plan
+        from wpray.run.plan import show_plan
 
         return show_plan(config)
-    from wpray.evaluation import evaluate
+    from wpray.run.evaluation import evaluate
 
     return evaluate(config)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from wpray.envs.base import NOOP_ACTION, Environment
-from wpray.images import center_crop
-from wpray.policy.base import PolicyClient
+from wpray.benchmarks.base import NOOP_ACTION, Environment
+from wpray.benchmarks.views import center_crop
+from wpray.policies.base import PolicyClient
 from wpray.types import (
     ACTION_DIM,
     MAX_SEGMENT_STEPS,

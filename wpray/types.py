@@ -82,7 +82,7 @@ class PrivilegedState:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a policy may see at a decision point (stock LIBERO's sampling instant, see envs/libero.py)."""
+    """What a policy may see at a decision point (stock LIBERO's sampling instant, see benchmarks/libero/stepper.py)."""
 
     proprio: FloatArray  # (8,) eef position, axis-angle, two gripper joint positions
     base_image: ImageArray | None = None  # (224, 224, 3) agentview, rotated and resized; None if not asked for

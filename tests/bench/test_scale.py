@@ -10,7 +10,7 @@ import pytest
 from wpray.bench import disk, driver_load, merge_cost, replica_scaling, scale, scale_curves
 from wpray.bench.simulated_gpu import Costs, SimulatedBatcher
 from wpray.bench.simulation import Outcome, Shape, Simulation, make_fake_trials
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.results.writer import RunFolder
 
 _PLAN_S, _SEGMENT_S = Costs().plan_s, Costs().segment_s

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from tests.rlds_files import decode_everything, write_rlds
-from wpray import rlds
-from wpray.command import run_command
-from wpray.dataset_stats import main
-from wpray.policy.statistics import load_scaling
+from wpray.cli.command import run_command
+from wpray.dataset_stats import rlds
+from wpray.dataset_stats.__main__ import main
+from wpray.policies.waypoint_vla.statistics import load_scaling
 
 pytest.importorskip("tensorflow_datasets", reason="needs the extra wpray[rlds]")
 LENGTHS = [31, 1, 77, 50]
@@ -231,7 +231,7 @@ def _timed(read_steps: Any) -> float:
 
 def test_tensorflow_never_sees_a_gpu_and_says_nothing(toy: SimpleNamespace, tmp_path: Path) -> None:
     code = (
-        "import os, sys; from wpray.dataset_stats import main; "
+        "import os, sys; from wpray.dataset_stats.__main__ import main; "
         f"main([{str(toy.root)!r}, '-o', {str(tmp_path / 'o.json')!r}]); "
         "import tensorflow as tf; assert os.environ['CUDA_VISIBLE_DEVICES'] == '-1'; "
         "assert tf.config.get_visible_devices('GPU') == []"

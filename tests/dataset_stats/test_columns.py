@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wpray.dataset_stats import Columns
+from wpray.dataset_stats.__main__ import Columns
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from tests.machines import without_osmesa
+from wpray.cli.configuration import validate
 from wpray.config import Config, EnvConfig, RayConfig
-from wpray.config_cli import validate
 from wpray.doctor import checks, models, resources, simulator, software
 from wpray.doctor.result import Result, carry_out
 from wpray.errors import BadInputError
-from wpray.machine import check_machine
+from wpray.run.machine import check_machine
 
 FAKE = Config(task_suite="fake", policy="noop")
 _GIB = 2**30
@@ -300,11 +300,11 @@ def test_a_cluster_that_cannot_be_reached_is_a_failed_check() -> None:
 
 
 def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wpray.cluster.node_versions import Nodes
     from wpray.doctor import cluster
-    from wpray.node_versions import Nodes
 
     ours = {"mujoco": "3.3.2", "numpy": "2.4.6", "torch": "2.13.0+cpu"}
-    monkeypatch.setattr("wpray.provenance.package_versions", lambda: ours)
+    monkeypatch.setattr("wpray.provenance.record.package_versions", lambda: ours)
     theirs = {"mujoco": "3.10.0", "numpy": "2.0", "torch": "2.13.0+cu128"}  # the build of torch is the node's affair
     wrong, odd = cluster._compare(Nodes({"a": ours, "b": theirs}, ()), 2)
     assert (wrong.status, wrong.message) == ("fail", "b: mujoco 3.10.0 instead of 3.3.2")

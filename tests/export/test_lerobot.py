@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.results.recorded import write_run
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.export import __main__ as command
 from wpray.export.statistics import levels, of_levels, of_numbers
 from wpray.results import load, matrix

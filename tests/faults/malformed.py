@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wpray.command import run_command
+from wpray.cli.command import run_command
 
 
 def check_refused(

@@ -11,18 +11,18 @@ from typing import Any, cast
 
 import pytest
 
-from wpray.actors import Attempt, Host, RunContext
+from wpray.benchmarks.fake import fake_tasks
 from wpray.config import Config
-from wpray.driver import Crew, Driver
-from wpray.envs.fake import fake_tasks
 from wpray.errors import BadInputError
-from wpray.events import Event, Failure, Finished, Lost, PolicyFiles, PolicyReady, Ready
-from wpray.output import RunInfo
+from wpray.orchestration.actors import Attempt, Host, RunContext
+from wpray.orchestration.driver import Crew, Driver
+from wpray.orchestration.events import Event, Failure, Finished, Lost, PolicyFiles, PolicyReady, Ready
+from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
-from wpray.scheduler import Assignment, Scheduler
-from wpray.transport import POLICY_DIED
+from wpray.run.output import RunInfo
+from wpray.transport.connection import POLICY_DIED
 from wpray.types import Trial
 
 TASK = fake_tasks()[0]

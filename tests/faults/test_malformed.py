@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.malformed import check_refused
+from wpray.benchmarks.suites import canonical
+from wpray.cli.configuration import field_names, read_config
 from wpray.config import Config
-from wpray.config_cli import field_names, read_config
 from wpray.errors import BadInputError
 from wpray.results.parts import read_part
 from wpray.results.writer import RunFolder, safe_name
-from wpray.suites import canonical
 
 KINDS = {"config", "task name", "statistics", "safetensors", "part", "run.json"}
 FED = Counter[str]()  # malformed inputs by kind
@@ -120,7 +120,7 @@ def _statistics() -> dict[str, Any]:
 @FUZZ
 @given(data=st.data())
 def test_statistics_files(data: st.DataObject, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from wpray.policy.statistics import load_scaling
+    from wpray.policies.waypoint_vla.statistics import load_scaling
 
     path = place / "in" / "dataset_statistics.json"
     if data.draw(st.booleans()):
@@ -154,7 +154,7 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A sound part, with its trajectory's steps left out."""
     from datetime import UTC, datetime
 
-    from wpray.envs.fake import fake_tasks
+    from wpray.benchmarks.fake import fake_tasks
     from wpray.results.encode import EpisodeContext, encode_error
     from wpray.types import Trial
 
@@ -208,7 +208,7 @@ def _at_least_600() -> Iterator[None]:
 
 def test_run_descriptions(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run.json that is not one: the folder is refused and not touched."""
-    from wpray.output import choose_folder, opened
+    from wpray.run.output import choose_folder, opened
 
     run = place / "run"
     run.mkdir()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.faults.malformed import check_refused
+from wpray.cli.configuration import field_names
 from wpray.config import Config, path_fields
-from wpray.config_cli import field_names
 
 libero = pytest.mark.libero
 FAKE = ("--task_suite", "fake", "--policy", "noop")
@@ -301,7 +301,7 @@ STATISTICS = list(
 def test_malformed_statistics_are_one_line(
     field: str, name: str, value: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from wpray.policy.statistics import load_scaling
+    from wpray.policies.waypoint_vla.statistics import load_scaling
 
     levels = {"mean": 0.0, "std": 1.0, "q01": -1.0, "q99": 1.0, "min": -2.0, "max": 2.0}
     whole = {key: {level: [at] * size for level, at in levels.items()} for key, size in (("action", 7), ("proprio", 8))}

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from tests.faults import runs
-from wpray.cluster_setup import _join_options
-from wpray.quiet_ray import _PASSED_ON, WORKER_DEFAULTS
+from wpray.cluster.process_env import _PASSED_ON, WORKER_DEFAULTS
+from wpray.cluster.setup import _join_options
 
 PACKAGE = runs.ROOT / "wpray"
 
@@ -47,9 +47,9 @@ def test_a_stranger_at_the_policy_gets_nothing_unpickled(tmp_path: Path) -> None
     """Bytes that would create a file if anything unpickled them."""
     from tests.faults.policies.poison import Harm
     from tests.faults.policies.slow import SlowPolicy
-    from wpray.policy.base import PolicySpec
-    from wpray.policy.batching import Batcher
-    from wpray.transport import PolicyServer
+    from wpray.policies.base import PolicySpec
+    from wpray.policies.batching import Batcher
+    from wpray.transport.connection import PolicyServer
 
     harm = tmp_path / "harm"
     attack = pickle.dumps(Harm(Path.touch, harm))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from wpray.config_cli import read_config
+from wpray.cli.configuration import read_config
 from wpray.errors import BadInputError
 from wpray.jobs.client import JobsClient, connect
 from wpray.jobs.submit import submit

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from ray.job_submission import JobStatus
 
-from wpray import provenance
+from wpray.cli.configuration import read_config
+from wpray.cluster.process_env import passed_on
 from wpray.config import Config
-from wpray.config_cli import read_config
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.jobs import follow, package, remote
-from wpray.quiet_ray import passed_on
+from wpray.provenance import record
 
 ROOT = Path(__file__).parents[2]
 FAKE = ["--task_suite", "fake", "--policy", "noop"]
@@ -52,14 +52,14 @@ def test_the_package_travels_as_it_is_with_its_commit_and_the_resolved_configura
     there = Config.model_validate(what.config)
     assert (there.seed, there.num_env_actors, there.ray.address, there.ray.submit) == (7, 3, "auto", None)
     done = subprocess.run(
-        [sys.executable, "-c", "from wpray.provenance import git_commit; print(git_commit())"],
+        [sys.executable, "-c", "from wpray.provenance.record import git_commit; print(git_commit())"],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert done.stdout.strip() == str(provenance.git_commit())
+    assert done.stdout.strip() == str(record.git_commit())
 
 
 def test_nothing_secret_is_passed_on() -> None:

@@ -13,13 +13,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.policy.vla import observation, trial
+from tests.policies.vla import observation, trial
 from tests.tiny_weights import state_dict
 from wpray.config import Config
 from wpray.models import random_weights, synthetic
 from wpray.models.checkpoint import open_action_expert, open_vlm
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig, action_expert_manifest, vlm_manifest
-from wpray.policy import waypoint_vla
+from wpray.policies.waypoint_vla import policy as waypoint_vla
 from wpray.types import PlanRequest
 
 TABLE = "paligemma.lm_head.weight"

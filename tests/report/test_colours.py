@@ -12,7 +12,6 @@ import pytest
 
 from wpray.report import charts, timeline
 
-# Machado, Oliveira and Fernandes 2009: linear RGB as seen with full deuteranopia and protanopia.
 SEEN_BY = {
     "everybody": np.eye(3),
     "no green": np.array(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.results.recorded import write_run
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.report import __main__ as command
 from wpray.report import activity, facts, waypoints
 from wpray.report.page import write_report

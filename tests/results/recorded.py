@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from wpray import provenance
+from wpray.benchmarks.fake import FakeEnvironment, fake_tasks
 from wpray.config import Config, fingerprint, outcome_fields
-from wpray.envs.fake import FakeEnvironment, fake_tasks
+from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.results.merge import merge
 from wpray.results.writer import RunFolder
@@ -50,7 +50,7 @@ def write_run(
         "config": config.model_dump(mode="json"),
         "outcome_fields": outcome_fields(config),
         "fingerprint": fingerprint(config),
-        **provenance.collect().as_dict(),
+        **record.collect().as_dict(),
         "privileged": True,
         "renderer": "osmesa",
         "state": "finished",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.results.recorded import write_run
 from wpray import compare as command
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 from wpray.results.paired import Pairs, difference_interval, mcnemar_p, mcnemar_power, trials_needed
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.results.recorded import write_run
 from wpray import compare
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.errors import DamagedRunError, NewerSchemaError
 from wpray.export import __main__ as export
 from wpray.report import __main__ as report

@@ -11,7 +11,7 @@ import pytest
 
 from tests.results.policies import handicapped
 from wpray import compare
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.launch import main as launch
 from wpray.results import Run, load
 from wpray.types import Task, Trial

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wpray import compare
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.export import __main__ as export
 from wpray.launch import main as launch
 from wpray.report import __main__ as report

@@ -18,7 +18,7 @@ import pytest
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.recorder import Recorder
+from wpray.orchestration.row_sink import Recorder
 from wpray.results.atomic import DiskFullError, write_atomic
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error, scene_from_metadata
 from wpray.results.merge import merge

@@ -11,16 +11,16 @@ import pytest
 
 from tests.faults.test_late_results import HOST, POLICY, TRIAL, _episode, _lost, _play
 from tests.results.recorded import START, _result, write_run
-from wpray.actors import Attempt
-from wpray.envs.fake import fake_tasks
-from wpray.events import Finished, Ready
+from wpray.benchmarks.fake import fake_tasks
+from wpray.orchestration.actors import Attempt
+from wpray.orchestration.events import Finished, Ready
+from wpray.orchestration.scheduler import Assignment
 from wpray.report.page import write_report
 from wpray.results import load
 from wpray.results.encode import EpisodeContext, encode_episode, encode_error
 from wpray.results.merge import merge
 from wpray.results.summary import Tally, log_lines, retry_line
 from wpray.results.writer import RunFolder
-from wpray.scheduler import Assignment
 from wpray.types import AttemptError, Trial
 
 ERRORS = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from wpray import recorder
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.launch import main
+from wpray.orchestration import row_sink
 from wpray.storage import mirror
 
 mirror.MOST_BEHIND, mirror.PATIENCE_S = 2, 12.0
-recorder._PAUSE_S = 0.5
+row_sink._PAUSE_S = 0.5
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv[1:]))

@@ -11,9 +11,9 @@ import pytest
 from tests.results.recorded import START, _episode, write_run
 from tests.storage.conftest import connect
 from tests.storage.servers import S3
-from wpray.command import run_command
+from wpray.benchmarks.fake import fake_tasks
+from wpray.cli.command import run_command
 from wpray.compare import main as compare
-from wpray.envs.fake import fake_tasks
 from wpray.errors import BadInputError
 from wpray.report.page import write_report
 from wpray.results import load
@@ -298,8 +298,8 @@ def test_readers_see_a_run_under_way_and_then_its_end(opened: Opened, there: Sto
 
 def test_a_refused_configuration_has_touched_nothing(opened: Opened, there: Store, url: str, tmp_path: Path) -> None:
     from wpray.config import Config
-    from wpray.output import choose_folder
-    from wpray.output import opened as opened_for
+    from wpray.run.output import choose_folder
+    from wpray.run.output import opened as opened_for
 
     _record(opened("one"), True)
     before = there.sizes()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.storage.conftest import connect
 from tests.storage.servers import S3
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.config import Config
 from wpray.doctor.resources import check_output
 from wpray.errors import BadInputError

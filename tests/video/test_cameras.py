@@ -9,8 +9,8 @@ from wpray.video.options import SCENE_CAMERAS
 
 @pytest.mark.libero
 def test_the_cameras_on_offer_are_those_of_a_room() -> None:
-    from wpray.envs import tasks
-    from wpray.envs.scene import Scene
+    from wpray.benchmarks.libero import tasks
+    from wpray.benchmarks.libero.scene import Scene
 
     scene = Scene(tasks.bddl_file("libero_10", 0))
     try:

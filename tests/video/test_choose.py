@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from wpray.types import Task
-from wpray.video.choose import Mode, choose
 from wpray.video.frames import VideoJob, caption, steps_shown
+from wpray.video.selection import Mode, choose
 
 OUTCOMES = ["ssf", "sss", "fff", "esf"]  # a task each: success, failure, error
 ROWS: list[dict[str, Any]] = [

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.results.recorded import write_run
-from wpray.command import run_command
-from wpray.envs.fake import FakeEnvironment
+from wpray.benchmarks.fake import FakeEnvironment
+from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 from wpray.results import load
 from wpray.results.encode import EpisodeContext, encode_episode
@@ -97,8 +97,8 @@ def test_bad_input_is_one_line(tmp_path: Path, more: str, capsys: pytest.Capture
 @pytest.mark.libero
 @pytest.mark.parametrize(("suite", "task_id"), [("libero_object", 0), ("libero_10", 2)])
 def test_videos_show_the_pixels_that_were_rendered_inline(suite: str, task_id: int) -> None:
-    from wpray.envs.factory import list_tasks, make_environment
-    from wpray.images import policy_view
+    from wpray.benchmarks.factory import list_tasks, make_environment
+    from wpray.benchmarks.views import policy_view
     from wpray.types import EpisodeResult, EpisodeTimes, Trajectory, Trial
 
     trial = Trial(list_tasks(suite)[task_id], 3, seed=5)

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from wpray.command import run_command
+from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 
 _BENCHMARKS = {

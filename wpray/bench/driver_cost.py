@@ -17,20 +17,20 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from wpray.actors import Attempt, EnvShell, RunContext, as_actor
 from wpray.bench.disk import disk_of, temporary_folder
-from wpray.cluster_setup import running_ray
+from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
+from wpray.cli.display import RunDisplay, logging_to
+from wpray.cluster.setup import running_ray
 from wpray.config import Config
-from wpray.display import RunDisplay, logging_to
-from wpray.driver import Crew, Driver
-from wpray.envs.factory import FAKE_SUITE, list_tasks
-from wpray.events import EventQueue
-from wpray.pool import Pool
-from wpray.replicas import Replicas
+from wpray.orchestration.actors import Attempt, EnvShell, RunContext, as_actor
+from wpray.orchestration.driver import Crew, Driver
+from wpray.orchestration.env_actor_pool import Pool
+from wpray.orchestration.events import EventQueue
+from wpray.orchestration.policy_actor_pool import Replicas
+from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
-from wpray.scheduler import Assignment, Scheduler
 from wpray.trials import make_trials
 from wpray.types import Trial
 

@@ -19,15 +19,15 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from wpray.actors import Attempt, Host, RunContext
+from wpray.cli.display import RunDisplay, logging_to
 from wpray.config import Config
-from wpray.display import RunDisplay, logging_to
-from wpray.driver import TOGETHER, Crew, Driver
-from wpray.events import Event, Finished, PolicyFiles, PolicyReady, Ready
+from wpray.orchestration.actors import Attempt, Host, RunContext
+from wpray.orchestration.driver import TOGETHER, Crew, Driver
+from wpray.orchestration.events import Event, Finished, PolicyFiles, PolicyReady, Ready
+from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
-from wpray.scheduler import Assignment, Scheduler
 from wpray.types import Task, Trial
 
 _TASKS = 10

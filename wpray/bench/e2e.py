@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from wpray import quiet_ray
-from wpray.arguments import file_to_write, whole
 from wpray.bench.figures import write_figures
-from wpray.command import run_command
+from wpray.cli.arguments import file_to_write, whole
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser, validate
+from wpray.cluster import process_env
 from wpray.config import Config
-from wpray.config_cli import ArgumentParser, validate
 from wpray.errors import RunStoppedError
 
 _TARGET_MS = 5.0  # transport and queue per request
@@ -40,8 +40,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
     args = parser.parse_args(argv)
     _config(args, tempfile.gettempdir())  # refused before anything starts
-    quiet_ray.prepare(joins_a_cluster=False)
-    from wpray.evaluation import evaluate
+    process_env.prepare(joins_a_cluster=False)
+    from wpray.run.evaluation import evaluate
 
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as folder:
         if evaluate(_config(args, folder)):

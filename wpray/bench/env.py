@@ -23,12 +23,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from wpray.arguments import file_to_write, whole
 from wpray.bench.env_subjects import Kind, Recording, open_subject, run_trial
 from wpray.bench.figures import write_figures
-from wpray.command import run_command
-from wpray.config_cli import ArgumentParser
-from wpray.envs import tasks
+from wpray.benchmarks.libero import tasks
+from wpray.cli.arguments import file_to_write, whole
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser
 from wpray.trials import make_trials, select_tasks
 from wpray.types import FloatArray, Task, Trial
 

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import mujoco
 import numpy as np
 
-from wpray.envs import tasks
-from wpray.envs.libero import LiberoEnvironment
-from wpray.envs.libero_import import load
-from wpray.envs.seeding import reset_seed
-from wpray.images import policy_view
+from wpray.benchmarks.libero import tasks
+from wpray.benchmarks.libero.environment import LiberoEnvironment
+from wpray.benchmarks.libero.imports import load
+from wpray.benchmarks.seeding import reset_seed
+from wpray.benchmarks.views import policy_view
 from wpray.types import FloatArray, Observation, Trial
 
 Kind = Literal["stock", "stock_blind", "ours"]

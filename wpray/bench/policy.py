@@ -21,11 +21,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from wpray.arguments import file_to_write, whole
 from wpray.bench.figures import write_figures
-from wpray.command import run_command
+from wpray.cli.arguments import file_to_write, whole
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser
 from wpray.config import BatchingConfig
-from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.models import loading
 from wpray.models.action_expert import NUM_STEPS, PROMPT_SIZES
@@ -44,7 +44,7 @@ from wpray.models.config import (
 from wpray.models.loading import Computing
 from wpray.models.staging import fetch
 from wpray.models.token_layout import BINS256
-from wpray.policy.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
+from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 
 _HEADER = (4022, 235292, 235248)
 _PROMPT, _SHORT_PROMPT = 56, 20  # tokens of a LIBERO prompt, for the VLM and the action expert

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from wpray import quiet_ray
-from wpray.arguments import file_to_write, number, whole
 from wpray.bench.figures import write_figures
 from wpray.bench.scale_curves import FLAT, Point, bends, simulate
 from wpray.bench.simulated_gpu import Costs
-from wpray.command import run_command
-from wpray.config_cli import ArgumentParser
+from wpray.cli.arguments import file_to_write, number, whole
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser
+from wpray.cluster import process_env
 
 if TYPE_CHECKING:
     from wpray.bench.driver_cost import DriverCost
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _measure_driver(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Return the run of median cost, because other work on the machine or its disk rarely disturbs most runs."""
-    quiet_ray.prepare(joins_a_cluster=False)
+    process_env.prepare(joins_a_cluster=False)
     from wpray.bench.driver_cost import measure
 
     def median(costs: Sequence[DriverCost]) -> DriverCost:

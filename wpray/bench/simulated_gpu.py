@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from wpray.policy.batching import Batcher, _Queue, _Waiting
+from wpray.policies.batching import Batcher, _Queue, _Waiting
 
 Kind = Literal["plan", "segment"]
 

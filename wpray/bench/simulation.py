@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wpray.bench.simulated_gpu import Busy, Costs, Kind, SimulatedGpu
-from wpray.scheduler import Assignment, Scheduler
+from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.types import MAX_SEGMENT_STEPS, Task, Trial
 
 _Step = float | Kind  # seconds that an env actor computes, or the kind of its request

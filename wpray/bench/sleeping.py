@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from wpray.bench.simulated_gpu import Costs, interpolated
 from wpray.config import Config
-from wpray.policy import noop
-from wpray.policy.base import PolicySpec
+from wpray.policies import noop
+from wpray.policies.base import PolicySpec
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 SLOWER = 2.0

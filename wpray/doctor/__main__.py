@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from wpray import quiet_ray
-from wpray.command import run_command
-from wpray.config_cli import ArgumentParser, read_config
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser, read_config
+from wpray.cluster import process_env
 from wpray.doctor.result import Result
 
 _ABOUT = (
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     parser = ArgumentParser(prog="python -m wpray.doctor", description=_ABOUT)
     parser.add_argument("--deep", action="store_true", help="also run two trials of the scripted policy")
     config = read_config(argv, parser)
-    quiet_ray.prepare(joins_a_cluster=config.ray.address is not None)
+    process_env.prepare(joins_a_cluster=config.ray.address is not None)
     from wpray.doctor.checks import everything
 
     console, counts = Console(soft_wrap=True, highlight=False), Counter[str]()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ray
 
-from wpray.cluster_setup import env_actors_that_fit, running_ray
+from wpray.benchmarks.factory import FAKE_SUITE
+from wpray.cluster.node_versions import DECISIVE, HARMLESS, REMEDY, Nodes, ask_nodes, named, reference
+from wpray.cluster.setup import env_actors_that_fit, running_ray
 from wpray.config import Config
 from wpray.doctor.result import Result
-from wpray.envs.factory import FAKE_SUITE
-from wpray.node_versions import DECISIVE, HARMLESS, REMEDY, Nodes, ask_nodes, named, reference
 
 _TIMEOUT_S = 180
 

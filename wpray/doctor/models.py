@@ -7,8 +7,8 @@ from pathlib import Path
 
 from wpray.config import Config
 from wpray.doctor.result import Result
-from wpray.policy.factory import policy_spec
-from wpray.policy.statistics import read_statistics
+from wpray.policies.factory import policy_spec
+from wpray.policies.waypoint_vla.statistics import read_statistics
 
 _GIB = 2**30
 _CUDA = 2.1 * _GIB  # CUDA itself, captured graphs, what the allocator holds: measured, less what is computed here
@@ -68,8 +68,8 @@ def check_tokenizer(config: Config) -> list[Result]:
     if not _is_local(config):
         return []
     from wpray.doctor import weights
-    from wpray.policy.model_files import tokenizer_path
-    from wpray.policy.prompt import load_tokenizer
+    from wpray.policies.waypoint_vla.model_files import tokenizer_path
+    from wpray.policies.waypoint_vla.prompt import load_tokenizer
 
     path = tokenizer_path(config)
     tokenizer = load_tokenizer(path, small=weights.is_synthetic(config))

@@ -21,7 +21,7 @@ _SETTLING = 250  # physics steps: the ten wait steps of an episode
 
 def render(renderer: str) -> dict[str, Any]:
     """Renders one frame of a red ball; says with what."""
-    from wpray.envs import egl_devices, gl
+    from wpray.system import egl_devices, gl
 
     gl.prepare("egl" if renderer == "egl" else "osmesa")
     egl_devices.settle()
@@ -49,7 +49,7 @@ def render(renderer: str) -> dict[str, Any]:
 
 def libero() -> dict[str, Any]:
     """Imports LIBERO as an env actor does."""
-    from wpray.envs.libero_import import load
+    from wpray.benchmarks.libero.imports import load
 
     load("libero.libero.envs")
     return {}
@@ -63,9 +63,9 @@ def simulator() -> dict[str, Any]:
     import mujoco
     import numpy as np
 
-    from wpray.envs import tasks
-    from wpray.envs.rendering import SceneRenderer, upright
-    from wpray.envs.scene import Scene
+    from wpray.benchmarks.libero import tasks
+    from wpray.benchmarks.libero.rendering import SceneRenderer, upright
+    from wpray.benchmarks.libero.scene import Scene
 
     def scene_at_start(suite: str, task_id: int) -> Scene:
         scene = Scene(tasks.bddl_file(suite, task_id))
@@ -89,11 +89,11 @@ def simulator() -> dict[str, Any]:
 
 def trials() -> dict[str, Any]:
     """Runs two trials of the scripted policy; steps by trial, None for one that did not succeed."""
+    from wpray.benchmarks.libero import tasks
+    from wpray.benchmarks.libero.environment import LiberoEnvironment
     from wpray.config import Config
-    from wpray.envs import tasks
-    from wpray.envs.libero import LiberoEnvironment
-    from wpray.policy.factory import build_policy
-    from wpray.policy.local import LocalPolicyClient
+    from wpray.policies.factory import build_policy
+    from wpray.policies.local import LocalPolicyClient
     from wpray.rollout import run_trial
     from wpray.types import Trial
 

@@ -6,15 +6,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from wpray.benchmarks.factory import FAKE_SUITE
+from wpray.benchmarks.suites import base_of
 from wpray.config import Auto, Config
 from wpray.doctor.result import Result
-from wpray.envs.factory import FAKE_SUITE
-from wpray.hardware import cores, memory_left
 from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store
 from wpray.storage.url import StoreUrl, place_of
-from wpray.suites import base_of
+from wpray.system.hardware import cores, memory_left
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 import wpray
+from wpray.benchmarks.factory import FAKE_SUITE
+from wpray.benchmarks.libero import tasks
 from wpray.config import Config
 from wpray.doctor.result import Result, Status
-from wpray.envs import gl, tasks
-from wpray.envs.factory import FAKE_SUITE
+from wpray.system import gl
 from wpray.trials import select_tasks
 
 _TIMEOUT_S = 300

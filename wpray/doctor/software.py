@@ -10,12 +10,13 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from wpray.benchmarks.factory import FAKE_SUITE
+from wpray.benchmarks.libero import imports
 from wpray.config import Config
 from wpray.doctor.result import Result
-from wpray.envs import gl, libero_import
-from wpray.envs.factory import FAKE_SUITE
-from wpray.origins import oddities
-from wpray.provenance import package_versions
+from wpray.provenance.origins import oddities
+from wpray.provenance.record import package_versions
+from wpray.system import gl
 
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 _SHOWN = ("mujoco", "robosuite", "libero", "numpy", "ray", "torch")
@@ -59,14 +60,14 @@ def check_libero(config: Config) -> list[Result]:
     """Whether a LIBERO package is there."""
     if config.task_suite == FAKE_SUITE:
         return []
-    return [Result("LIBERO", "pass", str(libero_import.package_root()))]
+    return [Result("LIBERO", "pass", str(imports.package_root()))]
 
 
 def check_libero_files(config: Config) -> list[Result]:
     """Whether LIBERO's files are all there, as they were installed."""
     if config.task_suite == FAKE_SUITE:
         return []
-    assets = libero_import.assets_root(libero_import.package_root())
+    assets = imports.assets_root(imports.package_root())
     names = _distributions()
     damaged = [file for name in names for file in _damaged_files(name)]
     if damaged or not any(assets.glob("*/*")):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from wpray import quiet_ray
-from wpray.arguments import folder_to_write, place
-from wpray.command import run_command
-from wpray.config_cli import ArgumentParser
+from wpray.cli.arguments import folder_to_write, place
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser
+from wpray.cluster import process_env
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.video.options import add_choices, add_where, config_of, wanted
 
@@ -34,10 +34,10 @@ _KEYFRAME_EVERY = 2  # frames; close together, because training reads single fra
 def main(argv: Sequence[str]) -> int:
     """Write the data set; return exit code 0, or 1 if some videos could not be rendered. Raise BadInputError."""
     options = _parser().parse_args(list(argv))
-    quiet_ray.prepare(joins_a_cluster=options.address is not None)
+    process_env.prepare(joins_a_cluster=options.address is not None)
     from wpray.export import lerobot
     from wpray.results import load
-    from wpray.video.choose import choose
+    from wpray.video.selection import choose
 
     run, out = load(options.run_dir), options.out
     if out.exists():

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wpray.benchmarks.rotation import axis_angle
 from wpray.errors import DamagedRunError
 from wpray.export.statistics import Statistics, of_levels, of_numbers
 from wpray.results.reader import Run, matrix
-from wpray.rotation import axis_angle
 from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray
 
 FPS = 20  # control steps per second

@@ -14,9 +14,9 @@ from typing import Any
 import requests
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from wpray.cluster.process_env import passed_on
 from wpray.errors import BadInputError
 from wpray.jobs.package import Submission, pack
-from wpray.quiet_ray import passed_on
 
 _INSTALL = "run: bash cluster/bootstrap.sh setup cluster (or pip install 'wpray[cluster]')"
 _LOOK = "start Ray there with ray[default], and see that the port is forwarded (ray dashboard CLUSTER.yaml)"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from wpray.errors import RunStoppedError
 from wpray.jobs.manifest import RUN_INFO, File, Manifest, ManifestError, read_manifest
-from wpray.paths import depends_on_environment
-from wpray.provenance import file_sha256
+from wpray.provenance.record import file_sha256
+from wpray.system.paths import depends_on_environment
 
 Read = Callable[[str], Generator[bytes, None, None]]  # yields the bytes of a result file; may raise OSError
 

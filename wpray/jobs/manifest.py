@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from wpray.errors import WprayError
-from wpray.provenance import file_sha256
+from wpray.provenance.record import file_sha256
 
 RUN_INFO = "run.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

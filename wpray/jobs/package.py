@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wpray import provenance
 from wpray.config import Config
+from wpray.provenance import record
 
-_PACKAGE = Path(provenance.__file__).parent
+_PACKAGE = Path(record.__file__).parents[1]
 _SUBMISSION = "submission.json"
 
 
@@ -34,9 +34,9 @@ def pack(what: Submission, folder: Path) -> None:
     """Fill an empty `folder`, the job's working directory, with this package, its commit and `what`."""
     target = folder / _PACKAGE.name
     shutil.copytree(_PACKAGE, target, ignore=shutil.ignore_patterns("__pycache__", "*.py[co]", ".*"))
-    commit = provenance.git_commit()
+    commit = record.git_commit()
     if commit is not None:
-        (target / provenance.COMMIT_FILE).write_text(commit)
+        (target / record.COMMIT_FILE).write_text(commit)
     (folder / _SUBMISSION).write_text(json.dumps(asdict(what)))
 
 

@@ -7,24 +7,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wpray import quiet_ray
-from wpray.command import run_command
+from wpray.cli.command import run_command
+from wpray.cli.configuration import expand_paths
+from wpray.cluster import process_env
 from wpray.config import Config, path_fields
-from wpray.config_cli import expand_paths
 from wpray.jobs.manifest import RUN_INFO, make_manifest
 from wpray.jobs.names import LOG, manifest_name, results_name
 from wpray.jobs.package import Submission, unpack
-from wpray.paths import is_url
+from wpray.system.paths import is_url
 
 
 def main(argv: Sequence[str] = ()) -> int:
     """Perform the submitted run; return the exit code that `wpray.launch` would have on the cluster."""
-    quiet_ray.prepare(joins_a_cluster=True)
+    process_env.prepare(joins_a_cluster=True)
     what = unpack(Path.cwd())
     os.chdir(Path.home())  # because Ray deletes the working directory
     config = from_home(Config.model_validate(what.config), Path.home())
     if what.plan:
-        from wpray.plan_run import show_plan
+        from wpray.run.plan import show_plan
 
         return show_plan(config)
     return _evaluate(config, what)
@@ -42,8 +42,8 @@ def from_home(config: Config, home: Path) -> Config:
 
 
 def _evaluate(config: Config, what: Submission) -> int:
-    from wpray.evaluation import evaluate
-    from wpray.output import choose_folder
+    from wpray.run.evaluation import evaluate
+    from wpray.run.output import choose_folder
 
     if config.output_dir is not None and is_url(config.output_dir):
         return evaluate(config)

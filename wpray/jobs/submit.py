@@ -14,7 +14,7 @@ from wpray.jobs.fetch import fetch
 from wpray.jobs.follow import exit_code, follow
 from wpray.jobs.names import manifest_name, results_name
 from wpray.jobs.package import submission
-from wpray.paths import is_url
+from wpray.system.paths import is_url
 
 
 def submit(config: Config, plan: bool = False) -> int:

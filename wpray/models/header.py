@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from wpray.errors import BadInputError, shown
-from wpray.lfs import refuse_pointer
+from wpray.system.lfs import refuse_pointer
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SUFFIX, _INDEX_SUFFIX = ".safetensors", ".safetensors.index.json"

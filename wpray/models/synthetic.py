@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 import sentencepiece
 
-from wpray.arguments import folder_to_write, whole
-from wpray.command import run_command
-from wpray.config_cli import ArgumentParser
+from wpray.cli.arguments import folder_to_write, whole
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.models.config import (
     ActionExpertConfig,

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from wpray.config import DONE_WITHOUT
-from wpray.provenance import differing
+from wpray.provenance.record import differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
 from wpray.results.sessions import DECISIVE, sessions, software
 from wpray.types import TrialKey
 
-# A trial is the same trial only if these agree: what it starts from, how long it lasts, and what simulates it.
 _SAME_FIELDS = (
     "robot_type",
     "task_suite",

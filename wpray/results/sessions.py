@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wpray import provenance
+from wpray.provenance import record
 
 PROTOCOL = "wpray protocol"
 # What decides an outcome: a resume on another is refused, and `compare` does not pair the runs.
-DECISIVE = (PROTOCOL, *provenance.DECISIVE)
+DECISIVE = (PROTOCOL, *record.DECISIVE)
 # What may change the last bit of a sum, or says who ran it: a resume on another is warned of.
 _NOTED = ("wpray", "python", "numpy", "torch", "ray", "pyarrow")
 _PLACES = {"commit": "git_commit", "host": "host", "platform": "platform", "renderer": "renderer"}
@@ -33,13 +33,13 @@ def software(session: Mapping[str, Any]) -> dict[str, str]:
     """Return the versions of a session's packages, its protocol's number, and what its decisive files hold, by name."""
     versions, origins = (session.get(name) for name in ("versions", "origins"))
     known = {str(name): str(text) for name, text in _mapping(versions).items()}
-    return known | provenance.described(_mapping(origins)) | {PROTOCOL: str(session.get("wpray_protocol", 1))}
+    return known | record.described(_mapping(origins)) | {PROTOCOL: str(session.get("wpray_protocol", 1))}
 
 
 def decisive(theirs: Mapping[str, Any], ours: Mapping[str, str]) -> list[str]:
     """Return the differences for which a session `theirs` must not be resumed: 'mujoco (3.3.2 there, 3.4.0 here)'."""
     there = software(theirs)
-    return [f"{n} ({there[n]} there, {ours[n]} here)" for n in provenance.differing(there, ours, DECISIVE)]
+    return [f"{n} ({there[n]} there, {ours[n]} here)" for n in record.differing(there, ours, DECISIVE)]
 
 
 def noted(earlier: Mapping[str, Any], session: Mapping[str, Any]) -> list[str]:

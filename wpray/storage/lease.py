@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wpray.errors import BadInputError
 from wpray.storage.store import Store, StoreError
-from wpray.watched import WatchedThread
+from wpray.system.threads import WatchedThread
 
 NAME = ".lease.json"
 LASTS_S = 60.0  # a driver that died elsewhere keeps the lease this long after its last heartbeat

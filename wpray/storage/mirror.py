@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wpray.errors import PausedError, RunStoppedError, ThreadDiedError
 from wpray.storage.store import Store, StoreError
-from wpray.watched import WatchedThread
+from wpray.system.threads import WatchedThread
 
 _LOG = logging.getLogger(__name__)
 _THREADS = 8  # several, because each upload waits for three replies from S3

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import url2pathname
 
 from wpray.errors import BadInputError
-from wpray.paths import LIKE_A_URL
+from wpray.system.paths import LIKE_A_URL
 
 # Options that locate a store. Credentials come from the environment.
 _OPTIONS = frozenset(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from wpray import quiet_ray
-from wpray.arguments import folder_to_write, place, whole
-from wpray.command import run_command
+from wpray.cli.arguments import folder_to_write, place, whole
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser
+from wpray.cluster import process_env
 from wpray.config import Config
-from wpray.config_cli import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.video.options import add_choices, add_where, camera, config_of, wanted
 
@@ -29,7 +29,7 @@ _SIZES = (16, 2048)  # smallest and largest, pixels
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 all rendered, 1 some could not be, 2 bad input."""
     options = _parser().parse_args(list(argv))
-    quiet_ray.prepare(joins_a_cluster=options.address is not None)
+    process_env.prepare(joins_a_cluster=options.address is not None)
     from wpray.results import load
     from wpray.results.videos import VideoFolder
 
@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _render(run: Run, config: Config, options: argparse.Namespace, videos: VideoFolder) -> int:
-    from wpray.video.choose import choose
     from wpray.video.frames import CAMERAS, Look
     from wpray.video.render import jobs_for, render, renderable
+    from wpray.video.selection import choose
 
     rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     if not rows:

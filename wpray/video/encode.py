@@ -11,7 +11,6 @@ import imageio.v2 as imageio
 
 from wpray.types import ImageArray
 
-# H.264 in 4:2:0, which browsers need; the index first, so that playing starts before the file is there.
 _OUTPUT = ["-pix_fmt", "yuv420p", "-crf", "20", "-preset", "medium", "-movflags", "+faststart", "-threads", "1"]
 
 

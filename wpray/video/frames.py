@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from wpray.envs.base import Environment
+from wpray.benchmarks.base import Environment
 from wpray.errors import BadInputError, DamagedRunError
 from wpray.results.encode import scene_from_metadata
 from wpray.results.reader import matrix

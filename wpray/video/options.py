@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from wpray.arguments import whole
+from wpray.cli.arguments import whole
+from wpray.cli.configuration import ArgumentParser, validate
 from wpray.config import Config, TaskIds
-from wpray.config_cli import ArgumentParser, validate
 from wpray.errors import BadInputError, DamagedRunError
 
 if TYPE_CHECKING:
     from wpray.results import Run
-
-# Of robosuite's arenas and its robot; `paperview` only where there is a room around the table (libero_10, libero_90).
 SCENE_CAMERAS = (
     *("agentview", "robot0_eye_in_hand", "robot0_robotview"),
     *("frontview", "sideview", "birdview", "galleryview", "paperview"),

@@ -11,7 +11,7 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from wpray.cluster_setup import num_env_actors, running_ray
+from wpray.cluster.setup import num_env_actors, running_ray
 from wpray.config import Config
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.results.atomic import write_atomic
@@ -20,9 +20,9 @@ from wpray.results.reader import Run, load
 from wpray.results.videos import VideoFolder, video_name
 from wpray.results.writer import RunFolder
 from wpray.types import Task
-from wpray.video.choose import Row, choose
-from wpray.video.crew import VideoCrew
 from wpray.video.frames import Look, VideoJob, check_recording
+from wpray.video.pool import VideoCrew
+from wpray.video.selection import Row, choose
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from tests.faults.policies import slow
 from wpray.config import Config
 from wpray.errors import InvalidRequestError
-from wpray.policy.base import PolicySpec
+from wpray.policies.base import PolicySpec
 from wpray.types import PlanReply, PlanRequest, SegmentRequest
 
 Request = TypeVar("Request", PlanRequest, SegmentRequest)

@@ -10,10 +10,9 @@ from typing import Any
 
 from tests.faults.policies import slow
 from wpray.config import Config
-from wpray.policy.base import PolicySpec
+from wpray.policies.base import PolicySpec
 from wpray.types import PlanReply, PlanRequest
 
-# Task ids; trial 0 of each does harm.
 KILLS_ENV, FREEZES_ENV, KILLS_POLICY, RAISES = 1, 2, 3, 4
 BREAKS_ENV = 5  # and above: every trial
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from tests.faults.policies import slow
 from wpray.config import Config
-from wpray.policy.base import PolicySpec
+from wpray.policies.base import PolicySpec
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 Request = TypeVar("Request", PlanRequest, SegmentRequest)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from wpray.config import Config
-from wpray.policy.base import PolicySpec
-from wpray.policy.random_policy import RandomPolicy
+from wpray.policies.base import PolicySpec
+from wpray.policies.random_policy import RandomPolicy
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 PAUSE_S = 0.03

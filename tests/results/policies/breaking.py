@@ -9,8 +9,8 @@ from typing import Any
 
 from tests.results.policies.handicapped import _open
 from wpray.config import Config
-from wpray.policy import scripted
-from wpray.policy.base import PolicySpec
+from wpray.policies.base import PolicySpec
+from wpray.policies.scripted import policy as scripted
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest, Trial
 
 FAILS = (2, 0)  # task, trial

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from wpray.config import Config
-from wpray.policy import scripted
-from wpray.policy.base import PolicySpec
+from wpray.policies.base import PolicySpec
+from wpray.policies.scripted import policy as scripted
 from wpray.types import PlanReply, PlanRequest, Segment, SegmentReply, SegmentRequest, Trial
 
 SHARE = float(os.environ.get("HANDICAP", "0.1"))  # of the trials

@@ -1,0 +1,217 @@
+"""What an actor does when something goes wrong outside of its requests, and what the driver makes of it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import ray
+
+from wpray.benchmarks.fake import fake_tasks
+from wpray.config import Config
+from wpray.errors import ThreadDiedError
+from wpray.orchestration import actors, policy_actor_pool
+from wpray.orchestration.actors import EnvShell, Health, Host, Loaded, PolicyShell, RunContext, row_context
+from wpray.orchestration.events import Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady
+from wpray.orchestration.policy_actor_pool import Replicas
+from wpray.orchestration.scheduler import Assignment
+from wpray.policies.batching import Batcher, PolicyError
+from wpray.policies.noop import NoopPolicy
+from wpray.rollout import PolicyOutputError
+from wpray.transport import connection
+from wpray.transport.connection import Address, PolicyServer
+from wpray.types import Trial
+
+CONTEXT = RunContext("run", Config.model_validate({"task_suite": "fake", "policy": "noop"}), b"key")
+LOADED = Health(0.0, loaded=Loaded(Host("here", 1, None, {}), 1.0))
+
+
+def test_a_policy_actor_that_cannot_listen_says_so_instead_of_loading_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "203.0.113.1")  # no address of this machine
+    shell, deadline = PolicyShell(0, CONTEXT), time.monotonic() + 10
+    with pytest.raises(OSError, match="assign requested address"):
+        while time.monotonic() < deadline:
+            shell.health()
+            time.sleep(0.02)
+
+
+def test_nobody_waits_for_a_machine_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_BLOCKED_S", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
+        socket.socket() as first,
+        socket.socket() as second,
+    ):
+        for early in (first, second):  # fill its queue: it answers no other
+            early.setblocking(False)
+            early.connect_ex(silent.getsockname())
+        began = time.monotonic()
+        with pytest.raises(OSError, match="timed out"):
+            connection._connect(Address("127.0.0.1", silent.getsockname()[1], 0, "node", 0, "life"))
+        assert time.monotonic() - began < 5
+
+
+class Replica:
+    """Answers what it is told to, at once."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Any]] = {"health": [], "file_hashes": []}
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda: SimpleNamespace(future=lambda: self._answer(name)))
+
+    def _answer(self, name: str) -> Future[Any]:
+        future, answer = Future[Any](), self.answers[name].pop(0)
+        future.set_exception(answer) if isinstance(answer, Exception) else future.set_result(answer)
+        return future
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each replica that is ended: whether Ray is not to restart it."""
+    calls: list[bool] = []
+    monkeypatch.setattr(ray, "kill", lambda _, no_restart: calls.append(no_restart))
+    return calls
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Any], list[Any]], list[Event]]:
+    """The events of one replica that gives these answers."""
+    replica = Replica()
+    options = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: replica))
+    monkeypatch.setattr(policy_actor_pool, "PolicyActor", options)
+    monkeypatch.setattr(policy_actor_pool, "_CHECK_S", 0.0)
+    monkeypatch.setattr(policy_actor_pool, "_LOADING_S", 0.0)
+
+    def run(health: list[Any], hashes: list[Any]) -> list[Event]:
+        events = EventQueue()
+        crew = Replicas(CONTEXT, 0, 1, events)
+        replica.answers.update(health=[*health], file_hashes=[*hashes])
+        found: list[Event | None] = []
+        while replica.answers["health"] or not events.empty:
+            found += [crew.check() if events.empty else None, events.next(0)]
+        return [event for event in found if event is not None]
+
+    return run
+
+
+def _gone_on(error: Exception) -> Exception:
+    return cast(Exception, ray.exceptions.RayTaskError("file_hashes", "trace", error))
+
+
+def test_files_are_asked_again_of_a_replica_that_was_restarted_before_it_could_tell(
+    play: Callable[[list[Health], list[Any]], list[Event]],
+) -> None:
+    events = play([LOADED, LOADED, LOADED], [_gone_on(ConnectionError("the policy is loading")), {"a": "1"}])
+    assert [type(event) for event in events] == [PolicyReady, PolicyReady, PolicyFiles]
+    assert events[-1] == PolicyFiles({"a": "1"})
+
+
+def test_a_replica_that_came_back_unnoticed_is_ready_anew(
+    play: Callable[[list[Health], list[Any]], list[Event]],
+) -> None:
+    events = play([LOADED, Health(0.0), LOADED], [{"a": "1"}, {"a": "2"}])
+    assert [event.hashes for event in events if isinstance(event, PolicyFiles)] == [{"a": "1"}, {"a": "2"}]
+    assert sum(isinstance(event, PolicyReady) for event in events) == 2
+
+
+def test_unreadable_files_are_said(
+    play: Callable[[list[Health], list[Any]], list[Event]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "wpray"):
+        events = play([LOADED], [_gone_on(PermissionError("vlm.safetensors"))])
+    assert events[-1] == PolicyFiles({})
+    assert "does not know what it was loaded from: PermissionError: vlm.safetensors" in caplog.text
+
+
+def _thread_died() -> Exception:
+    return _gone_on(ThreadDiedError("the thread policy died: MemoryError"))
+
+
+def test_a_replica_whose_thread_has_died_is_replaced(
+    play: Callable[[list[Any], list[Any]], list[Event]], killed: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "wpray"):
+        events = play([LOADED, _thread_died(), Health(0.0), LOADED], [{"a": "1"}, {"a": "1"}])
+    assert [type(event) for event in events] == [PolicyReady, PolicyFiles, PolicyReady, PolicyFiles]
+    assert killed == [False]
+    assert "policy-0: ThreadDiedError: the thread policy died: MemoryError; it is restarted" in caplog.text
+
+
+def test_a_replica_that_is_never_of_use_is_given_up(
+    play: Callable[[list[Any], list[Any]], list[Event]], killed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_actor_pool, "_USELESS_LIVES", 3)
+    of_use = [Health(0.0, busy_s=1.0), _thread_died(), Health(0.0)]
+    events = play([_thread_died(), _thread_died(), *of_use, *[_thread_died()] * 3], [])
+    assert killed == [False] * 5 + [True]
+    assert [event.failure.reason for event in events if isinstance(event, PolicyLost)] == [
+        "ThreadDiedError: the thread policy died: MemoryError"
+    ]
+
+
+class _Shell(PolicyShell):
+    """Loads at once, without Ray."""
+
+    def __init__(self) -> None:
+        policy = NoopPolicy(actors.policy_spec(CONTEXT.config))
+        self._batcher = Batcher(policy, 1, 0.0)
+        self._server = PolicyServer(self._batcher, "127.0.0.1", b"key")
+        self._loading = ThreadPoolExecutor(1).submit(lambda: cast(Loaded, LOADED.loaded))
+        self._replica, self._node = 0, "node"
+
+
+@pytest.mark.parametrize("thread", ["policy", "accept"])
+def test_health_raises_once_a_thread_has_died(thread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die() -> None:
+        raise ThreadDiedError("the thread died")
+
+    shell = _Shell()
+    shell._loading.result()
+    assert shell.health().loaded is not None and shell.address().replica == 0
+    monkeypatch.setattr(shell._batcher if thread == "policy" else shell._server, "check", die)
+    for ask in (shell.health, shell.address):
+        with pytest.raises(ThreadDiedError):
+            ask()
+    shell._server.close()
+    shell._batcher.close()
+
+
+def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would take SystemExit for the actor's own wish, and start it again for ever."""
+
+    def leave(_: Config) -> None:
+        raise SystemExit("no licence")
+
+    monkeypatch.setattr(actors, "build_policy", leave)
+    shell, deadline = PolicyShell(0, CONTEXT), time.monotonic() + 10
+    with pytest.raises(RuntimeError, match="ended its process while it loaded: SystemExit: no licence"):
+        while time.monotonic() < deadline:
+            shell.health()
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("error", "origin"),
+    [
+        (PolicyError("PromptTooLongError", "65 tokens", "", True), "request"),
+        (PolicyError("RuntimeError", "sick"), "policy"),
+        (PolicyOutputError("a short chunk"), "policy"),
+        (RuntimeError("the simulator"), "environment"),
+    ],
+)
+def test_an_attempt_says_whose_fault_its_error_is(error: Exception, origin: str) -> None:
+    shell = object.__new__(EnvShell)
+    shell._policy = cast(Any, SimpleNamespace(replica=1, life="life"))
+    assignment = Assignment(Trial(fake_tasks()[0], 0, 0), 1, "env-0")
+    shell._row_context = lambda given, started: row_context(CONTEXT, given, "node", started)  # type: ignore[method-assign]
+    attempt = shell._failed(assignment, datetime.now(UTC), error)
+    assert attempt.error_from == origin
+    assert attempt.episode.status == "error"

@@ -1,0 +1,1 @@
+"""Benchmarks: the environment protocol, LIBERO, and a fast fake."""

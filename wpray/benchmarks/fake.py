@@ -1,0 +1,125 @@
+"""A point mass that must reach a point: the Environment protocol in microseconds, for tests and benchmarks.
+
+Deterministic in (trial, actions) as real LIBERO is. An object and a basket stand in for LIBERO's, so that the scripted
+policy has something to move: the object counts as grasped once the closed hand is at it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from wpray.benchmarks.seeding import reset_seed
+from wpray.types import (
+    POLICY_IMAGE_SIZE,
+    FloatArray,
+    ImageArray,
+    ObjectState,
+    Observation,
+    PrivilegedState,
+    SceneState,
+    SimState,
+    Task,
+    Trial,
+)
+
+_NUM_TASKS, _NUM_TRIALS, _MAX_STEPS = 10, 200, 120
+_SPEED = 0.0133  # metres a step at full command, as the real arm
+_HALF = 0.02  # half an object's edge, m
+_SQUARE = np.array([[-_HALF, -_HALF], [_HALF, -_HALF], [_HALF, _HALF], [-_HALF, _HALF]])
+
+
+def fake_tasks(max_steps: int | None = None) -> tuple[Task, ...]:
+    """Ten tasks of 200 trials each."""
+    return tuple(
+        Task("fake", index, f"move_the_cube_{index}", f"move the cube {index}", _NUM_TRIALS, max_steps or _MAX_STEPS)
+        for index in range(_NUM_TASKS)
+    )
+
+
+class FakeEnvironment:
+    """Implements Environment. Success: the object within 5 cm of the goal."""
+
+    def __init__(self) -> None:
+        self.render_s = 0.0
+        self._task: Task | None = None
+
+    def load(self, task: Task) -> None:
+        """Nothing to compile."""
+        self._task = task
+
+    def reset(self, trial: Trial) -> None:
+        """Hand above the table, object and goal where the trial's seed puts them."""
+        rng = np.random.default_rng(reset_seed(trial))
+        self._hand = np.array([0.0, 0.0, 0.3])
+        self._cube = np.append(rng.uniform(-0.2, 0.2, 2), _HALF)
+        self._goal = np.append(rng.uniform(-0.2, 0.2, 2), 0.0)
+        self._closed = False
+        self._velocity = np.zeros(3)
+        self.render_s = 0.0
+
+    def step(self, action: FloatArray) -> bool:
+        """Moves the hand; a closed hand at the object carries it."""
+        self._velocity = 0.5 * self._velocity + 0.5 * _SPEED * 1.05 * np.clip(action[:3], -1, 1)
+        held = self._closed and float(np.linalg.norm(self._hand - self._cube)) < 0.03
+        self._hand = self._hand + self._velocity
+        self._closed = bool(action[6] > 0)
+        if held and self._closed:
+            self._cube = self._cube + self._velocity
+        return bool(np.linalg.norm((self._cube - self._goal)[:2]) < 0.05)
+
+    def observe(self, *, images: bool, privileged: bool) -> Observation:
+        """Proprio, flat-coloured images whose colour is the hand's position, and the two objects."""
+        base = wrist = None
+        if images:
+            began = time.perf_counter()
+            base = _flat_image(self._hand, POLICY_IMAGE_SIZE, POLICY_IMAGE_SIZE)
+            wrist = base[::-1].copy()
+            self.render_s += time.perf_counter() - began
+        return Observation(self._proprio(), base, wrist, self._truth() if privileged else None)
+
+    def state(self) -> SimState:
+        """Hand and object positions as qpos."""
+        qpos = np.concatenate([self._hand, self._cube])
+        qvel = np.concatenate([self._velocity, np.zeros(3)])
+        alpha = np.zeros(1, dtype=np.float32)
+        quat = np.array([0.0, 0.0, 0.0, 1.0])
+        return SimState(qpos, qvel, self._hand.copy(), quat, self._fingers(), qpos.copy(), alpha)
+
+    def scene(self) -> SceneState:
+        """The goal as the only fixture."""
+        return SceneState(self._goal.reshape(1, 3).copy(), np.array([[1.0, 0.0, 0.0, 0.0]]))
+
+    def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
+        """A flat image whose colour is the hand's position."""
+        return _flat_image(state.render_qpos[:3], height, width)
+
+    def close(self) -> None:
+        """Nothing to free."""
+        self._task = None
+
+    def _fingers(self) -> FloatArray:
+        return np.array([0.01, -0.01] if self._closed else [0.04, -0.04])
+
+    def _proprio(self) -> FloatArray:
+        return np.concatenate([self._hand, np.zeros(3), self._fingers()])
+
+    def _truth(self) -> PrivilegedState:
+        return PrivilegedState(
+            eef_pos=self._hand.copy(),
+            eef_rotation=np.eye(3),
+            finger_axis=np.array([0.0, 1.0, 0.0]),
+            objects=(_cube("cube", self._cube), _cube("basket", self._goal)),
+            target="cube",
+            goal="basket",
+        )
+
+
+def _flat_image(hand: FloatArray, height: int, width: int) -> ImageArray:
+    colour = np.clip(128 + 300 * hand, 0, 255).astype(np.uint8)
+    return np.broadcast_to(colour, (height, width, 3)).copy()
+
+
+def _cube(name: str, position: FloatArray) -> ObjectState:
+    return ObjectState(name, position.copy(), _SQUARE + position[:2], position[2] - _HALF, position[2] + _HALF)

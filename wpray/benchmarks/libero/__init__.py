@@ -1,0 +1,1 @@
+"""LIBERO: tasks, scene, stepper, controller, rendering and privileged state."""

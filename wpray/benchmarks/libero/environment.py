@@ -1,0 +1,163 @@
+"""Real LIBERO behind the Environment protocol: bit-identical to the stock environment, many times faster."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from typing import Any, Literal
+
+import numpy as np
+
+from wpray.benchmarks.libero import tasks
+from wpray.benchmarks.libero.compiling import one_at_a_time
+from wpray.benchmarks.libero.privileged import read_privileged
+from wpray.benchmarks.libero.rendering import CAMERA_SIZE, CAMERAS, SceneRenderer, upright
+from wpray.benchmarks.libero.scene import Scene
+from wpray.benchmarks.libero.stepper import Stepper
+from wpray.benchmarks.rotation import axis_angle
+from wpray.benchmarks.seeding import reset_seed
+from wpray.benchmarks.views import policy_view
+from wpray.types import FloatArray, ImageArray, Observation, SceneState, SimState, Task, Trial
+
+Protocol = Literal["wpray", "serial"]
+
+
+class LiberoEnvironment:
+    """One LIBERO task at a time, in a process of its own (two would disturb each other's GL contexts).
+
+    `protocol="wpray"`: every trial gets the scene that a fresh process, seeded with the trial's own seed, would
+    give it. `protocol="serial"`: trial k gets the scene that a stock serial evaluator gives it: seeded once with the
+    run's seed, reset k + 1 times.
+
+    Observations are stock's: sampled at the substep at which stock's observables sample, proprio as
+    (eef position, axis-angle, gripper joints), images rotated by 180 degrees and resized to 224 x 224.
+    """
+
+    def __init__(self, protocol: Protocol = "wpray") -> None:
+        self.render_s = 0.0
+        self._protocol = protocol
+        self._task: Task | None = None
+        self._scene: Scene | None = None
+        self._renderer: SceneRenderer | None = None
+        self._serial = _SerialDraws()
+        self._compiled = False
+
+    def load(self, task: Task) -> None:
+        """Compiles `task` (some seconds), or returns at once if it is the current one."""
+        if self._task == task:
+            return
+        self.close()
+        self._scene = Scene(tasks.bddl_file(task.suite, task.task_id))
+        self._states = tasks.initial_states(task.suite, task.task_id)
+        self._task = task
+
+    def reset(self, trial: Trial) -> None:
+        """Resets the scene for `trial` and puts it into its initial state."""
+        scene = self._loaded()
+        if self._protocol == "serial":
+            self._serial.reset(scene, trial)
+        else:
+            np.random.seed(reset_seed(trial))
+            scene.reset()
+        self._stepper = Stepper(scene.env)
+        self._stepper.set_state(self._states[trial.trial])
+        self.render_s = 0.0
+
+    def step(self, action: FloatArray) -> bool:
+        """One control step; returns LIBERO's `done`. The first of a process may compile."""
+        if self._compiled:
+            return self._stepper.step(action)
+        with one_at_a_time():
+            done = self._stepper.step(action)
+        self._compiled = True
+        return done
+
+    def observe(self, *, images: bool, privileged: bool) -> Observation:
+        """Stock's observation after the last step or reset."""
+        base = wrist = None
+        if images:
+            base, wrist = (policy_view(self._render_now(camera)) for camera in CAMERAS)
+        truth = read_privileged(self._loaded().env) if privileged else None
+        return Observation(self._proprio(), base, wrist, truth)
+
+    def state(self) -> SimState:
+        """Copies of the simulator's state and of what the observables saw."""
+        data, sample = self._loaded().data, self._stepper.sample
+        return SimState(
+            qpos=data.qpos.copy(),
+            qvel=data.qvel.copy(),
+            eef_pos=sample.eef_pos.copy(),
+            eef_quat=sample.eef_quat_wxyz[[1, 2, 3, 0]],
+            gripper_qpos=sample.gripper_qpos.copy(),
+            render_qpos=sample.entry_qpos.copy(),
+            render_site_alpha=sample.site_alpha.copy(),
+        )
+
+    def scene(self) -> SceneState:
+        """Fixture poses of this trial."""
+        model = self._loaded().model
+        return SceneState(model.body_pos.copy(), model.body_quat.copy())
+
+    def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
+        """(height, width, 3) uint8, upright: what `camera` showed at a recorded state of the loaded task."""
+        model, current = self._loaded().model, self.scene()
+        model.body_pos[:], model.body_quat[:] = scene.body_pos, scene.body_quat
+        try:
+            image = self._rendering().render(camera, height, width, state.render_qpos, state.render_site_alpha)
+        finally:  # the trial under way keeps its own fixtures
+            model.body_pos[:], model.body_quat[:] = current.body_pos, current.body_quat
+        return upright(image)
+
+    def close(self) -> None:
+        """Frees the simulator and gives its memory back to the system."""
+        if self._scene is None:
+            return
+        self._renderer = None
+        self._scene.close()
+        self._scene = self._task = None
+        self._stepper = None  # type: ignore[assignment]
+        ctypes.CDLL(None).malloc_trim(0)
+
+    def _loaded(self) -> Scene:
+        if self._scene is None:
+            raise RuntimeError("no task is loaded: call load(task) first")
+        return self._scene
+
+    def _rendering(self) -> SceneRenderer:
+        if self._renderer is None:
+            self._renderer = SceneRenderer(self._loaded().env)
+        return self._renderer
+
+    def _render_now(self, camera: str) -> ImageArray:
+        began = time.perf_counter()
+        sample = self._stepper.sample
+        image = self._rendering().render(camera, CAMERA_SIZE, CAMERA_SIZE, sample.entry_qpos, sample.site_alpha)
+        self.render_s += time.perf_counter() - began
+        return image
+
+    def _proprio(self) -> FloatArray:
+        sample = self._stepper.sample
+        w, xyz = float(sample.eef_quat_wxyz[0]), sample.eef_quat_wxyz[1:]
+        return np.concatenate([sample.eef_pos, axis_angle(w, xyz), sample.gripper_qpos])
+
+
+class _SerialDraws:
+    """Reproduces a serial evaluator's resets: trial k follows k others, each of which drew random numbers.
+
+    The generator's state before each reset is kept, so that a trial costs one reset whatever its number.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[Task, int] | None = None  # task and seed
+        self._states: list[Any] = []
+
+    def reset(self, scene: Scene, trial: Trial) -> None:
+        if self._of != (trial.task, trial.seed):
+            np.random.seed(trial.seed)
+            self._of, self._states = (trial.task, trial.seed), [np.random.get_state()]
+        for number in range(len(self._states) - 1, trial.trial):
+            np.random.set_state(self._states[number])
+            scene.reset(rounds=number + 1)
+            self._states.append(np.random.get_state())
+        np.random.set_state(self._states[trial.trial])
+        scene.reset(rounds=trial.trial + 1)

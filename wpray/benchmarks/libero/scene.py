@@ -1,0 +1,134 @@
+"""LIBERO's simulation of one task: compiled once, reset exactly as stock resets it, without compiling again.
+
+Stock LIBERO rebuilds and recompiles its model at every reset (3 s). What a recompilation puts back is little: fixture
+poses, site and geom colours, and a list of initialisers that grows with every rebuild. Putting those back by hand gives
+the same bits in some milliseconds.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from wpray.benchmarks.libero.contacts import Contacts
+from wpray.benchmarks.libero.imports import load
+from wpray.types import FloatArray
+
+_RESTORED = ("body_pos", "body_quat", "site_rgba", "site_size", "site_pos", "geom_rgba")
+_RESET_ATTEMPTS = 100
+
+
+class Scene:
+    """One compiled LIBERO task."""
+
+    def __init__(self, bddl: Path) -> None:
+        """Compiles the task that `bddl` describes (some seconds). Renders nothing and makes no GL context."""
+        self.env = _make(bddl)
+        self.model: mujoco.MjModel = self.env.sim.model._model
+        self.data: mujoco.MjData = self.env.sim.data._data
+        # Nothing reads the force sensors, and no dynamics depend on them.
+        self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+        self._initialisers = self.env.pristine_initialisers
+        self._visible_sites = {
+            name: copy.deepcopy(thing.object_properties.get("vis_site_names")) for name, thing in self._things()
+        }
+
+    def reset(self, rounds: int = 1) -> None:
+        """Resets as stock's hard reset number `rounds` since creation would; draws from numpy's global generator.
+
+        Raises RuntimeError if no placement of the objects is found in 100 attempts (stock would try for ever).
+        """
+        env = self.env
+        for _ in range(_RESET_ATTEMPTS):
+            self._restore(rounds)
+            mujoco.mj_resetData(self.model, self.data)
+            # Stock runs `forward` after compiling and when it makes its GL context; each moves the solver's warm start.
+            mujoco.mj_forward(self.model, self.data)
+            mujoco.mj_forward(self.model, self.data)
+            try:
+                env._reset_internal()
+                break
+            except load("robosuite.utils.errors").RandomizationError:
+                continue
+        else:
+            raise RuntimeError(f"no placement of the objects found in {_RESET_ATTEMPTS} attempts")
+        env.sim.forward()
+        env._obs_cache = {}
+        env.visualize(vis_settings={name: False for name in env._visualizations})
+
+    def close(self) -> None:
+        """Frees the simulator."""
+        self.env.close()
+
+    def _restore(self, rounds: int) -> None:
+        env = self.env
+        for name, values in env.pristine.items():
+            getattr(self.model, name)[:] = values
+        for name, thing in self._things():
+            if self._visible_sites[name] is not None:
+                thing.object_properties["vis_site_names"] = copy.deepcopy(self._visible_sites[name])
+        # Stock appends the task's initialisers again at every rebuild and runs them all at every reset.
+        env.object_property_initializers[:] = self._initialisers * (rounds + 1)
+        for robot in env.robots:
+            robot.gripper.current_action = np.zeros(robot.gripper.dof)
+
+    def _things(self) -> list[tuple[str, Any]]:
+        return [*self.env.fixtures_dict.items(), *self.env.objects_dict.items()]
+
+
+def _make(bddl: Path) -> Any:
+    """LIBERO's environment as its OffScreenRenderEnv configures it, without cameras, observables or a GL context."""
+    envs = load("libero.libero.envs")
+    problem = load("libero.libero.envs.bddl_utils").get_problem_info(str(bddl))["problem_name"]
+    controller = load("robosuite").load_controller_config(default_controller="OSC_POSE")
+    return _remembering(envs.TASK_MAPPING[problem])(
+        str(bddl),
+        robots=["Panda"],
+        controller_configs=controller,
+        gripper_types="default",
+        initialization_noise=None,
+        use_camera_obs=False,
+        has_renderer=False,
+        has_offscreen_renderer=False,
+        render_camera="frontview",
+        control_freq=20,
+        horizon=1000,
+        ignore_done=True,
+        hard_reset=False,
+        camera_names=["agentview", "robot0_eye_in_hand"],
+        camera_heights=256,
+        camera_widths=256,
+    )
+
+
+def _remembering(stock: type) -> type:
+    """`stock`, remembering what a recompilation gives: the model's fields before the first reset draws anything.
+
+    It answers the goal's questions about contacts from arrays.
+    """
+
+    def initialize(self: Any, xml_string: str | None = None) -> None:
+        stock._initialize_sim(self, xml_string)  # type: ignore[attr-defined]
+        model = self.sim.model._model
+        self.pristine = {name: getattr(model, name).copy() for name in _RESTORED}
+        self.pristine_initialisers = list(self.object_property_initializers)
+        self.contacts = Contacts(model, self.sim.data._data)
+
+    def check_contact(self: Any, geoms_1: Any, geoms_2: Any = None) -> bool:
+        touching: bool = self.contacts.between(geoms_1, geoms_2)
+        return touching
+
+    # LIBERO checks that the class has the problem's name.
+    return type(stock.__name__, (stock,), {"_initialize_sim": initialize, "check_contact": check_contact})
+
+
+def gripper_axis(env: Any) -> FloatArray:
+    """(3,) unit vector from one finger pad to the other, world frame."""
+    model, data = env.sim.model, env.sim.data._data
+    first, second = (data.geom_xpos[model.geom_name2id(f"gripper0_finger{n}_pad_collision")] for n in (1, 2))
+    axis = np.array(first - second)
+    return np.asarray(axis / np.linalg.norm(axis))

@@ -1,0 +1,1 @@
+"""Command line: parser, types of arguments, exit codes, live display."""

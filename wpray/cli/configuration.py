@@ -1,0 +1,257 @@
+"""Reads a Config from a YAML file and the command line; every mistake is one line that names the remedy."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import reprlib
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+
+from wpray.cli.unique_yaml import load_unique
+from wpray.config import Config, path_fields
+from wpray.errors import BadInputError
+from wpray.system.paths import expand, is_url
+
+_MAX_YAML_BYTES = 1_000_000
+_OPEN_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # such as `--config <(...)`: its other end is being written
+_ABOUT = (
+    "Evaluate a policy on LIBERO in parallel. Without --config: LIBERO-Object, scripted policy, this machine. "
+    "Every field below can be set in the YAML file and as --field VALUE; the command line wins."
+)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Says no default where there is none: the text says what happens then."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r" \(default: (null|None|)\)$", "", super()._expand_help(action))
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Raises BadInputError where argparse would print a usage text and exit."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Turns argparse's complaint into one line."""
+        found, _, rest = message.partition("unrecognized arguments: ")
+        if not found and rest.startswith("--"):
+            raise BadInputError(self._unknown(rest.split()[0].lstrip("-").partition("=")[0]))
+        raise BadInputError(f"{message} (see --help)")
+
+    def _unknown(self, option: str) -> str:
+        own = [name[2:] for name in self._option_string_actions if name.startswith("--")]
+        return unknown_key(option, own, prefix="--")
+
+
+def launch_parser() -> ArgumentParser:
+    """The options of `python -m wpray.launch` that are no fields of the configuration."""
+    parser = ArgumentParser(prog="python -m wpray.launch", description=_ABOUT)
+    parser.add_argument(
+        "--plan", action="store_true", help="start nothing: say how long the run will take, and what will limit it"
+    )
+    return parser
+
+
+def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Config:
+    """Return the configuration that `argv` means: `[--config FILE] [--any.config.field VALUE ...]`.
+
+    `parser` may hold a command's own options. Paths are expanded (`expand_paths`) unless `ray.submit` sends them to a
+    cluster. Raises BadInputError for anything that is not a valid configuration; `--help` prints every field and exits.
+    """
+    parser = parser or launch_parser()
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
+    own = [f"[{action.option_strings[0]}]" for action in parser._actions if action.nargs == 0]
+    parser.usage = f"{parser.prog} {' '.join(own)} [--config FILE] [--FIELD VALUE ...]"
+    given = _given(argv, parser)
+    before = ArgumentParser(add_help=False)
+    before.add_argument("--config")
+    path = before.parse_known_args(list(argv))[0].config
+    config = validate(_merge({} if path is None else read_yaml(Path(_config_name(path))), given))
+    return config if config.ray.submit is not None else expand_paths(config)
+
+
+def expand_paths(config: Config) -> Config:
+    """Return `config` with `~` and environment variables of its paths expanded: once, on the machine that uses them.
+
+    Raises BadInputError for a path that cannot be expanded, and for one of a pipe or a device.
+    """
+    given = {name: path for name in path_fields() if (path := getattr(config, name)) is not None}
+    return config.model_copy(update={name: _expanded(name, path) for name, path in given.items()})
+
+
+def _expanded(name: str, path: str) -> str:
+    try:
+        expanded = expand(path)
+    except ValueError as error:
+        raise BadInputError(f"{name}: {path}: {error}") from error
+    if not is_url(expanded):
+        _refuse_special_file(name, expanded)
+    return expanded
+
+
+def _refuse_special_file(name: str, path: str) -> None:
+    """Raise BadInputError for what would be waited for; not for a file that is not there, or elsewhere."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (stat.S_ISFIFO(mode) and path.startswith(_OPEN_PIPES))):
+        raise BadInputError(f"{name}: {path} is a pipe, a socket or a device; name a file")
+
+
+def _config_name(path: str) -> str:
+    if not path.strip():
+        raise BadInputError("--config: the name is empty; name a YAML file or leave --config out")
+    try:
+        return expand(path)
+    except ValueError as error:
+        raise BadInputError(f"--config {path}: {error}") from error
+
+
+def _given(argv: Sequence[str], parser: ArgumentParser) -> dict[str, Any]:
+    """What the command line says of the fields."""
+    _refuse_groups_beside_fields(argv)
+    try:
+        source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
+            _CliConfig, root_parser=parser, cli_parse_args=list(argv), formatter_class=argparse.HelpFormatter
+        )
+        return source()
+    except SettingsError as error:  # a list or mapping that cannot be taken apart
+        reason = " ".join(str(error).split())
+        raise BadInputError(f"{reason}; write a mapping as NAME=VALUE, a list as A,B (see --help)") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, dotted keys expanded; raises BadInputError if there is none."""
+    _refuse_special_file("--config", str(path))
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_YAML_BYTES + 1)
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
+    if len(raw) > _MAX_YAML_BYTES:
+        raise BadInputError(f"{path}: larger than 1 MB, which no configuration is")
+    data = _parse_yaml(path, raw)
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise BadInputError(f"{path}: must hold 'key: value' lines, such as 'task_suite: libero_object'")
+    return _expand_dots(path, data)
+
+
+def validate(data: dict[str, Any]) -> Config:
+    """The Config of a plain mapping; raises BadInputError naming the first field that is wrong."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise BadInputError(_explain(error)) from error
+
+
+def field_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every settable field by its dotted name."""
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from field_names(info.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def unknown_key(name: str, names: Sequence[str], prefix: str = "") -> str:
+    """The one line for a key that is none of `names`, naming the nearest one."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = near or [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]]
+    hint = f"did you mean {prefix}{near[0]}?" if near else "--help lists them all"
+    return f"unknown key {prefix}{name}: {hint}"
+
+
+class _CliConfig(Config, BaseSettings):
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_parse_none_str="null",
+    )
+
+
+def _parse_yaml(path: Path, raw: bytes) -> Any:
+    try:
+        data = load_unique(raw.decode("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadInputError(f"{path}: not readable as YAML ({reason})") from error
+    return {} if data is None else data
+
+
+def _expand_dots(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """`ray.address: auto` means the same as `ray: {address: auto}`."""
+    expanded: dict[str, Any] = {}
+    for name, value in data.items():
+        group, dot, field = name.partition(".")
+        new = {group: {field: value}} if dot else {name: value}
+        twice = next(_given_twice(expanded, new), None)
+        if twice is not None:
+            raise BadInputError(f"{path}: {twice} is given twice; keep one of them")
+        if name not in expanded or value is not None:
+            expanded = _merge(expanded, new)
+    return expanded
+
+
+def _given_twice(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names that both set; an empty group sets nothing."""
+    for name in a.keys() & b.keys():
+        if isinstance(a[name], dict) and isinstance(b[name], dict):
+            yield from _given_twice(a[name], b[name], f"{prefix}{name}.")
+        elif a[name] is not None and b[name] is not None:
+            yield prefix + name
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what both set, `above` where they disagree. Raises BadInputError if only it has fields for a name."""
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        if isinstance(value, dict) and old is not None:
+            if not isinstance(old, dict):
+                raise BadInputError(f"{prefix}{name}: must hold its fields, not {_shorten(old)}")
+            value = _merge(old, value, f"{prefix}{name}.")
+        merged[name] = value
+    return merged
+
+
+def _refuse_groups_beside_fields(argv: Sequence[str]) -> None:
+    """Which of `--ray '{...}'` and `--ray.address` would win is not to be guessed."""
+    options = [text[2:].partition("=")[0] for text in argv if text.startswith("--")]
+    for name in {name.partition(".")[0] for name in field_names() if "." in name} & set(options):
+        beside = next((option for option in options if option.startswith(f"{name}.")), None)
+        if beside is not None or options.count(name) > 1:
+            raise BadInputError(f"--{name}: is given beside {'--' + beside if beside else 'another'}; give its fields")
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"] if part not in ("int", "literal['auto']", "constrained-int"))
+    if first["type"] == "extra_forbidden":
+        return unknown_key(name, list(field_names()))
+    reason = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return reason
+    return f"{name}: {reason}, not {_shorten(first['input'])}"
+
+
+def _shorten(value: object) -> str:
+    try:
+        text = reprlib.repr(value)  # not repr: YAML's aliases make a small file a huge value
+    except ValueError:  # Python writes out no integer of over 4,300 digits
+        return "so large a number"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Ray: set-up, placement, environment of its processes, and the versions of a run's nodes."""

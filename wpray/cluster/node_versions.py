@@ -1,0 +1,100 @@
+"""The machines of a run must agree on what decides outcomes.
+
+Compared with the machine that starts the run when it joins a cluster, and again by every env actor, for nodes join
+later. Another simulator moves physics and pixels: refused. Another Python, Ray, numpy or torch may change the last bit
+of a sum, as another processor may: a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from wpray.benchmarks.factory import FAKE_SUITE
+from wpray.cluster.gather import answers
+from wpray.errors import BadInputError
+from wpray.provenance import origins, record
+
+_LOG = logging.getLogger(__name__)
+DECISIVE = ("wpray", *record.DECISIVE)
+HARMLESS = ("python", "ray", "numpy", "torch")
+REMEDY = "make them alike: bash cluster/bootstrap.sh node"
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """What the nodes said."""
+
+    versions: dict[str, dict[str, str]]  # by host
+    silent: tuple[str, ...]  # hosts that did not answer in time, or could not
+
+
+def ask_nodes(timeout_s: float = _TIMEOUT_S, suite: str = FAKE_SUITE) -> Nodes:
+    """Return the versions on every node that is there now, with digests of what decides outcomes of `suite`."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    asked = [_versions.options(scheduling_strategy=_on(node)).remote(suite) for node in nodes]
+    said = dict(answers(asked, timeout_s))
+    silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
+    found: dict[str, dict[str, str]] = {}
+    for host, versions in said.values():
+        # Several nodes may be of one host; one that differs is never hidden by one that does not.
+        name = host if found.get(host, versions) == versions else f"{host} (another node)"
+        found[name] = versions
+    return Nodes(found, tuple(silent))
+
+
+def reference(nodes: Nodes, suite: str = FAKE_SUITE) -> dict[str, str]:
+    """The versions that nodes are compared with: this machine's, for what it lacks the first node's that has it."""
+    found: dict[str, str] = {}
+    for versions in reversed(list(nodes.versions.values())):
+        found |= versions
+    return found | origins.identity(suite)
+
+
+def check_nodes(suite: str = FAKE_SUITE) -> dict[str, str]:
+    """The versions that every env actor must have; differences that change no outcome are logged.
+
+    Raises BadInputError, naming hosts, packages and versions, if a node has another simulator, or other files of it.
+    """
+    nodes = ask_nodes(suite=suite)
+    wanted = reference(nodes, suite)
+    for host in nodes.silent:
+        _LOG.warning("node %s has not told its versions within %g s", host, _TIMEOUT_S)
+    odd = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, HARMLESS))]
+    if odd:
+        _LOG.warning("nodes differ, which may change last bits: %s", "; ".join(odd))
+    wrong = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, DECISIVE))]
+    if wrong:
+        raise BadInputError(f"nodes with another simulator: {'; '.join(wrong)}; {REMEDY}")
+    return wanted
+
+
+def check_this_host(wanted: Mapping[str, str], suite: str = FAKE_SUITE) -> None:
+    """Raise BadInputError if this process's simulator is not the one `wanted` (empty: anything goes)."""
+    if not wanted:
+        return
+    wrong = named(platform.node(), wanted, origins.identity(suite), DECISIVE)
+    if wrong:
+        raise BadInputError(f"another simulator on {wrong}; {REMEDY}")
+
+
+def named(host: str, wanted: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> str:
+    """'host: mujoco 3.4.0 instead of 3.3.2'; empty if nothing that both have differs."""
+    different = record.differing(wanted, theirs, names)
+    return f"{host}: " + ", ".join(f"{n} {theirs[n]} instead of {wanted[n]}" for n in different) if different else ""
+
+
+def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+
+
+@ray.remote(num_cpus=0)
+def _versions(suite: str) -> tuple[str, dict[str, str]]:
+    return platform.node(), origins.identity(suite)

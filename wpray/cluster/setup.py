@@ -1,0 +1,211 @@
+"""Starts or joins Ray, and sizes a run to what the cluster has."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import services
+
+from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
+from wpray.benchmarks.suites import InstructionSource
+from wpray.cluster.gather import cause_of
+from wpray.cluster.probe import check_answers, host_and_port
+from wpray.cluster.process_env import WORKER_DEFAULTS, passed_on
+from wpray.cluster.ray_folder import short_enough
+from wpray.config import Config
+from wpray.errors import BadInputError, told_as
+from wpray.system.hardware import cores
+from wpray.types import Task
+
+_LOG = logging.getLogger(__name__)
+_OBJECT_STORE = 256 * 2**20  # results pass through it one at a time
+_FAKE_MEMORY = 200 * 2**20
+_PLENTY = 10_000.0  # custom resources name kinds of nodes; one machine alone is of every kind
+_PACKAGE = Path(__file__).parents[1]
+
+
+def start_ray(config: Config, folder: str | None = None) -> None:
+    """Joins the cluster at ray.address, or starts a local Ray: loopback only, no dashboard, quiet.
+
+    `folder`: where a local Ray keeps its files; None is Ray's own choice. Raises BadInputError if the cluster cannot be
+    reached.
+    """
+    warnings.filterwarnings("ignore", module="ray")
+    address, on_sigterm = config.ray.address, signal.getsignal(signal.SIGTERM)
+    options = _join_options(address) if address else {**_local_options(config), "_temp_dir": folder}
+
+    def in_a_line(error: Exception) -> BadInputError:
+        named = " (RAY_ADDRESS)" if address == "auto" and os.environ.get("RAY_ADDRESS") else ""
+        return BadInputError(f"ray.address {address or 'none'}{named}: cannot start or join Ray ({_reason(error)})")
+
+    try:
+        with told_as(in_a_line):  # of a node that does not come up in time Ray says so with a plain Exception
+            if address:
+                _check_is_there(address)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its last words
+
+
+@contextlib.contextmanager
+def running_ray(config: Config) -> Iterator[None]:
+    """`start_ray`, and its end."""
+    with contextlib.nullcontext() if config.ray.address else short_enough() as folder:
+        start_ray(config, folder)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray takes it away, unseen by Python
+
+
+def num_env_actors(config: Config, num_trials: int) -> int:
+    """Environments at once: as configured, else what the nodes' CPUs and memory hold; never more than trials.
+
+    A cluster may grow to hold as many as are asked for; one machine does not. Raises BadInputError if none fits.
+    """
+    wanted, fitting = config.num_env_actors, env_actors_that_fit(config)
+    if wanted != "auto" and config.ray.address is not None:
+        return min(wanted, num_trials)
+    if fitting == 0:
+        raise _nothing_fits(config)
+    return min(fitting if wanted == "auto" else wanted, fitting, num_trials)
+
+
+def env_actors_that_fit(config: Config) -> int:
+    """How many the nodes that are here now can hold."""
+    return sum(_fitting(node, _needs(config)) for node in _nodes())
+
+
+def policy_actors(config: Config, num_gpus: float) -> tuple[int, float]:
+    """Policy replicas, and the GPUs of each: as configured, else one, or as many as the nodes' GPUs hold.
+
+    A single machine without a GPU runs the policy on its CPU. Raises BadInputError if a cluster has no GPU for it.
+    """
+    asked = config.ray.num_policy_actors
+    num_gpus = config.ray.policy_resources.get("GPU", num_gpus)
+    fitting = sum(_fitting(node, {"GPU": num_gpus, **config.ray.policy_resources}) for node in _nodes() if num_gpus)
+    if num_gpus and fitting == 0 and config.ray.address is None:
+        _LOG.warning("no GPU here: policy %s computes on the CPU, slowly", config.policy)
+        num_gpus = 0
+    if asked != "auto":
+        return asked, num_gpus
+    if num_gpus and fitting == 0:
+        remedy = "join another cluster (ray.address), or (one that grows) give ray.num_policy_actors"
+        raise BadInputError(f"policy {config.policy} needs a GPU and no node has one free; {remedy}")
+    if num_gpus and "GPU" in config.ray.env_resources:
+        raise BadInputError("ray.env_resources: GPU: the policy takes every GPU; give ray.num_policy_actors")
+    return max(1, fitting), num_gpus
+
+
+def demands(resources: Mapping[str, float]) -> dict[str, Any]:
+    """What an actor asks of Ray for the resources in a configuration: GPUs have an option of their own."""
+    custom = {name: share for name, share in resources.items() if name != "GPU"}
+    return {"resources": custom, "num_gpus": resources.get("GPU", 0)}
+
+
+def env_memory(config: Config) -> int:
+    """Bytes reserved for an env actor."""
+    return _FAKE_MEMORY if config.task_suite == FAKE_SUITE else int(config.env.memory_gb * 2**30)
+
+
+def cluster_tasks(config: Config) -> tuple[Task, ...]:
+    """The suite's tasks; read by a worker if the run joins a cluster, for this machine may have no LIBERO.
+
+    Raises BadInputError for a suite that does not exist, or if no worker can tell.
+    """
+    if config.ray.address is None:
+        return list_tasks(*_asked(config))
+    try:
+        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(*_asked(config)))
+        return tasks
+    except ray.exceptions.RayError as error:
+        cause = cause_of(error)
+        if isinstance(cause, BadInputError):
+            raise cause from error
+        raise BadInputError(f"ray.address: no node can list the suite's tasks ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line; of a mismatch of Ray's or Python's versions all that Ray says, which it spreads over many."""
+    text = str(error).strip() or type(error).__name__
+    if text.startswith("Version mismatch"):
+        return " ".join(text.split()) + "; use the cluster's versions of Python and Ray here"
+    return text.splitlines()[0]
+
+
+def _check_is_there(address: str) -> None:
+    """Raise ConnectionError unless a cluster answers where Ray would look for it; Ray would try for minutes."""
+    found = host_and_port(_where(address))
+    if found is not None:
+        check_answers(*found)
+
+
+def _where(address: str) -> str:
+    """Return the address that Ray makes of `address`: for auto that in RAY_ADDRESS, else of what runs here."""
+    named = os.environ.get("RAY_ADDRESS") if address == "auto" else None
+    if address != "auto" or named:
+        return named or address
+    logging.getLogger("ray").setLevel(logging.ERROR)  # as ray.init will: of several clusters here it warns
+    services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]
+    try:
+        return services.canonicalize_bootstrap_address(address) or address
+    except ConnectionError as error:
+        remedy = "start one with `ray start --head`, or set RAY_ADDRESS or ray.address to HOST:PORT"
+        raise ConnectionError(f"no Ray runs on this machine; {remedy}") from error
+
+
+def _join_options(address: str) -> dict[str, Any]:
+    """The nodes get this package as it is here, and of this environment what is on the allow-list."""
+    return {
+        "address": address,
+        "runtime_env": {"py_modules": [str(_PACKAGE)], "env_vars": {**WORKER_DEFAULTS, **passed_on()}},
+    }
+
+
+def _local_options(config: Config) -> dict[str, Any]:
+    """Workers inherit this process's environment: a runtime_env would cost a second for each actor."""
+    asked = 0 if config.num_env_actors == "auto" else config.num_env_actors * config.ray.env_cpus
+    return {
+        "address": "local",
+        "include_dashboard": False,
+        "num_cpus": max(cores(), int(asked + 0.999)),
+        "object_store_memory": _OBJECT_STORE,
+        "resources": dict.fromkeys({*config.ray.policy_resources, *config.ray.env_resources} - {"GPU"}, _PLENTY),
+    }
+
+
+def _needs(config: Config) -> dict[str, float]:
+    return {"CPU": config.ray.env_cpus, "memory": env_memory(config), **config.ray.env_resources}
+
+
+def _nodes() -> Iterable[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _fitting(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    return min(int(node.get(name, 0) / share) for name, share in needs.items() if share > 0)
+
+
+def _nothing_fits(config: Config) -> BadInputError:
+    needs = f"{config.ray.env_cpus:g} CPU and {env_memory(config) / 2**30:.1f} GiB of memory"
+    custom = "".join(f", {share:g} {name}" for name, share in config.ray.env_resources.items())
+    remedy = "lower env.memory_gb or ray.env_cpus, or (a cluster that grows) give ray.num_env_actors"
+    return BadInputError(f"no node has what one env actor needs ({needs}{custom} free); {remedy}")
+
+
+def _asked(config: Config) -> tuple[str, int | None, InstructionSource]:
+    return config.task_suite, config.env.max_steps, config.instruction_source
+
+
+@ray.remote(num_cpus=0)
+def _list_tasks(suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
+    return list_tasks(suite, max_steps, instruction)

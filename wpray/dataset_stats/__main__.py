@@ -1,0 +1,183 @@
+"""`python -m wpray.dataset_stats RLDS_DIR -o dataset_statistics.json`: what normalization needs to know of a data set.
+
+For `action` (7) and `proprio` = observation/state (8): mean, std (ddof 0), min, max and the 1st and 99th percentile,
+as numpy computes them in float32. Values wait in temporary files, so that memory holds one number a step at a time
+and never an image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wpray.cli.arguments import expanded_path
+from wpray.cli.command import run_command
+from wpray.cli.configuration import ArgumentParser
+from wpray.dataset_stats import rlds
+from wpray.errors import BadInputError
+from wpray.results.atomic import DiskFullError, write_atomic
+from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
+
+_PERCENTILES = {"q01": 1, "q99": 99}
+
+
+class Columns:
+    """Rows of a field, kept in a temporary file until their statistics are asked for."""
+
+    def __init__(self, dim: int) -> None:
+        self._dim, self.count = dim, 0
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="wpray-stats-")  # noqa: SIM115 - lives as long as this
+
+    def add(self, rows: Float32Array) -> None:
+        """Appends (N, dim) rows. Raises ValueError if a value is not finite."""
+        if not np.isfinite(rows).all():
+            raise ValueError("a value is not finite")
+        self._file.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
+        self.count += len(rows)
+
+    def statistics(self) -> dict[str, list[float]]:
+        """mean, std, min, max, q01, q99 of each column: float32 values, moments summed in float64."""
+        self._file.flush()
+        rows = np.memmap(self._file, dtype=np.float32, mode="r", shape=(self.count, self._dim))
+        columns = [_statistics(np.array(rows[:, index])) for index in range(self._dim)]
+        return {name: [column[name] for column in columns] for name in columns[0]}
+
+
+def _statistics(values: Float32Array) -> dict[str, float]:
+    moments = {"mean": values.mean(dtype=np.float64), "std": values.std(dtype=np.float64)}
+    extremes = {"min": values.min(), "max": values.max()}
+    # One number at a time: a list of percentiles would make numpy interpolate in float64.
+    percentiles = {name: np.percentile(values, q) for name, q in _PERCENTILES.items()}
+    return {name: float(np.float32(value)) for name, value in {**moments, **extremes, **percentiles}.items()}
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Statistics of a data set in the making."""
+
+    num_trajectories: int = 0
+    action: Columns = field(default_factory=lambda: Columns(ACTION_DIM))
+    proprio: Columns = field(default_factory=lambda: Columns(PROPRIO_DIM))
+
+    def add(self, episode: rlds.Episode) -> None:
+        """Adds an episode. Raises ValueError if it cannot be one."""
+        if len(episode.action) != len(episode.proprio):
+            raise ValueError(f"it has {len(episode.action)} actions and {len(episode.proprio)} states")
+        self.action.add(episode.action)
+        self.proprio.add(episode.proprio)
+        self.num_trajectories += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the file. Raises ValueError if there is nothing to describe."""
+        if self.action.count == 0:
+            raise ValueError("its episodes have no steps")
+        return {
+            "action": self.action.statistics(),
+            "proprio": self.proprio.statistics(),
+            "num_samples": self.action.count,
+            "num_transitions": self.action.count,
+            "num_trajectories": self.num_trajectories,
+        }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0 written, 2 bad input."""
+    args = _parser().parse_args(argv)
+    _check_output(args.output)
+    rlds.hide_gpus()
+    folders = [found for folder in args.folders for found in rlds.find_data_sets(folder)]
+    data_sets = [rlds.open_data_set(folder, args.split) for folder in folders]
+    _check_names([data_set.name for data_set in data_sets], flat=args.flat)
+    with _progress(sum(data_set.num_episodes for data_set in data_sets)) as progress:
+        computed = {data_set.name: _compute(data_set, progress) for data_set in data_sets}
+    result = computed.popitem()[1] if args.flat else computed
+    _write(args.output, result)
+    for data_set in data_sets:
+        facts = result if args.flat else result[data_set.name]
+        print(f"{data_set.name}: {facts['num_transitions']} steps of {facts['num_trajectories']} episodes")
+    print(f"written: {args.output}")
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m wpray.dataset_stats",
+        description="Statistics of RLDS data sets, as dataset_statistics_path of a config names them.",
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=expanded_path,
+        metavar="RLDS_DIR",
+        help="NAME/1.0.0, or a folder above one or several",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=expanded_path, metavar="FILE", help="the JSON file to write"
+    )
+    parser.add_argument("--flat", action="store_true", help="one data set, not nested under its name")
+    parser.add_argument("--split", default="all", help="a TFDS split, such as train[:95%%] (default: all)")
+    return parser
+
+
+def _compute(data_set: rlds.DataSet, progress: Progress) -> dict[str, Any]:
+    statistics, bar = Statistics(), progress.task_ids[0]
+    progress.update(bar, description=data_set.name)
+    try:
+        for episode in data_set.episodes():
+            statistics.add(episode)
+            progress.advance(bar)
+        return statistics.as_dict()
+    except BadInputError:
+        raise
+    except ValueError as error:
+        raise BadInputError(f"{data_set.folder}: episode {statistics.num_trajectories}: {error}") from error
+
+
+def _check_names(names: Sequence[str], *, flat: bool) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInputError(f"data set {twice[0]} is named twice; its statistics would overwrite each other")
+    if flat and len(names) > 1:
+        raise BadInputError(f"--flat: the file can hold one data set, not {', '.join(names)}; leave --flat out")
+
+
+def _check_output(path: Path) -> None:
+    """Before the data are read: an hour later is a bad time to learn that the folder is read-only."""
+    if path.is_dir():
+        raise BadInputError(f"{path}: is a folder; name a file such as {path / 'dataset_statistics.json'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    try:
+        write_atomic(path, (json.dumps(data, indent=2) + "\n").encode())
+    except (OSError, DiskFullError) as error:
+        raise BadInputError(f"{path}: cannot be written ({error}); choose another file") from error
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes, left"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+        progress.add_task("reading", total=total)
+        yield progress
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

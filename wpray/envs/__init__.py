@@ -1,1 +1,0 @@
-"""Environments: the protocol, real LIBERO and a fast fake."""

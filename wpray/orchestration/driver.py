@@ -1,0 +1,303 @@
+"""The driver: hands trials to actors, writes what comes back, replaces what dies, stops when it should."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wpray.cluster.setup import env_actors_that_fit
+from wpray.errors import BadInputError
+from wpray.orchestration.actors import ACTOR_LOST, Attempt, Host, RunContext, lost_row
+from wpray.orchestration.env_actor_pool import Pool
+from wpray.orchestration.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
+from wpray.orchestration.policy_actor_pool import Replicas
+from wpray.orchestration.row_sink import Recorder, Row, Watcher
+from wpray.orchestration.scheduler import Assignment, Scheduler
+from wpray.orchestration.stop_rules import PolicyErrors, Stop
+from wpray.policies.base import Sources
+from wpray.results.encode import EncodedEpisode
+from wpray.results.summary import Tally
+from wpray.results.writer import RunFolder
+from wpray.transport.connection import POLICY_DIED
+from wpray.types import AttemptError, Trial
+
+_LOG = logging.getLogger(__name__)
+_TICK_S = 0.25
+_GATHER_S = 0.2  # rows are written together, for that costs less: a kill then costs no more than the trials in hand
+TOGETHER = 32  # rows at most: an episode takes some 0.3 MB
+_COUNT_NODES_S = 15.0
+_SHRUNK_S = 60.0  # with the env actors that are left, before more are tried again
+_MOST_MESSAGE = 4000  # characters of an attempt's error
+_FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """A run's actors and what happens to them."""
+
+    events: EventQueue
+    replicas: Replicas
+    pool: Pool
+
+    def next_events(self, timeout_s: float) -> Iterator[Event]:
+        """What has happened, each made an event once the one before it is dealt with; waits for the first.
+
+        Hung actors are found on the way.
+        """
+        if self.events.empty:  # else it may hold the sign of life that a check would miss
+            event = self.pool.check() or self.replicas.check() or self.events.next(timeout_s)
+            if event is not None:
+                yield event
+        for _ in range(TOGETHER):
+            if self.events.empty:
+                return
+            event = self.events.next(0)
+            if event is not None:
+                yield event
+
+    def close(self) -> None:
+        """Ends every actor."""
+        self.pool.close()
+        self.replicas.close()
+
+
+class Driver:
+    """Runs trials to their rows."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        crew: Crew,
+        folder: RunFolder,
+        tally: Tally,
+        watcher: Watcher,
+        note_files: Callable[[dict[str, str]], None],
+        verify_files: bool = False,
+        note_sources: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    ) -> None:
+        """`note_files` takes the SHA-256 by path of what the policy was loaded from, `note_sources` what it took of it.
+
+        `verify_files`: it knows those of earlier results, so no trial is handed out before they were compared.
+        """
+        self._note_files, self._verify_files, self._note_sources = note_files, verify_files, note_sources
+        self._sources: list[Sources] = []  # of the replicas that have loaded, each only once
+        self._context, self._crew, self._pool = context, crew, crew.pool
+        self._recorder, self._watcher = Recorder(context.config, folder, tally, watcher), watcher
+        self._policy_errors = PolicyErrors()
+        self._rows: list[Row] = []  # still to be written
+        self._idle: list[str] = []
+        self._size = self._wanted = 0  # env actors, now and when nothing is wrong
+        self._grow_at = self._gather_until = math.inf
+        self._failed_starts = 0
+        self._blamed: set[str] = set()  # lives of policy replicas that were ended for an error
+        self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
+        self._policy_has_answered = self._hashes_are_known = self._winding_up = False
+        self._renderer: str | None = None  # of the first env actor
+        self._odd_renderers: set[str] = set()
+        self.hosts: dict[str, Host] = {}  # by actor name
+        self.stop: Stop | None = None
+
+    def request_stop(self, stop: Stop) -> None:
+        """Ends the run: trials in hand are finished first, unless `stop.at_once`; after an `intended` stop also the
+        trials that bring every task to the same number.
+        """
+        self.stop = stop if self.stop is None or stop.at_once else self.stop
+
+    def run(self, scheduler: Scheduler, num_workers: int) -> None:
+        """Runs every trial of `scheduler` on up to `num_workers` env actors, until all have rows or the run must stop.
+
+        Raises BadInputError if no actor can start for a reason that the user can mend.
+        """
+        self._scheduler, self._size, self._wanted = scheduler, num_workers, num_workers
+        try:
+            self._loop()
+        finally:
+            self._record()
+
+    def _loop(self) -> None:
+        while not self._scheduler.finished or self._wait_for_hashes():
+            self._staff()
+            self._hand_out()
+            left_s = self._gather_until - time.monotonic()
+            if len(self._rows) >= TOGETHER or left_s <= 0:
+                self._record()  # nobody idles while the driver waits for the disk
+            for event in self._crew.next_events(max(0.0, min(_TICK_S, left_s))):
+                self._handle(event)
+            if self.stop is not None:
+                if self.stop.at_once:
+                    return
+                self._wind_up(self.stop)
+            self._watcher.tick(self._crew.replicas.busy_s, self._pool.size)
+
+    def _wind_up(self, stop: Stop) -> None:
+        """Hands out no more trials, but those that an intended stop needs; said once, not where a signal interrupts."""
+        if not self._winding_up:
+            self._winding_up = True
+            _LOG.warning("%s: finishing the episodes in hand; Ctrl-C again stops now", stop.reason)
+        self._scheduler.even_out() if stop.intended else self._scheduler.stop_taking()
+
+    def _wait_for_hashes(self) -> bool:
+        """A run shorter than the hashing of its checkpoints waits for it: the result says what was evaluated."""
+        return self._policy_has_answered and not self._hashes_are_known and self.stop is None
+
+    def _staff(self) -> None:
+        """As many env actors as the nodes hold and the work left can use."""
+        config, now = self._context.config, time.monotonic()
+        if config.ray.address and config.num_env_actors == "auto" and now > self._count_nodes_at:
+            self._count_nodes_at = now + _COUNT_NODES_S
+            self._size = self._wanted = max(1, env_actors_that_fit(config))
+        elif now > self._grow_at:
+            self._size, self._grow_at = self._wanted, math.inf
+        for _ in range(min(self._size, self._scheduler.num_open) - self._pool.size):
+            self._pool.start()
+
+    def _hand_out(self) -> None:
+        """Nobody idles while there is work; scenes compile and objects settle while the policy still loads."""
+        while self._idle and (self._hashes_are_known or not self._verify_files):
+            assignment = self._scheduler.next_for(self._idle[-1])
+            if assignment is None:
+                return
+            self._idle.pop()
+            self._pool.submit(assignment)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Ready(worker, host):
+                self._failed_starts = 0
+                self._note_renderer(host)
+                self.hosts[worker] = host
+                self._idle.append(worker)
+            case Finished(_, attempt):
+                self._failed(event) if attempt.error_from else self._succeeded(event)
+            case Lost():
+                self._lost(event)
+            case PolicyReady(replica, host, load_s, sources):
+                self._policy_has_answered = True
+                self._pool.replicas_ready += 1
+                self.hosts[f"policy-{replica}"] = host
+                suite = self._context.config.task_suite
+                _LOG.info("Task suite %s: policy-%d loaded in %.1f s on %s", suite, replica, load_s, host.name)
+                self._note_origin(sources)
+            case PolicyFiles(hashes):
+                self._hashes_are_known = True
+                self._note_files(hashes)
+            case PolicyLost(failure):
+                if failure.bad_input:
+                    raise BadInputError(failure.reason)
+                self.request_stop(Stop(f"the policy cannot run: {failure.reason}", at_once=True))
+
+    def _note_origin(self, sources: Sources) -> None:
+        """Logs and keeps what the policy was loaded from, once if all replicas agree."""
+        if sources in self._sources:
+            return
+        self._sources.append(sources)
+        for line in sources.lines:
+            _LOG.info("%s", line)
+        for line in sources.warnings:
+            _LOG.warning("%s", line)
+        self._note_sources(sources.facts)
+
+    def _note_renderer(self, host: Host) -> None:
+        """Two renderers draw alike, not the same: a policy that looks may then act by where its trial ran."""
+        if self._renderer is None:
+            self._renderer = host.renderer
+        elif host.renderer not in (self._renderer, *self._odd_renderers):
+            self._odd_renderers.add(str(host.renderer))
+            text = "%s renders with %s, others with %s: images differ slightly; set env.renderer to one of them"
+            _LOG.warning(text, host.name, host.renderer, self._renderer)
+
+    def _succeeded(self, event: Finished) -> None:
+        self._idle.append(event.assignment.worker)
+        self._policy_has_answered = True
+        if self._scheduler.done(event.assignment):  # else a late result of an attempt already given up
+            self._keep(event.assignment.trial, event.attempt.episode)
+
+    def _failed(self, event: Finished) -> None:
+        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one.
+
+        A request that is invalid says nothing against either, and would be so again: its trial has its error row.
+        """
+        assignment, attempt = event.assignment, event.attempt
+        if attempt.error_from == "environment":
+            self._pool.retire(assignment.worker)
+        else:
+            self._idle.append(assignment.worker)
+        if attempt.error_from == "policy":
+            self._blame_policy(assignment.trial, attempt)
+        if self._scheduler.running.get(assignment.worker) == assignment:
+            error = _error_of(assignment, attempt)
+            self._try_again(assignment, attempt.episode, error, useless=attempt.error_from == "request")
+        if attempt.error_from == "environment":
+            self._scheduler.forget(assignment.worker)
+
+    def _blame_policy(self, trial: Trial, attempt: Attempt) -> None:
+        """Once for each process of a replica: the others of its requests may fail with it."""
+        if attempt.error_kind == POLICY_DIED or attempt.replica is None or attempt.life is None:
+            return
+        if self._policy_errors.repeat(trial.key, attempt.error_kind, attempt.life):
+            self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
+        elif attempt.life not in self._blamed:
+            self._blamed.add(attempt.life)
+            self._crew.replicas.restart(attempt.replica)
+
+    def _lost(self, event: Lost) -> None:
+        """An env actor is gone: its trial goes to another, and a new actor will take its place."""
+        _LOG.warning("%s is gone: %s", event.worker, event.failure.reason)
+        if event.worker in self._idle:
+            self._idle.remove(event.worker)
+        assignment = self._scheduler.forget(event.worker)
+        if assignment is not None:
+            reason = f"the env actor died in attempt {assignment.attempt}: {event.failure.reason}"
+            error = AttemptError(assignment.attempt, "actor", ACTOR_LOST, reason, assignment.worker)
+            self._try_again(assignment, lost_row(self._context, assignment, reason), error)
+        if not event.started:
+            self._could_not_start(event)
+
+    def _could_not_start(self, event: Lost) -> None:
+        self._failed_starts += 1
+        if event.failure.bad_input and not any(name.startswith("env-") for name in self.hosts):
+            raise BadInputError(event.failure.reason)
+        if self._failed_starts < _FAILED_STARTS:
+            return
+        if self._pool.size == 0:
+            self.request_stop(Stop(f"env actors cannot start: {event.failure.reason}", at_once=True))
+        self._failed_starts, self._size = 0, self._pool.size
+        self._grow_at = time.monotonic() + _SHRUNK_S
+        _LOG.warning("going on with %d env actors for %.0f s", self._size, _SHRUNK_S)
+
+    def _try_again(
+        self, assignment: Assignment, error_row: EncodedEpisode, error: AttemptError, *, useless: bool = False
+    ) -> None:
+        """Queue a failed trial again, with its error; keep its error row if that is `useless`, if no attempt is left,
+        or if the run stops.
+        """
+        _LOG.warning("%s attempt %d: %s", assignment.trial.label, assignment.attempt, error_row.error)
+        if useless or (self.stop is not None and not self.stop.intended):
+            self._scheduler.done(assignment)
+        elif self._scheduler.failed(assignment, error):
+            return
+        self._keep(assignment.trial, error_row)
+
+    def _keep(self, trial: Trial, episode: EncodedEpisode) -> None:
+        if not self._rows:
+            self._gather_until = time.monotonic() + _GATHER_S
+        self._rows.append((trial, episode))
+
+    def _record(self) -> None:
+        """Writes and counts the rows that have come; may wait for the disk."""
+        rows, self._rows, self._gather_until = self._rows, [], math.inf
+        stop = self._recorder.keep(rows, lambda: self.stop is not None) if rows else None
+        if stop is not None:
+            self.request_stop(stop)
+
+
+def _error_of(assignment: Assignment, attempt: Attempt) -> AttemptError:
+    """Why an attempt that ended in an error did; its message cut, because it travels with every further attempt."""
+    origin = attempt.error_from or "environment"
+    return AttemptError(
+        assignment.attempt, origin, attempt.error_kind, attempt.error_message[:_MOST_MESSAGE], assignment.worker
+    )

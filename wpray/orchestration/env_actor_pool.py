@@ -1,0 +1,153 @@
+"""The env actors of a run: starts them, hands them work, notices those that died or hang."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+
+from wpray.cluster.setup import demands, env_memory
+from wpray.orchestration.actors import EnvActor, Health, Host, RunContext
+from wpray.orchestration.events import Event, EventQueue, Failure, Finished, Lost, Ready, failure_of
+from wpray.orchestration.scheduler import Assignment
+from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
+
+
+@dataclass(slots=True)
+class _Worker:
+    handle: Any
+    host: Host | None = None
+    busy: bool = False
+    sign_of_life: float = 0.0  # monotonic instant
+    asked: float | None = None  # since when a question for one is open
+    exists_since: float | None = None  # its process answers; it may still be starting
+
+
+class Pool:
+    """Env actors by name. Not thread-safe."""
+
+    kind: Any = EnvActor
+
+    def __init__(self, context: RunContext, replicas: list[Any], events: EventQueue) -> None:
+        self._context, self._replicas, self._events = context, replicas, events
+        self._workers: dict[str, _Worker] = {}
+        self._numbers = itertools.count()
+        self._next_check = 0.0
+        self.replicas_ready = 0  # how often a policy replica has become ready
+
+    @property
+    def size(self) -> int:
+        """Env actors alive or starting."""
+        return len(self._workers)
+
+    def start(self) -> None:
+        """Starts one env actor; a Ready or a Lost event follows."""
+        config = self._context.config
+        name = f"env-{next(self._numbers)}"
+        handle = self.kind.options(
+            num_cpus=config.ray.env_cpus,
+            memory=env_memory(config),
+            **demands(config.ray.env_resources),
+        ).remote(name, self._context, self._replicas)
+        # On a cluster it may wait for a node first, as long as it likes.
+        self._workers[name] = _Worker(handle, exists_since=None if config.ray.address else time.monotonic())
+        self._events.watch(handle.health.remote(), partial(self._exists, name))
+        self._events.watch(handle.start.remote(), partial(self._started, name))
+
+    def submit(self, assignment: Assignment) -> None:
+        """Gives an idle worker an attempt; a Finished or a Lost event follows."""
+        worker = self._workers[assignment.worker]
+        worker.busy, worker.sign_of_life, worker.asked = True, time.monotonic(), None
+        work = [assignment.plain(), self.replicas_ready]
+        self._events.watch(worker.handle.run.remote(work), partial(self._ran, assignment))
+
+    def retire(self, name: str) -> None:
+        """Ends an idle env actor whose process is not to be trusted any more; no event follows."""
+        worker = self._workers.pop(name, None)
+        if worker is not None:
+            ray.kill(worker.handle, no_restart=True)
+
+    def check(self) -> Event | None:
+        """Finds an env actor without a step or a reply for retry.stall_s, and gives it up.
+
+        A sign of life is asked for only when an attempt has been silent for half of that time: a healthy run costs
+        the driver nothing.
+        """
+        now, stall_s = time.monotonic(), self._context.config.retry.stall_s
+        if now < self._next_check:
+            return None
+        for name, worker in self._workers.items():
+            if self._hangs(name, worker, now):
+                return self._give_up(name)
+        self._next_check = now + min(stall_s / 8, 1.0)
+        return None
+
+    def close(self) -> None:
+        """Kills every env actor."""
+        for name in list(self._workers):
+            self.retire(name)
+
+    def _hangs(self, name: str, worker: _Worker, now: float) -> bool:
+        stall_s = self._context.config.retry.stall_s
+        if worker.host is None:  # it starts, or waits for a node with room
+            return worker.exists_since is not None and now - worker.exists_since > START_STALLS * stall_s
+        if not worker.busy or now - worker.sign_of_life < stall_s / 2:
+            return False
+        if worker.asked is None:
+            worker.asked = now
+            self._events.watch(worker.handle.health.remote(), partial(self._heard, name))
+            return False
+        return now - worker.sign_of_life > stall_s and now - worker.asked > stall_s / 2
+
+    def _exists(self, name: str, future: Future[Any]) -> Event | None:
+        if name in self._workers and future.exception() is None:
+            self._workers[name].exists_since = time.monotonic()
+        return None
+
+    def _started(self, name: str, future: Future[Any]) -> Event | None:
+        if future.exception() is not None:
+            return self._lose(name, failure_of(future.exception()))
+        if name not in self._workers:
+            return None
+        host: Host = future.result()
+        self._workers[name].host = host
+        return Ready(name, host)
+
+    def _ran(self, assignment: Assignment, future: Future[Any]) -> Event | None:
+        if future.exception() is not None:
+            return self._lose(assignment.worker, failure_of(future.exception()))
+        worker = self._workers.get(assignment.worker)
+        if worker is None:
+            return None  # given up before: a late result
+        worker.busy = False
+        return Finished(assignment, future.result())
+
+    def _heard(self, name: str, future: Future[Any]) -> Event | None:
+        worker = self._workers.get(name)
+        if worker is None or future.exception() is not None:
+            return None  # its run has an event of its own
+        health: Health = future.result()
+        worker.asked, worker.sign_of_life = None, time.monotonic() - health.idle_s
+        return self._give_up(name) if worker.busy and health.idle_s > self._context.config.retry.stall_s else None
+
+    def _give_up(self, name: str) -> Event | None:
+        stall_s = self._context.config.retry.stall_s
+        worker = self._workers.get(name)
+        if worker is not None and worker.host is None:
+            said = f"it did not start within {START_STALLS * stall_s:g} s ({START_STALLS} x retry.stall_s)"
+        else:
+            said = f"no step or reply for {stall_s:g} s (retry.stall_s)"
+        return self._lose(name, Failure(f"{said}: hung, {OR_TOO_SHORT}", bad_input=False))
+
+    def _lose(self, name: str, failure: Failure) -> Event | None:
+        """Once for each env actor, whatever notices first that it is gone."""
+        worker = self._workers.get(name)
+        if worker is None:
+            return None
+        self.retire(name)
+        return Lost(name, failure, started=worker.host is not None)

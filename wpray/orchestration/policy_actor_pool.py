@@ -1,0 +1,159 @@
+"""The policy actors of a run: starts them, has Ray restart those that hang or fail, notices when none is left."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+
+from wpray.cluster.gather import cause_of
+from wpray.cluster.setup import demands
+from wpray.errors import ThreadDiedError
+from wpray.orchestration.actors import Health, PolicyActor, RunContext
+from wpray.orchestration.events import Event, EventQueue, Failure, PolicyFiles, PolicyLost, PolicyReady, failure_of
+from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
+
+_LOG = logging.getLogger(__name__)
+_CHECK_S, _LOADING_S = 2.0, 0.25  # between two questions
+_PATIENCE_S = 900.0  # without an answer of any replica: they die as often as they are restarted
+_USELESS_LIVES = 10  # in a row in which a replica lost a thread and had computed nothing: another would not help
+
+
+@dataclass(slots=True)
+class _Replica:
+    handle: Any
+    gone: bool = False  # for good: Ray will not restart it
+    alive: bool = False  # has answered since it was last started
+    loaded: bool = False
+    asked: float | None = None  # since when a question is open (monotonic)
+    busy_s: float = 0.0  # of this life
+    past_s: float = 0.0  # of its lives before
+    useless: int = 0  # lives in a row that ended by a thread's death, with nothing computed
+
+
+class Replicas:
+    """Policy actors by number. Not thread-safe."""
+
+    def __init__(self, context: RunContext, num_gpus: float, count: int, events: EventQueue) -> None:
+        """Starts `count` replicas; `check` brings a PolicyReady event for each that loads, else a PolicyLost."""
+        self._stall_s, self._events = context.config.retry.stall_s, events
+        # On a cluster an actor may wait for a node as long as it likes; here, one that does not start is frozen.
+        self._start_s = START_STALLS * self._stall_s if context.config.ray.address is None else math.inf
+        options = PolicyActor.options(**{**demands(context.config.ray.policy_resources), "num_gpus": num_gpus})
+        self._replicas = [_Replica(options.remote(number, context)) for number in range(count)]
+        self._silent_since: float | None = None  # first failure after the last answer of any replica
+        self._next_check = 0.0
+
+    @property
+    def handles(self) -> list[Any]:
+        """For those who ask them."""
+        return [replica.handle for replica in self._replicas]
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of computing, over all replicas, as last heard."""
+        return sum(replica.past_s + replica.busy_s for replica in self._replicas)
+
+    def restart(self, number: int) -> None:
+        """A fresh process takes the replica's place and loads again; whoever waits for an answer asks again."""
+        self._forget(number)
+        ray.kill(self._replicas[number].handle, no_restart=False)
+
+    def check(self) -> Event | None:
+        """Asks every replica for a sign of life, now and then; one that owes it for retry.stall_s is restarted."""
+        now = time.monotonic()
+        if now < self._next_check:
+            return None
+        self._next_check = now + (_CHECK_S if all(replica.loaded for replica in self._replicas) else _LOADING_S)
+        if self._silent_since is not None and now - self._silent_since > _PATIENCE_S:
+            return PolicyLost(Failure(f"no policy actor has answered for {_PATIENCE_S:.0f} s", bad_input=False))
+        for number, replica in enumerate(self._replicas):
+            if replica.gone:
+                continue
+            if replica.asked is None:
+                replica.asked = now
+                self._events.watch(replica.handle.health.remote(), partial(self._heard, number))
+            elif now - replica.asked > (self._stall_s if replica.alive else self._start_s):
+                self._hung(number)
+        return None
+
+    def close(self) -> None:
+        """Kills every replica."""
+        for replica in self._replicas:
+            ray.kill(replica.handle, no_restart=True)
+
+    def _heard(self, number: int, future: Future[Any]) -> Event | None:
+        replica, error = self._replicas[number], future.exception()
+        replica.asked = None
+        if error is not None:
+            return self._failed(number, error)
+        health: Health = future.result()
+        self._silent_since, replica.alive = None, True
+        if health.busy_s < replica.busy_s:
+            replica.past_s += replica.busy_s
+        replica.busy_s = health.busy_s
+        if health.idle_s > self._stall_s:
+            self._hung(number)
+            return None
+        if health.loaded is None:
+            replica.loaded = False  # it may have died and come back since it was last asked
+            return None
+        if replica.loaded:
+            return None
+        replica.loaded = True
+        self._events.watch(replica.handle.file_hashes.remote(), partial(self._hashed, number))
+        return PolicyReady(number, health.loaded.host, health.loaded.seconds, health.loaded.sources)
+
+    def _hashed(self, number: int, future: Future[Any]) -> Event | None:
+        error = future.exception()
+        if error is None:
+            return PolicyFiles(future.result())
+        if isinstance(error, ray.exceptions.ActorUnavailableError) or isinstance(cause_of(error), ConnectionError):
+            self._replicas[number].loaded = False  # it died meanwhile: it is asked again once it has loaded again
+            return None
+        _LOG.warning("policy-%d does not know what it was loaded from: %s", number, failure_of(error).reason)
+        return PolicyFiles({})
+
+    def _failed(self, number: int, error: BaseException) -> Event | None:
+        """A question ended in an error: the replica is gone for good, or Ray is restarting it and it loads again."""
+        if isinstance(cause_of(error), ThreadDiedError):
+            return self._thread_died(number, failure_of(error))
+        if not isinstance(error, ray.exceptions.ActorUnavailableError):
+            return self._lose(number, failure_of(error))
+        if self._replicas[number].alive:
+            _LOG.warning("policy-%d is gone; it is started again", number)
+        self._forget(number)
+        self._silent_since = self._silent_since or time.monotonic()
+        return None
+
+    def _forget(self, number: int) -> None:
+        """A new life begins."""
+        self._replicas[number].alive = self._replicas[number].loaded = False
+
+    def _hung(self, number: int) -> None:
+        text = "policy-%d has not answered (retry.stall_s: %g s): hung, %s; it is restarted"
+        _LOG.warning(text, number, self._stall_s, OR_TOO_SHORT)
+        self.restart(number)
+
+    def _thread_died(self, number: int, failure: Failure) -> Event | None:
+        """Its process lives but is no use: it answers nobody, or nobody can connect."""
+        replica = self._replicas[number]
+        replica.useless = replica.useless + 1 if replica.busy_s == 0 else 0
+        if replica.useless == _USELESS_LIVES:
+            ray.kill(replica.handle, no_restart=True)
+            return self._lose(number, failure)
+        _LOG.warning("policy-%d: %s; it is restarted", number, failure.reason)
+        self.restart(number)
+        return None
+
+    def _lose(self, number: int, failure: Failure) -> Event | None:
+        self._replicas[number].gone = True
+        if failure.bad_input or all(replica.gone for replica in self._replicas):
+            return PolicyLost(failure)
+        return None

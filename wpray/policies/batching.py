@@ -1,0 +1,333 @@
+"""Dynamic batching: requests of many episodes, answered together by one policy.
+
+Two queues (plans, segments) and one thread that computes. While a batch computes, the next ones collect: whoever asks
+prepares the request (tokens, noise, images into page-locked memory) in its own thread, if the policy can. A batch goes
+when it is full or its oldest request has waited long enough. Of two that may go, segments overtake plans for a while,
+and then the one that has waited longer goes, so neither kind starves however long the other's batches take.
+
+Requests of one kind are taken in the order in which they came. One that must be alone (it may kill the process) is a
+batch of its own when its turn comes; one whose asker has gone is dropped. Whatever ends the thread fails every request,
+those to come included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from wpray.errors import InvalidRequestError, ThreadDiedError, told_as
+from wpray.policies.base import Policy
+from wpray.system.threads import WatchedThread
+from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
+
+_LOG = logging.getLogger(__name__)
+
+# A plan streams the VLM's weights once for each token, for one request or for many, and costs as much as several
+# batches of segments. Gathering plans for three times as long gave a sixth more episodes with 40 environments.
+_GATHER = 3.0
+_RECENT = 0.2  # weight of the last batch in what one of its size takes
+_WORTH_WAITING = 0.1  # of what a batch takes: a longer wait for company costs more than the company saves
+
+Request = TypeVar("Request", bound=PlanRequest | SegmentRequest)
+Reply = TypeVar("Reply", bound=PlanReply | SegmentReply)
+Done = TypeVar("Done")
+
+
+class PolicyError(RuntimeError):
+    """The policy raised while it answered a request, alone: its own fault, not the environment's.
+
+    Holds text only, so that it travels to processes that have none of the policy's classes.
+    """
+
+    def __init__(self, kind: str, message: str, trace: str = "", invalid: bool = False) -> None:
+        """`invalid`: the request is at fault (InvalidRequestError), so that no other process could answer it."""
+        super().__init__(kind, message, trace, invalid)
+        self.kind, self.message, self.trace, self.invalid = kind, message, trace, invalid
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+@dataclass(slots=True, eq=False)  # an identity: two askers may send equal requests, whose arrays do not compare
+class _Waiting(Generic[Request, Reply]):
+    request: Request
+    future: Future[Reply]
+    since: float
+    alone: Callable[[], None] | None  # called before it is answered, in a batch of its own
+    gone: Callable[[], bool] | None = None  # whether nobody waits for the answer any more
+
+
+class _Queue(Generic[Request, Reply]):
+    """Requests of one kind, and what answers them."""
+
+    def __init__(self, answer: Callable[[list[Request]], list[Reply]], sizes: Sequence[int] = ()) -> None:
+        """`sizes`, ascending, are worth filling: other batches are padded to the next of them."""
+        self.answer = answer
+        self.cost_s: float | None = None  # what the last batch took
+        self.waiting: deque[_Waiting[Request, Reply]] = deque()
+        self._sizes = sizes
+        self._costs_s: dict[int, float] = {}  # by requests, what a batch takes of late
+
+    def due(self, max_batch_size: int, max_wait_s: float) -> float:
+        """The instant at which a batch may go: now (0) if full, else when its oldest request has waited enough."""
+        if len(self.waiting) >= max_batch_size or any(item.alone is not None for item in self.waiting):
+            return 0.0  # nobody else could join: the batch at the head is full, or ends at one that must be alone
+        if not self.waiting:
+            return float("inf")
+        worth_s = max_wait_s if self.cost_s is None else _WORTH_WAITING * self.cost_s
+        return self.waiting[0].since + min(max_wait_s, worth_s)
+
+    def worth_taking(self, most: int) -> int:
+        """How many go together: all that may, or only as many as fill a size, if that answers more a second."""
+        count = self._company(most)
+        full = max((size for size in self._sizes if size <= count), default=count)
+        cost_s, full_cost_s = self._costs_s.get(count), self._costs_s.get(full)
+        if cost_s is None or full_cost_s is None:
+            return count
+        return full if full / full_cost_s > count / cost_s else count
+
+    def note_cost(self, count: int, seconds: float) -> None:
+        """What a batch of `count` took."""
+        self.cost_s = seconds
+        known = self._costs_s.get(count, seconds)
+        self._costs_s[count] = known + _RECENT * (seconds - known)
+
+    def drop_gone(self, most: int) -> bool:
+        """Fail those of the oldest `most` requests that nobody waits for any more; return whether there were any."""
+        before, kept = len(self.waiting), list[_Waiting[Request, Reply]]()
+        while self.waiting and len(kept) < most:
+            item = self.waiting.popleft()
+            if item.gone is not None and item.gone():
+                item.future.set_exception(ConnectionResetError("whoever asked has gone"))
+            else:
+                kept.append(item)
+        self.waiting.extendleft(reversed(kept))
+        return len(self.waiting) < before
+
+    def take(self, most: int) -> list[_Waiting[Request, Reply]]:
+        """Remove the oldest requests from the queue, up to `most` and to the first that must be alone."""
+        return [self.waiting.popleft() for _ in range(self._company(most))]
+
+    def run(self, batch: list[_Waiting[Request, Reply]]) -> None:
+        """Answers a batch. One that fails is halved until only the requests at fault fail, alone.
+
+        Halving is also what a batch that does not fit into memory needs.
+        """
+        failure = self._try(batch)
+        if failure is None:
+            return
+        if len(batch) == 1:
+            _LOG.warning("the policy failed on %s: %s", batch[0].request.trial.key, failure)
+            batch[0].future.set_exception(failure)
+            return
+        middle = len(batch) // 2
+        self.run(batch[:middle])
+        self.run(batch[middle:])
+
+    def _company(self, most: int) -> int:
+        """Return how many at the head may share a batch of at most `most`."""
+        for index, item in enumerate(self.waiting):
+            if index == most:
+                return most
+            if item.alone is not None:
+                return max(1, index)
+        return len(self.waiting)
+
+    def _try(self, batch: list[_Waiting[Request, Reply]]) -> PolicyError | None:
+        """Answers a batch; returns what went wrong."""
+        replies = tried(lambda: self._announced(batch))
+        if isinstance(replies, PolicyError):
+            return replies
+        for item, reply in zip(batch, replies, strict=True):
+            item.future.set_result(reply)
+        return None
+
+    def _announced(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
+        if batch[0].alone is not None:
+            batch[0].alone()
+        return self._timed(batch)
+
+    def _timed(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
+        began = time.perf_counter()
+        replies = self.answer([item.request for item in batch])
+        if len(replies) != len(batch):
+            raise ValueError(f"{len(replies)} replies to {len(batch)} requests")
+        took_s = time.perf_counter() - began
+        self.note_cost(len(batch), took_s)
+        timings = [Timing(began - item.since, took_s, len(batch)) for item in batch]
+        return [dataclasses.replace(reply, timing=timing) for reply, timing in zip(replies, timings, strict=True)]
+
+
+def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyError:
+    """What the policy's `work` gives. Whatever it raises, except `but`, belongs to its requests, never to the actor."""
+    try:
+        with told_as(_in_words, *but, caught=BaseException):
+            return work()
+    except PolicyError as error:
+        return PolicyError(*error.args)  # another: that one's cause would keep its frames' tensors alive
+
+
+def _in_words(error: BaseException) -> PolicyError:
+    trace = "".join(traceback.format_exception(error))
+    return PolicyError(type(error).__name__, str(error), trace, isinstance(error, InvalidRequestError))
+
+
+class Batcher:
+    """Answers requests of many threads with one policy."""
+
+    def __init__(self, policy: Policy, max_batch_size: int, max_wait_s: float) -> None:
+        self._size, self._wait_s = max_batch_size, max_wait_s
+        self._prepare: Callable[[Any], Any] | None = getattr(policy, "prepare", None)
+        self._plans: _Queue[PlanRequest, PlanReply] = _Queue(policy.plan, getattr(policy, "plan_sizes", ()))
+        self._acts: _Queue[SegmentRequest, SegmentReply] = _Queue(policy.act, getattr(policy, "segment_sizes", ()))
+        self._changed = threading.Condition()
+        self._closed = False
+        self._open: set[_Waiting[Any, Any]] = set()  # not answered, the batch in hand included
+        self._preparing: dict[object, float] = {}  # start of each request's preparation, in order (monotonic)
+        self._computing_since: float | None = None
+        self.busy_s = 0.0  # computing, in all
+        self.batches = 0  # computed, in all
+        self._thread = WatchedThread("policy", self._work, self._fail_all)
+
+    @property
+    def busy_since(self) -> float | None:
+        """Start of the batch that computes now, or of a preparation if one began earlier (monotonic); for a watchdog.
+
+        None if the policy's code is not at work.
+        """
+        with self._changed:
+            starts = list(self._preparing.values())[:1]
+        computing = self._computing_since
+        return min(starts if computing is None else [*starts, computing], default=None)
+
+    def check(self) -> None:
+        """Raise ThreadDiedError if no request will ever be answered."""
+        self._thread.check()
+
+    def plan(
+        self,
+        request: PlanRequest,
+        alone: Callable[[], None] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> PlanReply:
+        """Answers one plan request; blocks until its batch is done.
+
+        Raises PolicyError, ConnectionResetError if `gone` says, when its turn comes, that nobody waits for the answer,
+        and ThreadDiedError once nothing is answered any more.
+
+        With `alone`, which is called just before, in a batch of its own: the request may be one that kills.
+        """
+        return self._ask(self._plans, request, alone, gone)
+
+    def act(
+        self,
+        request: SegmentRequest,
+        alone: Callable[[], None] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> SegmentReply:
+        """Answers one segment request; blocks until its batch is done. Arguments and errors: as in `plan`."""
+        return self._ask(self._acts, request, alone, gone)
+
+    def close(self) -> None:
+        """Stops the thread after the batch in hand; what still waits fails with ThreadDiedError."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._fail_all(ThreadDiedError("the batcher is closed"))
+
+    def _ask(
+        self,
+        queue: _Queue[Request, Reply],
+        request: Request,
+        alone: Callable[[], None] | None,
+        gone: Callable[[], bool] | None,
+    ) -> Reply:
+        since = time.perf_counter()
+        if alone is None:  # one that may kill must not do so before it is announced
+            request = self._prepared(request)
+        item: _Waiting[Request, Reply] = _Waiting(request, Future(), since, alone, gone)
+        with self._changed:
+            if self._closed:
+                raise ThreadDiedError("the policy thread has ended")
+            self._open.add(item)
+            queue.waiting.append(item)
+            self._changed.notify_all()
+        try:
+            return item.future.result()
+        finally:
+            with self._changed:
+                self._open.discard(item)
+
+    def _prepared(self, request: Request) -> Request:
+        """What `prepare` makes of a request, if the policy has it. Raises PolicyError."""
+        if self._prepare is None:
+            return request
+        prepare, mark = self._prepare, object()
+        with self._changed:
+            self._preparing[mark] = time.monotonic()
+        ready = tried(lambda: prepare(request))
+        with self._changed:
+            del self._preparing[mark]
+        if isinstance(ready, PolicyError):
+            _LOG.warning("the policy failed on %s: %s", request.trial.key, ready)
+            raise ready
+        return ready  # type: ignore[no-any-return]
+
+    def _fail_all(self, error: ThreadDiedError) -> None:
+        with self._changed:
+            self._closed = True
+            left, self._open = self._open, set()
+        for item in left:
+            if not item.future.done():
+                item.future.set_exception(ThreadDiedError(*error.args))
+
+    def _work(self) -> None:
+        while (run := self._next()) is not None:
+            self._computing_since = began = time.monotonic()
+            run()
+            self.busy_s += time.monotonic() - began
+            self.batches += 1
+            self._computing_since = None
+
+    def _next(self) -> Callable[[], None] | None:
+        """Waits until a batch may go; None when closed."""
+        with self._changed:
+            while not self._closed:
+                plans_due, acts_due = (queue.due(self._size, self._wait_s) for queue in (self._plans, self._acts))
+                now = time.perf_counter()
+                if min(plans_due, acts_due) > now:
+                    pause = min(plans_due, acts_due) - now
+                    self._changed.wait(pause if pause < 3600 else None)
+                    continue
+                plan_goes = self._plan_goes(plans_due <= now, acts_due <= now)
+                run = self._take(self._plans) if plan_goes else self._take(self._acts)
+                if run is not None:
+                    return run
+        return None
+
+    def _plan_goes(self, plan_may: bool, act_may: bool) -> bool:
+        """Of two batches that may go, the one that has waited longer; but segments overtake plans that gather.
+
+        The waits grow alike, so neither kind starves. A plan that must be alone gathers no others.
+        """
+        if plan_may and act_may:
+            first = self._plans.waiting[0]
+            gather_s = _GATHER * (self._plans.cost_s or 0.0) if first.alone is None else 0.0
+            return first.since + gather_s < self._acts.waiting[0].since
+        return plan_may
+
+    def _take(self, queue: _Queue[Request, Reply]) -> Callable[[], None] | None:
+        """What answers the batch that goes; None if some of it is not waited for, so that another may have to go."""
+        if queue.drop_gone(self._size):
+            return None
+        return partial(queue.run, queue.take(queue.worth_taking(self._size)))

@@ -1,0 +1,53 @@
+"""A policy that does nothing: its success rate must be 0%, or the protocol counts what it should not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wpray.config import Config
+from wpray.policies.base import PolicySpec
+from wpray.types import (
+    ACTION_DIM,
+    MAX_SEGMENT_STEPS,
+    PROPRIO_DIM,
+    PlanReply,
+    PlanRequest,
+    Segment,
+    SegmentReply,
+    SegmentRequest,
+    WaypointPlan,
+)
+
+_STILL = Segment(np.zeros((MAX_SEGMENT_STEPS, ACTION_DIM)))
+
+
+def spec_of(config: Config) -> PolicySpec:
+    """What this policy needs: nothing."""
+    return PolicySpec("noop", False, False, num_gpus=0, max_batch_size=config.batching.max_batch_size)
+
+
+def build(config: Config) -> NoopPolicy:
+    """The policy for `config`."""
+    return NoopPolicy(spec_of(config), config.num_waypoints)
+
+
+class NoopPolicy:
+    """Plans to stay, `steps` control steps a waypoint, and sends zero actions."""
+
+    def __init__(self, spec: PolicySpec, num_waypoints: int = 7, steps: int = 20) -> None:
+        self.spec = spec
+        self._durations = np.full(num_waypoints, steps, dtype=np.int64)
+
+    def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
+        """Waypoints at the current proprio."""
+        return [self._stay(request.observation.proprio.astype(np.float32)) for request in requests]
+
+    def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
+        """Zero actions."""
+        return [SegmentReply(_STILL) for _ in requests]
+
+    def _stay(self, proprio: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> PlanReply:
+        waypoints = np.tile(proprio.reshape(1, PROPRIO_DIM), (len(self._durations), 1))
+        return PlanReply(WaypointPlan(proprio, waypoints, self._durations), _STILL)

@@ -1,0 +1,1 @@
+"""Scripted pick-and-place policy that reads the simulator's state."""

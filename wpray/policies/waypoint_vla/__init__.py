@@ -1,0 +1,1 @@
+"""Waypoint VLA: prompts, normalization, noise and batches around the models."""

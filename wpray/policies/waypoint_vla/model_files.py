@@ -1,0 +1,119 @@
+"""The learned policy's files, checked together before a weight is loaded: checkpoints, statistics, tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wpray.config import Config
+from wpray.errors import BadInputError
+from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
+from wpray.models.layouts import ChosenFile, Given, ModelFiles, open_models
+from wpray.policies.base import Sources
+from wpray.policies.waypoint_vla.prompt import find_tokenizer
+from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_statistics
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFiles:
+    """What a learned policy is loaded from."""
+
+    models: ModelFiles
+    statistics: DataSetStatistics
+    scaling: PolicyScaling
+
+
+def open_files(config: Config) -> PolicyFiles:
+    """The files that `config` names, each checked, and against one another.
+
+    Raises BadInputError for whatever is wrong with one, for witnesses that contradict one another about the layout, and
+    for sizes that are not what the configuration says.
+    """
+    assert config.dataset_statistics_path  # the config's own rule
+    statistics = read_statistics(Path(config.dataset_statistics_path), config.task_suite, config.dataset_statistics_key)
+    scaling = statistics.scaling(config.norm_type)
+    models = open_models(_given(config, scaling, statistics.path))
+    check_sizes(config, models.vlm_config, models.expert_config)
+    return PolicyFiles(models, statistics, scaling)
+
+
+def sources_of(config: Config, files: PolicyFiles) -> Sources:
+    """Return what was taken from a policy's files, and as what, for run.json and the log."""
+    models, statistics = files.models, files.statistics
+    opened = dict(zip((chosen.setting for chosen in models.chosen), (models.vlm, models.expert), strict=False))
+    facts = {
+        chosen.setting: {**opened[chosen.setting].facts, "chosen_because": chosen.reason} | _passed_over(chosen)
+        for chosen in models.chosen
+    }
+    unusual = {setting: checkpoint.describe() for setting, checkpoint in opened.items()}
+    digest = files.scaling.digest
+    others = (
+        f"{chosen.setting}: {chosen.path} is read ({chosen.reason}); {chosen.passed_over} beside it is not"
+        for chosen in models.chosen
+        if chosen.passed_over is not None
+    )
+    # A run that joins no cluster has warned of the statistics already, when it checked its machine.
+    foreign = config.ray.address is not None and not statistics.fits
+    return Sources(
+        {
+            **facts,
+            "models": {**models.facts, "lm_head_precision": head_precision(config, models)},
+            "dataset_statistics": {**statistics.facts, "sha256": digest},
+        },
+        (
+            *(f"{setting}: {opened[setting].path}: {text}" for setting, text in unusual.items() if text),
+            f"{statistics.describe(config.task_suite)}, numbers {digest[:16]}",
+        ),
+        (*others, *((statistics.describe(config.task_suite),) if foreign else ())),
+    )
+
+
+def _passed_over(chosen: ChosenFile) -> dict[str, str]:
+    return {} if chosen.passed_over is None else {"passed_over": str(chosen.passed_over)}
+
+
+def planner_precision(config: Config) -> Precision:
+    """What the planner computes in: a joint model has one precision."""
+    return config.vlm_precision if config.joint_checkpoint is None else config.precision
+
+
+def head_precision(config: Config, models: ModelFiles) -> Precision:
+    """What the planner scores its tokens in: what is configured, else what all known branches of its kind do first."""
+    if config.lm_head_precision != "auto":
+        return config.lm_head_precision
+    return "float32" if models.expert_config.planner is None else "bfloat16"
+
+
+def tokenizer_path(config: Config) -> Path:
+    """The tokenizer's file. Raises BadInputError if it is not where it is named, or beside no checkpoint."""
+    path = Path(config.tokenizer_path) if config.tokenizer_path else None
+    named = (config.joint_checkpoint, config.vlm_checkpoint, config.ae_checkpoint)
+    return find_tokenizer(path, [Path(checkpoint) for checkpoint in named if checkpoint])
+
+
+def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> None:
+    """What the config says of the models must be what the files hold. Raises BadInputError naming the field."""
+    found: dict[str, list[object]] = {
+        "paligemma_variant": [name for name, size in GEMMAS.items() if size == vlm.text == expert.text],
+        "action_expert_variant": [name for name, size in GEMMAS.items() if size == expert.expert],
+        "model_action_dim": [expert.action_dim],
+        "model_proprio_dim": [expert.action_dim],
+        "horizon_steps": [expert.horizon],
+    }
+    for name, right in found.items():
+        if getattr(config, name) not in right:
+            said = getattr(config, name)
+            raise BadInputError(f"{name}: {said!r} is not what the checkpoints hold ({right or 'two sizes'})")
+
+
+def _given(config: Config, scaling: PolicyScaling, statistics: Path) -> Given:
+    pair = (config.vlm_checkpoint, config.ae_checkpoint)
+    return Given(
+        pair=(pair[0], pair[1]) if pair[0] and pair[1] else None,
+        joint=config.joint_checkpoint,
+        token_layout=None if config.token_layout == "auto" else config.token_layout,
+        prefer=config.checkpoint_file,
+        proprio_dim=scaling.proprio_dim,
+        statistics=statistics,
+        num_waypoints=config.num_waypoints,
+    )

@@ -1,0 +1,261 @@
+"""The Waypoint VLA: a VLM that plans waypoints and an action expert that fills the motion between them.
+
+Nothing of an answer depends on the requests beside it in a batch except the rounding of matrix products, whose order of
+summation follows a batch's shape. With `batching.deterministic` every batch is cut and padded to one shape: the answer
+to a request is then the same to the bit whatever the batch, the order or the replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wpray.config import Config
+from wpray.models.action_expert import PROMPT_SIZES, ActionExpert
+from wpray.models.batch_parts import BatchShape
+from wpray.models.config import Precision
+from wpray.models.gemma import padded_size
+from wpray.models.loading import Computing, load
+from wpray.models.reference_noise import episode_seed, segment_noise
+from wpray.models.staging import Staging, fetch
+from wpray.models.vlm import WaypointVLM
+from wpray.policies.base import Sources
+from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
+from wpray.policies.waypoint_vla.model_files import (
+    head_precision,
+    open_files,
+    planner_precision,
+    sources_of,
+    tokenizer_path,
+)
+from wpray.policies.waypoint_vla.noise import flow_noise, noise_key
+from wpray.policies.waypoint_vla.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
+from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds, load_tokenizer
+from wpray.policies.waypoint_vla.spec import spec_of
+from wpray.policies.waypoint_vla.statistics import PolicyScaling
+from wpray.types import (
+    ACTION_DIM,
+    Float32Array,
+    FloatArray,
+    IntArray,
+    PlanReply,
+    PlanRequest,
+    Segment,
+    SegmentReply,
+    SegmentRequest,
+    WaypointPlan,
+    first_executable,
+)
+
+
+def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
+    """Loads the checkpoints of `config` and captures their graphs.
+
+    Raises BadInputError for whatever is wrong with the files, or with the sizes that the config says they have.
+    """
+    files = open_files(config)
+    tokenizer = tokenizer_path(config)
+    sentences = load_tokenizer(tokenizer, small=files.models.vlm.synthetic)
+    encoder = PromptEncoder(sentences, files.models.tokens, config.longest_plan_prompt)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    graphs = config.torch_compile and device.type == "cuda"
+    pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
+    head = head_precision(config, files.models)
+    how = Computing(config.precision, planner_precision(config), head, graphs=graphs, device=device, pool=pool)
+    vlm, expert = load(files.models, encoder.header, how)
+    policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise(config))
+    policy.files = (*files.models.files, files.statistics.path, tokenizer)
+    policy.sources = sources_of(config, files)
+    if graphs:
+        policy.capture()
+    return policy
+
+
+class WaypointVlaPolicy:
+    """Implements Policy. Not thread-safe: one batch at a time."""
+
+    def __init__(
+        self,
+        config: Config,
+        vlm: WaypointVLM,
+        expert: ActionExpert,
+        encoder: PromptEncoder,
+        scaling: PolicyScaling,
+        noise: Noise,
+    ) -> None:
+        """`noise` gives a request's initial flow noise of a shape."""
+        self.spec = spec_of(config)
+        self.files: tuple[Path, ...] = ()  # what it was loaded from
+        self.sources = Sources()
+        self.gpu = torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else None
+        self._vlm, self._expert, self._scaling = vlm, expert, scaling
+        self._num_waypoints = config.num_waypoints
+        largest = self.spec.max_batch_size
+        self._deterministic = config.batching.deterministic
+        self._plan_shapes = self._shapes(PLAN, self._trace_plan, planner_precision(config))
+        self._segment_shapes = self._shapes(SEGMENT, expert.trace, config.precision)
+        # Two batches: the one that computes and the one that gathers meanwhile.
+        self._staging = Staging(2 * largest, vlm.device)
+        noise_shape = (expert.config.horizon, expert.config.action_dim)
+        self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging)
+
+    def prepare(self, request: Request) -> Request:
+        """Does for a request what needs no batch: tokens, noise, images. From any thread, while a batch computes.
+
+        Raises InvalidRequestError if a proprio is not finite, a prompt too long or an image missing.
+        """
+        if isinstance(request, PlanRequest):
+            return self._preparation.plan(request)
+        return self._preparation.segment(request)
+
+    def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
+        """Waypoints for each request, and the actions of the first segment that its plan executes.
+
+        Raises what `prepare` raises, of requests that have not been through it.
+        """
+        ready = [self._preparation.plan(request) for request in requests]
+        images = self._staging.gather([request.images for request in ready])
+        values, seen = self._waypoints(images, [request.prompt for request in ready])
+        states = self._vlm.layout.states(values)
+        plans = [
+            WaypointPlan(self._wide(request.state), self._wide(own), own_values[:, -1])
+            for request, own, own_values in zip(ready, states, values, strict=True)
+        ]
+        firsts = self._first_segments(ready, seen, plans)
+        return [PlanReply(plan, first) for plan, first in zip(plans, firsts, strict=True)]
+
+    def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
+        """The actions of each segment. Raises what `prepare` raises, of requests that have not been through it."""
+        ready = [self._preparation.segment(request) for request in requests]
+        images = self._staging.gather([request.images for request in ready])
+        starts = np.stack([request.begin for request in ready])
+        ends = np.stack([request.end for request in ready])
+        durations = np.array([request.duration for request in ready])
+        return [SegmentReply(Segment(chunk)) for chunk in self._actions(ready, images, starts, ends, durations)]
+
+    def capture(self) -> None:
+        """Runs every batch shape once, the largest first, so that no episode waits for a graph to be captured."""
+        torch.cuda.empty_cache()  # what loading took
+        for shapes, trace, prompt_size in (
+            (self._plan_shapes, self._trace_plan, self._vlm.prompt_size(1)),
+            (self._segment_shapes, self._expert.trace, PROMPT_SIZES[0]),
+        ):
+            found = shapes.of(prompt_size)  # runs them all where an answer may not depend on its batch
+            for shape in () if self._deterministic else reversed(found):
+                for count in {shape.rows, *(shape.reads if shape is found[-1] else ())}:
+                    trace(0, min(count, shape.rows), shape, prompt_size)
+        torch.cuda.empty_cache()  # what the runs before the captures took
+
+    @property
+    def plan_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that are worth filling."""
+        return self._plan_shapes.sizes(self._vlm.prompt_size(1), self.spec.max_batch_size)
+
+    @property
+    def segment_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that are worth filling."""
+        return self._segment_shapes.sizes(PROMPT_SIZES[0], self.spec.max_batch_size)
+
+    def _shapes(self, kind: Kind, trace: TraceOf, precision: Precision) -> BatchShapes:
+        most = self.spec.max_batch_size
+        if not self._deterministic:
+            return BatchShapes(kind.up_to(most))
+        return fixed_shapes(kind, trace, precision, most, gpu=self._vlm.device.type == "cuda")
+
+    def _trace_plan(self, start: int, stop: int, shape: BatchShape, prompt_size: int) -> torch.Tensor:
+        return self._vlm.trace(start, stop, shape, prompt_size, self._num_waypoints)
+
+    def _waypoints(self, images: torch.Tensor, prompts: Sequence[TokenIds]) -> tuple[IntArray, torch.Tensor]:
+        """Values (B, M, V), and what a first segment sees: the images, or their features from a shared backbone."""
+        shared = self._vlm.backbone is self._expert.backbone
+        values = np.empty((len(prompts), self._num_waypoints, len(self._vlm.layout.families)), np.int64)
+        features: list[torch.Tensor | None] = [None] * len(prompts)
+        sizes = [self._vlm.prompt_size(len(prompt)) for prompt in prompts]
+        for rows, shape in self._plan_shapes.cut(sizes):
+            output = self._vlm.plan(images[rows], [prompts[row] for row in rows], self._num_waypoints, shape=shape)
+            values[rows] = fetch(output.values)
+            for row, own in zip(rows, output.features, strict=True):
+                features[row] = own
+        return values, torch.stack([own for own in features if own is not None]) if shared else images
+
+    def _first_segments(
+        self, requests: Sequence[ReadyPlan], seen: torch.Tensor, plans: Sequence[WaypointPlan]
+    ) -> list[Segment | None]:
+        """They see what the plan saw, so they are computed in the same visit; None for a plan that executes nothing."""
+        segments: list[Segment | None] = [None] * len(plans)
+        first = {
+            row: index for row, plan in enumerate(plans) if (index := first_executable(plan.durations)) is not None
+        }
+        if not first:
+            return segments
+        rows = list(first)
+        starts = np.stack([plans[row].start for row in rows])
+        ends = np.stack([plans[row].waypoints[index] for row, index in first.items()])
+        durations = np.array([plans[row].durations[index] for row, index in first.items()])
+        chunks = self._actions([requests[row] for row in rows], seen[rows], starts, ends, durations)
+        for row, chunk in zip(rows, chunks, strict=True):
+            segments[row] = Segment(chunk)
+        return segments
+
+    def _actions(
+        self,
+        requests: Sequence[ReadyPlan] | Sequence[ReadySegment],
+        seen: torch.Tensor,
+        starts: Float32Array,
+        ends: Float32Array,
+        durations: IntArray,
+    ) -> list[FloatArray]:
+        """Executable actions (H, 7) of each segment."""
+        prompts = [request.action_prompt for request in requests]
+        noise = np.stack([request.noise for request in requests])
+        chunks = np.empty_like(noise)
+        sizes = [padded_size(len(prompt), PROMPT_SIZES) for prompt in prompts]
+        for rows, shape in self._segment_shapes.cut(sizes):
+            given = (starts[rows], ends[rows], np.minimum(durations, self._expert.config.horizon)[rows])
+            chunks[rows] = self._flow(seen[rows], [prompts[row] for row in rows], *given, noise[rows], shape)
+        return [self._executable(chunk) for chunk in chunks]
+
+    def _flow(
+        self,
+        seen: torch.Tensor,
+        prompts: Sequence[TokenIds],
+        starts: Float32Array,
+        ends: Float32Array,
+        durations: IntArray,
+        noise: Float32Array,
+        shape: BatchShape,
+    ) -> Float32Array:
+        start, end, duration, first = (
+            torch.from_numpy(np.ascontiguousarray(array)) for array in (starts, ends, durations, noise)
+        )
+        return fetch(self._expert.act(seen, prompts, start, end, duration, first, shape))
+
+    def _executable(self, chunk: Float32Array) -> FloatArray:
+        """Normalized actions (H, D) -> environment actions (H, 7); the model's gripper is 0 closed, 1 open."""
+        actions = self._scaling.action.denormalize(chunk[:, :ACTION_DIM]).astype(np.float64)
+        actions[:, -1] = -np.sign(2 * chunk[:, ACTION_DIM - 1].astype(np.float64) - 1)
+        return actions
+
+    def _wide(self, values: Float32Array) -> Float32Array:
+        """States zero-padded to the action expert's width."""
+        missing = self._expert.config.action_dim - values.shape[-1]
+        return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
+
+
+def _own_noise(config: Config) -> Noise:
+    """The noise that `config` asks for."""
+
+    def keyed(request: Request, shape: tuple[int, ...]) -> Float32Array:
+        key = noise_key(request)
+        return flow_noise(key if config.eval_seed is None else replace(key, seed=config.eval_seed), shape)
+
+    def reference(request: Request, shape: tuple[int, ...]) -> Float32Array:
+        assert config.eval_seed is not None  # the config's own rule
+        seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.trial)
+        return fetch(segment_noise(seed, request.segment_index, shape))
+
+    return reference if config.noise == "reference" else keyed

@@ -1,0 +1,1 @@
+"""Origin of a result: versions, commit, host, and the files that decide outcomes."""

@@ -1,0 +1,1 @@
+"""One run: evaluation, result folder, run.json and forecast."""

@@ -1,0 +1,201 @@
+"""One evaluation from configuration to summary, in the order in which things may go wrong: cheap checks first."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import signal
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from wpray.cli import display
+from wpray.cluster.node_versions import check_nodes
+from wpray.cluster.setup import cluster_tasks, num_env_actors, policy_actors, running_ray
+from wpray.config import Config
+from wpray.errors import BadInputError, RunStoppedError
+from wpray.orchestration.actors import RunContext
+from wpray.orchestration.driver import Crew, Driver
+from wpray.orchestration.env_actor_pool import Pool
+from wpray.orchestration.events import EventQueue
+from wpray.orchestration.policy_actor_pool import Replicas
+from wpray.orchestration.scheduler import Scheduler
+from wpray.orchestration.stop_rules import Stop, round_size
+from wpray.policies.base import PolicySpec
+from wpray.policies.factory import policy_spec
+from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
+from wpray.report.page import write_report
+from wpray.results.merge import merge
+from wpray.results.summary import Tally
+from wpray.results.writer import Outcome, RunFolder
+from wpray.run.machine import check_machine
+from wpray.run.output import RunInfo, choose_folder, opened
+from wpray.trials import make_trials, remaining, select_tasks
+from wpray.types import Task, Trial, TrialKey
+from wpray.video.render import after_run as videos_after_run
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is to be done, and where its results go."""
+
+    config: Config
+    spec: PolicySpec
+    folder: RunFolder
+    todo: Sequence[Trial]
+    tally: Tally
+    info: RunInfo
+
+
+def evaluate(config: Config) -> int:
+    """Runs the evaluation that `config` describes; returns the exit code (0 all episodes ran, 1 not all).
+
+    Raises BadInputError before any actor starts, RunStoppedError when the run had to stop.
+    """
+    facts, odd = check_machine(config)
+    # Listed first where that is cheap: a misspelt suite is not the policy's fault.
+    local_tasks = cluster_tasks(config) if config.ray.address is None else ()
+    spec = policy_spec(config)
+    console = display.RunConsole(soft_wrap=True)
+    with contextlib.ExitStack() as stack:
+        versions: dict[str, str] = {}
+        if config.ray.address is not None:
+            stack.enter_context(_ray(config, console))
+            versions = check_nodes(config.task_suite)
+        tasks = select_tasks(local_tasks or cluster_tasks(config), config.tasks)
+        trials = make_trials(tasks, config.num_trials_per_task, config.seed)
+        folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
+        facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
+        facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
+        stack.enter_context(display.logging_to(folder.path / "run.log", console))
+        for line in odd:
+            _LOG.warning("%s", line)
+        if config.instruction_source == "bddl":
+            _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
+        finished = folder.finished()
+        todo = remaining(trials, finished)
+        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
+        if info.resumed:
+            _LOG.info("resuming %s: %d of %d episodes are finished", folder.place, len(trials) - len(todo), len(trials))
+        if info.changes:
+            _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
+        run = _Run(config, spec, folder, todo, _tally(tasks, config.num_trials_per_task, finished), info)
+        if not (todo and info.knows_files):  # else once the policy's files are known to be those of the results
+            info.save("running")
+        if todo and config.ray.address is None:
+            stack.enter_context(_ray(config, console))
+        return _finish(run, _carry_out(run, console, versions) if todo else None, console)
+
+
+def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
+    """Runs what is left to do, on env actors with the given versions; returns why it stopped early, if it did."""
+    config = run.config
+    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session)
+    num_workers = num_env_actors(config, len(run.todo))
+    num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
+    _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
+    events = EventQueue()
+    replicas = Replicas(context, num_gpus, num_replicas, events)
+    crew = Crew(events, replicas, Pool(context, replicas.handles, events))
+    try:
+        with display.RunDisplay(console, run.tally, num_replicas) as shown:
+            info = run.info
+
+            def note_files(hashes: dict[str, str]) -> None:
+                info.add_hosts(driver.hosts)  # known after a kill, too
+                info.add_files(hashes)
+
+            notes = (note_files, info.knows_files, info.add_sources)
+            driver = Driver(context, crew, run.folder, run.tally, shown, *notes)
+            with _ctrl_c(driver):
+                driver.run(Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when)), num_workers)
+            if driver.stop is not None and driver.stop.at_once:
+                _LOG.warning("stopping now, keeping what is finished")
+        run.info.add_hosts(driver.hosts)
+        return driver.stop
+    finally:
+        crew.close()
+
+
+def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
+    """Merges the parts, says what came out, shows it, and turns it into an exit code.
+
+    A stop that was asked for while the last episodes ended has stopped nothing but what follows them.
+    """
+    merge(run.folder)
+    tally = run.tally
+    asked, all_ran = stop, tally.done - tally.errors == tally.total
+    stop = None if all_ran else asked
+    complete = all_ran or (stop is not None and stop.intended)
+    run.info.save("finished" if complete else "stopped", stop.reason if stop else None)
+    display.log_summary(tally)
+    _show(run, asked, console)
+    if stop is not None and stop.intended:
+        _LOG.info("Stopped before the last episode, as stop_when asks: %s", stop.reason)
+    elif stop is not None and not complete:
+        raise RunStoppedError(f"{stop.reason} (the same command goes on where this stopped)")
+    return 0 if complete else 1
+
+
+def _show(run: _Run, asked: Stop | None, console: Console) -> None:
+    """Renders videos unless a stop was asked for, writes the report and prints the summary.
+
+    Ctrl-C leaves out what is not there yet: the episodes' results are.
+    """
+    config, path, report = run.config, run.folder.path, None
+    try:
+        if asked is None or asked.intended:
+            videos_after_run(config, run.folder, console)
+        elif run.tally.done == run.tally.total and config.video.mode != "none" and config.record == "full":
+            _LOG.warning("%s: videos left out; python -m wpray.video %s renders them later", asked.reason, path)
+        report = _report(run.folder)
+    except KeyboardInterrupt:
+        _LOG.warning("interrupted: report left out; python -m wpray.report %s writes it later", path)
+    display.print_summary(console, run.tally, run.folder, report)
+
+
+def _report(folder: RunFolder) -> Path | None:
+    """Writes the report; None, with a warning, if it cannot be (no episode has finished, the disk is full)."""
+    try:
+        return write_report(folder.path)
+    except BadInputError as error:
+        _LOG.warning("no report: %s", error)
+        return None
+
+
+@contextlib.contextmanager
+def _ray(config: Config, console: Console) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with console.status("starting Ray") if console.is_terminal else contextlib.nullcontext():
+            stack.enter_context(running_ray(config))
+        yield
+
+
+@contextlib.contextmanager
+def _ctrl_c(driver: Driver) -> Iterator[None]:
+    """Ctrl-C once: finish the trials in hand; twice: stop now, keeping what is finished."""
+
+    def interrupt(*_: Any) -> None:
+        driver.request_stop(Stop("interrupted", at_once=driver.stop is not None))
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _tally(tasks: Sequence[Task], num_trials: int, finished: dict[TrialKey, Outcome]) -> Tally:
+    tally = Tally.planned((task, num_trials) for task in tasks)
+    for key, outcome in finished.items():
+        if key[:2] in tally.tasks and key[2] < num_trials:
+            tally.add(key, outcome.status, outcome.num_steps, outcome.retried)
+    return tally

@@ -1,0 +1,32 @@
+"""What a run needs of the machine that starts it, checked before anything starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wpray.benchmarks.factory import FAKE_SUITE
+from wpray.config import Config
+from wpray.doctor.checks import quick
+from wpray.errors import BadInputError
+from wpray.system import gl
+
+_OF_THE_NODES = frozenset({"LIBERO", "OpenGL", "packages"})  # where a run joins a cluster, this machine may lack them
+# A high estimate of what all episodes need, also of those that a run to go on with has written: not worth a refusal.
+_PAUSES = frozenset({"disk"})
+
+
+def check_machine(config: Config) -> tuple[dict[str, Any], list[str]]:
+    """Facts for run.json and, in a line each, what is merely odd, after the doctor's quick checks.
+
+    Raises BadInputError for the first check that fails, naming the remedy.
+    """
+    joins, odd = config.ray.address is not None, []
+    for result in quick(config):
+        if joins and result.name in _OF_THE_NODES:
+            continue
+        if result.status == "fail" and result.name not in _PAUSES:
+            raise BadInputError(result.text)
+        if result.status != "pass":
+            odd.append(f"{result.name}: {result.text}")
+    known = joins or config.task_suite == FAKE_SUITE
+    return {"renderer": config.env.renderer if known else gl.choose(config.env.renderer)}, odd

@@ -1,0 +1,262 @@
+"""Which folder a run writes to, and what its run.json says."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wpray.config import DONE_WITHOUT, Config, fingerprint, outcome_fields
+from wpray.errors import BadInputError
+from wpray.orchestration.actors import Host
+from wpray.provenance import record
+from wpray.provenance.origins import identity, origins
+from wpray.results.atomic import DiskFullError
+from wpray.results.mirrored import MirroredFolder
+from wpray.results.names import safe_name
+from wpray.results.schema import SCHEMA_VERSION
+from wpray.results.sessions import PROTOCOL, decisive, gpus, noted, sessions
+from wpray.results.writer import RunFolder
+from wpray.storage.url import place_of
+
+_LOG = logging.getLogger(__name__)
+_ROOT = Path("runs")
+
+
+def choose_folder(config: Config, claim: bool = False, software: Mapping[str, str] | None = None) -> RunFolder:
+    """The configured folder; else the newest unfinished one of the same configuration; else a new one under runs/.
+
+    `claim`: one that may be new is created at once, so that of two runs that start together each has its own.
+    `software` is what would run (default: this machine's); an unfinished run of another simulator is left alone.
+    Raises BadInputError, touching nothing, if the configured one is of something else than a run.
+    """
+    if config.output_dir is not None:
+        place = place_of(config.output_dir)
+        folder = RunFolder(place) if isinstance(place, Path) else MirroredFolder(place)
+        _check_is_a_run_or_empty(folder)
+        return folder
+    stem = safe_name(f"{config.task_suite}_{config.policy}")
+    if config.resume != "never":
+        ours = _ours(config, software)
+        for path in sorted(_ROOT.glob(f"{stem}_*"), reverse=True):
+            if _goes_on_with(path, config, ours):
+                return RunFolder(path)
+    return RunFolder(_new_path(_ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}", claim and config.resume != "only"))
+
+
+@contextlib.contextmanager
+def opened(folder: RunFolder, config: Config, software: Mapping[str, str] | None = None) -> Iterator[RunFolder]:
+    """The folder, locked. Raises BadInputError if it holds results that `config` must not mix with.
+
+    `software`: versions and digests of what will run, as `check_nodes` returns them; default: this machine's.
+    """
+    if config.resume == "only" and folder.read_info() is None:
+        raise BadInputError(f"resume only: {folder.place} holds no run to go on with; use resume auto")
+    check_what_is_there(folder, config, software)  # before anything is created
+    folder.open()
+    try:
+        check_what_is_there(
+            folder, config, software
+        )  # again: another driver may have come and gone before the lock was ours
+        yield folder
+        folder.deliver()
+    finally:
+        folder.close()
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """What run.json says."""
+
+    folder: RunFolder
+    data: dict[str, Any]
+    resumed: bool
+    session: int | None = None  # index of this session; None if it runs no episode
+    changes: tuple[str, ...] = ()  # what is unlike the session before, and may change last bits
+
+    @classmethod
+    def read_or_new(
+        cls,
+        config: Config,
+        folder: RunFolder,
+        run_id: str,
+        facts: Mapping[str, Any],
+        software: Mapping[str, str] | None = None,
+        works: bool = True,
+    ) -> RunInfo:
+        """Go on with the folder's run.json, or begin one; `facts` are what only the run knows (renderer, policy).
+
+        `software`: as `opened` takes it. `works`: whether this process has episodes to run: it is a session then, and
+        what the top level says of versions, origins, commit, host and renderer is the newest session's.
+        """
+        known = folder.read_info()
+        earlier = sessions(known) if known else []
+        fresh = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": known["run_id"] if known else run_id,
+            "started_at": known["started_at"] if known else _now(),
+            "config": config.model_dump(mode="json"),
+            "outcome_fields": outcome_fields(config),
+            "fingerprint": fingerprint(config),
+            **facts,
+        }
+        info = cls(folder, {**(known or {}), **fresh}, known is not None)
+        if works or not earlier:
+            info._begin(_new_session(config, software, facts), earlier)
+        elif "renderer" in earlier[-1]:
+            info.data["renderer"] = earlier[-1]["renderer"]
+        return info
+
+    def _begin(self, session: dict[str, Any], earlier: list[dict[str, Any]]) -> None:
+        self.session, self.changes = len(earlier), tuple(noted(earlier[-1], session)) if earlier else ()
+        self.data |= {name: value for name, value in session.items() if name not in ("started", "ended", "hosts")}
+        self.data["sessions"] = [*earlier, session]
+
+    @property
+    def run_id(self) -> str:
+        """Names the run in every row."""
+        run_id: str = self.data["run_id"]
+        return run_id
+
+    def add_hosts(self, hosts: Mapping[str, Host]) -> None:
+        """Note which machines take part, with their renderer, package versions and the GPU that a policy answers on."""
+        if self.session is None:
+            return
+        before = gpus(self.data["sessions"])
+        known = self.data["sessions"][self.session]["hosts"]
+        for host in hosts.values():
+            entry = known.setdefault(host.name, {"versions": host.versions, "renderer": None})
+            entry["renderer"] = host.renderer or entry["renderer"]
+            if host.gpu is not None:
+                entry["gpu"] = host.gpu
+                _warn_of_another_gpu(host.name, host.gpu, before)
+        self.data["hosts"] = {**self.data.get("hosts", {}), **known}
+
+    @property
+    def knows_files(self) -> bool:
+        """Whether results are there that files of known content have led to."""
+        return bool(self.data.get("policy_files"))
+
+    def add_files(self, hashes: Mapping[str, str]) -> None:
+        """Writes down the SHA-256 of the policy's files. Raises BadInputError if the run was begun with others."""
+        known = self.data.setdefault("policy_files", {})
+        for path, digest in hashes.items():
+            if known.setdefault(path, digest) != digest:
+                raise BadInputError(
+                    f"{path} has changed since the run in {self.folder.place} began; choose another output_dir"
+                )
+        with contextlib.suppress(DiskFullError):  # the run goes on, or says so itself
+            self.save("running")
+
+    def add_sources(self, facts: Mapping[str, Any]) -> None:
+        """Notes what the policy took from its files: data set of the statistics, tensors left out."""
+        if facts:
+            self.data["policy_sources"] = dict(facts)
+
+    def save(self, state: str, reason: str | None = None) -> None:
+        """Writes run.json; `state` is running, finished or stopped (for `reason`)."""
+        self.data |= {"state": state, "stop_reason": reason, "written_at": _now()}
+        if self.session is not None and state != "running":
+            self.data["sessions"][self.session]["ended"] = self.data["written_at"]
+        self.folder.write_info(self.data)
+
+
+def _check_is_a_run_or_empty(folder: RunFolder) -> None:
+    names, place = folder.top(), folder.place
+    if names - {".lock", "parts", "trajectories"} and "run.json" not in names:
+        raise BadInputError(f"output_dir: {place} holds files but no run.json, so not a run; choose another output_dir")
+    if "run.json" not in names and folder.has_rows():
+        raise BadInputError(f"output_dir: {place} holds results but no run.json; choose another output_dir")
+
+
+def check_what_is_there(folder: RunFolder, config: Config, software: Mapping[str, str] | None = None) -> None:
+    """Raises BadInputError if the folder holds results that `config` or `software` must not mix with."""
+    info = folder.read_info()
+    if info is None:
+        return
+    _check_same_run(info, config, folder.place)
+    other = decisive(sessions(info)[-1], _ours(config, software))
+    if other:
+        raise BadInputError(
+            f"output_dir: {folder.place} holds results of other software, which differs in: {', '.join(other)}; "
+            "go on with what made them, or choose another output_dir"
+        )
+
+
+def _ours(config: Config, software: Mapping[str, str] | None) -> dict[str, str]:
+    found = identity(config.task_suite) if software is None else software
+    return {**found, PROTOCOL: str(record.PROTOCOL_VERSION)}
+
+
+def _new_session(config: Config, software: Mapping[str, str] | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe this process; versions are the nodes' where `software` holds them."""
+    found = {name: origin.as_dict() for name, origin in origins(config.task_suite).items()}
+    session: dict[str, Any] = {"started": _now(), "ended": None, **record.collect().as_dict()}
+    here = record.described(found)
+    session["versions"] |= {name: text for name, text in (software or {}).items() if name not in here}
+    session |= {"wpray_protocol": record.PROTOCOL_VERSION, "origins": found, "hosts": {}}
+    return session | {name: facts[name] for name in ("renderer",) if name in facts}
+
+
+def _warn_of_another_gpu(host: str, gpu: str, before: set[str]) -> None:
+    if before and gpu not in before:
+        text = "the policy on %s answers on %s, earlier on %s: answers are equal to the bit on one kind of GPU only"
+        _LOG.warning(text, host, gpu, ", ".join(sorted(before)))
+        before.add(gpu)  # one line a kind
+
+
+def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None:
+    if config.resume == "never":
+        raise BadInputError(f"output_dir: {place} holds another run's results; choose another, or use resume auto")
+    theirs, ours = info.get("outcome_fields"), outcome_fields(config)
+    if not isinstance(theirs, dict) or not isinstance(info.get("run_id"), str) or "started_at" not in info:
+        raise BadInputError(f"output_dir: the run.json in {place} does not describe a run; choose another output_dir")
+    ours, theirs = DONE_WITHOUT | ours, DONE_WITHOUT | theirs
+    different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if different:
+        listed = ", ".join(f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)" for name in different[:5])
+        raise BadInputError(f"output_dir: {place} holds another configuration's results, which differs in: {listed}")
+
+
+def _goes_on_with(path: Path, config: Config, software: Mapping[str, str]) -> bool:
+    """Whether the run in `path` is unfinished, and the same as `config` asks for, trials and simulator included."""
+    try:
+        info = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(info, dict) or not isinstance(info.get("config"), dict) or info.get("state") == "finished":
+        return False
+    asked = config.model_dump(mode="json")
+    same_trials = all(info["config"].get(name) == asked[name] for name in ("tasks", "num_trials_per_task"))
+    same = same_trials and info.get("fingerprint") == fingerprint(config)
+    return same and not decisive(sessions(info)[-1], software) and not RunFolder(path).is_locked()
+
+
+def _new_path(path: Path, claim: bool) -> Path:
+    """`path`, or it with a number: many runs may start within a second. Raises BadInputError if it cannot be made."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], numbered) if _is_free(name, claim))
+
+
+def _is_free(path: Path, claim: bool) -> bool:
+    if not claim:
+        return not path.exists()
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        if not _ROOT.is_dir():
+            raise BadInputError(f"cannot write to {_ROOT}: it is no folder; choose an output_dir") from error
+        return False
+    except OSError as error:
+        raise BadInputError(f"cannot write to {path} ({error.strerror}); choose an output_dir") from error
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,202 @@
+"""`python -m wpray.launch --plan`: what a run will take, said before anything starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
+from wpray.config import Config
+from wpray.doctor.resources import free_memory
+from wpray.errors import BadInputError
+from wpray.policies.factory import policy_spec
+from wpray.results import Run, load
+from wpray.results.writer import RunFolder
+from wpray.run.forecast import Forecast, Layout, Speeds, forecast
+from wpray.run.output import check_what_is_there, choose_folder
+from wpray.system.hardware import cores
+from wpray.trials import make_trials, remaining, select_tasks
+
+_RUNS = Path("runs")
+_FAKE_GIB = 0.2  # memory of a fake environment, as it is reserved
+# Without a measured run. The env actor: 290 steps of 5.5 ms, 17 looks of 5 ms, a reset of 50 ms. The policy: 3 plans
+# that compute a segment, too, and 14 segments that are asked for, at batch 8 on one H100 (159 and 51 ms a call).
+_ENV_S = 290 * 0.0055 + 17 * 0.005 + 0.05
+_ANSWER_S = 3 * (0.159 + 0.051) + 14 * 0.051
+_DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H100 at batch 8), as no finished run was found"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What there is to do, and where it goes."""
+
+    folder: RunFolder
+    planned: int
+    finished: int
+
+
+def show_plan(config: Config, console: Console | None = None) -> int:
+    """Prints the plan; returns 0. Starts nothing and writes nothing. Raises BadInputError as the run itself would."""
+    console = console or Console(soft_wrap=True, highlight=False)
+    num_gpus = config.ray.policy_resources.get("GPU", policy_spec(config).num_gpus)
+    work = _work(config)
+    speeds = _measured(config, work.folder.path) or _defaults(num_gpus)
+    layout, notes = _layout(config, num_gpus, speeds)
+    found = forecast(work.planned - work.finished, speeds, layout)
+    console.print(_table(work, found, layout))
+    for line in (*_advice(found, layout), *notes, f"From {speeds.source}."):
+        console.print(line)
+    return 0
+
+
+def _work(config: Config) -> _Work:
+    listed = list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
+    tasks = select_tasks(listed, config.tasks)
+    trials = make_trials(tasks, config.num_trials_per_task, config.seed)
+    folder = choose_folder(config)
+    check_what_is_there(folder, config)
+    return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
+
+
+def _recorded(folder: RunFolder) -> set[tuple[str, int, int]]:
+    """Trials that have an outcome. Reads only: a driver may be at work in the folder."""
+    if folder.read_info() is None or not folder.has_rows():
+        return set()
+    rows = load(folder.place).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
+    return {(row["suite"], row["task_id"], row["trial"]) for row in rows if row["status"] != "error"}
+
+
+def _measured(config: Config, folder: Path) -> Speeds | None:
+    """From the newest run of the same policy on the same suite; else on another suite, but not on another simulator."""
+    alike: Run | None = None
+    for path in _newest_first([folder, *_RUNS.glob("*")]):
+        run = _readable(path, config)
+        if run is None:
+            continue
+        if run.info["config"]["task_suite"] == config.task_suite:
+            return _speeds(run)
+        if alike is None and FAKE_SUITE not in (run.info["config"]["task_suite"], config.task_suite):
+            alike = run
+    return None if alike is None else _speeds(alike)
+
+
+def _newest_first(paths: list[Path]) -> Iterator[Path]:
+    infos = {path: path / "run.json" for path in paths}
+    there = {path: info.stat().st_mtime for path, info in infos.items() if info.exists()}
+    return iter(sorted(there, key=lambda path: there[path], reverse=True))
+
+
+def _readable(path: Path, config: Config) -> Run | None:
+    """A run of the same policy that has episodes with an outcome."""
+    try:
+        run = load(path)
+    except BadInputError:
+        return None
+    theirs = run.info.get("config")
+    if not isinstance(theirs, dict) or theirs.get("policy") != config.policy or "task_suite" not in theirs:
+        return None
+    return run if pc.any(pc.not_equal(run.episodes["status"], "error")).as_py() else None
+
+
+def _speeds(run: Run) -> Speeds:
+    episodes = run.episodes.filter(pc.not_equal(run.episodes["status"], "error"))
+    count = episodes.num_rows
+    asked = run.decisions.filter(pc.greater(run.decisions["wait_s"], 0))  # a plan's first segment is not asked for
+    waited, queued = _sum(asked["wait_s"]), _sum(asked["queue_s"])
+    shares = pc.divide(asked["compute_s"], asked["batch_size"])
+    return Speeds(
+        env_s=(_sum(episodes["wall_s"]) - waited) / count,
+        answer_s=max(0.0, waited - queued) / count,
+        policy_s=_sum(shares) / count,
+        source=f"{counted(count, 'episode')} in {run.path}",
+    )
+
+
+def _sum(column: Any) -> float:
+    return float(pc.sum(column).as_py() or 0.0)
+
+
+def _defaults(num_gpus: float) -> Speeds:
+    answer_s = _ANSWER_S if num_gpus else 0.0
+    return Speeds(_ENV_S, answer_s, answer_s / 8, _DEFAULT)
+
+
+def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, list[str]]:
+    """The actors that the run would have here; on a cluster with `auto`, those that balance one policy actor."""
+    asked = config.ray.num_policy_actors
+    policies = asked if asked != "auto" else 1 if config.ray.address or not num_gpus else max(1, _gpus_here())
+    notes, here = [], None
+    if config.ray.address and asked == "auto" and num_gpus:
+        notes.append("ray.num_policy_actors is auto, one a GPU: this is for one, and each further GPU brings as much.")
+    wanted = config.num_env_actors
+    if config.ray.address is None:
+        here = cores()
+        envs = _fitting(config, here)
+        if num_gpus and not _gpus_here():
+            notes.append("No GPU was found here: the policy would compute on the CPU, slower than these figures.")
+    elif wanted != "auto":
+        envs = wanted
+    else:
+        whole = forecast(1, speeds, Layout(1, policies, config.ray.env_cpus, num_gpus))
+        envs = whole.env_actors_to_balance or 1
+        notes.append("The cluster's nodes are not asked: these are the env actors that its policy actors would need.")
+    return Layout(envs, policies, config.ray.env_cpus, num_gpus, here), notes
+
+
+def _fitting(config: Config, here: int) -> int:
+    free = free_memory()
+    each = (_FAKE_GIB if config.task_suite == FAKE_SUITE else config.env.memory_gb) * 2**30
+    wanted = config.num_env_actors
+    most = int(here / config.ray.env_cpus) if wanted == "auto" else wanted
+    return max(1, most if free is None else min(most, int(free / each)))
+
+
+def _gpus_here() -> int:
+    """The GPUs that Ray would find on this machine."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return present if hidden is None else min(present, len([part for part in hidden.split(",") if part.strip()]))
+
+
+def _table(work: _Work, found: Forecast, layout: Layout) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    already = f" ({work.finished} of {work.planned} are finished in {work.folder.place})" if work.finished else ""
+    table.add_row("episodes", f"{found.episodes}{already}")
+    actors = (counted(layout.env_actors, "env actor"), counted(layout.policy_actors, "policy actor"))
+    table.add_row("actors", ", ".join(actors))
+    table.add_row("time", f"about {duration(found.seconds)} ({found.per_min:.0f} episodes/min), starting up apart")
+    table.add_row("CPU hours", f"{found.cpu_hours:.2f} reserved by env actors")
+    table.add_row("GPU hours", f"{found.gpu_hours:.2f} reserved by policy actors")
+    table.add_row("bottleneck", found.bottleneck)
+    return table
+
+
+def _advice(found: Forecast, layout: Layout) -> list[str]:
+    envs, policies = found.env_actors_to_balance, found.policy_actors_to_balance
+    theirs = f"{counted(layout.env_actors, 'env actor')} can use {counted(policies, 'policy actor')}"
+    if envs is not None:
+        busy = f"{counted(envs, 'env actor')} keep {counted(layout.policy_actors, 'policy actor')} busy"
+        return [f"Balance: {busy}; {theirs}."]
+    there = "there are" if layout.cores is None else f"{counted(layout.cores, 'core')} can carry"
+    return [f"Balance: the policy keeps pace with as many env actors as {there}; {theirs}."]
+
+
+def counted(number: int, thing: str) -> str:
+    """'1 core', '2 cores'."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '12 min', '3 h 20 min'."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

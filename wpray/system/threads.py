@@ -1,0 +1,58 @@
+"""Threads that cannot die unnoticed. wpray starts no thread in any other way, except pools whose caller waits for them.
+
+What notices the end of each:
+- policy (policies/batching.py): every request of its batcher fails, the connections that wait for one are closed, and
+  the replica's `health` raises, so that the driver replaces the process.
+- accept (transport/connection.py): `health` raises, as above.
+- connection (transport/connection.py): closes its connection, so that the env actor at the other end asks again.
+- mirror (storage/mirror.py): the next row that is written, or `drain`, stops the run.
+- lease (storage/lease.py): as for mirror, because another driver could take the place unnoticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from wpray.errors import ThreadDiedError
+
+_LOG = logging.getLogger(__name__)
+
+
+class WatchedThread:
+    """Daemon thread whose death is logged, passed on to `on_death`, and raised by `check`."""
+
+    def __init__(
+        self, name: str, work: Callable[[], None], on_death: Callable[[ThreadDiedError], None] | None = None
+    ) -> None:
+        """Start `work` at once. Raises RuntimeError if the machine gives no more threads.
+
+        `on_death` is called in the thread when `work` raises anything, SystemExit included; not when it returns.
+        """
+        self._name, self._work, self._on_death = name, work, on_death
+        self._died: ThreadDiedError | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise ThreadDiedError if the thread has died."""
+        if self._died is not None:
+            raise ThreadDiedError(*self._died.args)  # another: each raise would lengthen that one's traceback
+
+    def is_alive(self) -> bool:
+        """Whether it still works."""
+        return self._thread.is_alive()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, at most `timeout` seconds."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._died = ThreadDiedError(f"the thread {self._name} died: {type(error).__name__}: {error}")
+            _LOG.error("%s", self._died, exc_info=error)
+            if self._on_death is not None:
+                self._on_death(self._died)

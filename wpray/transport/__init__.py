@@ -1,0 +1,1 @@
+"""Requests from env actors to policy actors, and the choice of a replica."""

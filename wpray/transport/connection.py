@@ -1,0 +1,333 @@
+"""Requests from env actors to policy actors: one authenticated connection each, raw and direct.
+
+An actor call would carry an observation through the object store (5 ms on busy cores); a socket carries its 300 kB in
+one. Both ends prove that they know the run's random key before anything is unpickled. A connection that breaks is
+made again, to the same replica once it is back or to another, and the request in flight is asked again: policies are
+stateless, so asking twice is harmless. Asked again it is answered alone, so that a request that kills the policy is
+told from those that were only in the same batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from typing import Any
+
+from wpray.errors import ThreadDiedError
+from wpray.policies.base import PolicySpec
+from wpray.policies.batching import Batcher, PolicyError, tried
+from wpray.system.threads import WatchedThread
+from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
+
+_LOG = logging.getLogger(__name__)
+_RETRY_S = 0.5
+_PATIENCE_S = 1.0
+_BLOCKED_S = 5  # a peer that takes no byte and sends none of a message begun for so long is frozen
+_LOST = (EOFError, OSError, AuthenticationError)
+_BACKLOG = 512
+# Every env actor of a run may connect at once after a restart, while somebody scans the port.
+_MOST_STRANGERS = 768
+_AUTHENTICATE_S = 10.0  # from a connection to the proof that its other end knows the key; env actors take milliseconds
+_LOOK_S = 0.5  # between two looks for those who are late
+_LISTENER_BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)  # no later accept will succeed
+POLICY_DIED = "PolicyDiedError"  # kind of the PolicyError for a request that kills the policy
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a policy replica listens, and what helps to choose one."""
+
+    host: str
+    port: int
+    replica: int
+    node: str  # Ray's id of its node
+    clients: int  # connections that it has
+    life: str  # names the process: a replica that is restarted has another
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What an env actor sends."""
+
+    request: PlanRequest | SegmentRequest
+    again: bool  # a policy actor died while it had it
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Comes before the reply to a question that is asked again: nothing else is being computed."""
+
+
+class PolicyServer:
+    """Serves a batcher on a TCP port of one host address, a thread for each connection."""
+
+    def __init__(self, batcher: Batcher, host: str, key: bytes) -> None:
+        self._batcher, self._key = batcher, key
+        self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
+        self._listener.settimeout(_LOOK_S)
+        self._strangers = Strangers()
+        self._clients, self._closed = 0, False
+        self._counting = threading.Lock()
+        self.host, self.port = host, int(self._listener.getsockname()[1])
+        self.life = secrets.token_hex(8)
+        self._thread = WatchedThread("accept", self._accept)
+
+    @property
+    def clients(self) -> int:
+        """Connections open now."""
+        return self._clients
+
+    def check(self) -> None:
+        """Raise ThreadDiedError if nobody can connect any more."""
+        self._thread.check()
+
+    def close(self) -> None:
+        """Accepts no more connections."""
+        self._closed = True
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            self._strangers.hang_up_on_the_late()
+            try:
+                accepted, _ = self._listener.accept()
+                self._welcome(Connection(accepted.detach()))
+            except TimeoutError:
+                continue
+            except (OSError, RuntimeError) as error:  # RuntimeError: the machine gives no more threads
+                if self._closed:
+                    return
+                if isinstance(error, OSError) and error.errno in _LISTENER_BROKEN:
+                    raise
+                time.sleep(_RETRY_S)  # a peer hung up meanwhile, or there are too many open files
+
+    def _welcome(self, connection: Connection) -> None:
+        self._strangers.add(connection)
+        try:
+            WatchedThread("connection", partial(self._serve, connection))
+        except RuntimeError:
+            self._strangers.remove(connection)
+            connection.close()
+            raise
+
+    def _serve(self, connection: Connection) -> None:
+        """Answers one peer until it leaves. A stranger who never answers the challenge holds up nobody else."""
+        with connection:
+            try:
+                with _handshake():
+                    deliver_challenge(connection, self._key)
+                    answer_challenge(connection, self._key)
+            except _LOST:
+                return
+            finally:
+                self._strangers.remove(connection)
+            self._count(1)
+            try:
+                self._converse(connection)
+            except (*_LOST, ThreadDiedError):  # of the latter, `health` tells the driver
+                return
+            finally:
+                self._count(-1)
+
+    def _converse(self, connection: Connection) -> None:
+        _tune(connection)
+        gone = _watch_for_its_end(connection)
+        while True:
+            reply = tried(lambda: self._answer(connection.recv(), connection, gone), *_LOST, ThreadDiedError)
+            # A reply that cannot be pickled is the policy's error; nothing of it has been sent then.
+            failure = tried(partial(connection.send, reply), *_LOST)
+            if failure is not None:
+                connection.send(failure)
+
+    def _answer(
+        self, question: _Question, connection: Connection, gone: Callable[[], bool]
+    ) -> PlanReply | SegmentReply | PolicyError:
+        def begun() -> None:
+            with contextlib.suppress(OSError):  # whoever asked has left
+                connection.send(_Begun())
+
+        request, alone = question.request, begun if question.again else None
+        try:
+            if isinstance(request, PlanRequest):
+                return self._batcher.plan(request, alone, gone)
+            return self._batcher.act(request, alone, gone)
+        except PolicyError as error:
+            return error
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._clients += change
+
+
+class Strangers:
+    """Connections that have not authenticated yet: few, and none for long."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since: dict[Connection, float] = {}  # the oldest first
+
+    def add(self, connection: Connection) -> None:
+        """Note a new connection; where there are too many, hang up on the oldest: env actors are not strangers long."""
+        with self._lock:
+            self._since[connection] = self._clock()
+            for oldest in list(self._since)[: max(0, len(self._since) - _MOST_STRANGERS)]:
+                self._hang_up(oldest)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has authenticated, or that its thread is about to close."""
+        with self._lock:
+            self._since.pop(connection, None)
+
+    def hang_up_on_the_late(self) -> None:
+        """End the connections that have not authenticated in time; their threads then end, too."""
+        with self._lock:
+            limit = self._clock() - _AUTHENTICATE_S
+            for connection in [late for late, since in self._since.items() if since <= limit]:
+                self._hang_up(connection)
+
+    def _hang_up(self, connection: Connection) -> None:
+        """Wakes the thread that reads; it closes the connection, which cannot happen while the lock is held."""
+        del self._since[connection]
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+class RemotePolicy:
+    """A PolicyClient over a connection; waits for the policy as long as it takes to come back."""
+
+    def __init__(self, spec: PolicySpec, find: Callable[[], Address], key: bytes, alive: Callable[[], None]) -> None:
+        """`find` gives the address of a live replica, or raises OSError; `alive` is called while waiting for one."""
+        self.spec = spec
+        self.replica: int | None = None  # the one connected to
+        self.life: str | None = None  # of that replica
+        self._find, self._key, self._alive = find, key, alive
+        self._connection: Connection | None = None
+
+    def plan(self, request: PlanRequest) -> PlanReply:
+        """Asks for a plan. Raises PolicyError if the policy failed on this request."""
+        reply: PlanReply = self._ask(request)
+        return reply
+
+    def act(self, request: SegmentRequest) -> SegmentReply:
+        """Asks for a segment. Raises PolicyError if the policy failed on this request."""
+        reply: SegmentReply = self._ask(request)
+        return reply
+
+    @property
+    def connected_to(self) -> str | None:
+        """Life of the replica at the other end; None without a connection."""
+        return None if self._connection is None else self.life
+
+    def disconnect(self) -> None:
+        """The next request chooses a replica anew."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ask(self, request: PlanRequest | SegmentRequest) -> Any:
+        """The reply, whatever becomes of the replicas meanwhile; but a request that kills one alone has failed."""
+        exchange = _Exchange(_Question(request, again=False))
+        while True:
+            try:
+                reply = exchange.run(self._connected(), self._alive)
+            except _LOST:
+                self.disconnect()
+                self._alive()
+                if exchange.deadly:
+                    raise PolicyError(POLICY_DIED, "a policy actor died while it answered this request alone") from None
+                time.sleep(_RETRY_S)
+                continue
+            if isinstance(reply, PolicyError):
+                raise reply
+            return reply
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            address = self._find()
+            connection = _connect(address)
+            try:
+                _never_block(connection)
+                with _handshake():
+                    answer_challenge(connection, self._key)
+                    deliver_challenge(connection, self._key)
+                _tune(connection)
+            except _LOST:
+                connection.close()
+                raise
+            self._connection, self.replica, self.life = connection, address.replica, address.life
+        return self._connection
+
+
+class _Exchange:
+    """A question until its reply, over as many connections as it takes."""
+
+    def __init__(self, question: _Question) -> None:
+        self._question = question
+        self.deadly = False  # if the connection breaks now, the question is to blame
+
+    def run(self, connection: Connection, alive: Callable[[], None]) -> Any:
+        """The reply. Raises one of _LOST if the connection breaks; `alive` is called while waiting."""
+        self.deadly = False
+        connection.send(self._question)
+        self._question = _Question(self._question.request, again=True)
+        while True:
+            while not connection.poll(_PATIENCE_S):
+                alive()
+            reply = connection.recv()
+            if not isinstance(reply, _Begun):
+                return reply
+            self.deadly = True
+
+
+def _connect(address: Address) -> Connection:
+    """Raises OSError within seconds where nothing answers: the machine may have gone since it gave its address."""
+    with socket.create_connection((address.host, address.port), timeout=_BLOCKED_S) as connected:
+        connected.settimeout(None)
+        return Connection(connected.detach())
+
+
+@contextlib.contextmanager
+def _handshake() -> Iterator[None]:
+    """Raise AuthenticationError where the other end is something else, which the library asserts in part."""
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        raise AuthenticationError(f"not a policy connection: {error}") from error
+
+
+def _watch_for_its_end(connection: Connection) -> Callable[[], bool]:
+    """Return what tells, in a microsecond, whether the other end has hung up or is lost."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLRDHUP)
+    return lambda: bool(poll.poll(0))
+
+
+def _never_block(connection: Connection) -> None:
+    """Makes reading and writing fail with OSError where the other end is frozen."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            copy.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _BLOCKED_S, 0))
+
+
+def _tune(connection: Connection) -> None:
+    """Sends at once, and notices within half a minute that the other end's machine is gone."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+        copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+        copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)

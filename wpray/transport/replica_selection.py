@@ -1,0 +1,85 @@
+"""Which policy replica an env actor asks: one on its own node unless that is crowded, else the least loaded.
+
+Env actors choose at the same moments, each on what it sees; so that they do not all choose the same replica, those that
+see the same loads take turns by their numbers, and an env actor leaves its replica only for one that stays less loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from wpray.cluster.gather import answers
+from wpray.transport.connection import Address
+
+_ANSWER_S = 5.0  # a replica that takes longer to say where it listens is loading or gone
+_PLACED_S = 20.0  # a replica that takes longer to say which GPUs it has waits for a node, so it is on none
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """GPUs that a policy replica owns."""
+
+    node: str  # Ray's id of its node
+    names: tuple[str, ...]  # as in CUDA_VISIBLE_DEVICES
+
+
+class Replicas:
+    """The policy replicas as an env actor sees them."""
+
+    def __init__(self, name: str, handles: Sequence[Any]) -> None:
+        """`name`: of the env actor, such as env-3; `handles`: of the policy actors."""
+        self._handles = handles
+        self._number = int("".join(re.findall(r"\d+", name)) or 0)
+        self._better: Address | None = None  # found by the last look
+
+    def find(self) -> Address:
+        """The one to connect to. Raises ConnectionError if none answers."""
+        better, self._better = self._better, None
+        if better is not None:
+            return better
+        known = self._addresses()
+        if not known:
+            raise ConnectionError("no policy replica answers yet")
+        return choose(known, _this_node(), self._number)
+
+    def crowded(self, life: str) -> bool:
+        """Whether an env actor connected to the replica of that `life` should leave it; `find` then says for which."""
+        known = self._addresses() if len(self._handles) > 1 else []
+        best = choose(known, _this_node(), self._number, life) if known else None
+        self._better = None if best is None or best.life == life else best
+        return self._better is not None
+
+    def gpus_here(self) -> list[str]:
+        """The GPUs that replicas on this node own, as in CUDA_VISIBLE_DEVICES; waits for those that are starting."""
+        owners = [gpus for _, gpus in answers([handle.gpus.remote() for handle in self._handles], _PLACED_S)]
+        return [name for gpus in owners if gpus.node == _this_node() for name in gpus.names]
+
+    def _addresses(self) -> list[Address]:
+        return [address for _, address in answers([handle.address.remote() for handle in self._handles], _ANSWER_S)]
+
+
+def choose(known: Sequence[Address], here: str, number: int, current: str | None = None) -> Address:
+    """The replica for env actor `number` on node `here`, connected to the one whose life is `current` so far, if any.
+
+    Its own node's is preferred: at first in any case, for the others may still come; later as long as it has less than
+    its share of the connections.
+    """
+    others = [address.clients - (address.life == current) for address in known]  # connections but for this one's
+    share = (sum(others) + 1) / len(known)
+
+    def rank(place: int) -> tuple[bool, int, bool, int]:
+        address, load = known[place], others[place]
+        near = address.node == here and (current is None or load < share)
+        return not near, load, address.life != current, (place - number) % len(known)
+
+    return known[min(range(len(known)), key=rank)]
+
+
+def _this_node() -> str:
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
