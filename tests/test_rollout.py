@@ -231,7 +231,8 @@ def test_a_zero_duration_may_end_the_episode(plans: list[list[int]], steps: int,
 class _Seeing(CountingEnv):
     def observe(self, *, images: bool, privileged: bool) -> Observation:
         image = np.random.default_rng(self.steps).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-        return replace(super().observe(images=images, privileged=privileged), base_image=image, wrist_image=image[::-1])
+        shown = {"base": image, "wrist": image[::-1]}
+        return replace(super().observe(images=images, privileged=privileged), images=shown)
 
 
 def test_a_policy_may_see_the_middle_of_both_images() -> None:

@@ -194,10 +194,9 @@ class _Episode:
     def observe(self) -> Observation:
         seen = self.env.observe(images=self.policy.spec.images, privileged=self.policy.spec.privileged)
         scale = self.settings.loop.crop_scale
-        if scale is None or seen.base_image is None or seen.wrist_image is None:
+        if scale is None:
             return seen
-        base, wrist = (center_crop(image, scale) for image in (seen.base_image, seen.wrist_image))
-        return replace(seen, base_image=base, wrist_image=wrist)
+        return replace(seen, images={role: center_crop(image, scale) for role, image in seen.images.items()})
 
     def result(self) -> EpisodeResult:
         wall_s = time.perf_counter() - self.started

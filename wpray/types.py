@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -81,13 +82,66 @@ class PrivilegedState:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """How a policy sees one camera. The benchmark renders at its own size; what follows is done to that picture."""
+
+    height: int = POLICY_IMAGE_SIZE  # pixels
+    width: int = POLICY_IMAGE_SIZE
+    rotated: bool = True  # turned by 180 degrees from robosuite's array, as LIBERO's training data are
+    resize: Literal["bilinear", "pad"] = "bilinear"  # pad: keep the aspect ratio, black borders
+    crop_scale: float | None = None  # share of the area that is kept, from the middle; then resized again
+
+
+BASE_AND_WRIST: Mapping[str, ImageSpec] = MappingProxyType({"base": ImageSpec(), "wrist": ImageSpec()})
+PROPRIO_FIELDS = ("eef_pos", "eef_axis_angle", "gripper_qpos")  # 3 + 3 + 2 numbers: m, rad, m
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationSpec:
+    """What a policy wants to see, or what a benchmark can show."""
+
+    cameras: Mapping[str, ImageSpec] = field(default_factory=lambda: BASE_AND_WRIST)  # role -> picture; empty: none
+    proprio: tuple[str, ...] = PROPRIO_FIELDS  # in this order
+    privileged: bool = False  # simulator truth
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSpec:
+    """What an action's numbers mean. The harness compares the policy's with the benchmark's before a run."""
+
+    dim: int = ACTION_DIM
+    control: Literal["delta_eef", "absolute_eef", "joint"] = "delta_eef"
+    rotation: Literal["axis_angle", "quaternion", "euler", "6d", "none"] = "axis_angle"
+    gripper: Literal["positive_closes", "positive_opens", "none"] = "positive_closes"
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What a policy may see at a decision point (stock LIBERO's sampling instant, see benchmarks/libero/stepper.py)."""
 
     proprio: FloatArray  # (8,) eef position, axis-angle, two gripper joint positions
-    base_image: ImageArray | None = None  # (224, 224, 3) agentview, rotated and resized; None if not asked for
-    wrist_image: ImageArray | None = None  # (224, 224, 3)
+    images: Mapping[str, ImageArray] = field(default_factory=dict)  # role of the camera -> (224, 224, 3) as specified
     privileged: PrivilegedState | None = None
+
+    @property
+    def base_image(self) -> ImageArray | None:
+        """(224, 224, 3) agentview, rotated and resized; None if not asked for."""
+        return self.images.get("base")
+
+    @property
+    def wrist_image(self) -> ImageArray | None:
+        """(224, 224, 3) eye-in-hand camera, rotated and resized; None if not asked for."""
+        return self.images.get("wrist")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a control step led to."""
+
+    terminated: bool  # the task is solved
+    truncated: bool = False  # the environment ended the episode without success
+    reward: float = 0.0
+    progress: Mapping[str, float] = field(default_factory=dict)  # named parts of the goal: 1.0 where one holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +184,15 @@ class SegmentRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkRequest:
+    """Asks a chunk policy for the next actions."""
+
+    trial: Trial
+    chunk_index: int  # counted over the episode
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Where a request's time went inside the policy."""
 
@@ -153,6 +216,15 @@ class SegmentReply:
 
     segment: Segment
     timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReply:
+    """Answer to a ChunkRequest."""
+
+    actions: FloatArray  # (H, 7) executable, one row a control step
+    timing: Timing = field(default_factory=Timing)
+    metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name for the episode's row; the last counts
 
 
 @dataclass(frozen=True, slots=True)

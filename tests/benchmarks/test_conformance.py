@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 
@@ -77,11 +77,14 @@ def _run_alone(suite: str, task_id: int, trial: int) -> Episode:
 
 
 def _assert_equal(first: object, second: object) -> None:
-    """Bit by bit, through dataclasses and sequences."""
+    """Bit by bit, through dataclasses, mappings and sequences."""
     assert type(first) is type(second)
     if hasattr(first, "__dataclass_fields__"):
         for field in fields(first):  # type: ignore[arg-type]
             _assert_equal(getattr(first, field.name), getattr(second, field.name))
+    elif isinstance(first, Mapping):
+        assert list(first) == list(second)  # type: ignore[call-overload]
+        _assert_equal(tuple(first.values()), tuple(second.values()))  # type: ignore[attr-defined]
     elif isinstance(first, Sequence) and not isinstance(first, str):
         assert len(first) == len(second)  # type: ignore[arg-type]
         for a, b in zip(first, second, strict=True):  # type: ignore[call-overload]

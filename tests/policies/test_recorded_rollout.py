@@ -144,4 +144,5 @@ class _Showing:
         plans = self._golden["plan_step"].tolist()
         step = int(self._golden["seg_step"][index])
         proprio = self._golden["proprio"][plans.index(step)].astype(np.float64) if step in plans else own.proprio
-        return Observation(proprio, self._golden["image_base"][index], self._golden["image_wrist"][index])
+        images = {role: self._golden[f"image_{role}"][index] for role in ("base", "wrist")}
+        return Observation(proprio, images)

@@ -64,8 +64,8 @@ def test_what_cannot_be_prepared_says_why(checkpoints: Path) -> None:
     policy = waypoint_vla.build(golden_config(checkpoints))
     seen = observation(np.random.default_rng(5))
     for shown, reason in (
-        (replace(seen, wrist_image=None), "no images"),
-        (replace(seen, base_image=seen.base_image[:112]), "not uint8 of"),  # type: ignore[index]
+        (replace(seen, images={"base": seen.images["base"]}), "no images"),
+        (replace(seen, images={**seen.images, "base": seen.images["base"][:112]}), "not uint8 of"),  # type: ignore[index]
         (replace(seen, proprio=np.array([*seen.proprio[:7], np.nan])), "proprio is not finite"),
         (replace(seen, proprio=seen.proprio[:7]), r"proprio has shape \(7,\)"),
     ):

@@ -56,7 +56,7 @@ class TinyEnv:
         proprio = np.concatenate([self._position, axis_angle(w, xyz), [self._finger, -self._finger]])
         base = np.roll(self._base, (5 * self._calls, -3 * self._calls), axis=(0, 1))
         wrist = np.roll(self._wrist, (-2 * self._calls, 7 * self._calls), axis=(0, 1))
-        return Observation(proprio, policy_view(base), policy_view(wrist))
+        return Observation(proprio, {"base": policy_view(base), "wrist": policy_view(wrist)})
 
     def state(self) -> SimState:
         raise NotImplementedError

@@ -47,7 +47,7 @@ def trial(index: int) -> Trial:
 def observation(rng: np.random.Generator) -> Observation:
     base, wrist = rng.integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     low, high = (np.array(synthetic._PROPRIO[name]) for name in ("q01", "q99"))
-    return Observation(rng.uniform(low, high), base, wrist)
+    return Observation(rng.uniform(low, high), {"base": base, "wrist": wrist})
 
 
 def segment_request(rng: np.random.Generator, index: int) -> SegmentRequest:

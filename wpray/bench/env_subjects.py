@@ -134,7 +134,7 @@ def _as_observation(stock: dict[str, Any]) -> Observation:
     turn = load("robosuite.utils.transform_utils").quat2axisangle(stock["robot0_eef_quat"].copy())
     proprio = np.concatenate([stock["robot0_eef_pos"], turn, stock["robot0_gripper_qpos"]])
     base, wrist = (policy_view(stock[f"{name}_image"]) for name in ("agentview", "robot0_eye_in_hand"))
-    return Observation(proprio, base, wrist)
+    return Observation(proprio, {"base": base, "wrist": wrist})
 
 
 def _cpu(work: Callable[[], object]) -> float:

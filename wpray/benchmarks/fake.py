@@ -71,13 +71,13 @@ class FakeEnvironment:
 
     def observe(self, *, images: bool, privileged: bool) -> Observation:
         """Proprio, flat-coloured images whose colour is the hand's position, and the two objects."""
-        base = wrist = None
+        shown: dict[str, ImageArray] = {}
         if images:
             began = time.perf_counter()
             base = _flat_image(self._hand, POLICY_IMAGE_SIZE, POLICY_IMAGE_SIZE)
-            wrist = base[::-1].copy()
+            shown = {"base": base, "wrist": base[::-1].copy()}
             self.render_s += time.perf_counter() - began
-        return Observation(self._proprio(), base, wrist, self._truth() if privileged else None)
+        return Observation(self._proprio(), shown, self._truth() if privileged else None)
 
     def state(self) -> SimState:
         """Hand and object positions as qpos."""

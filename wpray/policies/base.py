@@ -4,20 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
+from wpray.types import (
+    BASE_AND_WRIST,
+    PROPRIO_FIELDS,
+    ActionSpec,
+    ChunkReply,
+    ChunkRequest,
+    ImageSpec,
+    ObservationSpec,
+    PlanReply,
+    PlanRequest,
+    SegmentReply,
+    SegmentRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """What a policy needs of the harness."""
+    """What a policy needs of the harness, what it sees and what its actions mean."""
 
     name: str
     images: bool  # needs camera images
     privileged: bool  # needs simulator truth; the results say so
     num_gpus: float  # GPUs of one replica
     max_batch_size: int
+    kind: Literal["waypoints", "chunk"] = "waypoints"  # the protocol: WaypointPolicy or ChunkPolicy
+    execute_steps: int = 0  # chunk: actions executed before it is asked again; 0: all of the chunk
+    cameras: Mapping[str, ImageSpec] = field(default_factory=lambda: BASE_AND_WRIST)  # seen if `images`
+    proprio: tuple[str, ...] = PROPRIO_FIELDS
+    action: ActionSpec = field(default_factory=ActionSpec)
+
+    @property
+    def observation(self) -> ObservationSpec:
+        """What the policy is shown."""
+        return ObservationSpec(self.cameras if self.images else {}, self.proprio, self.privileged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +70,19 @@ class Policy(Protocol):
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """One reply a request, in order."""
+
+
+class ChunkPolicy(Protocol):
+    """Answers batches with action chunks: observation in, H actions out, as nearly every VLA does.
+
+    Its requests must not depend on each other, and its errors mean what Policy's mean. `prepare`, `files` and
+    `sources` are read as Policy's are.
+    """
+
+    spec: PolicySpec  # kind "chunk"
+
+    def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
+        """Return one reply a request, in order."""
 
 
 class PolicyClient(Protocol):

@@ -17,7 +17,7 @@ from wpray.benchmarks.libero.stepper import Stepper
 from wpray.benchmarks.rotation import axis_angle
 from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
-from wpray.types import FloatArray, ImageArray, Observation, SceneState, SimState, Task, Trial
+from wpray.types import BASE_AND_WRIST, FloatArray, ImageArray, Observation, SceneState, SimState, Task, Trial
 
 Protocol = Literal["wpray", "serial"]
 
@@ -74,11 +74,10 @@ class LiberoEnvironment:
 
     def observe(self, *, images: bool, privileged: bool) -> Observation:
         """Stock's observation after the last step or reset."""
-        base = wrist = None
-        if images:
-            base, wrist = (policy_view(self._render_now(camera)) for camera in CAMERAS)
+        shown = zip(BASE_AND_WRIST, CAMERAS, strict=True) if images else ()
+        pictures = {role: policy_view(self._render_now(camera)) for role, camera in shown}
         truth = read_privileged(self._loaded().env) if privileged else None
-        return Observation(self._proprio(), base, wrist, truth)
+        return Observation(self._proprio(), pictures, truth)
 
     def state(self) -> SimState:
         """Copies of the simulator's state and of what the observables saw."""
