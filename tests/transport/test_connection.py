@@ -239,9 +239,9 @@ def test_as_many_env_actors_as_a_run_has_connect_at_once_beside_strangers() -> N
     with serving(Policy()) as server:
         silent = [socket.create_connection((server.host, server.port)) for _ in range(300)]
         connected = [connection._connect(address(server)) for _ in range(500)]
-        for connection in connected:
-            answer_challenge(connection, KEY)
-            deliver_challenge(connection, KEY)
+        for opened in connected:
+            answer_challenge(opened, KEY)
+            deliver_challenge(opened, KEY)
         until(lambda: server.clients == 500)
         for closed in (*connected, *silent):
             closed.close()
