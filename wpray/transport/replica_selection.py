@@ -48,7 +48,7 @@ class ReplicaSelector:
         return select_replica(known, _this_node(), self._number)
 
     def should_rebalance(self, incarnation: str) -> bool:
-        """Return whether an env actor should leave the replica of `incarnation`; `select` then returns the better one."""
+        """Return whether an env actor should leave the replica of `incarnation`; `select` then names the better."""
         known = self._addresses() if len(self._handles) > 1 else []
         best = select_replica(known, _this_node(), self._number, incarnation) if known else None
         self._better = None if best is None or best.incarnation == incarnation else best
