@@ -24,7 +24,7 @@ from rich.table import Table
 from wpray.bench.figures import write_figures
 from wpray.cli.arguments import file_to_write, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.config import BatchingConfig
 from wpray.errors import BadInputError
 from wpray.models import loading

@@ -26,7 +26,7 @@ from wpray.bench.scale_curves import FLAT, Point, bends, simulate
 from wpray.bench.simulated_gpu import Costs
 from wpray.cli.arguments import file_to_write, number, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 
 if TYPE_CHECKING:
