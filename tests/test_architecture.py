@@ -57,7 +57,10 @@ ALLOWED = {
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}
 ONLY_IN = {
-    "torch": ("models", "policies.waypoint_vla.policy", "bench.policy", "benchmarks.libero", "doctor"),
+    "torch": (
+        *("models", "policies.waypoint_vla.policy", "benchmarks.libero", "doctor"),
+        *("bench.policy", "bench.policy_layouts", "bench.policy_rates"),
+    ),
     "triton": ("models.kernels", "models.decode_kernel", "models.row_kernels"),
     "mujoco": ("benchmarks.libero", "system.gl", "bench.env", "bench.env_subjects", "doctor", "video"),
     "robosuite": ("benchmarks.libero", "bench.env", "bench.env_subjects", "doctor"),
