@@ -72,6 +72,8 @@ ONLY_IN = {
     "aiohttp": ("jobs.follow",),
     "pydantic": ("config", "cli.configuration", "video.options"),
     "matplotlib": ("bench.scale_plot",),
+    "msgpack": ("policies.remote",),
+    "websockets": ("policies.remote",),
 }
 
 
