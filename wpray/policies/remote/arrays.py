@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from wpray.errors import told_as
+from wpray.errors import wrapping_errors
 
 Array = NDArray[Any]
 _NUMBERS = "biuf"  # dtype kinds that travel: no objects, because those need pickle
@@ -64,7 +64,7 @@ def _decoded(data: bytes, hook: Callable[[Mapping[Any, Any]], Any]) -> Any:
         text = " ".join(str(error).split()) or type(error).__name__
         return MalformedError(f"no valid msgpack of {len(data)} bytes ({text[:200]})")
 
-    with told_as(malformed):
+    with wrapping_errors(malformed):
         return msgpack.unpackb(data, object_hook=hook)
 
 
