@@ -74,6 +74,8 @@ ONLY_IN = {
     "aiohttp": ("jobs.follow",),
     "pydantic": ("config", "cli.configuration", "video.options", "policies.factory", "policies.settings"),
     "matplotlib": (),
+    "msgpack": ("policies.remote",),
+    "websockets": ("policies.remote",),
 }
 
 
