@@ -19,13 +19,21 @@ ALLOWED = {
     "types": set(),
     "config": {"benchmarks.suites", "system.paths"},
     "trials": {"errors", "types"},
-    "rollout": {"types", "errors", "benchmarks.base", "benchmarks.views", "policies.base"},  # no Ray, torch or MuJoCo
+    "tracking": {"types"},
+    "rollout": {
+        "types",
+        "errors",
+        "tracking",
+        "benchmarks.base",
+        "benchmarks.views",
+        "policies.base",
+    },  # no Ray, torch or MuJoCo
     "system": {"errors"},
     "benchmarks": {"types", "errors", "system"},
     "benchmarks.suites": set(),
     "models": {"errors", "system.lfs"},
     "models.synthetic": {"errors", "models", "cli"},  # a command
-    "policies": {"types", "errors", "config", "models", "system"},
+    "policies": {"types", "errors", "config", "tracking", "models", "system"},
     "policies.base": {"types"},
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
     "storage": {"errors", "system"},
@@ -36,7 +44,17 @@ ALLOWED = {
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
     "cluster.process_env": set(),  # imported before everything that reads the environment
     "transport": {"types", "errors", "system", "policies.base", "policies.batching", "cluster.gather"},
-    "orchestration": {"types", "errors", "config", "rollout", "benchmarks", "policies", "provenance", "results"}
+    "orchestration": {
+        "types",
+        "errors",
+        "config",
+        "rollout",
+        "tracking",
+        "benchmarks",
+        "policies",
+        "provenance",
+        "results",
+    }
     | {"cluster", "transport", "system"},
     "orchestration.scheduler": {"types"},
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
