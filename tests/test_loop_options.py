@@ -17,6 +17,7 @@ from wpray.types import (
     EpisodeResult,
     FloatArray,
     Observation,
+    ObservationSpec,
     PlanReply,
     PlanRequest,
     SceneState,
@@ -24,6 +25,7 @@ from wpray.types import (
     SegmentReply,
     SegmentRequest,
     SimState,
+    Step,
     Task,
     Trial,
     WaypointPlan,
@@ -46,11 +48,11 @@ class _Wandering:
     def reset(self, trial: Trial) -> None:
         self.steps = 0
 
-    def step(self, action: FloatArray) -> bool:
+    def step(self, action: FloatArray) -> Step:
         self.steps += 1
-        return self.steps == self.solved_at
+        return Step(terminated=self.steps == self.solved_at)
 
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
+    def observe(self, spec: ObservationSpec) -> Observation:
         return Observation(self.at(self.steps))
 
     def at(self, steps: int) -> FloatArray:

@@ -20,7 +20,7 @@ ImageArray = NDArray[np.uint8]
 Status = Literal["success", "failure", "error"]
 TaskKey = tuple[str, int]  # suite, task_id
 TrialKey = tuple[str, int, int]  # suite, task_id, trial
-PlanEnd = Literal["used_up", "zero_duration", "segment_limit", "deviation", "step_budget", "success"]
+PlanEnd = Literal["used_up", "zero_duration", "segment_limit", "deviation", "step_budget", "success", "truncated"]
 
 ACTION_DIM = 7
 PROPRIO_DIM = 8

@@ -102,7 +102,7 @@ _DECISION_FIELDS = [
         "plan_end",
         pa.string(),
         "plan: why it was followed no further: used_up | zero_duration | segment_limit | deviation | step_budget | "
-        "success",
+        "success | truncated (by the environment)",
         nullable=True,
     ),
     _field("skipped_waypoints", pa.int32(), "plan: waypoints passed over for their negative duration", nullable=True),
