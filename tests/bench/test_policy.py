@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,22 +41,31 @@ def test_a_layout_is_measured_beside_the_pair_in_one_run(
 
 @pytest.mark.parametrize(("layout", "looks"), [("two", 2), ("joint", 1), ("block", 1)])
 def test_a_shared_backbone_sees_an_observation_once(layout: Layout, looks: int) -> None:
-    models, seen = MeasuredModels(layout, SETTINGS), []
+    models = MeasuredModels(layout, SETTINGS)
+    seen: list[int] = []
     for backbone in {id(own): own for own in (models.planner.backbone, models.expert.backbone)}.values():
-        whole = backbone._see
-        backbone._see = lambda images, whole=whole: (seen.append(len(images)), whole(images))[1]
+        backbone._see = _counting(backbone._see, seen)
     models.call("plan + segment", 1)()
     assert seen == [1] * looks
     assert models.shares is (layout != "two")
 
 
+def _counting(see: Callable[[torch.Tensor], torch.Tensor], seen: list[int]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return see(images)
+
+    return counted
+
+
 def test_floors_count_passes_and_what_is_shared() -> None:
     """At a rate that makes streaming the weights all that counts, a floor is a number of passes."""
     rates = Rates(bytes_per_s=1.0, flops=float("inf"), number=1)
-    models: dict[Layout, MeasuredModels] = {name: MeasuredModels(name, SETTINGS) for name in ("two", "joint", "block")}
+    layouts: tuple[Layout, ...] = ("two", "joint", "block")
+    models = {layout: MeasuredModels(layout, SETTINGS) for layout in layouts}
     config = models["two"]._config
     text, vision = rates.gemma_s(config.text, 1), rates.vision_s(config.vision, 1)
-    for layout, passes in (("two", 63), ("joint", 56), ("block", 8)):
+    for layout, passes in zip(layouts, (63, 56, 8), strict=True):
         plan = models[layout].floor_s("plan", 1, rates)
         assert plan == pytest.approx(vision + passes * text)
         both = models[layout].floor_s("plan + segment", 1, rates)
