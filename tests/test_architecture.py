@@ -30,6 +30,7 @@ ALLOWED = {
     "policies": {"types", "errors", "config", "tracking", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
+    "testing": {"", "errors", "config", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
     "provenance": {"errors", "benchmarks"},
     "provenance.record": set(),
@@ -72,7 +73,7 @@ AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}
 ONLY_IN = {
     "torch": (
         *("models", "policies.waypoint_vla.policy", "benchmarks.libero", "doctor"),
-        *("bench.policy", "bench.policy_layouts", "bench.policy_rates"),
+        *("testing.golden", "bench.policy", "bench.policy_layouts", "bench.policy_rates"),
     ),
     "triton": ("models.kernels", "models.decode_kernel", "models.row_kernels"),
     "mujoco": ("benchmarks.libero", "system.gl", "bench.env", "bench.env_subjects", "doctor", "video"),
