@@ -286,6 +286,42 @@ class Config(_Group):
         description="the planner's tokens: bins256 (8-D proprio) or bins300 (6-D proprio and a gripper token); "
         "auto: what the checkpoints and the statistics agree on",
     )
+    planner_mode: Literal["auto", "token_ar", "block_ar"] = Field(
+        "auto", description="the planner, which the checkpoint's tensors decide; another one is an error"
+    )
+    planner_use_block_embed: bool | None = Field(
+        None, description="the block planner embeds its waypoints' numbers; the tensors decide, and must agree"
+    )
+    planner_block0_cond: Literal["none"] = Field("none", description="what a block planner's first block is told")
+    goal_condition_mode: Literal["none"] = Field("none", description="goal encoder of the action expert")
+    skip_masked_cameras: bool = Field(True, description="accepted either way: an absent camera is always left out")
+    lora_enabled: bool = Field(False, description="read the LoRA adapter in joint_checkpoint, beside its base model")
+    pretrained_weight_path: FilePath | None = Field(None, description="the base model of a LoRA adapter")
+    lora_rank: PositiveInt = Field(16, le=4096, description="rank of the adapter; checked against its file")
+    lora_alpha: PositiveFloat | None = Field(
+        None, description="scale of the adapter times its rank: needed with lora_enabled, because no tensor shows it"
+    )
+    lora_use_rslora: bool = Field(False, description="the scale is lora_alpha / sqrt(lora_rank)")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="of training: without effect here")
+    lora_apply_to: Literal["all", "backbone_only", "expert_only"] = Field("all", description="what was adapted")
+    vision_encoder_mode: Literal["freeze", "lora", "full"] | None = Field(
+        None, description="how the image encoder was trained; default: freeze, with train_vision_encoder full"
+    )
+    train_vision_encoder: bool = Field(False, description="older name of vision_encoder_mode: full")
+    lora_modules_to_skip: list[str] | None = Field(
+        None, description="parts of the names of layers that were not adapted, instead of the default ones"
+    )
+    lora_trainable_modules: list[str] | None = Field(
+        None, description="parts of the names of tensors that were trained in full, instead of the default ones"
+    )
+    lora_inference_slim: bool = Field(True, description="an active adapter's B takes up the scale once")
+    runtime_merge: bool = Field(
+        False, description="add the adapter to the weights (merged); false: compute it beside them (active)"
+    )
+    use_ema: bool = Field(False, description="the adapter's averaged weights, lora_ema.safetensors")
+    allow_stale_ema_forensics: bool = Field(
+        False, description="averaged weights even if they may be mostly those of the warm-up"
+    )
     dataset_statistics_path: FilePath | None = Field(
         None,
         description="dataset_statistics.json of the training data, openpi's norm_stats.json or LeRobot's stats.json",
@@ -401,6 +437,23 @@ class Config(_Group):
         return self
 
     @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> Config:
+        if self.train_vision_encoder and self.vision_encoder_mode not in (None, "full"):
+            mode = self.vision_encoder_mode
+            raise ValueError(f"train_vision_encoder means vision_encoder_mode: full, not {mode}: give one of them")
+        if not self.lora_enabled:
+            for name in ("runtime_merge", "use_ema", "allow_stale_ema_forensics"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is of a LoRA adapter: set lora_enabled, or leave it out")
+            return self
+        if not self.joint_checkpoint:
+            raise ValueError("lora_enabled needs joint_checkpoint: merge the adapters of a pair into their models")
+        for name in ("pretrained_weight_path", "lora_alpha"):
+            if getattr(self, name) is None:
+                raise ValueError(f"lora_enabled needs {name}")
+        return self
+
+    @model_validator(mode="after")
     def _one_number_of_environments(self) -> Config:
         both = self.num_parallel is not None and self.ray.num_env_actors != "auto"
         if both and self.num_parallel != self.ray.num_env_actors:
@@ -454,6 +507,7 @@ def path_fields() -> tuple[str, ...]:
 _NO_OUTCOME = frozenset(
     {"tasks", "num_trials_per_task", "num_parallel", "output_dir", "resume", "record", "video_out_path", "ray"}
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
+    | {"skip_masked_cameras", "lora_dropout"}
 )
 
 # Runs that were recorded before a setting existed do not have it: what they did. A run that does the same leaves it
@@ -465,6 +519,24 @@ DONE_WITHOUT: dict[str, Any] = {
     "checkpoint_file": "model",
     "token_layout": "auto",
     "lm_head_precision": "auto",
+    "planner_mode": "auto",
+    "planner_use_block_embed": None,
+    "planner_block0_cond": "none",
+    "goal_condition_mode": "none",
+    "lora_enabled": False,
+    "pretrained_weight_path": None,
+    "lora_rank": 16,
+    "lora_alpha": None,
+    "lora_use_rslora": False,
+    "lora_apply_to": "all",
+    "vision_encoder_mode": None,
+    "train_vision_encoder": False,
+    "lora_modules_to_skip": None,
+    "lora_trainable_modules": None,
+    "lora_inference_slim": True,
+    "runtime_merge": False,
+    "use_ema": False,
+    "allow_stale_ema_forensics": False,
     "vlm_max_token_len": None,
     "ae_max_token_len": 64,
     "max_segments_per_replan": 0,
