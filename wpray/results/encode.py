@@ -74,6 +74,7 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         "num_steps": result.num_steps,
         "num_plans": result.num_plans,
         "num_segments": result.num_segments,
+        "num_chunks": result.num_chunks,
         "reset_s": times.reset_s,
         "env_s": times.env_s,
         "render_s": times.render_s,
@@ -159,6 +160,7 @@ def _decision_row(decision: Decision) -> dict[str, Any]:
         "queue_s": timing.queue_s,
         "compute_s": timing.compute_s,
         "batch_size": timing.batch_size,
+        "chunk_index": decision.chunk_index,
     }
 
 
