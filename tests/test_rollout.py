@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wpray.benchmarks.base import NOOP_ACTION
-from wpray.benchmarks.views import center_crop
+from wpray.benchmarks.views import center_crop, policy_view
 from wpray.policies.base import PolicySpec
 from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.types import (
@@ -20,6 +20,7 @@ from wpray.types import (
     FloatArray,
     ImageArray,
     Observation,
+    ObservationSpec,
     PlanReply,
     PlanRequest,
     SceneState,
@@ -27,6 +28,7 @@ from wpray.types import (
     SegmentReply,
     SegmentRequest,
     SimState,
+    Step,
     Task,
     Trial,
     WaypointPlan,
@@ -49,11 +51,11 @@ class CountingEnv:
     def reset(self, trial: Trial) -> None:
         self.steps = 0
 
-    def step(self, action: FloatArray) -> bool:
+    def step(self, action: FloatArray) -> Step:
         self.steps += 1
-        return self.steps == self.solved_at
+        return Step(terminated=self.steps == self.solved_at, progress={"steps": float(self.steps)})
 
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
+    def observe(self, spec: ObservationSpec) -> Observation:
         self.observed_at.append(self.steps)
         return Observation(np.full(8, float(self.steps)))
 
@@ -232,14 +234,35 @@ def test_a_zero_duration_may_end_the_episode(plans: list[list[int]], steps: int,
 
 
 class _Seeing(CountingEnv):
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
-        image = np.random.default_rng(self.steps).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-        shown = {"base": image, "wrist": image[::-1]}
-        return replace(super().observe(images=images, privileged=privileged), images=shown)
+    def observe(self, spec: ObservationSpec) -> Observation:
+        picture = np.random.default_rng(self.steps).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        shown = {"base": picture, "wrist": picture[::-1]}
+        views = {role: policy_view(shown[role], view) for role, view in spec.cameras.items()}
+        return replace(super().observe(spec), images=views)
+
+
+class _GivesUp(CountingEnv):
+    """Ends the episode at its twelfth step, the task unsolved."""
+
+    def step(self, action: FloatArray) -> Step:
+        return replace(super().step(action), truncated=self.steps == 12)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_truncated_episode_ends_at_once_and_is_a_failure(strict: bool) -> None:
+    result = _run(PlansFromDurations([5]), _GivesUp(), strict_step_budget=strict)
+    assert (result.success, result.num_steps) == (False, 12)
+
+
+def test_the_last_steps_progress_is_the_episodes() -> None:
+    result = _run(PlansFromDurations([5]), CountingEnv(solved_at=13))
+    assert result.success
+    assert result.metrics == {"progress/steps": 13.0}
 
 
 def test_a_policy_may_see_the_middle_of_both_images() -> None:
     policy, whole = PlansFromDurations([5]), PlansFromDurations([5])
+    policy.spec = whole.spec = replace(policy.spec, images=True)
     _run(policy, _Seeing(), crop_scale=0.9)
     _run(whole, _Seeing())
     for cropped, full in zip(policy.plans, whole.plans, strict=True):
@@ -275,7 +298,8 @@ def test_a_chunk_policy_is_asked_again_after_the_steps_that_it_says(execute_step
     assert env.observed_at == [10, 10 + each, 10 + 2 * each]
     assert [request.chunk_index for request in policy.asked] == [0, 1, 2]
     assert result.trajectory.actions[10:, 0].tolist() == [0.0] * each + [0.01] * each + [0.02]
-    assert result.metrics == {"calls": 3.0, "first": 1.0}  # the last value of each counts
+    policys = {name: value for name, value in result.metrics.items() if not name.startswith("progress/")}
+    assert policys == {"calls": 3.0, "first": 1.0}  # the last value of each counts
 
 
 def test_a_chunks_decision_invents_no_waypoints() -> None:
@@ -283,7 +307,7 @@ def test_a_chunks_decision_invents_no_waypoints() -> None:
     assert result.num_steps == 60 and len(result.decisions) == result.num_chunks == 10
     assert [decision.step for decision in result.decisions] == list(range(10, 60, 5))
     for index, decision in enumerate(result.decisions):
-        assert (decision.kind, decision.chunk_index, decision.duration) == ("chunk", index, 5)
+        assert (decision.kind, decision.chunk_index, decision.duration, decision.steps) == ("chunk", index, 5, 5)
         nothing = (decision.plan_index, decision.segment_index, decision.waypoints, decision.durations)
         assert nothing == (None,) * 4 and decision.waypoint_index is None
 

@@ -1,9 +1,9 @@
 """One episode, as the protocol defines it. Imports neither Ray nor torch nor MuJoCo.
 
 Every episode begins with a reset to the trial's initial state and the wait steps; success during those counts. It ends
-when the task is solved or the step limit is reached. Between them, the policy's kind decides:
+when the task is solved, the environment ends it, or the step limit is reached. In between, the policy's kind decides:
 
-- A chunk policy gives a chunk of actions, of which it says how many are executed before it gives the next one.
+- A chunk policy gives a chunk of actions and its spec says how many of them are executed before it gives the next one.
 - A waypoint policy plans. The plan's waypoints are followed one segment at a time, each on a fresh observation and
   starting at the waypoint just aimed at; when the plan is used up, the policy plans again. `LoopOptions` vary this.
 """
@@ -19,8 +19,8 @@ from typing import Any, cast
 import numpy as np
 
 from wpray.benchmarks.base import NOOP_ACTION, Environment
-from wpray.benchmarks.views import center_crop
 from wpray.policies.base import ChunkClient, PolicyClient, WaypointClient
+from wpray.tracking import DeviationRule, track
 from wpray.types import (
     ACTION_DIM,
     MAX_SEGMENT_STEPS,
@@ -33,13 +33,18 @@ from wpray.types import (
     Float32Array,
     FloatArray,
     Observation,
+    ObservationSpec,
+    PlanEnd,
     PlanReply,
     PlanRequest,
     SegmentReply,
     SegmentRequest,
     SimState,
+    Step,
+    Tracking,
     Trajectory,
     Trial,
+    WaypointSpace,
 )
 
 
@@ -58,6 +63,7 @@ class LoopOptions:
         False  # a zero duration ends the episode, as the first of a plan only if two plans do so in a row
     )
     crop_scale: float | None = None  # share of the images' area that the policy sees
+    replan_on: DeviationRule | None = None  # a segment that ends farther from its waypoint ends its plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,9 @@ def run_trial(
     return episode.result()
 
 
+_NOTHING_YET = Step(terminated=False)
+
+
 @dataclass(slots=True)
 class _Episode:
     """An episode under way: counts steps and calls, and records them. `run` is the policy's kind of loop."""
@@ -93,27 +102,37 @@ class _Episode:
     policy: PolicyClient
     trial: Trial
     settings: RolloutSettings
-    success: bool = False
+    last: Step = _NOTHING_YET
     ended: bool = False  # by a plan that says so
     actions: list[FloatArray] = field(default_factory=list)
     states: list[SimState] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)  # of the policy
     reset_s: float = 0.0
     env_s: float = 0.0
     policy_wait_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
     @property
+    def success(self) -> bool:
+        """The task is solved."""
+        return self.last.terminated
+
+    @property
     def over(self) -> bool:
         """Whether the policy is asked for nothing any more."""
         limit = self.settings.num_steps_wait + self.trial.task.max_steps
-        return self.success or self.ended or len(self.actions) >= limit
+        return self._stopped or self.ended or len(self.actions) >= limit
 
     @property
     def halted(self) -> bool:
         """Whether no step is taken any more, not even of the plan in hand."""
-        return self.over if self.settings.loop.strict_step_budget else self.success
+        return self.over if self.settings.loop.strict_step_budget else self._stopped
+
+    @property
+    def _stopped(self) -> bool:
+        """The environment has ended the episode."""
+        return self.last.terminated or self.last.truncated
 
     def reset(self) -> None:
         began = time.perf_counter()
@@ -130,7 +149,7 @@ class _Episode:
             if self.halted:
                 return
             began = time.perf_counter()
-            self.success = self.env.step(action)
+            self.last = self.env.step(action)
             self.env_s += time.perf_counter() - began
             self.actions.append(action)
             if self.settings.record_states:
@@ -139,11 +158,7 @@ class _Episode:
                 self.settings.on_step(len(self.actions))
 
     def observe(self) -> Observation:
-        seen = self.env.observe(images=self.policy.spec.images, privileged=self.policy.spec.privileged)
-        scale = self.settings.loop.crop_scale
-        if scale is None:
-            return seen
-        return replace(seen, images={role: center_crop(image, scale) for role, image in seen.images.items()})
+        return self.env.observe(_cropped(self.policy.spec.observation, self.settings.loop.crop_scale))
 
     def result(self) -> EpisodeResult:
         wall_s = time.perf_counter() - self.started
@@ -158,7 +173,7 @@ class _Episode:
             decisions=tuple(self.decisions),
             trajectory=Trajectory(actions, tuple(self.states), scene),
             times=EpisodeTimes(self.reset_s, self.env_s, self.env.render_s, self.policy_wait_s, wall_s),
-            metrics=self.metrics,
+            metrics=self.metrics | {f"progress/{name}": value for name, value in self.last.progress.items()},
         )
 
 
@@ -171,9 +186,12 @@ class _ChunkEpisode(_Episode):
 
     def run(self) -> None:
         while not self.over:
-            self.execute(self.next_actions())
+            actions = self.predict()
+            before = len(self.actions)
+            self.execute(actions)
+            self.decisions[-1] = replace(self.decisions[-1], steps=len(self.actions) - before)
 
-    def next_actions(self) -> FloatArray:
+    def predict(self) -> FloatArray:
         """Return the actions to be executed before the policy is asked again."""
         request = ChunkRequest(self.trial, self.num_chunks, self.observe())
         began = time.perf_counter()
@@ -189,7 +207,7 @@ class _ChunkEpisode(_Episode):
     def result(self) -> EpisodeResult:
         return replace(_Episode.result(self), num_chunks=self.num_chunks)
 
-    def _decision(self, reply: ChunkReply, steps: int, began: float, waited: float) -> Decision:
+    def _decision(self, reply: ChunkReply, duration: int, began: float, waited: float) -> Decision:
         return Decision(
             kind="chunk",
             step=len(self.actions),
@@ -198,7 +216,7 @@ class _ChunkEpisode(_Episode):
             waypoints=None,
             durations=None,
             waypoint_index=None,
-            duration=steps,
+            duration=duration,
             wait_s=waited,
             timing=reply.timing,
             asked_s=began - self.started,
@@ -235,37 +253,70 @@ class _WaypointEpisode(_Episode):
 
     def follow(self, reply: PlanReply) -> int:
         """Execute the plan's segments and return the number of executed actions."""
-        before = len(self.actions)
+        self._check_space(reply.space)
+        before, at, skipped = len(self.actions), len(self.decisions) - 1, 0
         start: Float32Array | None = reply.plan.start
-        first = reply.first
+        first = None if reply.first is None else SegmentReply(reply.first, reply.timing)
+        end: PlanEnd | None = None
         for index, (waypoint, duration) in enumerate(zip(reply.plan.waypoints, reply.plan.durations, strict=True)):
-            if self._plan_ends(index, duration) or self.halted:
+            end = self._plan_end(index, duration)
+            if end is not None:
                 break
             if duration < 0:
+                skipped += 1
                 continue
             steps = min(int(duration), MAX_SEGMENT_STEPS)
-            if first is not None:
-                answer, waited, first = SegmentReply(first, reply.timing), 0.0, None
-            else:
-                answer, waited = self.act(start, waypoint, steps)
-            self.decisions.append(self._segment_decision(index, steps, waited, answer))
-            self.num_segments += 1
-            self.execute(_executable(answer.segment.actions, steps))
-            self.empty_plans = 0
-            start = None if self.settings.loop.starts_from_actual else waypoint
+            answer, waited = self.act(start, waypoint, steps) if first is None else (first, 0.0)
+            self.segment(index, steps, answer, waited)
+            end = self._arrive(waypoint, reply.space)
+            if end is not None:
+                break
+            first, start = None, None if self.settings.loop.starts_from_actual else waypoint
+        self.decisions[at] = replace(self.decisions[at], plan_end=end or "used_up", skipped=skipped)
         return len(self.actions) - before
 
-    def _plan_ends(self, index: int, duration: int) -> bool:
-        """Return whether the plan is followed no further than its waypoint `index`; may end the episode."""
+    def segment(self, index: int, steps: int, answer: SegmentReply, waited: float) -> None:
+        """Execute the first `steps` actions of the answer to waypoint `index`."""
+        self.decisions.append(self._segment_decision(index, steps, waited, answer))
+        self.num_segments += 1
+        self.execute(_executable(answer.segment.actions, steps))
+        self.empty_plans = 0
+
+    def _plan_end(self, index: int, duration: int) -> PlanEnd | None:
+        """Return why the plan is followed no further than its waypoint `index`, if it is not; may end the episode."""
         loop = self.settings.loop
         if 0 < loop.max_segments_per_replan <= index:
-            return True
-        if duration != 0:
-            return False
-        if loop.stop_on_d0:
-            self.empty_plans += index == 0
-            self.ended = index > 0 or self.empty_plans > 1
-        return True
+            return "segment_limit"
+        if duration == 0:
+            if loop.stop_on_d0:
+                self.empty_plans += index == 0
+                self.ended = index > 0 or self.empty_plans > 1
+            return "zero_duration"
+        return "step_budget" if self.halted else None
+
+    def _arrive(self, waypoint: Float32Array, space: WaypointSpace | None) -> PlanEnd | None:
+        """Note where the last segment has ended; return why that ends its plan, if it does."""
+        decision = self.decisions[-1]
+        steps = len(self.actions) - decision.step
+        tracking = None if space is None else self._track(space, waypoint)
+        self.decisions[-1] = replace(decision, steps=steps, tracking=tracking)
+        if self._stopped:
+            return "success" if self.success else "truncated"
+        if steps != decision.duration:
+            return "step_budget"
+        rule = self.settings.loop.replan_on
+        return "deviation" if rule and tracking and rule.calls_for_a_plan(tracking) else None
+
+    def _track(self, space: WaypointSpace, waypoint: Float32Array) -> Tracking:
+        blind = ObservationSpec(cameras={}, proprio=self.policy.spec.proprio)
+        return track(space, waypoint, self.env.observe(blind).proprio)
+
+    def _check_space(self, space: WaypointSpace | None) -> None:
+        if space is None and self.settings.loop.replan_on is not None:
+            raise PolicyOutputError(
+                "replan_on_deviation needs to know the space of a plan's waypoints (PlanReply.space), and this policy "
+                "does not give it"
+            )
 
     def act(self, start: Float32Array | None, end: Float32Array, duration: int) -> tuple[SegmentReply, float]:
         plan_index = self.num_plans - 1
@@ -290,7 +341,7 @@ class _WaypointEpisode(_Episode):
             waypoint_index=None,
             duration=None,
             wait_s=waited,
-            timing=reply.timing,
+            timing=replace(reply.timing, expert_s=None),
             asked_s=began - self.started,
         )
 
@@ -305,9 +356,16 @@ class _WaypointEpisode(_Episode):
             waypoint_index=waypoint_index,
             duration=duration,
             wait_s=waited,
-            timing=answer.timing,
+            timing=replace(answer.timing, planner_s=None),
             asked_s=time.perf_counter() - self.started - waited,
         )
+
+
+def _cropped(spec: ObservationSpec, scale: float | None) -> ObservationSpec:
+    """Return `spec` with every camera's view cropped to `scale` of its area; as it is if that is None."""
+    if scale is None:
+        return spec
+    return replace(spec, cameras={role: replace(view, crop_scale=scale) for role, view in spec.cameras.items()})
 
 
 def _first_actions(chunk: object, steps: int) -> FloatArray:

@@ -36,7 +36,7 @@ _LARGEST = 10_000_000  # a task's or a trial's number: a report has a row or col
 _POSITIVE = ("task_id", "trial", "num_steps", "max_steps", "num_plans", "num_segments", "num_chunks")
 _SECONDS = ("reset_s", "env_s", "render_s", "policy_wait_s", "wall_s")
 _INDEX_OF = {"plan": "plan_index", "segment": "segment_index", "chunk": "chunk_index"}  # kind of decision -> column
-_DECISION_NUMBERS = ("step", "asked_s", "wait_s", "queue_s", "compute_s")
+_DECISION_NUMBERS = ("step", "asked_s", "wait_s", "queue_s", "compute_s", "planner_s", "expert_s")
 
 
 def parse_info(data: bytes, name: str) -> dict[str, Any]:
