@@ -37,12 +37,12 @@ def main(argv: Sequence[str]) -> int:
     process_env.prepare(joins_a_cluster=options.address is not None)
     from wpray.export import lerobot
     from wpray.results import load
-    from wpray.video.selection import choose
+    from wpray.video.selection import select_episodes
 
     run, out = load(options.run_dir), options.out
     if out.exists():
         raise BadInputError(f"{out}: is there already; name a new folder")
-    rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
+    rows = select_episodes([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     episodes = [episode for row in rows if len((episode := lerobot.read_episode(run, row)).action)]
     if not episodes:
         raise BadInputError(f"{run.path}: no episode is as asked (errors have no trajectory); ask for others")

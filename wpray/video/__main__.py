@@ -46,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
 def _render(run: Run, config: Config, options: argparse.Namespace, videos: VideoFolder) -> int:
     from wpray.video.frames import CAMERAS, Look
     from wpray.video.render import jobs_for, render, renderable
-    from wpray.video.selection import choose
+    from wpray.video.selection import select_episodes
 
-    rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
+    rows = select_episodes([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     if not rows:
         raise BadInputError(f"{run.place}: no episode is as asked (errors have no video); ask for others")
     every = config.video.every if options.every is None else options.every

@@ -22,7 +22,7 @@ from wpray.results.writer import RunFolder
 from wpray.types import Task
 from wpray.video.frames import Look, VideoJob, check_recording
 from wpray.video.pool import VideoCrew
-from wpray.video.selection import Row, choose
+from wpray.video.selection import Row, select_episodes
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
         console.print("No videos: they need record full", highlight=False)
         return
     run = load(folder.path)
-    chosen = choose(run.episodes.to_pylist(), config.video.mode, config.video.max_count)
+    chosen = select_episodes(run.episodes.to_pylist(), config.video.mode, config.video.max_count)
     rows = [row for row in chosen if not videos.has(row)]
     if not rows:
         return
