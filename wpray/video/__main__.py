@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from wpray.cli.arguments import folder_to_write, place, whole
+from wpray.cli.arguments import folder_to_write, location, whole
 from wpray.cli.command import run_command
 from wpray.cli.configuration import ArgumentParser
 from wpray.cluster import process_env
@@ -50,7 +50,7 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
 
     rows = select_episodes([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     if not rows:
-        raise BadInputError(f"{run.place}: no episode is as asked (errors have no video); ask for others")
+        raise BadInputError(f"{run.location}: no episode is as asked (errors have no video); ask for others")
     every = config.video.every if options.every is None else options.every
     fps = config.video.fps if options.fps is None else options.fps
     look = Look(tuple(options.camera or CAMERAS), options.size, every, fps, options.overlay or config.video.overlay)
@@ -62,7 +62,7 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT)
-    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
     look = parser.add_argument_group("how they look")
     look.add_argument(

@@ -85,7 +85,7 @@ def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
         except BadInputError as error:
             reasons.append(str(error))
     if not whole:
-        raise BadInputError(f"{run.place}: none of {len(rows)} episodes can be rendered: {reasons[0]}")
+        raise BadInputError(f"{run.location}: none of {len(rows)} episodes can be rendered: {reasons[0]}")
     for reason in reasons:
         _LOG.warning("left out: %s", reason)
     return whole
@@ -109,7 +109,7 @@ def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...]) -> VideoJob:
     key = (row["suite"], row["task_id"], row["trial"])
     path = run.trajectory_file(key)
     if path is None:
-        raise BadInputError(f"{run.place}: no trajectory of {key} was recorded; videos need runs with record full")
+        raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
     task = Task(row["suite"], row["task_id"], row["task_name"], row["instruction"], 0, row["max_steps"])
     return VideoJob(task, row["trial"], row["status"], video_name(row), path, segments)
 
