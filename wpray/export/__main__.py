@@ -87,17 +87,17 @@ def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, 
     """Render every episode's videos into the data set, camera by camera; return the levels of their pixels."""
     from wpray.export import lerobot
     from wpray.results.videos import VideoFolder
-    from wpray.video.frames import Look
+    from wpray.video.frames import VideoStyle
     from wpray.video.render import jobs_for, render
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     jobs = jobs_for(run, [episode.row for episode in episodes])
     for key, camera in lerobot.VIDEO_KEYS.items():
-        look = Look((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
+        style = VideoStyle((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
         named = [replace(job, name=lerobot.video_file(key, number)) for number, job in enumerate(jobs)]
         for job in named:
             (out / job.name).parent.mkdir(parents=True, exist_ok=True)
-        failed = render(config_of(run, options), named, look, VideoFolder(out, ""), Console(soft_wrap=True))
+        failed = render(config_of(run, options), named, style, VideoFolder(out, ""), Console(soft_wrap=True))
         if failed:
             raise RunStoppedError(f"{failed} videos could not be rendered, so {out} is no data set")
     return [

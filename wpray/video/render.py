@@ -20,8 +20,8 @@ from wpray.results.reader import Run, load
 from wpray.results.videos import VideoFolder, video_name
 from wpray.results.writer import RunFolder
 from wpray.types import Task
-from wpray.video.frames import Look, VideoJob, check_recording
-from wpray.video.pool import VideoCrew
+from wpray.video.frames import VideoStyle, VideoJob, check_recording
+from wpray.video.pool import VideoPool
 from wpray.video.selection import Row, select_episodes
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def after_run(config: Config, folder: RunFolder, console: Console) -> None:
     merge(folder, videos)
 
 
-def render(config: Config, jobs: Sequence[VideoJob], look: Look, videos: VideoFolder, console: Console) -> int:
+def render(config: Config, jobs: Sequence[VideoJob], style: VideoStyle, videos: VideoFolder, console: Console) -> int:
     """Writes the jobs' videos; returns how many could not be made (each with a warning).
 
     Raises OSError if the folder cannot be written.
@@ -53,7 +53,7 @@ def render(config: Config, jobs: Sequence[VideoJob], look: Look, videos: VideoFo
     with _ray(config), _progress(console) as progress:
         bar = progress.add_task("videos", total=len(jobs))
         size = num_env_actors(config, len(jobs))
-        for result in VideoCrew(config, look, size).render(jobs):
+        for result in VideoPool(config, style, size).render(jobs):
             progress.advance(bar)
             if result.video is None:
                 failed += 1
@@ -101,8 +101,8 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
     if not rows:
         return
     console.print(f"Rendering {len(rows)} videos (Ctrl-C skips them)", highlight=False)
-    look = Look(every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
-    render(config, jobs_for(run, rows), look, videos, console)
+    style = VideoStyle(every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
+    render(config, jobs_for(run, rows), style, videos, console)
 
 
 def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...]) -> VideoJob:
