@@ -23,8 +23,8 @@ from wpray.results.mirrored import MirroredFolder, staging_path
 from wpray.results.videos import VideoFolder
 from wpray.results.writer import RunFolder
 from wpray.storage import lease
-from wpray.storage.uploader import Uploader
 from wpray.storage.store import Store
+from wpray.storage.uploader import Uploader
 from wpray.storage.url import StoreUrl, location_of
 from wpray.types import Trial
 from wpray.video.render import jobs_for

@@ -13,8 +13,8 @@ import pytest
 from tests.storage.conftest import connect
 from wpray.errors import PausedError, RunStoppedError, ThreadDiedError
 from wpray.storage import uploader as module
-from wpray.storage.uploader import Uploader
 from wpray.storage.store import Store
+from wpray.storage.uploader import Uploader
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_a_store_that_comes_back_gets_everything_in_order(
     assert "trying again" in messages[0] and "takes files again" in messages[1]
 
 
-def test_a_store_that_stays_away_stops_the_run(uploader: Uploader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_stays_away_stops_the_run(
+    uploader: Uploader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 0.5)
     (tmp_path / "store").write_text("in its place")
     uploader.enqueue("1")

@@ -18,7 +18,7 @@ from wpray.results.encode import EpisodeContext, encode_episode
 from wpray.types import Task
 from wpray.video import __main__ as command
 from wpray.video.encode import encode
-from wpray.video.frames import CAMERAS, VideoStyle, VideoJob, frames, read_recording
+from wpray.video.frames import CAMERAS, VideoJob, VideoStyle, frames, read_recording
 from wpray.video.render import jobs_for
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from wpray.cli.arguments import file_to_write, number, location
+from wpray.cli.arguments import file_to_write, location, number
 from wpray.cli.command import run_command
 from wpray.cli.configuration import ArgumentParser
 from wpray.report.page import EMBED_BYTES, write_report

@@ -21,8 +21,8 @@ from wpray.results.unpack import unpack
 from wpray.results.writer import Outcome, RunFolder, parse_info, part_status, safe_name
 from wpray.storage.fetch import fetch
 from wpray.storage.lease import Lease
-from wpray.storage.uploader import Uploader
 from wpray.storage.store import Store, StoreError
+from wpray.storage.uploader import Uploader
 from wpray.storage.url import StoreUrl
 from wpray.types import TrialKey
 
@@ -56,7 +56,7 @@ class MirroredFolder(RunFolder):
         self._uploader: Uploader | None = None
         self._there: dict[str, int] = {}  # the store's files and their sizes when this run began
         self._parts_there: set[str] = set()  # names of the parts that the store has, or is to have
-        self._is_announced = self._is_delivered = False
+        self._is_announced = self._is_flushed = False
 
     @property
     def location(self) -> str:
@@ -134,7 +134,7 @@ class MirroredFolder(RunFolder):
 
     def flush(self) -> None:
         """Brings tables, report, videos and log to the store, run.json last. Raises RunStoppedError if it fails."""
-        self._is_delivered = True
+        self._is_flushed = True
         uploader = self._running
         uploader.enqueue(*(name for name in _MADE_AT_THE_END if (self.path / name).exists()))
         for path in sorted((self.path / "videos").glob("*.mp4")):
@@ -150,7 +150,7 @@ class MirroredFolder(RunFolder):
         uploader, self._uploader = self._uploader, None
         try:
             if uploader is not None:
-                if not self._is_delivered:
+                if not self._is_flushed:
                     self._flush_what_is_possible(uploader)
                 uploader.close()
         finally:  # Ctrl-C ends the waiting, too

@@ -53,7 +53,9 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
         raise BadInputError(f"{run.location}: no episode is as asked (errors have no video); ask for others")
     every = config.video.every if options.every is None else options.every
     fps = config.video.fps if options.fps is None else options.fps
-    style = VideoStyle(tuple(options.camera or CAMERAS), options.size, every, fps, options.overlay or config.video.overlay)
+    style = VideoStyle(
+        tuple(options.camera or CAMERAS), options.size, every, fps, options.overlay or config.video.overlay
+    )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     whole = renderable(run, rows)
     failed = render(config, jobs_for(run, whole), style, videos, Console(soft_wrap=True))
@@ -64,14 +66,14 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT)
     parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
-    style = parser.add_argument_group("how they style")
-    style.add_argument(
+    look = parser.add_argument_group("how they look")
+    look.add_argument(
         "--camera", nargs="+", type=camera, metavar="NAME", help="side by side (agentview robot0_eye_in_hand)"
     )
-    style.add_argument("--size", type=_size, default=256, help="height and width of each image, pixels (256)")
-    style.add_argument("--every", type=whole(1), metavar="N", help="keep every n-th control step (as the run's config)")
-    style.add_argument("--fps", type=whole(1, 120), help="frames per second (as the run's config)")
-    style.add_argument("--overlay", action="store_true", help="write step, waypoint and outcome in the corner")
+    look.add_argument("--size", type=_size, default=256, help="height and width of each image, pixels (256)")
+    look.add_argument("--every", type=whole(1), metavar="N", help="keep every n-th control step (as the run's config)")
+    look.add_argument("--fps", type=whole(1, 120), help="frames per second (as the run's config)")
+    look.add_argument("--overlay", action="store_true", help="write step, waypoint and outcome in the corner")
     where = add_where(parser)
     where.add_argument(
         "--out", type=folder_to_write, metavar="DIR", help="folder of the files (the run's own video folder)"

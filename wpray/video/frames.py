@@ -90,7 +90,9 @@ def frames(env: Environment, job: VideoJob, trajectory: bytes, style: VideoStyle
     count = len(recording.qpos)
     for step in steps_shown(count, style.every):
         state = _state(recording, step)
-        views = [env.render(state, recording.scene, camera=c, height=style.size, width=style.size) for c in style.cameras]
+        views = [
+            env.render(state, recording.scene, camera=c, height=style.size, width=style.size) for c in style.cameras
+        ]
         image: ImageArray = np.concatenate([view[:, ::-1] if style.rotated else view for view in views], axis=1)
         yield _captioned(image, caption(job, step, count), job.status) if style.overlay else image
 

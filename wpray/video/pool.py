@@ -15,7 +15,7 @@ from wpray.config import Config
 from wpray.orchestration.actors import prepare_rendering
 from wpray.orchestration.events import failure_of
 from wpray.video.encode import encode
-from wpray.video.frames import VideoStyle, VideoJob, frames
+from wpray.video.frames import VideoJob, VideoStyle, frames
 
 _ATTEMPTS = 2  # of a video whose actor died
 _PATIENCE_S = 900.0  # without a single video: the machine hangs, or no node has room

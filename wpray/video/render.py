@@ -20,7 +20,7 @@ from wpray.results.reader import Run, load
 from wpray.results.videos import VideoFolder, video_name
 from wpray.results.writer import RunFolder
 from wpray.types import Task
-from wpray.video.frames import VideoStyle, VideoJob, check_recording
+from wpray.video.frames import VideoJob, VideoStyle, check_recording
 from wpray.video.pool import VideoPool
 from wpray.video.selection import Row, select_episodes
 
