@@ -57,9 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.compare", description=_ABOUT)
     parser.add_argument("run_a", type=location, metavar="RUN_A", help="result folder of the reference, or its URL")
-    parser.add_argument(
-        "run_b", type=location, metavar="RUN_B", help="result folder that is compared with it, or its URL"
-    )
+    parser.add_argument("run_b", type=location, metavar="RUN_B", help="result folder to compare with it, or its URL")
     parser.add_argument("--anyway", action="store_true", help="compare even if seed, protocol or simulator differ")
     parser.add_argument("--flips", type=whole(0), default=20, metavar="N", help="list at most N flipped trials (20)")
     parser.add_argument(

@@ -130,7 +130,7 @@ def _run_until_decided(rates: np.ndarray, rule: StopWhenConfig, workers: int, se
     idle = [f"env-{number}" for number in range(workers)]
     while not scheduler.finished:
         while idle and (assignment := scheduler.next_for(idle[-1])) is not None:
-            hit = bool(hits[assignment.trial.task.task_id, assignment.trial.trial])
+            hit = bool(hits[assignment.trial.task.task_id, assignment.trial.init_state])
             heapq.heappush(busy, (now + (115 if hit else 290), idle.pop(), hit, assignment))
         now, worker, hit, assignment = heapq.heappop(busy)
         scheduler.done(assignment)
