@@ -36,6 +36,10 @@ class PolicySpec:
     proprio: tuple[str, ...] = PROPRIO_FIELDS
     action: ActionSpec = field(default_factory=ActionSpec)
 
+    def __post_init__(self) -> None:
+        """Copy the cameras, because a read-only view of a mapping cannot travel to another process."""
+        object.__setattr__(self, "cameras", dict(self.cameras))
+
     @property
     def observation(self) -> ObservationSpec:
         """What the policy is shown."""
