@@ -47,6 +47,7 @@ class Trial:
     task: Task
     trial: int  # index of the initial state
     seed: int  # the run's seed, the same for every trial
+    init_state: tuple[float, ...] | None = None  # in place of the suite's own: time, qpos, qvel
 
     @property
     def key(self) -> TrialKey:
