@@ -43,8 +43,8 @@ def test_any_number_of_workers_runs_the_trials_of_a_serial_run(seed: int) -> Non
             break
         for trial in _some(scheduler, workers, outcomes, rng):
             assert trial.key[1:] not in ran
-            ran.add((trial.task.task_id, trial.trial))
-            solved[trial.key[:2]] += outcomes[trial.task.task_id, trial.trial]
+            ran.add((trial.task.task_id, trial.init_state))
+            solved[trial.key[:2]] += outcomes[trial.task.task_id, trial.init_state]
     assert ran == _serial(outcomes, wanted)
     assert max(solved.values()) <= wanted
 
@@ -63,7 +63,7 @@ def _some(
         if rng.random() < 0.1 and assignment.attempt < 3:
             assert scheduler.failed(assignment)
             continue
-        assert scheduler.done(assignment, outcomes[assignment.trial.task.task_id, assignment.trial.trial])
+        assert scheduler.done(assignment, outcomes[assignment.trial.task.task_id, assignment.trial.init_state])
         ended.append(assignment.trial)
     return ended
 
