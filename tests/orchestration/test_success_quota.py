@@ -73,6 +73,6 @@ def test_a_task_with_enough_successes_is_complete() -> None:
     for trial, status in ((5, "success"), (6, "failure"), (7, "success")):
         tally.add(("fake", 0, trial), status, 30)
     assert (tally.done, tally.total) == (3, 13)
-    assert tally.even.trials == 0
+    assert tally.balanced_rate.trials == 0
     tally.add(("fake", 1, 5), "failure", 30)
-    assert (tally.even.successes, tally.even.trials) == (1, 2)
+    assert (tally.balanced_rate.successes, tally.balanced_rate.trials) == (1, 2)

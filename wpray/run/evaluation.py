@@ -82,7 +82,7 @@ def evaluate(config: Config) -> int:
             _LOG.warning("%s", line)
         if config.instruction_source == "bddl":
             _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
-        chosen.check_same_states(folder.read_info(), folder.place)
+        chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
         todo = remaining(trials, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))

@@ -64,7 +64,7 @@ def _work(config: Config) -> _Work:
     chosen = select(config, listed)
     trials, folder = chosen.trials, choose_folder(config)
     check_what_is_there(folder, config)
-    chosen.check_same_states(folder.read_info(), folder.place)
+    chosen.check_same_states(folder.read_info(), folder.location)
     return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
 
 
