@@ -78,13 +78,13 @@ ONLY_IN = {
     "tensorflow_datasets": ("dataset_stats.rlds",),
     "ray": (
         *("cluster", "orchestration.actors", "orchestration.env_actor_pool", "orchestration.policy_actor_pool"),
-        *("transport.replica_selection", "video.pool", "video.render", "jobs", "doctor.cluster", "bench.driver_cost"),
+        *("transport.replica_selection", "video.pool", "video.render", "jobs", "doctor.cluster"),
     ),
     "fsspec": ("storage.store",),
     "requests": ("jobs.client",),
     "aiohttp": ("jobs.follow",),
     "pydantic": ("config", "cli.configuration", "video.options", "policies.factory", "policies.settings"),
-    "matplotlib": ("bench.scale_plot",),
+    "matplotlib": (),
     "msgpack": ("policies.remote",),
     "websockets": ("policies.remote",),
 }

@@ -43,8 +43,8 @@ def test_any_number_of_workers_runs_the_trials_of_a_serial_run(seed: int) -> Non
             break
         for trial in _some(scheduler, workers, outcomes, rng):
             assert trial.key[1:] not in ran
-            ran.add((trial.task.task_id, trial.trial))
-            solved[trial.key[:2]] += outcomes[trial.task.task_id, trial.trial]
+            ran.add((trial.task.task_id, trial.init_state))
+            solved[trial.key[:2]] += outcomes[trial.task.task_id, trial.init_state]
     assert ran == _serial(outcomes, wanted)
     assert max(solved.values()) <= wanted
 
@@ -63,7 +63,7 @@ def _some(
         if rng.random() < 0.1 and assignment.attempt < 3:
             assert scheduler.failed(assignment)
             continue
-        assert scheduler.done(assignment, outcomes[assignment.trial.task.task_id, assignment.trial.trial])
+        assert scheduler.done(assignment, outcomes[assignment.trial.task.task_id, assignment.trial.init_state])
         ended.append(assignment.trial)
     return ended
 
@@ -73,6 +73,6 @@ def test_a_task_with_enough_successes_is_complete() -> None:
     for trial, status in ((5, "success"), (6, "failure"), (7, "success")):
         tally.add(("fake", 0, trial), status, 30)
     assert (tally.done, tally.total) == (3, 13)
-    assert tally.even.trials == 0
+    assert tally.balanced_rate.trials == 0
     tally.add(("fake", 1, 5), "failure", 30)
-    assert (tally.even.successes, tally.even.trials) == (1, 2)
+    assert (tally.balanced_rate.successes, tally.balanced_rate.trials) == (1, 2)

@@ -142,7 +142,7 @@ def test_trials_have_the_states_of_their_task_and_no_more_trials_than_states(tmp
     config = Config(task_suite="fake", tasks=[0, 1], num_trials_per_task=3, init_states_file=file)
     trials = select(config, TASKS).trials
     assert [trial.key[1:] for trial in trials] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
-    assert all(trial.init_state == tuple(states[trial.task.name][trial.trial]) for trial in trials)
+    assert all(trial.own_state == tuple(states[trial.task.name][trial.init_state]) for trial in trials)
     env = FakeEnvironment()
     env.load(trials[1].task)
     env.reset(trials[1])

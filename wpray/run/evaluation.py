@@ -82,12 +82,14 @@ def evaluate(config: Config) -> int:
             _LOG.warning("%s", line)
         if config.instruction_source == "bddl":
             _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
-        chosen.check_same_states(folder.read_info(), folder.place)
+        chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
         todo = remaining(trials, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
         if info.resumed:
-            _LOG.info("resuming %s: %d of %d episodes are finished", folder.place, len(trials) - len(todo), len(trials))
+            _LOG.info(
+                "resuming %s: %d of %d episodes are finished", folder.location, len(trials) - len(todo), len(trials)
+            )
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
         run = _Run(config, spec, folder, todo, chosen.tally(config, finished), info)

@@ -62,7 +62,7 @@ def select(config: Config, listed: Sequence[Task]) -> Selection:
     states = read_init_states(path)
     own = [_states_of(task, states, path) for task in tasks]
     trials = [
-        replace(trial, init_state=tuple(rows[trial.trial].tolist()))
+        replace(trial, own_state=tuple(rows[trial.init_state].tolist()))
         for task, rows in zip(tasks, own, strict=True)
         for trial in make_trials([replace(task, num_trials=len(rows))], min(end, len(rows)), config.seed, first)
     ]
