@@ -348,6 +348,11 @@ class Config(_Group):
     stop_on_d0: bool = Field(
         False, description="a zero duration ends the episode; as a plan's first one only if two plans do so in a row"
     )
+    planner_mode: Literal["auto", "token_ar", "block_ar"] = Field(
+        "auto",
+        description="the planner that the checkpoint must hold: a token (token_ar) or a waypoint (block_ar) at a time; "
+        "auto: what it holds",
+    )
     temperature: float = Field(
         0.0, ge=0, le=100, description="a plan's tokens are drawn from softmax(scores / temperature); 0: the best ones"
     )
@@ -529,6 +534,7 @@ DONE_WITHOUT: dict[str, Any] = {
     "trial_start": 0,
     "stop_after_successes": None,
     "init_states_file": None,
+    "planner_mode": "auto",
     "temperature": 0.0,
     "forbid_terminal_first_waypoint": False,
     "max_segments_per_replan": 0,
