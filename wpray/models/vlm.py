@@ -233,6 +233,12 @@ class WaypointVLM:
         own = bias[:, waypoint, start : start + places * count].reshape(scores.shape)
         return scores / self.sampling.temperature + own if self.sampling.temperature else scores + own
 
+    @torch.inference_mode()
+    def best(self, hidden: Tensor, index: int) -> Tensor:
+        """Return the values (B,) that hidden states (B, width) choose as a waypoint's value number `index`."""
+        scores = self._scores(hidden, self._choices[index])
+        return scores.shape[1] - 1 - scores.flip(-1).argmax(-1)
+
     def _follower(self, index: int) -> Tensor | None:
         """The forced token (width,) that must follow a waypoint's value number `index`."""
         last = len(self._choices) - 1
