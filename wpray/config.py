@@ -88,7 +88,11 @@ class _Group(BaseModel):
     @classmethod
     def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         kind = cls.model_fields[info.field_name or ""].annotation
-        if kind == PolicyArgs or (isinstance(kind, type) and issubclass(kind, bool | BaseModel)):
+        if (
+            kind == PolicyArgs
+            or bool in get_args(kind)
+            or (isinstance(kind, type) and issubclass(kind, bool | BaseModel))
+        ):
             return value
         return _without_booleans(value)
 

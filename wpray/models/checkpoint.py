@@ -165,7 +165,7 @@ def open_adapted(
     header, names, low_rank = overlaid(base_header, low_rank_header)
     if not low_rank:
         raise BadInputError(f"{setting}: {adapter}: holds no weights of a LoRA adapter; set lora_enabled: false")
-    with refused_as(header, setting):
+    with refused_as(header, setting, f"; see that pretrained_weight_path, {base}, is its base model"):
         config = infer_action_expert_config(shapes_of(header, names))
     manifest = action_expert_manifest(config, "bfloat16")
     found = verified(header, names, manifest, setting, UNUSED_OF_JOINT)
@@ -187,14 +187,14 @@ def resolve_checkpoint(path: str | Path, setting: str, names: tuple[str, ...] = 
 
 
 @contextlib.contextmanager
-def refused_as(header: Header, setting: str) -> Iterator[None]:
+def refused_as(header: Header, setting: str, remedy: str = "") -> Iterator[None]:
     """Have a BadInputError of what is done with `header` name the setting, the file and what it holds."""
     try:
         yield
     except BadInputError as error:
         holds = summary(header.shapes)
         listed = ", ".join(holds[:8]) + (", ..." if len(holds) > 8 else "")
-        hint = _lora_hint(header.shapes)
+        hint = remedy or _lora_hint(header.shapes)
         if "gemma_expert" in str(error) and not any("gemma_expert" in name for name in header.shapes):
             hint = hint or "; see that vlm_checkpoint and ae_checkpoint are not swapped"
         raise BadInputError(f"{setting}: {header.path}: {error}; found: {listed or 'no tensors'}{hint}") from error
