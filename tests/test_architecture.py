@@ -19,13 +19,14 @@ ALLOWED = {
     "types": set(),
     "config": {"benchmarks.suites", "system.paths"},
     "trials": {"errors", "types"},
+    "registry": {"errors"},
     "rollout": {"types", "errors", "benchmarks.base", "benchmarks.views", "policies.base"},  # no Ray, torch or MuJoCo
     "system": {"errors"},
-    "benchmarks": {"types", "errors", "system"},
+    "benchmarks": {"types", "errors", "system", "registry"},
     "benchmarks.suites": set(),
     "models": {"errors", "system.lfs"},
     "models.synthetic": {"errors", "models", "cli"},  # a command
-    "policies": {"types", "errors", "config", "models", "system"},
+    "policies": {"types", "errors", "config", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
     "storage": {"errors", "system"},
@@ -33,6 +34,7 @@ ALLOWED = {
     "provenance.record": set(),
     "results": {"types", "errors", "config", "provenance.record", "storage"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},
+    "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
     "cluster.process_env": set(),  # imported before everything that reads the environment
     "transport": {"types", "errors", "system", "policies.base", "policies.batching", "cluster.gather"},
@@ -71,7 +73,7 @@ ONLY_IN = {
     "fsspec": ("storage.store",),
     "requests": ("jobs.client",),
     "aiohttp": ("jobs.follow",),
-    "pydantic": ("config", "cli.configuration", "video.options"),
+    "pydantic": ("config", "cli.configuration", "video.options", "policies.factory", "policies.settings"),
     "matplotlib": ("bench.scale_plot",),
 }
 

@@ -76,6 +76,7 @@ def _canonical(value: Any) -> Any:
 
 
 SuiteName = Annotated[str, BeforeValidator(_canonical)]
+PolicyArgs = dict[str, Any]  # the policy's own settings, which it validates itself
 
 
 class _Group(BaseModel):
@@ -85,7 +86,7 @@ class _Group(BaseModel):
     @classmethod
     def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(kind, type) and issubclass(kind, bool | BaseModel):
+        if kind == PolicyArgs or (isinstance(kind, type) and issubclass(kind, bool | BaseModel)):
             return value
         return _without_booleans(value)
 
@@ -238,7 +239,13 @@ class Config(_Group):
     """Every setting of an evaluation run."""
 
     policy: str = Field(
-        "", description="scripted | waypoint_vla | noop | random; default: waypoint_vla if checkpoints are named"
+        "",
+        description="scripted | waypoint_vla | noop | random, an installed one's name, or PACKAGE.MODULE:CLASS; "
+        "default: waypoint_vla if checkpoints are named",
+    )
+    policy_args: PolicyArgs = Field(
+        default_factory=dict,
+        description="the policy's own settings, each also as --policy_args.NAME VALUE; --policy NAME --help lists them",
     )
     robot_type: Literal["libero"] = Field("libero", description="the robot and its benchmark")
     task_suite: SuiteName = Field(

@@ -42,7 +42,7 @@ class ThreadDiedError(WprayError, RuntimeError):
 
 
 @contextlib.contextmanager
-def told_as(
+def wrapping_errors(
     make: Callable[[Any], Exception],
     *but: type[BaseException],
     caught: type[BaseException] = Exception,

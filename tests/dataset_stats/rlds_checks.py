@@ -104,6 +104,16 @@ def test_flat_leaves_the_name_out(toy: SimpleNamespace, tmp_path: Path) -> None:
     load_scaling(output, "normal", "libero_object")
 
 
+def test_the_newer_layout_is_read_as_one_of_six_dimensions(toy: SimpleNamespace, tmp_path: Path) -> None:
+    output = tmp_path / "newer.json"
+    assert main([str(toy.root), "-o", str(output), "--layout", "6d"]) == 0
+    found = read(output)["libero_object_no_noops"]
+    expect(found["proprio"], toy.states[:, :6])
+    opening = 1 - np.clip(toy.actions[:, 6:], 0, 1)
+    expect(found["action"], np.concatenate([toy.actions[:, :6], opening], axis=1))
+    assert load_scaling(output, "q99", "libero_object").proprio_dim == 6
+
+
 def damaged(toy: SimpleNamespace, folder: Path) -> Path:
     shutil.copytree(toy.folder, folder / "x" / "1.0.0")
     for shard in (folder / "x" / "1.0.0").glob("*.tfrecord*"):

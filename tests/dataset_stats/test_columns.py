@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wpray.dataset_stats.__main__ import Columns
+from wpray.dataset_stats.__main__ import Columns, Statistics
+from wpray.dataset_stats.rlds import Episode
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,3 +46,21 @@ def test_memory_holds_one_column_at_a_time() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 32 * count  # all rows take 200 bytes a row
+
+
+def test_the_newer_layout_describes_the_pose_alone_and_counts_an_open_gripper_as_one() -> None:
+    rng = np.random.default_rng(0)
+    actions, states = (rng.standard_normal((40, dim)).astype(np.float32) for dim in (7, 8))
+    actions[:, 6] = np.where(np.arange(40) % 4 == 0, -1, 1)  # a quarter of the steps open
+    found = {}
+    for layout in ("8d", "6d"):
+        statistics = Statistics(layout)  # type: ignore[arg-type]
+        statistics.add(Episode(actions, states))
+        found[layout] = statistics.as_dict()
+    newer, older = found["6d"], found["8d"]
+    for name, values in newer["proprio"].items():
+        assert values == older["proprio"][name][:6]
+        assert newer["action"][name][:6] == older["action"][name][:6]
+    assert (newer["action"]["mean"][6], newer["action"]["min"][6], newer["action"]["max"][6]) == (0.25, 0, 1)
+    assert (older["action"]["mean"][6], older["action"]["min"][6], older["action"]["max"][6]) == (0.5, -1, 1)
+    assert newer["num_transitions"] == older["num_transitions"] == 40

@@ -134,15 +134,15 @@ def test_the_same_trial_failing_on_a_fresh_policy_stops_the_run() -> None:
 
 def test_a_request_that_kills_the_policy_costs_its_own_trial_only() -> None:
     attempts = [Assignment(TRIAL, number, "env-0") for number in (1, 2, 3)]
-    script = [*POLICY, Ready("env-0", HOST), *(_failed(a, f"life {a.attempt}", POLICY_DIED) for a in attempts)]
+    script = [*POLICY, Ready("env-0", HOST), *(_failed(a, f"incarnation {a.attempt}", POLICY_DIED) for a in attempts)]
     stage, driver = _play(script)
     assert stage.restarted == [] and driver.stop is None
     assert [episode.status for episode in stage.written] == ["error"]
 
 
-def _failed(assignment: Assignment, life: str, kind: str = "RuntimeError") -> Finished:
+def _failed(assignment: Assignment, incarnation: str, kind: str = "RuntimeError") -> Finished:
     row = _episode(assignment.trial, error=f"{kind}: boom")
-    return Finished(assignment, Attempt(row, "policy", kind, 0, life))
+    return Finished(assignment, Attempt(row, "policy", kind, 0, incarnation))
 
 
 def test_a_changed_checkpoint_is_found_before_a_trial_is_handed_out() -> None:
@@ -212,7 +212,9 @@ def test_what_has_finished_is_kept_when_bad_input_ends_the_run() -> None:
 def test_an_invalid_request_has_its_error_row_at_once_and_blames_no_process() -> None:
     trials = [TRIAL, Trial(TASK, 1, 0)]
     first, second = (Assignment(trial, 1, "env-0") for trial in trials)
-    invalid = Finished(first, Attempt(_episode(error="PromptTooLongError"), "request", "PromptTooLongError", 0, "life"))
+    invalid = Finished(
+        first, Attempt(_episode(error="PromptTooLongError"), "request", "PromptTooLongError", 0, "incarnation")
+    )
     script = [*POLICY, Ready("env-0", HOST), invalid, Finished(second, Attempt(_episode(trials[1])))]
     stage, driver = _play(script, trials)
     assert stage.submitted == [first, second], "neither tried again nor run by another env actor"

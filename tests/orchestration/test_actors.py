@@ -18,7 +18,7 @@ from wpray.benchmarks.fake import fake_tasks
 from wpray.config import Config
 from wpray.errors import ThreadDiedError
 from wpray.orchestration import actors, policy_actor_pool
-from wpray.orchestration.actors import EnvShell, Health, Host, Loaded, PolicyShell, RunContext, row_context
+from wpray.orchestration.actors import EnvActorImpl, Health, Host, Loaded, PolicyActorImpl, RunContext, row_context
 from wpray.orchestration.events import Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady
 from wpray.orchestration.policy_actor_pool import Replicas
 from wpray.orchestration.scheduler import Assignment
@@ -35,7 +35,7 @@ LOADED = Health(0.0, loaded=Loaded(Host("here", 1, None, {}), 1.0))
 
 def test_a_policy_actor_that_cannot_listen_says_so_instead_of_loading_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "203.0.113.1")  # no address of this machine
-    shell, deadline = PolicyShell(0, CONTEXT), time.monotonic() + 10
+    shell, deadline = PolicyActorImpl(0, CONTEXT), time.monotonic() + 10
     with pytest.raises(OSError, match="assign requested address"):
         while time.monotonic() < deadline:
             shell.health()
@@ -54,7 +54,7 @@ def test_nobody_waits_for_a_machine_that_has_gone(monkeypatch: pytest.MonkeyPatc
             early.connect_ex(silent.getsockname())
         began = time.monotonic()
         with pytest.raises(OSError, match="timed out"):
-            connection._connect(Address("127.0.0.1", silent.getsockname()[1], 0, "node", 0, "life"))
+            connection._connect(Address("127.0.0.1", silent.getsockname()[1], 0, "node", 0, "incarnation"))
         assert time.monotonic() - began < 5
 
 
@@ -148,7 +148,7 @@ def test_a_replica_whose_thread_has_died_is_replaced(
 def test_a_replica_that_is_never_of_use_is_given_up(
     play: Callable[[list[Any], list[Any]], list[Event]], killed: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_actor_pool, "_USELESS_LIVES", 3)
+    monkeypatch.setattr(policy_actor_pool, "_USELESS_INCARNATIONS", 3)
     of_use = [Health(0.0, busy_s=1.0), _thread_died(), Health(0.0)]
     events = play([_thread_died(), _thread_died(), *of_use, *[_thread_died()] * 3], [])
     assert killed == [False] * 5 + [True]
@@ -157,7 +157,7 @@ def test_a_replica_that_is_never_of_use_is_given_up(
     ]
 
 
-class _Shell(PolicyShell):
+class _Impl(PolicyActorImpl):
     """Loads at once, without Ray."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ def test_health_raises_once_a_thread_has_died(thread: str, monkeypatch: pytest.M
     def die() -> None:
         raise ThreadDiedError("the thread died")
 
-    shell = _Shell()
+    shell = _Impl()
     shell._loading.result()
     assert shell.health().loaded is not None and shell.address().replica == 0
     monkeypatch.setattr(shell._batcher if thread == "policy" else shell._server, "check", die)
@@ -191,7 +191,7 @@ def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPa
         raise SystemExit("no licence")
 
     monkeypatch.setattr(actors, "build_policy", leave)
-    shell, deadline = PolicyShell(0, CONTEXT), time.monotonic() + 10
+    shell, deadline = PolicyActorImpl(0, CONTEXT), time.monotonic() + 10
     with pytest.raises(RuntimeError, match="ended its process while it loaded: SystemExit: no licence"):
         while time.monotonic() < deadline:
             shell.health()
@@ -208,8 +208,8 @@ def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_an_attempt_says_whose_fault_its_error_is(error: Exception, origin: str) -> None:
-    shell = object.__new__(EnvShell)
-    shell._policy = cast(Any, SimpleNamespace(replica=1, life="life"))
+    shell = object.__new__(EnvActorImpl)
+    shell._policy = cast(Any, SimpleNamespace(replica=1, incarnation="incarnation"))
     assignment = Assignment(Trial(fake_tasks()[0], 0, 0), 1, "env-0")
     shell._row_context = lambda given, started: row_context(CONTEXT, given, "node", started)  # type: ignore[method-assign]
     attempt = shell._failed(assignment, datetime.now(UTC), error)

@@ -40,11 +40,11 @@ def test_the_reason_names_the_most_frequent_error() -> None:
 def test_a_policy_error_repeats_when_a_fresh_process_fails_on_the_same_trial() -> None:
     book = PolicyErrors()
     one, other = ("fake", 0, 0), ("fake", 0, 1)
-    assert not book.repeat(one, "A", "first life")
-    assert not book.repeat(one, "A", "first life")
-    assert not book.repeat(other, "A", "second life")
-    assert not book.repeat(one, "B", "second life")
-    assert book.repeat(one, "A", "second life")
+    assert not book.repeat(one, "A", "first incarnation")
+    assert not book.repeat(one, "A", "first incarnation")
+    assert not book.repeat(other, "A", "second incarnation")
+    assert not book.repeat(one, "B", "second incarnation")
+    assert book.repeat(one, "A", "second incarnation")
 
 
 def test_without_a_rule_the_outcomes_are_not_even_summed_up() -> None:

@@ -84,9 +84,11 @@ class Clients:
         self.policy, self.batcher, self._pool = policy, batcher, pool
 
     def plan(
-        self, number: int, alone: Callable[[], None] | None = None, gone: Callable[[], bool] | None = None
+        self, number: int, announce: Callable[[], None] | None = None, gone: Callable[[], bool] | None = None
     ) -> Future[PlanReply]:
-        return self._submit(lambda: self.batcher.plan(_plan_request(number), alone, gone), self.batcher._plans.waiting)
+        return self._submit(
+            lambda: self.batcher.plan(_plan_request(number), announce, gone), self.batcher._plans.waiting
+        )
 
     def act(self, number: int) -> Future[SegmentReply]:
         return self._submit(lambda: self.batcher.act(_act_request(number)), self.batcher._acts.waiting)
@@ -293,7 +295,7 @@ def test_a_request_that_may_kill_is_announced_before_anything_is_done_for_it() -
     sound = policy.plan
     policy.plan = lambda requests: sound([policy.prepare(request) for request in requests])  # type: ignore[method-assign]
     with _clients(policy, size=4, wait_s=0.0) as clients:
-        clients.batcher.plan(_plan_request(3), alone=lambda: asked.append(list(policy.prepared)))
+        clients.batcher.plan(_plan_request(3), announce=lambda: asked.append(list(policy.prepared)))
     assert asked == [[]]
     assert policy.prepared == [3]
 
@@ -340,7 +342,7 @@ def test_many_clients_of_both_kinds_all_get_their_own_answer() -> None:
 def _announce() -> None: ...
 
 
-def test_requests_that_must_be_alone_are_answered_in_their_turn() -> None:
+def test_requests_that_must_be_isolated_are_answered_in_their_turn() -> None:
     with _clients(RecordingPolicy(), size=4, wait_s=0.0) as clients:
         held = clients.hold()
         replies = [clients.plan(number, _announce if number in (3, 6, 7) else None) for number in range(1, 10)]
@@ -370,11 +372,11 @@ def test_equal_requests_are_two_requests() -> None:
     assert [numbers for _, numbers in clients.policy.batches[1:]] == [[3], [3, 3], [3]]
 
 
-@pytest.mark.parametrize("alone", [None, _announce], ids=["in a batch", "alone"])
-def test_a_request_whose_asker_has_gone_is_not_computed(alone: Callable[[], None] | None) -> None:
+@pytest.mark.parametrize("announce", [None, _announce], ids=["in a batch", "alone"])
+def test_a_request_whose_asker_has_gone_is_not_computed(announce: Callable[[], None] | None) -> None:
     with _clients(RecordingPolicy(), size=2, wait_s=0.0) as clients:
         held = clients.hold()
-        left = [clients.plan(number, alone, gone=lambda: True) for number in (1, 2)]
+        left = [clients.plan(number, announce, gone=lambda: True) for number in (1, 2)]
         replies = [clients.plan(3), clients.plan(4, gone=lambda: False), clients.plan(5)]
         clients.policy.gate.set()
         for reply in (held, *replies):

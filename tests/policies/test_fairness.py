@@ -87,7 +87,7 @@ def _answers(env_actors: int, seconds: float, *, restarted: bool, plan_every: in
     while now < seconds:
         while agenda and agenda[0][0] <= now:
             asked, _, actor = heapq.heappop(agenda)
-            batcher.ask(actor.kind, actor, asked, alone=restarted and actor.answers == 0)
+            batcher.ask(actor.kind, actor, asked, isolated=restarted and actor.answers == 0)
         if (due := batcher.due(now)) > now:
             now = min(due, agenda[0][0] if agenda else math.inf)
             continue

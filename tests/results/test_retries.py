@@ -37,7 +37,7 @@ def test_the_driver_hands_what_failed_to_the_next_attempt() -> None:
     start = [*POLICY, Ready("env-0", HOST)]
     first, second = Assignment(TRIAL, 1, "env-0"), Assignment(TRIAL, 2, "env-0")
     row = replace(_episode(error="E: boom"))
-    failed = Finished(first, Attempt(row, "policy", "E", 0, "life", "boom\n" + "x" * 9999))
+    failed = Finished(first, Attempt(row, "policy", "E", 0, "incarnation", "boom\n" + "x" * 9999))
     script = [*start, failed, _lost("env-0"), Ready("env-1", HOST)]
     stage, _ = _play([*script, Finished(Assignment(TRIAL, 3, "env-1"), Attempt(_episode()))])
     assert [len(assignment.errors) for assignment in stage.submitted] == [0, 1, 2]

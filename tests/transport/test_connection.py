@@ -70,7 +70,7 @@ def serving(policy: Policy) -> Iterator[PolicyServer]:
 
 
 def address(server: PolicyServer, replica: int = 0) -> Address:
-    return Address(server.host, server.port, replica, "node", server.clients, server.life)
+    return Address(server.host, server.port, replica, "node", server.clients, server.incarnation)
 
 
 def client(*servers: PolicyServer) -> RemotePolicy:
@@ -95,7 +95,7 @@ def test_a_request_whose_env_actor_has_hung_up_is_not_computed() -> None:
         leaving, other = connection._connect(address(server)), client(server)
         answer_challenge(leaving, KEY)
         deliver_challenge(leaving, KEY)
-        leaving.send(connection._Question(request(1), again=True))
+        leaving.send(connection._Question(request(1), is_retry=True))
         until(lambda: len(server._batcher._plans.waiting) == 1)
         leaving.close()
         answered = pool.submit(other.plan, request(2))
@@ -128,7 +128,7 @@ def test_a_reply_that_cannot_be_sent_is_the_policys_error() -> None:
         with pytest.raises(PolicyError, match="pickle"):
             asking.plan(request(1))
         assert int(asking.plan(request(2)).plan.start[0]) == 2
-        assert asking.connected_to == server.life
+        assert asking.connected_to == server.incarnation
 
 
 def test_a_policy_whose_thread_has_died_hangs_up_so_that_another_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_a_policy_whose_thread_has_died_hangs_up_so_that_another_answers(monkeyp
         monkeypatch.setattr(dying._batcher._plans, "run", die)
         asking = client(dying, dying, sound)
         assert int(asking.plan(request(3)).plan.start[0]) == 3
-        assert asking.life == sound.life
+        assert asking.incarnation == sound.incarnation
         with pytest.raises(ThreadDiedError):
             dying._batcher.check()
         until(lambda: dying.clients == 0)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from wpray.transport import replica_selection
 from wpray.transport.connection import Address
-from wpray.transport.replica_selection import choose
+from wpray.transport.replica_selection import select_replica
 
 
 class _Fleet:
-    """Replicas and the env actors connected to each; an env actor decides on loads that may be old."""
+    """ReplicaSelector and the env actors connected to each; an env actor decides on loads that may be old."""
 
     def __init__(self, nodes: list[str]) -> None:
         self.nodes = nodes
@@ -26,11 +26,11 @@ class _Fleet:
 
     def see(self, replicas: int | None = None) -> list[Address]:
         known = list(enumerate(zip(self.nodes, self.loads, strict=True)))[:replicas]
-        return [Address("host", 1, number, node, load, f"life-{number}") for number, (node, load) in known]
+        return [Address("host", 1, number, node, load, f"incarnation-{number}") for number, (node, load) in known]
 
-    def choose(self, actor: int, seen: list[Address], here: str = "elsewhere") -> None:
+    def select_replica(self, actor: int, seen: list[Address], here: str = "elsewhere") -> None:
         now = self.actors.get(actor)
-        self.actors[actor] = choose(seen, here, actor, None if now is None else f"life-{now}").replica
+        self.actors[actor] = select_replica(seen, here, actor, None if now is None else f"incarnation-{now}").replica
 
 
 @pytest.mark.parametrize("replicas", [2, 4, 8])
@@ -38,7 +38,7 @@ def test_all_at_once_is_even(replicas: int) -> None:
     fleet = _Fleet(["gpu"] * replicas)
     seen = fleet.see()  # nobody is connected yet, as all 40 see it
     for actor in range(40):
-        fleet.choose(actor, seen)
+        fleet.select_replica(actor, seen)
     assert fleet.loads == [40 // replicas] * replicas
 
 
@@ -49,16 +49,16 @@ def test_in_any_order_and_on_old_news_it_soon_is_even(actors: int, replicas: int
     news = [fleet.see()]
     numbers = rng.sample(range(1000), actors)
     for actor in numbers:
-        fleet.choose(actor, news[max(0, len(news) - 1 - lag)])
+        fleet.select_replica(actor, news[max(0, len(news) - 1 - lag)])
         news.append(fleet.see())
     for _ in range(2):  # between episodes, one after the other
         rng.shuffle(numbers)
         for actor in numbers:
-            fleet.choose(actor, fleet.see())
+            fleet.select_replica(actor, fleet.see())
     assert max(fleet.loads) - min(fleet.loads) <= 1
     even = fleet.loads
     for actor in numbers:
-        fleet.choose(actor, fleet.see())
+        fleet.select_replica(actor, fleet.see())
     assert fleet.loads == even, "an env actor moved although nothing was gained"
 
 
@@ -66,10 +66,10 @@ def test_in_any_order_and_on_old_news_it_soon_is_even(actors: int, replicas: int
 def test_a_replica_that_comes_later_gets_its_share_in_one_round(replicas: int) -> None:
     fleet = _Fleet(["gpu"] * replicas)
     for actor in range(40):
-        fleet.choose(actor, fleet.see(1))
+        fleet.select_replica(actor, fleet.see(1))
     assert fleet.loads[0] == 40
     for actor in range(40):
-        fleet.choose(actor, fleet.see())
+        fleet.select_replica(actor, fleet.see())
     assert fleet.loads == [40 // replicas] * replicas
 
 
@@ -78,7 +78,7 @@ def test_the_own_nodes_replica_is_preferred_up_to_its_share() -> None:
     homes = ["a"] * 8 + ["b"] * 8 + ["c"] * 16
     for _ in range(2):
         for actor, home in enumerate(homes):
-            fleet.choose(actor, fleet.see(), home)
+            fleet.select_replica(actor, fleet.see(), home)
         assert fleet.loads == [16, 16]
     assert [fleet.actors[actor] for actor in range(16)] == [0] * 8 + [1] * 8
 
@@ -87,7 +87,7 @@ def test_a_crowded_node_sends_its_env_actors_to_another() -> None:
     fleet = _Fleet(["a", "b"])
     for even in (False, True, True):
         for actor in range(30):
-            fleet.choose(actor, fleet.see(), "a")
+            fleet.select_replica(actor, fleet.see(), "a")
         assert fleet.loads == ([15, 15] if even else [30, 0])
 
 
@@ -95,11 +95,11 @@ def test_an_env_actor_that_leaves_its_nodes_crowded_replica_does_not_come_back(m
     fleet = _Fleet(["a", "b"])
     fleet.actors = dict.fromkeys(range(4), 0)
     monkeypatch.setattr(replica_selection, "_this_node", lambda: "a")
-    monkeypatch.setattr(replica_selection.Replicas, "_addresses", lambda _: fleet.see())
-    replicas = replica_selection.Replicas("env-3", ["handle", "handle"])
-    assert replicas.find().replica == 0
-    assert replicas.crowded("life-0")
-    assert replicas.find().replica == 1
-    assert replicas.find().replica == 0, "a later connection chooses anew"
+    monkeypatch.setattr(replica_selection.ReplicaSelector, "_addresses", lambda _: fleet.see())
+    replicas = replica_selection.ReplicaSelector("env-3", ["handle", "handle"])
+    assert replicas.select().replica == 0
+    assert replicas.should_rebalance("incarnation-0")
+    assert replicas.select().replica == 1
+    assert replicas.select().replica == 0, "a later connection chooses anew"
     fleet.actors = dict(enumerate([0, 0, 1, 1]))
-    assert not replicas.crowded("life-0")
+    assert not replicas.should_rebalance("incarnation-0")

@@ -22,7 +22,7 @@ from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
 from wpray.cli.display import RunDisplay, logging_to
 from wpray.cluster.setup import running_ray
 from wpray.config import Config
-from wpray.orchestration.actors import Attempt, EnvShell, RunContext, as_actor
+from wpray.orchestration.actors import Attempt, EnvActorImpl, RunContext, as_actor
 from wpray.orchestration.driver import Crew, Driver
 from wpray.orchestration.env_actor_pool import Pool
 from wpray.orchestration.events import EventQueue
@@ -144,7 +144,7 @@ class _TimedFolder(RunFolder):
         self.cpu_s += time.thread_time() - began_cpu
 
 
-class _InstantShell(EnvShell):
+class _InstantImpl(EnvActorImpl):
     """Env actor that runs one episode, and returns it at once ever after."""
 
     _first: Attempt | None = None
@@ -157,7 +157,7 @@ class _InstantShell(EnvShell):
         return dataclasses.replace(self._first, episode=episode)
 
 
-_InstantActor: Any = as_actor(_InstantShell)
+_InstantActor: Any = as_actor(_InstantImpl)
 
 
 class _TimedPool(Pool):

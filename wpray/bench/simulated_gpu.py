@@ -55,10 +55,10 @@ class SimulatedBatcher(Batcher):
         self._size, self._wait_s = max_batch_size, max_wait_s
         self._plans, self._acts = _Queue(_no_answer, sizes), _Queue(_no_answer, sizes)
 
-    def ask(self, kind: Kind, actor: Asker, now: float, *, alone: bool = False) -> None:
-        """Queue a request; `alone`: it was asked before of a replica that died."""
+    def ask(self, kind: Kind, actor: Asker, now: float, *, isolated: bool = False) -> None:
+        """Queue a request; `isolated`: it was asked before of a replica that died."""
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
-        queue.waiting.append(_Waiting(actor, None, now, _announce if alone else None))  # type: ignore[arg-type]
+        queue.waiting.append(_Waiting(actor, None, now, _announce if isolated else None))  # type: ignore[arg-type]
 
     def due(self, now: float) -> float:
         """Return the time from which a batch may go; infinity if nothing waits."""

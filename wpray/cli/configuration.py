@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from wpray.cli.policy_args import add_policy_help, split_policy_args
 from wpray.cli.unique_yaml import load_unique
 from wpray.config import Config, path_fields
 from wpray.errors import BadInputError
@@ -73,12 +74,31 @@ def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Co
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
     own = [f"[{action.option_strings[0]}]" for action in parser._actions if action.nargs == 0]
     parser.usage = f"{parser.prog} {' '.join(own)} [--config FILE] [--FIELD VALUE ...]"
-    given = _given(argv, parser)
-    before = ArgumentParser(add_help=False)
-    before.add_argument("--config")
-    path = before.parse_known_args(list(argv))[0].config
-    config = validate(_merge({} if path is None else read_yaml(Path(_config_name(path))), given))
+    argv, policy_args = split_policy_args(argv)
+    if not {"-h", "--help"}.isdisjoint(argv):
+        add_policy_help(parser, _policy_of(argv))
+    given = _merge(_given(argv, parser), {"policy_args": policy_args} if policy_args else {})
+    config = validate(_merge(_file_of(argv), given))
     return config if config.ray.submit is not None else expand_paths(config)
+
+
+def _file_of(argv: Sequence[str]) -> dict[str, Any]:
+    """Return what the file that `--config` names says; empty without one."""
+    path = _option(argv, "--config")
+    return {} if path is None else read_yaml(Path(_config_name(path)))
+
+
+def _policy_of(argv: Sequence[str]) -> str | None:
+    """Return the policy that the command line or its file names."""
+    name = _option(argv, "--policy") or _file_of(argv).get("policy")
+    return None if name is None else str(name)
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    before = ArgumentParser(add_help=False)
+    before.add_argument(name, dest="found")
+    found: str | None = before.parse_known_args(list(argv))[0].found
+    return found
 
 
 def expand_paths(config: Config) -> Config:

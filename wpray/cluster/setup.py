@@ -21,7 +21,7 @@ from wpray.cluster.probe import check_answers, host_and_port
 from wpray.cluster.process_env import WORKER_DEFAULTS, passed_on
 from wpray.cluster.ray_folder import short_enough
 from wpray.config import Config
-from wpray.errors import BadInputError, told_as
+from wpray.errors import BadInputError, wrapping_errors
 from wpray.system.hardware import cores
 from wpray.types import Task
 
@@ -47,7 +47,7 @@ def start_ray(config: Config, folder: str | None = None) -> None:
         return BadInputError(f"ray.address {address or 'none'}{named}: cannot start or join Ray ({_reason(error)})")
 
     try:
-        with told_as(in_a_line):  # of a node that does not come up in time Ray says so with a plain Exception
+        with wrapping_errors(in_a_line):  # of a node that does not come up in time Ray says so with a plain Exception
             if address:
                 _check_is_there(address)
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

@@ -3,6 +3,9 @@
 For `action` (7) and `proprio` = observation/state (8): mean, std (ddof 0), min, max and the 1st and 99th percentile,
 as numpy computes them in float32. Values wait in temporary files, so that memory holds one number a step at a time
 and never an image.
+
+`--layout 6d` writes the statistics of models that plan the gripper as a token: `proprio` is the pose alone (6), and the
+action's gripper, which data sets store as -1 open and 1 close, counts as 1 open and 0 close.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -29,6 +32,9 @@ from wpray.results.atomic import DiskFullError, write_atomic
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
 _PERCENTILES = {"q01": 1, "q99": 99}
+_POSE_DIM = 6  # of the proprio: position and axis-angle; the finger joints follow
+
+Layout = Literal["8d", "6d"]
 
 
 class Columns:
@@ -65,16 +71,21 @@ def _statistics(values: Float32Array) -> dict[str, float]:
 class Statistics:
     """Statistics of a data set in the making."""
 
+    layout: Layout = "8d"
     num_trajectories: int = 0
     action: Columns = field(default_factory=lambda: Columns(ACTION_DIM))
-    proprio: Columns = field(default_factory=lambda: Columns(PROPRIO_DIM))
+    proprio: Columns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.proprio = Columns(_POSE_DIM if self.layout == "6d" else PROPRIO_DIM)
 
     def add(self, episode: rlds.Episode) -> None:
         """Adds an episode. Raises ValueError if it cannot be one."""
         if len(episode.action) != len(episode.proprio):
             raise ValueError(f"it has {len(episode.action)} actions and {len(episode.proprio)} states")
-        self.action.add(episode.action)
-        self.proprio.add(episode.proprio)
+        newer = self.layout == "6d"
+        self.action.add(_with_opening(episode.action) if newer else episode.action)
+        self.proprio.add(episode.proprio[:, :_POSE_DIM] if newer else episode.proprio)
         self.num_trajectories += 1
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,6 +101,12 @@ class Statistics:
         }
 
 
+def _with_opening(action: Float32Array) -> Float32Array:
+    """Return actions (N, 7) whose gripper is 1 open and 0 close instead of -1 open and 1 close."""
+    opening = 1 - np.clip(action[:, -1:], 0, 1)
+    return np.concatenate([action[:, :-1], opening], axis=1)
+
+
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0 written, 2 bad input."""
     args = _parser().parse_args(argv)
@@ -99,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
     data_sets = [rlds.open_data_set(folder, args.split) for folder in folders]
     _check_names([data_set.name for data_set in data_sets], flat=args.flat)
     with _progress(sum(data_set.num_episodes for data_set in data_sets)) as progress:
-        computed = {data_set.name: _compute(data_set, progress) for data_set in data_sets}
+        computed = {data_set.name: _compute(data_set, args.layout, progress) for data_set in data_sets}
     result = computed.popitem()[1] if args.flat else computed
     _write(args.output, result)
     for data_set in data_sets:
@@ -124,13 +141,19 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "-o", "--output", required=True, type=expanded_path, metavar="FILE", help="the JSON file to write"
     )
+    parser.add_argument(
+        "--layout",
+        choices=("8d", "6d"),
+        default="8d",
+        help="6d: of models with a gripper token (the pose alone; 1 is an open gripper)",
+    )
     parser.add_argument("--flat", action="store_true", help="one data set, not nested under its name")
     parser.add_argument("--split", default="all", help="a TFDS split, such as train[:95%%] (default: all)")
     return parser
 
 
-def _compute(data_set: rlds.DataSet, progress: Progress) -> dict[str, Any]:
-    statistics, bar = Statistics(), progress.task_ids[0]
+def _compute(data_set: rlds.DataSet, layout: Layout, progress: Progress) -> dict[str, Any]:
+    statistics, bar = Statistics(layout), progress.task_ids[0]
     progress.update(bar, description=data_set.name)
     try:
         for episode in data_set.episodes():

@@ -19,7 +19,7 @@ from wpray.benchmarks.base import Environment
 from wpray.benchmarks.factory import FAKE_SUITE, make_environment
 from wpray.cluster import node_versions
 from wpray.config import Config
-from wpray.errors import told_as
+from wpray.errors import wrapping_errors
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.base import Policy, Sources
 from wpray.policies.batching import Batcher, PolicyError
@@ -28,7 +28,7 @@ from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.transport.connection import Address, PolicyServer, RemotePolicy
-from wpray.transport.replica_selection import Gpus, Replicas
+from wpray.transport.replica_selection import Gpus, ReplicaSelector
 
 ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
 _NICENESS = 5  # of env actors
@@ -87,7 +87,7 @@ class Attempt:
     error_from: ErrorFrom | None = None
     error_kind: str = ""  # class of the error
     replica: int | None = None  # that answered last
-    life: str | None = None  # of that replica
+    incarnation: str | None = None  # of that replica
     error_message: str = ""  # the error and its traceback
 
 
@@ -99,7 +99,7 @@ class _Failed(Exception):  # noqa: N818
         self.error = error
 
 
-class PolicyShell:
+class PolicyActorImpl:
     """Holds the policy and serves it; restarted by Ray if it dies, loading it again."""
 
     def __init__(self, replica: int, context: RunContext) -> None:
@@ -110,7 +110,9 @@ class PolicyShell:
 
     def _load(self) -> Loaded:
         began = time.perf_counter()
-        with told_as(_ended_while_loading, Exception, caught=BaseException):  # Ray would take SystemExit for its own
+        with wrapping_errors(
+            _ended_while_loading, Exception, caught=BaseException
+        ):  # Ray would take SystemExit for its own
             policy = build_policy(self._context.config)
             self._serve(policy)
         sources = getattr(policy, "sources", Sources())  # most policies are loaded from nothing
@@ -144,7 +146,7 @@ class PolicyShell:
         self._check_loaded()
         self._check_threads()
         server = self._server
-        return Address(server.host, server.port, self._replica, self._node, server.clients, server.life)
+        return Address(server.host, server.port, self._replica, self._node, server.clients, server.incarnation)
 
     def _check_loaded(self) -> None:
         if not self._loading.done() or self._loading.exception() is not None:
@@ -171,13 +173,13 @@ class PolicyShell:
         return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s, loaded)
 
 
-class EnvShell:
+class EnvActorImpl:
     """Holds one environment in a process of its own; dies alone."""
 
     def __init__(self, name: str, context: RunContext, replicas: list[Any]) -> None:
         # A policy that waits for a core keeps its GPU and every environment waiting; an environment only itself.
         os.nice(_NICENESS)
-        self._name, self._context, self._replicas = name, context, Replicas(name, replicas)
+        self._name, self._context, self._selector = name, context, ReplicaSelector(name, replicas)
         self._since = self._looked = time.monotonic()
         self._seen = 0  # replicas that had become ready when it last looked for a less loaded one
         self._working = False
@@ -190,9 +192,9 @@ class EnvShell:
         """
         config = self._context.config
         node_versions.check_this_host(self._context.versions, config.task_suite)
-        renderer = prepare_rendering(config, self._replicas.gpus_here, self._name)
+        renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
         self._env: Environment = make_environment(config.task_suite, config.env.protocol)
-        self._policy = RemotePolicy(policy_spec(config), self._replicas.find, self._context.key, self._alive)
+        self._policy = RemotePolicy(policy_spec(config), self._selector.select, self._context.key, self._alive)
         return _this_host(renderer)
 
     @ray.method(concurrency_group="work", enable_task_events=False)  # the driver would tell Ray of each episode thrice
@@ -209,7 +211,7 @@ class EnvShell:
         started, config = datetime.now(UTC), self._context.config
         settings = rollout_settings(config, lambda _: self._alive())
         try:
-            with told_as(_Failed):
+            with wrapping_errors(_Failed):
                 result = run_trial(self._env, self._policy, assignment.trial, settings)
                 return Attempt(encode_episode(result, self._row_context(assignment, started), config.record))
         except _Failed as failed:
@@ -228,7 +230,7 @@ class EnvShell:
             kind, trace = error.kind, error.trace
         message = f"{error.message if isinstance(error, PolicyError) else error}\n{trace}"
         row = encode_error(assignment.trial, self._row_context(assignment, started), kind, message)
-        return Attempt(row, _origin(error), kind, self._policy.replica, self._policy.life, message)
+        return Attempt(row, _origin(error), kind, self._policy.replica, self._policy.incarnation, message)
 
     def _alive(self) -> None:
         self._since = time.monotonic()
@@ -239,8 +241,8 @@ class EnvShell:
         if replicas_ready == self._seen and now - self._looked < _LOOK_AGAIN_S:
             return
         self._seen, self._looked = replicas_ready, now
-        life = self._policy.connected_to
-        if life is not None and self._replicas.crowded(life):
+        incarnation = self._policy.connected_to
+        if incarnation is not None and self._selector.should_rebalance(incarnation):
             self._policy.disconnect()
 
     def _row_context(self, assignment: Assignment, started: datetime) -> EpisodeContext:
@@ -285,10 +287,10 @@ def rollout_settings(config: Config, on_step: Callable[[int], None] | None = Non
 
 _remote: Any = ray.remote  # its stubs know only some of its options
 # A call that a dying replica had in hand is not repeated by Ray: whoever asked asks again, perhaps another replica.
-PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=6)(PolicyShell)
+PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=6)(PolicyActorImpl)
 # An env actor that dies is replaced by a new one, not restarted: the driver must know, for its trial in hand is lost.
 as_actor: Any = _remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})
-EnvActor = as_actor(EnvShell)
+EnvActor = as_actor(EnvActorImpl)
 
 
 def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, name: str = "") -> str | None:

@@ -93,9 +93,9 @@ class Driver:
         self._size = self._wanted = 0  # env actors, now and when nothing is wrong
         self._grow_at = self._gather_until = math.inf
         self._failed_starts = 0
-        self._blamed: set[str] = set()  # lives of policy replicas that were ended for an error
+        self._blamed: set[str] = set()  # incarnations of policy replicas that were ended for an error
         self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
-        self._policy_has_answered = self._hashes_are_known = self._winding_up = False
+        self._policy_has_answered = self._hashes_are_known = self._draining = False
         self._renderer: str | None = None  # of the first env actor
         self._odd_renderers: set[str] = set()
         self.hosts: dict[str, Host] = {}  # by actor name
@@ -120,8 +120,8 @@ class Driver:
 
     def _loop(self) -> None:
         while not self._scheduler.finished or self._wait_for_hashes():
-            self._staff()
-            self._hand_out()
+            self._scale_env_actors()
+            self._dispatch()
             left_s = self._gather_until - time.monotonic()
             if len(self._rows) >= TOGETHER or left_s <= 0:
                 self._record()  # nobody idles while the driver waits for the disk
@@ -130,13 +130,13 @@ class Driver:
             if self.stop is not None:
                 if self.stop.at_once:
                     return
-                self._wind_up(self.stop)
+                self._drain(self.stop)
             self._watcher.tick(self._crew.replicas.busy_s, self._pool.size)
 
-    def _wind_up(self, stop: Stop) -> None:
+    def _drain(self, stop: Stop) -> None:
         """Hands out no more trials, but those that an intended stop needs; said once, not where a signal interrupts."""
-        if not self._winding_up:
-            self._winding_up = True
+        if not self._draining:
+            self._draining = True
             _LOG.warning("%s: finishing the episodes in hand; Ctrl-C again stops now", stop.reason)
         self._scheduler.even_out() if stop.intended else self._scheduler.stop_taking()
 
@@ -144,7 +144,7 @@ class Driver:
         """A run shorter than the hashing of its checkpoints waits for it: the result says what was evaluated."""
         return self._policy_has_answered and not self._hashes_are_known and self.stop is None
 
-    def _staff(self) -> None:
+    def _scale_env_actors(self) -> None:
         """As many env actors as the nodes hold and the work left can use."""
         config, now = self._context.config, time.monotonic()
         if config.ray.address and config.num_env_actors == "auto" and now > self._count_nodes_at:
@@ -155,7 +155,7 @@ class Driver:
         for _ in range(min(self._size, self._scheduler.num_open) - self._pool.size):
             self._pool.start()
 
-    def _hand_out(self) -> None:
+    def _dispatch(self) -> None:
         """Nobody idles while there is work; scenes compile and objects settle while the policy still loads."""
         while self._idle and (self._hashes_are_known or not self._verify_files):
             assignment = self._scheduler.next_for(self._idle[-1])
@@ -227,21 +227,21 @@ class Driver:
         else:
             self._idle.append(assignment.worker)
         if attempt.error_from == "policy":
-            self._blame_policy(assignment.trial, attempt)
+            self._handle_policy_error(assignment.trial, attempt)
         if self._scheduler.running.get(assignment.worker) == assignment:
             error = _error_of(assignment, attempt)
             self._try_again(assignment, attempt.episode, error, useless=attempt.error_from == "request")
         if attempt.error_from == "environment":
             self._scheduler.forget(assignment.worker)
 
-    def _blame_policy(self, trial: Trial, attempt: Attempt) -> None:
+    def _handle_policy_error(self, trial: Trial, attempt: Attempt) -> None:
         """Once for each process of a replica: the others of its requests may fail with it."""
-        if attempt.error_kind == POLICY_DIED or attempt.replica is None or attempt.life is None:
+        if attempt.error_kind == POLICY_DIED or attempt.replica is None or attempt.incarnation is None:
             return
-        if self._policy_errors.repeat(trial.key, attempt.error_kind, attempt.life):
+        if self._policy_errors.repeat(trial.key, attempt.error_kind, attempt.incarnation):
             self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
-        elif attempt.life not in self._blamed:
-            self._blamed.add(attempt.life)
+        elif attempt.incarnation not in self._blamed:
+            self._blamed.add(attempt.incarnation)
             self._crew.replicas.restart(attempt.replica)
 
     def _lost(self, event: Lost) -> None:

@@ -22,7 +22,7 @@ from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 _LOG = logging.getLogger(__name__)
 _CHECK_S, _LOADING_S = 2.0, 0.25  # between two questions
 _PATIENCE_S = 900.0  # without an answer of any replica: they die as often as they are restarted
-_USELESS_LIVES = 10  # in a row in which a replica lost a thread and had computed nothing: another would not help
+_USELESS_INCARNATIONS = 10  # in a row in which a replica lost a thread and had computed nothing: another would not help
 
 
 @dataclass(slots=True)
@@ -32,9 +32,9 @@ class _Replica:
     alive: bool = False  # has answered since it was last started
     loaded: bool = False
     asked: float | None = None  # since when a question is open (monotonic)
-    busy_s: float = 0.0  # of this life
-    past_s: float = 0.0  # of its lives before
-    useless: int = 0  # lives in a row that ended by a thread's death, with nothing computed
+    busy_s: float = 0.0  # of this incarnation
+    past_s: float = 0.0  # of its earlier incarnations
+    useless: int = 0  # incarnations in a row that ended by a thread's death, with nothing computed
 
 
 class Replicas:
@@ -133,7 +133,7 @@ class Replicas:
         return None
 
     def _forget(self, number: int) -> None:
-        """A new life begins."""
+        """Expect a new incarnation: a process that has not answered yet."""
         self._replicas[number].alive = self._replicas[number].loaded = False
 
     def _hung(self, number: int) -> None:
@@ -145,7 +145,7 @@ class Replicas:
         """Its process lives but is no use: it answers nobody, or nobody can connect."""
         replica = self._replicas[number]
         replica.useless = replica.useless + 1 if replica.busy_s == 0 else 0
-        if replica.useless == _USELESS_LIVES:
+        if replica.useless == _USELESS_INCARNATIONS:
             ray.kill(replica.handle, no_restart=True)
             return self._lose(number, failure)
         _LOG.warning("policy-%d: %s; it is restarted", number, failure.reason)

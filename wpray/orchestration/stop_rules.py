@@ -51,14 +51,16 @@ class ErrorBook:
 class PolicyErrors:
     """How the policy has failed so far, and whether a fresh process of it would help."""
 
-    _lives: dict[tuple[TrialKey, str], str] = field(default_factory=dict)  # of the replica, by trial and kind of error
+    _incarnations: dict[tuple[TrialKey, str], str] = field(
+        default_factory=dict
+    )  # of the replica, by trial and kind of error
 
-    def repeat(self, trial: TrialKey, kind: str, life: str) -> bool:
-        """Whether the policy failed in the same way on the same trial in another `life`: a fresh process does not help.
+    def repeat(self, trial: TrialKey, kind: str, incarnation: str) -> bool:
+        """Return whether the policy failed alike on the same trial in another `incarnation`: a fresh one does not help.
 
         The other requests that one sick process fails on are no repetition, nor is another flake hours later.
         """
-        return self._lives.setdefault((trial, kind), life) != life
+        return self._incarnations.setdefault((trial, kind), incarnation) != incarnation
 
 
 def too_many_errors(errors: int, finished: int, max_share: float) -> bool:

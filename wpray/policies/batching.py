@@ -5,7 +5,7 @@ prepares the request (tokens, noise, images into page-locked memory) in its own 
 when it is full or its oldest request has waited long enough. Of two that may go, segments overtake plans for a while,
 and then the one that has waited longer goes, so neither kind starves however long the other's batches take.
 
-Requests of one kind are taken in the order in which they came. One that must be alone (it may kill the process) is a
+Requests of one kind are taken in the order in which they came. One that must be isolated (it may kill the process) is a
 batch of its own when its turn comes; one whose asker has gone is dropped. Whatever ends the thread fails every request,
 those to come included.
 """
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from wpray.errors import InvalidRequestError, ThreadDiedError, told_as
+from wpray.errors import InvalidRequestError, ThreadDiedError, wrapping_errors
 from wpray.policies.base import Policy
 from wpray.system.threads import WatchedThread
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
@@ -62,8 +62,13 @@ class _Waiting(Generic[Request, Reply]):
     request: Request
     future: Future[Reply]
     since: float
-    alone: Callable[[], None] | None  # called before it is answered, in a batch of its own
+    announce: Callable[[], None] | None  # called before it is answered, in a batch of its own
     gone: Callable[[], bool] | None = None  # whether nobody waits for the answer any more
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it must be answered in a batch of its own."""
+        return self.announce is not None
 
 
 class _Queue(Generic[Request, Reply]):
@@ -79,8 +84,8 @@ class _Queue(Generic[Request, Reply]):
 
     def due(self, max_batch_size: int, max_wait_s: float) -> float:
         """The instant at which a batch may go: now (0) if full, else when its oldest request has waited enough."""
-        if len(self.waiting) >= max_batch_size or any(item.alone is not None for item in self.waiting):
-            return 0.0  # nobody else could join: the batch at the head is full, or ends at one that must be alone
+        if len(self.waiting) >= max_batch_size or any(item.isolated for item in self.waiting):
+            return 0.0  # nobody else could join: the batch at the head is full, or ends at one that must be isolated
         if not self.waiting:
             return float("inf")
         worth_s = max_wait_s if self.cost_s is None else _WORTH_WAITING * self.cost_s
@@ -114,7 +119,7 @@ class _Queue(Generic[Request, Reply]):
         return len(self.waiting) < before
 
     def take(self, most: int) -> list[_Waiting[Request, Reply]]:
-        """Remove the oldest requests from the queue, up to `most` and to the first that must be alone."""
+        """Remove the oldest requests from the queue, up to `most` and to the first that must be isolated."""
         return [self.waiting.popleft() for _ in range(self._company(most))]
 
     def run(self, batch: list[_Waiting[Request, Reply]]) -> None:
@@ -138,7 +143,7 @@ class _Queue(Generic[Request, Reply]):
         for index, item in enumerate(self.waiting):
             if index == most:
                 return most
-            if item.alone is not None:
+            if item.isolated:
                 return max(1, index)
         return len(self.waiting)
 
@@ -152,8 +157,8 @@ class _Queue(Generic[Request, Reply]):
         return None
 
     def _announced(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
-        if batch[0].alone is not None:
-            batch[0].alone()
+        if batch[0].announce is not None:
+            batch[0].announce()
         return self._timed(batch)
 
     def _timed(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
@@ -170,7 +175,7 @@ class _Queue(Generic[Request, Reply]):
 def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyError:
     """What the policy's `work` gives. Whatever it raises, except `but`, belongs to its requests, never to the actor."""
     try:
-        with told_as(_in_words, *but, caught=BaseException):
+        with wrapping_errors(_in_words, *but, caught=BaseException):
             return work()
     except PolicyError as error:
         return PolicyError(*error.args)  # another: that one's cause would keep its frames' tensors alive
@@ -216,7 +221,7 @@ class Batcher:
     def plan(
         self,
         request: PlanRequest,
-        alone: Callable[[], None] | None = None,
+        announce: Callable[[], None] | None = None,
         gone: Callable[[], bool] | None = None,
     ) -> PlanReply:
         """Answers one plan request; blocks until its batch is done.
@@ -224,18 +229,18 @@ class Batcher:
         Raises PolicyError, ConnectionResetError if `gone` says, when its turn comes, that nobody waits for the answer,
         and ThreadDiedError once nothing is answered any more.
 
-        With `alone`, which is called just before, in a batch of its own: the request may be one that kills.
+        With `announce`, which is called just before, in a batch of its own: the request may be one that kills.
         """
-        return self._ask(self._plans, request, alone, gone)
+        return self._ask(self._plans, request, announce, gone)
 
     def act(
         self,
         request: SegmentRequest,
-        alone: Callable[[], None] | None = None,
+        announce: Callable[[], None] | None = None,
         gone: Callable[[], bool] | None = None,
     ) -> SegmentReply:
         """Answers one segment request; blocks until its batch is done. Arguments and errors: as in `plan`."""
-        return self._ask(self._acts, request, alone, gone)
+        return self._ask(self._acts, request, announce, gone)
 
     def close(self) -> None:
         """Stops the thread after the batch in hand; what still waits fails with ThreadDiedError."""
@@ -249,13 +254,13 @@ class Batcher:
         self,
         queue: _Queue[Request, Reply],
         request: Request,
-        alone: Callable[[], None] | None,
+        announce: Callable[[], None] | None,
         gone: Callable[[], bool] | None,
     ) -> Reply:
         since = time.perf_counter()
-        if alone is None:  # one that may kill must not do so before it is announced
+        if announce is None:  # one that may kill must not do so before it is announced
             request = self._prepared(request)
-        item: _Waiting[Request, Reply] = _Waiting(request, Future(), since, alone, gone)
+        item: _Waiting[Request, Reply] = _Waiting(request, Future(), since, announce, gone)
         with self._changed:
             if self._closed:
                 raise ThreadDiedError("the policy thread has ended")
@@ -318,11 +323,11 @@ class Batcher:
     def _plan_goes(self, plan_may: bool, act_may: bool) -> bool:
         """Of two batches that may go, the one that has waited longer; but segments overtake plans that gather.
 
-        The waits grow alike, so neither kind starves. A plan that must be alone gathers no others.
+        The waits grow alike, so neither kind starves. A plan that must be isolated gathers no others.
         """
         if plan_may and act_may:
             first = self._plans.waiting[0]
-            gather_s = _GATHER * (self._plans.cost_s or 0.0) if first.alone is None else 0.0
+            gather_s = _GATHER * (self._plans.cost_s or 0.0) if not first.isolated else 0.0
             return first.since + gather_s < self._acts.waiting[0].since
         return plan_may
 

@@ -2,110 +2,161 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import math
-import traceback
-from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from numbers import Integral, Real
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
+
+from pydantic import BaseModel
 
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.base import Policy, PolicySpec
+from wpray.policies.settings import GROUP, given_settings, read_settings
+from wpray.registry import Registry
 
-# name -> (module with `spec_of(config) -> PolicySpec` and `build(config) -> Policy`)
-_BUILT_IN = {
-    "scripted": "wpray.policies.scripted.policy",
-    "noop": "wpray.policies.noop",
-    "random": "wpray.policies.random_policy",
-    "waypoint_vla": "wpray.policies.waypoint_vla.policy",
-}
+POLICIES = Registry(
+    "policy",
+    "wpray.policies",
+    {
+        "scripted": "wpray.policies.scripted.policy",
+        "noop": "wpray.policies.noop",
+        "random": "wpray.policies.random_policy",
+        "waypoint_vla": "wpray.policies.waypoint_vla.policy",
+    },
+)
 _LIGHT_SPECS = {"waypoint_vla": "wpray.policies.waypoint_vla.spec"}  # where the policy's own module imports torch
+_METHODS = {"waypoints": ("plan", "act")}  # of each kind of policy
+_FORM = "a policy is a class with spec or spec_of, or a module with spec_of and build"
 
 
 def policy_spec(config: Config) -> PolicySpec:
     """Return what the configured policy needs of the harness, without building it.
 
-    Raises BadInputError for an unknown policy, and for a module that cannot be imported or has no sound `spec_of`.
+    Raises BadInputError for an unknown policy, for one that cannot be imported or has no sound spec, and for
+    `policy_args` that are not its settings.
     """
-    light = _LIGHT_SPECS.get(config.policy)
-    module = import_module(light) if light else _module(config.policy)
-    with _blaming(config.policy, "spec_of"):
-        spec = module.spec_of(config)
-    wrong = _wrong_with(spec)
-    if wrong:
-        raise BadInputError(f"policy: spec_of of {config.policy} must return a PolicySpec, {wrong}")
-    return cast(PolicySpec, spec)
+    return _loaded(config).spec()
 
 
 def build_policy(config: Config) -> Policy:
-    """The configured policy, ready to answer (a learned one has loaded its weights).
+    """Return the configured policy, ready to answer (a learned one has loaded its weights).
 
     Raises BadInputError for an unknown name, and whatever is wrong with its files.
     """
-    return cast(Policy, _module(config.policy).build(config))
+    return _loaded(config, light=False).build()
 
 
-def _module(name: str) -> ModuleType:
-    """The module of a built-in policy, or `my_package.my_policy` for a user's own with the same two functions."""
-    if name in _BUILT_IN:
-        return import_module(_BUILT_IN[name])
-    if "." in name:
-        return _users_own(name)
-    near = difflib.get_close_matches(name, _BUILT_IN, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(_BUILT_IN)}"
-    raise BadInputError(f"policy: unknown policy {name!r}; {hint} (or a module path with spec_of and build)")
+def with_policy_args(config: Config) -> Config:
+    """Return `config` with `policy_args` validated by the policy's own settings; those equal to defaults are left out.
+
+    Raises BadInputError as `policy_spec` does.
+    """
+    settings = _loaded(config).settings
+    return config if settings is None else config.model_copy(update={GROUP: given_settings(settings)})
 
 
-def _users_own(name: str) -> ModuleType:
-    if not all(name.split(".")):
-        raise BadInputError(f"policy: cannot import {name}, which is no module's name; write PACKAGE.MODULE")
-    with _blaming(name, "the import"):
-        try:
-            module = import_module(name)
-        except ModuleNotFoundError as error:
-            raise BadInputError(f"policy: cannot import {name} ({error}); install it or set PYTHONPATH") from error
-    missing = [function for function in ("spec_of", "build") if not callable(getattr(module, function, None))]
+def all_policy_args(config: Config) -> dict[str, Any]:
+    """Return every setting of the configured policy with the value it has in this run, as JSON holds it."""
+    settings = _loaded(config).settings
+    return {} if settings is None else settings.model_dump(mode="json")
+
+
+def settings_model(name: str) -> type[BaseModel] | None:
+    """Return the model of the settings of the policy `name`; None if it has none. Raises BadInputError as usual."""
+    model = getattr(_part(name, light=True), "Settings", None)
+    if model is None:
+        return None
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise BadInputError(f"policy: Settings of {name} must be a pydantic BaseModel, not {model!r:.60}")
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A policy's module or class, and what the configuration says of it."""
+
+    part: Any
+    config: Config
+    settings: BaseModel | None
+
+    @property
+    def name(self) -> str:
+        return self.config.policy
+
+    def spec(self) -> PolicySpec:
+        function = getattr(self.part, "spec_of", None)
+        if callable(function):
+            said, spec = "spec_of", POLICIES.call(self.name, "spec_of", function, *self._arguments)
+        else:
+            said, spec = "spec", getattr(self.part, "spec", None)
+        wrong = _wrong_with(spec) or self._lacks_methods(spec)
+        if wrong:
+            verb = "must return" if said == "spec_of" else "must be"
+            raise BadInputError(f"policy: {said} of {self.name} {verb} a PolicySpec, {wrong}")
+        return cast(PolicySpec, spec)
+
+    def build(self) -> Policy:
+        if isinstance(self.part, ModuleType):
+            return cast(Policy, self.part.build(self.config))
+        spec, policy = self.spec(), self.part(*self._arguments)
+        if not hasattr(policy, "spec"):
+            policy.spec = spec
+        return cast(Policy, policy)
+
+    @property
+    def _arguments(self) -> tuple[Any, ...]:
+        """A module takes the whole configuration; a class takes its settings, if it has any."""
+        if isinstance(self.part, ModuleType):
+            return (self.config,)
+        return () if self.settings is None else (self.settings,)
+
+    def _lacks_methods(self, spec: PolicySpec) -> str:
+        missing = [method for method in _METHODS[spec.kind] if not callable(getattr(self.part, method, None))]
+        if isinstance(self.part, ModuleType) or not missing:
+            return ""
+        return f"and one of kind {spec.kind!r} asks for the method {missing[0]}, which the class lacks"
+
+
+def _loaded(config: Config, light: bool = True) -> _Loaded:
+    name, model = config.policy, settings_model(config.policy)
+    if model is None and config.policy_args:
+        raise BadInputError(f"policy_args.{next(iter(config.policy_args))}: policy {name} has no settings of its own")
+    settings = None if model is None else POLICIES.call(name, GROUP, read_settings, model, config.policy_args)
+    return _Loaded(_part(name, light), config, settings)
+
+
+def _part(name: str, light: bool) -> Any:
+    """Return a policy's module or class; with `light`, what has its spec and imports no more than that needs."""
+    if light and name in _LIGHT_SPECS:
+        return import_module(_LIGHT_SPECS[name])
+    part = POLICIES.load(name)
+    if isinstance(part, ModuleType):
+        missing = [function for function in ("spec_of", "build") if not callable(getattr(part, function, None))]
+    else:
+        missing = [] if isinstance(part, type) and _has_spec(part) else ["spec or spec_of"]
     if missing:
-        raise BadInputError(f"policy: {name} has no {missing[0]}; a policy module has spec_of and build")
-    return module
+        raise BadInputError(f"policy: {name} has no {missing[0]}; {_FORM}")
+    return part
 
 
-@contextlib.contextmanager
-def _blaming(name: str, what: str) -> Iterator[None]:
-    """Raise BadInputError for whatever a policy's own code raises, an exit of the process included."""
-    try:
-        yield
-    except (BadInputError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        text = " ".join(str(error).split())[:300]
-        said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        raise BadInputError(f"policy: {what} of {name} fails ({said}{_where(error)}); mend the module") from error
-
-
-def _where(error: BaseException) -> str:
-    """Return the place in the policy's own files that raised; a syntax error says its own."""
-    if isinstance(error, SyntaxError):
-        return ""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-    return f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-
-
-def _is_machinery(file: str) -> bool:
-    return file == __file__ or file.startswith("<frozen ")
+def _has_spec(part: type) -> bool:
+    return callable(getattr(part, "spec_of", None)) or hasattr(part, "spec")
 
 
 def _wrong_with(spec: object) -> str:
-    """Return what is wrong with what `spec_of` has returned, or ''."""
+    """Return what is wrong with a policy's spec, or ''."""
     if not isinstance(spec, PolicySpec):
         return f"not {type(spec).__name__}"
     whole = isinstance(spec.max_batch_size, Integral) and spec.max_batch_size >= 1
     if not whole:
         return f"with a max_batch_size of 1 or more, not {spec.max_batch_size!r}"
+    if spec.kind not in _METHODS:
+        return f"with a kind of {' or '.join(_METHODS)}, not {spec.kind!r}"
+    if not isinstance(spec.execute_steps, Integral) or spec.execute_steps < 0:
+        return f"with execute_steps of 0 or more, not {spec.execute_steps!r}"
     share = spec.num_gpus
     if not isinstance(share, Real) or not 0 <= share < math.inf:
         return f"with num_gpus of 0 or more, not {share!r}"

@@ -27,7 +27,7 @@ from wpray.orchestration.policy_actor_pool import Replicas
 from wpray.orchestration.scheduler import Scheduler
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import PolicySpec
-from wpray.policies.factory import policy_spec
+from wpray.policies.factory import all_policy_args, policy_spec, with_policy_args
 from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
 from wpray.report.page import write_report
 from wpray.results.merge import merge
@@ -62,6 +62,7 @@ def evaluate(config: Config) -> int:
     facts, odd = check_machine(config)
     # Listed first where that is cheap: a misspelt suite is not the policy's fault.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
+    config = with_policy_args(config)
     spec = policy_spec(config)
     console = display.RunConsole(soft_wrap=True)
     with contextlib.ExitStack() as stack:
@@ -74,6 +75,7 @@ def evaluate(config: Config) -> int:
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
+        facts |= {"policy_settings": all_policy_args(config)}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)

@@ -17,7 +17,7 @@ from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
 from wpray.config import Config
 from wpray.doctor.resources import free_memory
 from wpray.errors import BadInputError
-from wpray.policies.factory import policy_spec
+from wpray.policies.factory import policy_spec, with_policy_args
 from wpray.results import Run, load
 from wpray.results.writer import RunFolder
 from wpray.run.forecast import Forecast, Layout, Speeds, forecast
@@ -46,6 +46,7 @@ class _Work:
 def show_plan(config: Config, console: Console | None = None) -> int:
     """Prints the plan; returns 0. Starts nothing and writes nothing. Raises BadInputError as the run itself would."""
     console = console or Console(soft_wrap=True, highlight=False)
+    config = with_policy_args(config)
     num_gpus = config.ray.policy_resources.get("GPU", policy_spec(config).num_gpus)
     work = _work(config)
     speeds = _measured(config, work.folder.path) or _defaults(num_gpus)

@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from wpray.errors import BadInputError, WprayError, told_as
+from wpray.errors import BadInputError, WprayError, wrapping_errors
 from wpray.storage.url import StoreUrl
 
 _Read = TypeVar("_Read")
@@ -174,7 +174,9 @@ class Store:
     @contextlib.contextmanager
     def _asking(self, what: str) -> Iterator[None]:
         try:
-            with told_as(lambda error: StoreError(f"{self.url}: cannot {what} ({_line(error)})"), FileNotFoundError):
+            with wrapping_errors(
+                lambda error: StoreError(f"{self.url}: cannot {what} ({_line(error)})"), FileNotFoundError
+            ):
                 yield
         except FileNotFoundError as error:
             raise StoreError(f"{self.url}: cannot {what} (not found)") from error
@@ -200,7 +202,7 @@ def _through_fsspec(url: StoreUrl) -> tuple[Any, str, Callable[[], None]]:
     if url.query:
         raise BadInputError(f"{url}: {url.scheme}:// takes no options; leave out what follows the question mark")
     try:
-        with told_as(lambda error: BadInputError(f"{url}: {_line(error)}; {_REMEDY}"), ImportError, ValueError):
+        with wrapping_errors(lambda error: BadInputError(f"{url}: {_line(error)}; {_REMEDY}"), ImportError, ValueError):
             found, path = fsspec.core.url_to_fs(url.base)  # some file systems connect here
     except ImportError as error:
         missing = getattr(error.__cause__ or error, "name", None)

@@ -55,7 +55,7 @@ class Address:
     replica: int
     node: str  # Ray's id of its node
     clients: int  # connections that it has
-    life: str  # names the process: a replica that is restarted has another
+    incarnation: str  # names the process: a replica that is restarted has another
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ class _Question:
     """What an env actor sends."""
 
     request: PlanRequest | SegmentRequest
-    again: bool  # a policy actor died while it had it
+    is_retry: bool  # a policy actor died while it had it
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
+class _Started:
     """Comes before the reply to a question that is asked again: nothing else is being computed."""
 
 
@@ -82,7 +82,7 @@ class PolicyServer:
         self._clients, self._closed = 0, False
         self._counting = threading.Lock()
         self.host, self.port = host, int(self._listener.getsockname()[1])
-        self.life = secrets.token_hex(8)
+        self.incarnation = secrets.token_hex(8)
         self._thread = WatchedThread("accept", self._accept)
 
     @property
@@ -155,15 +155,15 @@ class PolicyServer:
     def _answer(
         self, question: _Question, connection: Connection, gone: Callable[[], bool]
     ) -> PlanReply | SegmentReply | PolicyError:
-        def begun() -> None:
+        def started() -> None:
             with contextlib.suppress(OSError):  # whoever asked has left
-                connection.send(_Begun())
+                connection.send(_Started())
 
-        request, alone = question.request, begun if question.again else None
+        request, on_start = question.request, started if question.is_retry else None
         try:
             if isinstance(request, PlanRequest):
-                return self._batcher.plan(request, alone, gone)
-            return self._batcher.act(request, alone, gone)
+                return self._batcher.plan(request, on_start, gone)
+            return self._batcher.act(request, on_start, gone)
         except PolicyError as error:
             return error
 
@@ -209,12 +209,12 @@ class Strangers:
 class RemotePolicy:
     """A PolicyClient over a connection; waits for the policy as long as it takes to come back."""
 
-    def __init__(self, spec: PolicySpec, find: Callable[[], Address], key: bytes, alive: Callable[[], None]) -> None:
-        """`find` gives the address of a live replica, or raises OSError; `alive` is called while waiting for one."""
+    def __init__(self, spec: PolicySpec, select: Callable[[], Address], key: bytes, alive: Callable[[], None]) -> None:
+        """`select` gives the address of a live replica, or raises OSError; `alive` is called while waiting for one."""
         self.spec = spec
         self.replica: int | None = None  # the one connected to
-        self.life: str | None = None  # of that replica
-        self._find, self._key, self._alive = find, key, alive
+        self.incarnation: str | None = None  # of that replica
+        self._select, self._key, self._alive = select, key, alive
         self._connection: Connection | None = None
 
     def plan(self, request: PlanRequest) -> PlanReply:
@@ -230,7 +230,7 @@ class RemotePolicy:
     @property
     def connected_to(self) -> str | None:
         """Life of the replica at the other end; None without a connection."""
-        return None if self._connection is None else self.life
+        return None if self._connection is None else self.incarnation
 
     def disconnect(self) -> None:
         """The next request chooses a replica anew."""
@@ -240,14 +240,14 @@ class RemotePolicy:
 
     def _ask(self, request: PlanRequest | SegmentRequest) -> Any:
         """The reply, whatever becomes of the replicas meanwhile; but a request that kills one alone has failed."""
-        exchange = _Exchange(_Question(request, again=False))
+        exchange = _Exchange(_Question(request, is_retry=False))
         while True:
             try:
                 reply = exchange.run(self._connected(), self._alive)
             except _LOST:
                 self.disconnect()
                 self._alive()
-                if exchange.deadly:
+                if exchange.fatal:
                     raise PolicyError(POLICY_DIED, "a policy actor died while it answered this request alone") from None
                 time.sleep(_RETRY_S)
                 continue
@@ -257,7 +257,7 @@ class RemotePolicy:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            address = self._find()
+            address = self._select()
             connection = _connect(address)
             try:
                 _never_block(connection)
@@ -268,7 +268,7 @@ class RemotePolicy:
             except _LOST:
                 connection.close()
                 raise
-            self._connection, self.replica, self.life = connection, address.replica, address.life
+            self._connection, self.replica, self.incarnation = connection, address.replica, address.incarnation
         return self._connection
 
 
@@ -277,20 +277,20 @@ class _Exchange:
 
     def __init__(self, question: _Question) -> None:
         self._question = question
-        self.deadly = False  # if the connection breaks now, the question is to blame
+        self.fatal = False  # if the connection breaks now, the question is to blame
 
     def run(self, connection: Connection, alive: Callable[[], None]) -> Any:
         """The reply. Raises one of _LOST if the connection breaks; `alive` is called while waiting."""
-        self.deadly = False
+        self.fatal = False
         connection.send(self._question)
-        self._question = _Question(self._question.request, again=True)
+        self._question = _Question(self._question.request, is_retry=True)
         while True:
             while not connection.poll(_PATIENCE_S):
                 alive()
             reply = connection.recv()
-            if not isinstance(reply, _Begun):
+            if not isinstance(reply, _Started):
                 return reply
-            self.deadly = True
+            self.fatal = True
 
 
 def _connect(address: Address) -> Connection:

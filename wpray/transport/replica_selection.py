@@ -28,7 +28,7 @@ class Gpus:
     names: tuple[str, ...]  # as in CUDA_VISIBLE_DEVICES
 
 
-class Replicas:
+class ReplicaSelector:
     """The policy replicas as an env actor sees them."""
 
     def __init__(self, name: str, handles: Sequence[Any]) -> None:
@@ -37,7 +37,7 @@ class Replicas:
         self._number = int("".join(re.findall(r"\d+", name)) or 0)
         self._better: Address | None = None  # found by the last look
 
-    def find(self) -> Address:
+    def select(self) -> Address:
         """The one to connect to. Raises ConnectionError if none answers."""
         better, self._better = self._better, None
         if better is not None:
@@ -45,13 +45,13 @@ class Replicas:
         known = self._addresses()
         if not known:
             raise ConnectionError("no policy replica answers yet")
-        return choose(known, _this_node(), self._number)
+        return select_replica(known, _this_node(), self._number)
 
-    def crowded(self, life: str) -> bool:
-        """Whether an env actor connected to the replica of that `life` should leave it; `find` then says for which."""
+    def should_rebalance(self, incarnation: str) -> bool:
+        """Return whether an env actor should leave the replica of `incarnation`; `select` then names the better."""
         known = self._addresses() if len(self._handles) > 1 else []
-        best = choose(known, _this_node(), self._number, life) if known else None
-        self._better = None if best is None or best.life == life else best
+        best = select_replica(known, _this_node(), self._number, incarnation) if known else None
+        self._better = None if best is None or best.incarnation == incarnation else best
         return self._better is not None
 
     def gpus_here(self) -> list[str]:
@@ -63,19 +63,19 @@ class Replicas:
         return [address for _, address in answers([handle.address.remote() for handle in self._handles], _ANSWER_S)]
 
 
-def choose(known: Sequence[Address], here: str, number: int, current: str | None = None) -> Address:
-    """The replica for env actor `number` on node `here`, connected to the one whose life is `current` so far, if any.
+def select_replica(known: Sequence[Address], here: str, number: int, current: str | None = None) -> Address:
+    """Return the replica for env actor `number` on node `here`; `current` is the incarnation that it is connected to.
 
     Its own node's is preferred: at first in any case, for the others may still come; later as long as it has less than
     its share of the connections.
     """
-    others = [address.clients - (address.life == current) for address in known]  # connections but for this one's
+    others = [address.clients - (address.incarnation == current) for address in known]  # connections but for this one's
     share = (sum(others) + 1) / len(known)
 
     def rank(place: int) -> tuple[bool, int, bool, int]:
         address, load = known[place], others[place]
         near = address.node == here and (current is None or load < share)
-        return not near, load, address.life != current, (place - number) % len(known)
+        return not near, load, address.incarnation != current, (place - number) % len(known)
 
     return known[min(range(len(known)), key=rank)]
 

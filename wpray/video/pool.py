@@ -21,7 +21,7 @@ _ATTEMPTS = 2  # of a video whose actor died
 _PATIENCE_S = 900.0  # without a single video: the machine hangs, or no node has room
 
 
-class VideoShell:
+class VideoActorImpl:
     """Holds one environment in a process of its own and renders recorded episodes with it."""
 
     def __init__(self, config: Config, look: Look) -> None:
@@ -41,7 +41,7 @@ class VideoShell:
 
 
 _remote: Any = ray.remote  # its stubs know only some of its options
-VideoActor = _remote(num_cpus=1, max_restarts=0)(VideoShell)
+VideoActor = _remote(num_cpus=1, max_restarts=0)(VideoActorImpl)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,110 @@
+"""Parts that others may bring, by name: built in, installed with an entry point, or given by their import path."""
+
+from __future__ import annotations
+
+import difflib
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from wpray.errors import BadInputError
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """One kind of parts, such as policies. A part is a module or anything in one; it is imported when it is loaded."""
+
+    setting: str  # that names the part, for messages
+    group: str  # of the entry points that install more parts
+    built_in: Mapping[str, str]  # name -> PACKAGE.MODULE or PACKAGE.MODULE:NAME
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all installed parts, the built-in ones first."""
+        return tuple(dict.fromkeys([*self.built_in, *sorted(entry.name for entry in self._installed())]))
+
+    def load(self, name: str) -> Any:
+        """Return the part that `name` means. A built-in name counts before an installed one.
+
+        Raises BadInputError for an unknown name, naming the nearest one, and for what cannot be imported.
+        """
+        target = self.built_in.get(name) or self._entry(name)
+        if target is not None:
+            return self._imported(name, target)
+        if "." in name or ":" in name:
+            return self._imported(name, name)
+        known = self.names()
+        hint = nearest(name, known)
+        hint = f"did you mean {hint}?" if hint else f"use one of {', '.join(known)}"
+        raise BadInputError(f"{self.setting}: unknown {self.setting} {name!r}; {hint} (or PACKAGE.MODULE:CLASS)")
+
+    def call(self, name: str, what: str, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return `function(*arguments)`, of the part `name`; `what` names the function in messages.
+
+        Raises BadInputError for whatever it raises, an exit of the process included, because the code is a user's.
+        """
+        try:
+            return function(*arguments)
+        except (BadInputError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            text = " ".join(str(error).split())[:300]
+            said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+            place = _place_of(error)
+            raise BadInputError(f"{self.setting}: {what} of {name} fails ({said}{place}); mend the module") from error
+
+    def _installed(self) -> Iterable[EntryPoint]:
+        return entry_points(group=self.group)
+
+    def _entry(self, name: str) -> str | None:
+        """Return where the installed part `name` is. Raises BadInputError if packages disagree on that."""
+        found = {entry.value: entry for entry in self._installed() if entry.name == name}
+        if len(found) > 1:
+            owners = " and ".join(sorted(entry.dist.name if entry.dist else "?" for entry in found.values()))
+            raise BadInputError(f"{self.setting}: {name} is installed by {owners}; give PACKAGE.MODULE:CLASS instead")
+        return next(iter(found), None)
+
+    def _imported(self, name: str, target: str) -> Any:
+        module_name, colon, attributes = (text.strip() for text in target.partition(":"))
+        if not all(module_name.split(".")) or (colon and not all(attributes.split("."))):
+            form = "PACKAGE.MODULE or PACKAGE.MODULE:CLASS"
+            raise BadInputError(f"{self.setting}: cannot import {name}, which is no module's name; write {form}")
+        part: Any = self.call(name, "the import", self._import, name, module_name)
+        for attribute in attributes.split(".") if colon else ():
+            part = self._attribute(part, attribute, module_name)
+        return part
+
+    def _import(self, name: str, module_name: str) -> Any:
+        try:
+            return import_module(module_name)
+        except ModuleNotFoundError as error:
+            hint = "install it or set PYTHONPATH"
+            raise BadInputError(f"{self.setting}: cannot import {name} ({error}); {hint}") from error
+
+    def _attribute(self, part: Any, attribute: str, module_name: str) -> Any:
+        if not hasattr(part, attribute):
+            near = nearest(attribute, [known for known in dir(part) if not known.startswith("_")])
+            hint = f"; did you mean {near}?" if near else ""
+            raise BadInputError(f"{self.setting}: {module_name} has no {attribute}{hint}")
+        return getattr(part, attribute)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the one of `known` that `name` may be a misspelling of; None if none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)), None)
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the place in the part's own files that raised; a syntax error names its own."""
+    if isinstance(error, SyntaxError):
+        return ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+    return f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def _is_machinery(file: str) -> bool:
+    return file == __file__ or file.startswith("<frozen ")
