@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from wpray.config import DONE_WITHOUT
 from wpray.results import Run
@@ -36,7 +36,7 @@ def _conditions(runs: Iterable[Run]) -> list[str]:
     listed = list(runs)
     fields = [DONE_WITHOUT | (run.info.get("outcome_fields") or {}) for run in listed]
     newest = [software(sessions(run.info)[-1]) for run in listed]
-    shared: list[tuple[str, list[object]]] = [
+    shared: list[tuple[str, Sequence[object]]] = [
         ("protocol", [_protocol(one, ours) for one, ours in zip(fields, newest, strict=True)]),
         ("seed", [one.get("seed") for one in fields]),
         ("wait steps", [one.get("num_steps_wait") for one in fields]),
