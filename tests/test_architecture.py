@@ -75,6 +75,8 @@ ONLY_IN = {
     "aiohttp": ("jobs.follow",),
     "pydantic": ("config", "cli.configuration", "video.options", "policies.factory", "policies.settings"),
     "matplotlib": ("bench.scale_plot",),
+    "msgpack": ("policies.remote",),
+    "websockets": ("policies.remote",),
 }
 
 

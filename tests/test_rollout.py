@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wpray.benchmarks.base import NOOP_ACTION
-from wpray.benchmarks.views import center_crop
+from wpray.benchmarks.views import center_crop, policy_view
 from wpray.policies.base import PolicySpec
 from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.types import (
@@ -17,6 +17,7 @@ from wpray.types import (
     FloatArray,
     ImageArray,
     Observation,
+    ObservationSpec,
     PlanReply,
     PlanRequest,
     SceneState,
@@ -24,6 +25,7 @@ from wpray.types import (
     SegmentReply,
     SegmentRequest,
     SimState,
+    Step,
     Task,
     Trial,
     WaypointPlan,
@@ -46,11 +48,11 @@ class CountingEnv:
     def reset(self, trial: Trial) -> None:
         self.steps = 0
 
-    def step(self, action: FloatArray) -> bool:
+    def step(self, action: FloatArray) -> Step:
         self.steps += 1
-        return self.steps == self.solved_at
+        return Step(terminated=self.steps == self.solved_at, progress={"steps": float(self.steps)})
 
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
+    def observe(self, spec: ObservationSpec) -> Observation:
         self.observed_at.append(self.steps)
         return Observation(np.full(8, float(self.steps)))
 
@@ -229,14 +231,35 @@ def test_a_zero_duration_may_end_the_episode(plans: list[list[int]], steps: int,
 
 
 class _Seeing(CountingEnv):
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
-        image = np.random.default_rng(self.steps).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-        shown = {"base": image, "wrist": image[::-1]}
-        return replace(super().observe(images=images, privileged=privileged), images=shown)
+    def observe(self, spec: ObservationSpec) -> Observation:
+        picture = np.random.default_rng(self.steps).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        shown = {"base": picture, "wrist": picture[::-1]}
+        views = {role: policy_view(shown[role], view) for role, view in spec.cameras.items()}
+        return replace(super().observe(spec), images=views)
+
+
+class _GivesUp(CountingEnv):
+    """Ends the episode at its twelfth step, the task unsolved."""
+
+    def step(self, action: FloatArray) -> Step:
+        return replace(super().step(action), truncated=self.steps == 12)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_truncated_episode_ends_at_once_and_is_a_failure(strict: bool) -> None:
+    result = _run(PlansFromDurations([5]), _GivesUp(), strict_step_budget=strict)
+    assert (result.success, result.num_steps) == (False, 12)
+
+
+def test_the_last_steps_progress_is_the_episodes() -> None:
+    result = _run(PlansFromDurations([5]), CountingEnv(solved_at=13))
+    assert result.success
+    assert result.metrics == {"progress/steps": 13.0}
 
 
 def test_a_policy_may_see_the_middle_of_both_images() -> None:
     policy, whole = PlansFromDurations([5]), PlansFromDurations([5])
+    policy.spec = whole.spec = replace(policy.spec, images=True)
     _run(policy, _Seeing(), crop_scale=0.9)
     _run(whole, _Seeing())
     for cropped, full in zip(policy.plans, whole.plans, strict=True):

@@ -2,7 +2,8 @@
 
 Protocol: reset to the trial's initial state, wait, then plan; follow the plan's waypoints one segment at a time, each
 on a fresh observation and starting at the waypoint just aimed at; plan again when the plan is used up; until the
-task is solved or the step limit is reached. Success during the wait steps counts. `LoopOptions` vary this.
+task is solved, the environment ends the episode, or the step limit is reached. Success during the wait steps counts.
+`LoopOptions` vary this.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from wpray.benchmarks.base import NOOP_ACTION, Environment
-from wpray.benchmarks.views import center_crop
 from wpray.policies.base import PolicyClient
 from wpray.types import (
     ACTION_DIM,
@@ -26,12 +26,14 @@ from wpray.types import (
     Float32Array,
     FloatArray,
     Observation,
+    ObservationSpec,
     PlanReply,
     PlanRequest,
     Segment,
     SegmentReply,
     SegmentRequest,
     SimState,
+    Step,
     Trajectory,
     Trial,
 )
@@ -83,6 +85,9 @@ def run_trial(
     return episode.result()
 
 
+_NOTHING_YET = Step(terminated=False)
+
+
 @dataclass(slots=True)
 class _Episode:
     """An episode under way: counts steps and calls, and records them."""
@@ -91,7 +96,7 @@ class _Episode:
     policy: PolicyClient
     trial: Trial
     settings: RolloutSettings
-    success: bool = False
+    last: Step = _NOTHING_YET
     ended: bool = False  # by a plan that says so
     empty_plans: int = 0  # in a row whose first duration is zero
     num_plans: int = 0
@@ -105,15 +110,25 @@ class _Episode:
     started: float = field(default_factory=time.perf_counter)
 
     @property
+    def success(self) -> bool:
+        """The task is solved."""
+        return self.last.terminated
+
+    @property
     def over(self) -> bool:
         """No plan is asked for any more."""
         limit = self.settings.num_steps_wait + self.trial.task.max_steps
-        return self.success or self.ended or len(self.actions) >= limit
+        return self._stopped or self.ended or len(self.actions) >= limit
 
     @property
     def halted(self) -> bool:
         """No step is taken any more, of the plan in hand either."""
-        return self.over if self.settings.loop.strict_step_budget else self.success
+        return self.over if self.settings.loop.strict_step_budget else self._stopped
+
+    @property
+    def _stopped(self) -> bool:
+        """The environment has ended the episode."""
+        return self.last.terminated or self.last.truncated
 
     def reset(self) -> None:
         began = time.perf_counter()
@@ -130,7 +145,7 @@ class _Episode:
             if self.halted:
                 return
             began = time.perf_counter()
-            self.success = self.env.step(action)
+            self.last = self.env.step(action)
             self.env_s += time.perf_counter() - began
             self.actions.append(action)
             if self.settings.record_states:
@@ -192,11 +207,7 @@ class _Episode:
         return reply, waited
 
     def observe(self) -> Observation:
-        seen = self.env.observe(images=self.policy.spec.images, privileged=self.policy.spec.privileged)
-        scale = self.settings.loop.crop_scale
-        if scale is None:
-            return seen
-        return replace(seen, images={role: center_crop(image, scale) for role, image in seen.images.items()})
+        return self.env.observe(_cropped(self.policy.spec.observation, self.settings.loop.crop_scale))
 
     def result(self) -> EpisodeResult:
         wall_s = time.perf_counter() - self.started
@@ -211,6 +222,7 @@ class _Episode:
             decisions=tuple(self.decisions),
             trajectory=Trajectory(actions, tuple(self.states), scene),
             times=EpisodeTimes(self.reset_s, self.env_s, self.env.render_s, self.policy_wait_s, wall_s),
+            metrics={f"progress/{name}": value for name, value in self.last.progress.items()},
         )
 
     def _plan_decision(self, reply: PlanReply, began: float, waited: float) -> Decision:
@@ -242,6 +254,13 @@ class _Episode:
             timing=answer.timing,
             asked_s=time.perf_counter() - self.started - waited,
         )
+
+
+def _cropped(spec: ObservationSpec, scale: float | None) -> ObservationSpec:
+    """Return `spec` with every camera's view cropped to `scale` of its area; as it is if that is None."""
+    if scale is None:
+        return spec
+    return replace(spec, cameras={role: replace(view, crop_scale=scale) for role, view in spec.cameras.items()})
 
 
 def _executable(segment: Segment, steps: int) -> FloatArray:

@@ -13,9 +13,11 @@ import pytest
 
 from wpray.benchmarks.base import Environment
 from wpray.benchmarks.factory import list_tasks, make_environment
-from wpray.types import FloatArray, Observation, SceneState, SimState, Trial
+from wpray.types import FloatArray, Observation, ObservationSpec, SceneState, SimState, Trial
 
 SUITES = ("fake", "libero_spatial")  # the real one with fixtures that each reset places anew
+BLIND, SEEING = ObservationSpec(cameras={}), ObservationSpec()
+TRUTH, EVERYTHING = ObservationSpec(cameras={}, privileged=True), ObservationSpec(privileged=True)
 CAMERAS = (("agentview", "base_image"), ("robot0_eye_in_hand", "wrist_image"))
 
 
@@ -64,8 +66,8 @@ def _run(cell: Cell, trial: Trial, steps: int = 12, look: bool = True) -> Episod
     states, done, seen = [], [], []
     for index, action in enumerate(_actions(steps)):
         if look and index % 6 == 0:
-            seen.append(cell.env.observe(images=True, privileged=True))
-        done.append(cell.env.step(action))
+            seen.append(cell.env.observe(EVERYTHING))
+        done.append(cell.env.step(action).terminated)
         states.append(cell.env.state())
     return Episode(cell.env.scene(), states, done, seen)
 
@@ -105,7 +107,7 @@ def test_loading_the_current_task_again_returns_at_once_and_disturbs_nothing(cel
 
 def test_a_reset_is_observed_without_a_step_and_only_as_asked(cell: Cell) -> None:
     cell.begin(cell.trial())
-    seen = cell.env.observe(images=False, privileged=False)
+    seen = cell.env.observe(BLIND)
     assert (seen.base_image, seen.wrist_image, seen.privileged) == (None, None, None)
     assert (seen.proprio.shape, seen.proprio.dtype) == ((8,), np.float64)
     assert np.isfinite(seen.proprio).all()
@@ -114,10 +116,10 @@ def test_a_reset_is_observed_without_a_step_and_only_as_asked(cell: Cell) -> Non
 
 def test_images_are_what_a_policy_takes(cell: Cell) -> None:
     cell.begin(cell.trial())
-    before = cell.env.observe(images=True, privileged=False)
+    before = cell.env.observe(SEEING)
     for action in _actions(10):
         cell.env.step(action)
-    after = cell.env.observe(images=True, privileged=False)
+    after = cell.env.observe(SEEING)
     for name in ("base_image", "wrist_image"):
         image = getattr(after, name)
         assert (image.shape, image.dtype) == ((224, 224, 3), np.uint8)
@@ -128,15 +130,15 @@ def test_only_looking_at_images_renders(cell: Cell) -> None:
     cell.begin(cell.trial())
     for action in _actions(3):
         cell.env.step(action)
-        cell.env.observe(images=False, privileged=True)
+        cell.env.observe(TRUTH)
         cell.env.state()
     assert cell.env.render_s == 0
-    cell.env.observe(images=True, privileged=False)
+    cell.env.observe(SEEING)
     once = cell.env.render_s
     assert once > 0
     cell.env.step(_actions(1)[0])
     assert cell.env.render_s == once
-    cell.env.observe(images=True, privileged=False)
+    cell.env.observe(SEEING)
     assert cell.env.render_s > once
     cell.env.reset(cell.trial())
     assert cell.env.render_s == 0
@@ -150,9 +152,9 @@ def test_looking_changes_nothing(cell: Cell) -> None:
 def test_a_state_agrees_with_the_observation_and_keeps_its_shapes(cell: Cell) -> None:
     cell.begin(cell.trial())
     first = cell.env.state()
-    done = cell.env.step(_actions(1)[0])
-    state, seen = cell.env.state(), cell.env.observe(images=False, privileged=False)
-    assert type(done) is bool
+    step = cell.env.step(_actions(1)[0])
+    state, seen = cell.env.state(), cell.env.observe(BLIND)
+    assert (type(step.terminated), type(step.truncated), type(step.reward)) == (bool, bool, float)
     assert np.array_equal(state.eef_pos, seen.proprio[:3])
     assert np.array_equal(state.gripper_qpos, seen.proprio[6:])
     assert np.linalg.norm(state.eef_quat) == pytest.approx(1)
@@ -165,20 +167,20 @@ def test_a_state_agrees_with_the_observation_and_keeps_its_shapes(cell: Cell) ->
 
 def test_what_was_handed_out_is_not_overwritten_and_actions_are_left_alone(cell: Cell) -> None:
     cell.begin(cell.trial())
-    state, scene, seen = cell.env.state(), cell.env.scene(), cell.env.observe(images=True, privileged=True)
+    state, scene, seen = cell.env.state(), cell.env.scene(), cell.env.observe(EVERYTHING)
     copies = [np.array(part) for part in (state.qpos, state.render_qpos, scene.body_pos, seen.proprio, seen.base_image)]
     actions = _actions(5)
     for action in actions:
         cell.env.step(action)
     cell.env.reset(cell.trial(trial=1))
-    cell.env.observe(images=True, privileged=True)
+    cell.env.observe(EVERYTHING)
     _assert_equal([state.qpos, state.render_qpos, scene.body_pos, seen.proprio, seen.base_image], copies)
     assert np.array_equal(actions, _actions(5))
 
 
 def test_privileged_state_describes_the_scene(cell: Cell) -> None:
     cell.begin(cell.trial())
-    truth = cell.env.observe(images=False, privileged=True).privileged
+    truth = cell.env.observe(TRUTH).privileged
     assert truth is not None
     names = [thing.name for thing in truth.objects]
     assert len(names) == len(set(names))
@@ -197,13 +199,13 @@ def test_a_recorded_state_renders_to_the_pixels_that_the_policy_saw_and_disturbs
     cell.begin(cell.trial(trial=2))  # another trial's fixtures and poses
     for action in _actions(3, seed=1):
         cell.env.step(action)
-    under_way = cell.env.scene(), cell.env.state(), cell.env.observe(images=True, privileged=False)
+    under_way = cell.env.scene(), cell.env.state(), cell.env.observe(SEEING)
     for camera, name in CAMERAS:
         picture = cell.env.render(episode.states[5], episode.scene, camera=camera, height=256, width=256)
         assert np.array_equal(policy_view(picture[::-1]), getattr(episode.seen[1], name))
         small = cell.env.render(episode.states[5], episode.scene, camera=camera, height=60, width=80)
         assert (small.shape, small.dtype) == ((60, 80, 3), np.uint8)
-    _assert_equal((cell.env.scene(), cell.env.state(), cell.env.observe(images=True, privileged=False)), under_way)
+    _assert_equal((cell.env.scene(), cell.env.state(), cell.env.observe(SEEING)), under_way)
 
 
 def test_a_trial_depends_on_nothing_that_ran_before_it(cell: Cell) -> None:
@@ -221,7 +223,27 @@ def test_trials_differ_by_their_initial_state(cell: Cell) -> None:
 
 def test_a_trial_that_is_not_solved_is_not_done(cell: Cell) -> None:
     cell.begin(cell.trial())
-    assert [cell.env.step(np.zeros(7)) for _ in range(10)] == [False] * 10
+    assert [cell.env.step(np.zeros(7)).terminated for _ in range(10)] == [False] * 10
+
+
+def test_progress_has_the_same_names_at_every_step_and_is_a_share(cell: Cell) -> None:
+    cell.begin(cell.trial())
+    steps = [cell.env.step(action) for action in _actions(5)]
+    for step in steps:
+        assert list(step.progress) == list(steps[0].progress)
+        assert all(type(value) is float and 0 <= value <= 1 for value in step.progress.values())
+
+
+@pytest.mark.libero
+def test_a_goal_of_two_objects_tells_of_each() -> None:
+    env = make_environment("libero_10", "wpray")
+    trial = Trial(list_tasks("libero_10")[0], 0, seed=0)
+    env.load(trial.task)
+    env.reset(trial)
+    step = env.step(np.zeros(7))
+    env.close()
+    basket = "basket_1_contain_region"
+    assert step.progress == {f"in({thing}, {basket})": 0.0 for thing in ("alphabet_soup_1", "tomato_sauce_1")}
 
 
 def test_after_a_close_a_task_can_be_loaded_again(cell: Cell) -> None:

@@ -17,6 +17,7 @@ from wpray.rollout import RolloutSettings, run_trial
 from wpray.types import (
     EpisodeResult,
     Observation,
+    ObservationSpec,
     PlanReply,
     PlanRequest,
     Segment,
@@ -137,8 +138,8 @@ class _Showing:
     def __getattr__(self, name: str) -> object:
         return getattr(self._env, name)
 
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
-        own: Observation = self._env.observe(images=images, privileged=privileged)  # type: ignore[attr-defined]
+    def observe(self, spec: ObservationSpec) -> Observation:
+        own: Observation = self._env.observe(spec)  # type: ignore[attr-defined]
         index = len(self.seen)
         self.seen.append(own)
         plans = self._golden["plan_step"].tolist()

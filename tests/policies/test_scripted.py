@@ -18,7 +18,7 @@ from wpray.policies.scripted.arm_motion import POSITION_SCALE, commands_towards,
 from wpray.policies.scripted.grasping import find_grasp
 from wpray.policies.scripted.policy import ScriptedPolicy
 from wpray.rollout import run_trial
-from wpray.types import ObjectState, Observation, PlanRequest, PrivilegedState, SegmentRequest, Trial
+from wpray.types import ObjectState, Observation, ObservationSpec, PlanRequest, PrivilegedState, SegmentRequest, Trial
 
 TRIAL = Trial(list_tasks("fake")[0], 0, seed=0)
 
@@ -44,6 +44,8 @@ def test_it_solves_libero_object(real: Environment, task_id: int, trial: int) ->
     task = list_tasks("libero_object")[task_id]
     result = run_trial(real, LocalPolicyClient(ScriptedPolicy()), Trial(task, trial, seed=0))
     assert result.success
+    (progress,) = result.metrics.items()
+    assert progress[0].startswith("progress/in(") and progress[1] == 1
     assert 60 < result.num_steps < 200
     assert result.times.render_s == 0  # it asks for no images, so none are rendered
     plan = result.decisions[0]
@@ -57,6 +59,7 @@ def test_doing_nothing_solves_nothing(real: Environment) -> None:
     policy = build_policy(Config(policy="noop"))
     result = run_trial(real, LocalPolicyClient(policy), Trial(task, 0, seed=0))
     assert (result.success, result.num_steps) == (False, 40)
+    assert list(result.metrics.values()) == [0]
 
 
 def test_the_random_policy_depends_on_the_trial_alone() -> None:
@@ -87,7 +90,7 @@ def test_a_batch_is_answered_as_its_requests_are_alone() -> None:
     requests = []
     for trial in range(4):
         env.reset(dataclasses.replace(TRIAL, trial=trial))
-        requests.append(PlanRequest(TRIAL, 0, 0, env.observe(images=False, privileged=True)))
+        requests.append(PlanRequest(TRIAL, 0, 0, env.observe(ObservationSpec(cameras={}, privileged=True))))
     for together, request in zip(policy.plan(requests), requests, strict=True):
         (alone,) = policy.plan([request])
         assert np.array_equal(together.plan.waypoints, alone.plan.waypoints)

@@ -9,7 +9,7 @@ import numpy as np
 
 from wpray.benchmarks.rotation import axis_angle
 from wpray.benchmarks.views import policy_view
-from wpray.types import FloatArray, ImageArray, Observation, SceneState, SimState, Task, Trial
+from wpray.types import FloatArray, ImageArray, Observation, ObservationSpec, SceneState, SimState, Step, Task, Trial
 
 TASK = Task(
     "libero_spatial",
@@ -43,20 +43,21 @@ class TinyEnv:
         self._position, self._rotation, self._finger = initial[:3].copy(), initial[3:6].copy(), float(initial[6])
         self._calls, self._done_after = 0, _DONE_AFTER[trial.trial]
 
-    def step(self, action: FloatArray) -> bool:
+    def step(self, action: FloatArray) -> Step:
         self._calls += 1
         self._position = self._position + 0.02 * action[:3]
         self._rotation = self._rotation + 0.04 * action[3:6]
         self._finger = float(np.clip(self._finger - 0.01 * np.sign(action[6]), 0.0, 0.04))  # -1 opens, +1 closes
-        return self._calls >= self._done_after
+        return Step(self._calls >= self._done_after)
 
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
+    def observe(self, spec: ObservationSpec) -> Observation:
         angle = float(np.linalg.norm(self._rotation))
         xyz, w = self._rotation / angle * np.sin(angle / 2), float(np.cos(angle / 2))
         proprio = np.concatenate([self._position, axis_angle(w, xyz), [self._finger, -self._finger]])
         base = np.roll(self._base, (5 * self._calls, -3 * self._calls), axis=(0, 1))
         wrist = np.roll(self._wrist, (-2 * self._calls, 7 * self._calls), axis=(0, 1))
-        return Observation(proprio, {"base": policy_view(base), "wrist": policy_view(wrist)})
+        pictures = {"base": base, "wrist": wrist}
+        return Observation(proprio, {role: policy_view(pictures[role], view) for role, view in spec.cameras.items()})
 
     def state(self) -> SimState:
         raise NotImplementedError

@@ -99,7 +99,7 @@ def test_bad_input_is_one_line(tmp_path: Path, more: str, capsys: pytest.Capture
 def test_videos_show_the_pixels_that_were_rendered_inline(suite: str, task_id: int) -> None:
     from wpray.benchmarks.factory import list_tasks, make_environment
     from wpray.benchmarks.views import policy_view
-    from wpray.types import EpisodeResult, EpisodeTimes, Trajectory, Trial
+    from wpray.types import EpisodeResult, EpisodeTimes, ObservationSpec, Trajectory, Trial
 
     trial = Trial(list_tasks(suite)[task_id], 3, seed=5)
     env = make_environment(suite, "wpray")
@@ -109,7 +109,7 @@ def test_videos_show_the_pixels_that_were_rendered_inline(suite: str, task_id: i
     for action in actions:
         env.step(action)
         states.append(env.state())
-        seen.append(env.observe(images=True, privileged=False))
+        seen.append(env.observe(ObservationSpec()))
     trajectory = Trajectory(actions, tuple(states), env.scene())
     result = EpisodeResult(trial, False, len(actions), 0, 0, (), trajectory, EpisodeTimes(0, 0, 0, 0, 0))
     encoded = encode_episode(result, _context(), "full")

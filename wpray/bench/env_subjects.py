@@ -14,13 +14,14 @@ import mujoco
 import numpy as np
 
 from wpray.benchmarks.libero import tasks
-from wpray.benchmarks.libero.environment import LiberoEnvironment
+from wpray.benchmarks.libero.environment import PROPRIO, LiberoEnvironment
 from wpray.benchmarks.libero.imports import load
 from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
-from wpray.types import FloatArray, Observation, Trial
+from wpray.types import FloatArray, Observation, ObservationSpec, Trial
 
 Kind = Literal["stock", "stock_blind", "ours"]
+_SEEN = ObservationSpec(proprio=tuple(PROPRIO))  # both cameras as usual, and everything that LIBERO says of the robot
 _FLOOR_EVERY = 10
 
 
@@ -96,7 +97,7 @@ class _Ours:
         self._env = LiberoEnvironment()
         self._env.load(tasks.list_tasks(suite)[task_id])
         self._env.reset(Trial(tasks.list_tasks(suite)[task_id], 0, 0))
-        self._env.observe(images=True, privileged=False)  # creates the GL context, as stock does on construction
+        self._env.observe(_SEEN)  # creates the GL context, as stock does on construction
 
     def run(self, trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> Recording:
         recording, env = Recording(), self._env
@@ -106,12 +107,12 @@ class _Ours:
             if index % _FLOOR_EVERY == 0:
                 recording.physics_s += _FLOOR_EVERY * self._physics_s()
             began = time.process_time()
-            done = env.step(action)
+            done = env.step(action).terminated
             recording.step_s.append(time.process_time() - began)
             _note(recording, scene.data, done)
             if index in decisions:
                 began = time.process_time()
-                recording.seen.append(env.observe(images=True, privileged=False))
+                recording.seen.append(env.observe(_SEEN))
                 recording.render_s += time.process_time() - began
         return recording
 
@@ -132,7 +133,9 @@ def _note(recording: Recording, data: Any, done: bool) -> None:
 
 def _as_observation(stock: dict[str, Any]) -> Observation:
     turn = load("robosuite.utils.transform_utils").quat2axisangle(stock["robot0_eef_quat"].copy())
-    proprio = np.concatenate([stock["robot0_eef_pos"], turn, stock["robot0_gripper_qpos"]])
+    names = {"eef_pos", "eef_quat", "gripper_qpos", "joint_pos"}
+    fields = {name: stock[f"robot0_{name}"] for name in names} | {"eef_axis_angle": turn}
+    proprio = np.concatenate([fields[name] for name in _SEEN.proprio])
     base, wrist = (policy_view(stock[f"{name}_image"]) for name in ("agentview", "robot0_eye_in_hand"))
     return Observation(proprio, {"base": base, "wrist": wrist})
 

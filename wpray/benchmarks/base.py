@@ -9,7 +9,17 @@ from typing import Protocol
 
 import numpy as np
 
-from wpray.types import FloatArray, ImageArray, Observation, SceneState, SimState, Task, Trial
+from wpray.types import (
+    FloatArray,
+    ImageArray,
+    Observation,
+    ObservationSpec,
+    SceneState,
+    SimState,
+    Step,
+    Task,
+    Trial,
+)
 
 
 class Environment(Protocol):
@@ -27,11 +37,17 @@ class Environment(Protocol):
     def reset(self, trial: Trial) -> None:
         """Brings the scene to the start of `trial` (seeded reset, then its initial state); no step is taken."""
 
-    def step(self, action: FloatArray) -> bool:
-        """Executes one control step of `action` (7,) and returns whether the task is solved. Never renders."""
+    def step(self, action: FloatArray) -> Step:
+        """Execute one control step of `action` (7,) and return what it led to. Never render.
 
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
-        """What a policy sees now: after `reset` or the last `step`. Renders only if `images`."""
+        `Step.terminated`: the task is solved. `Step.truncated`: the episode is over and the task is not solved.
+        """
+
+    def observe(self, spec: ObservationSpec) -> Observation:
+        """Return what a policy sees now, after `reset` or the last `step`. Render the cameras of `spec` and no others.
+
+        `spec` names cameras and proprio fields that the benchmark's own specification has.
+        """
 
     def state(self) -> SimState:
         """The state after the last step, for recording."""

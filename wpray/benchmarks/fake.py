@@ -7,25 +7,29 @@ policy has something to move: the object counts as grasped once the closed hand 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from wpray.benchmarks.seeding import reset_seed
+from wpray.benchmarks.views import policy_view
 from wpray.types import (
-    POLICY_IMAGE_SIZE,
     FloatArray,
     ImageArray,
     ObjectState,
     Observation,
+    ObservationSpec,
     PrivilegedState,
     SceneState,
     SimState,
+    Step,
     Task,
     Trial,
 )
 
 _NUM_TASKS, _NUM_TRIALS, _MAX_STEPS = 10, 200, 120
 _SPEED = 0.0133  # metres a step at full command, as the real arm
+_CAMERA = (16, 16)  # height and width, pixels
 _HALF = 0.02  # half an object's edge, m
 _SQUARE = np.array([[-_HALF, -_HALF], [_HALF, -_HALF], [_HALF, _HALF], [-_HALF, _HALF]])
 
@@ -59,25 +63,25 @@ class FakeEnvironment:
         self._velocity = np.zeros(3)
         self.render_s = 0.0
 
-    def step(self, action: FloatArray) -> bool:
-        """Moves the hand; a closed hand at the object carries it."""
+    def step(self, action: FloatArray) -> Step:
+        """Move the hand; a closed hand at the object carries it."""
         self._velocity = 0.5 * self._velocity + 0.5 * _SPEED * 1.05 * np.clip(action[:3], -1, 1)
         held = self._closed and float(np.linalg.norm(self._hand - self._cube)) < 0.03
         self._hand = self._hand + self._velocity
         self._closed = bool(action[6] > 0)
         if held and self._closed:
             self._cube = self._cube + self._velocity
-        return bool(np.linalg.norm((self._cube - self._goal)[:2]) < 0.05)
+        solved = bool(np.linalg.norm((self._cube - self._goal)[:2]) < 0.05)
+        carried = self._closed and held
+        return Step(solved, reward=float(solved), progress={"carried": float(carried), "at_goal": float(solved)})
 
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
-        """Proprio, flat-coloured images whose colour is the hand's position, and the two objects."""
-        shown: dict[str, ImageArray] = {}
-        if images:
-            began = time.perf_counter()
-            base = _flat_image(self._hand, POLICY_IMAGE_SIZE, POLICY_IMAGE_SIZE)
-            shown = {"base": base, "wrist": base[::-1].copy()}
+    def observe(self, spec: ObservationSpec) -> Observation:
+        """Return proprio, flat-coloured views whose colour is the hand's position, and the two objects."""
+        began = time.perf_counter()
+        views = {role: policy_view(_flat_image(self._hand, *_CAMERA), view) for role, view in spec.cameras.items()}
+        if views:
             self.render_s += time.perf_counter() - began
-        return Observation(self._proprio(), shown, self._truth() if privileged else None)
+        return Observation(self._proprio(spec.proprio), views, self._truth() if spec.privileged else None)
 
     def state(self) -> SimState:
         """Hand and object positions as qpos."""
@@ -102,8 +106,9 @@ class FakeEnvironment:
     def _fingers(self) -> FloatArray:
         return np.array([0.01, -0.01] if self._closed else [0.04, -0.04])
 
-    def _proprio(self) -> FloatArray:
-        return np.concatenate([self._hand, np.zeros(3), self._fingers()])
+    def _proprio(self, fields: Sequence[str]) -> FloatArray:
+        values = {"eef_pos": self._hand, "eef_axis_angle": np.zeros(3), "gripper_qpos": self._fingers()}
+        return np.concatenate([values[name] for name in fields])
 
     def _truth(self) -> PrivilegedState:
         return PrivilegedState(

@@ -1,24 +1,50 @@
-"""A camera's image as a policy sees it: turned, resized and, if the policy was trained so, cropped."""
+"""A camera's picture as a policy sees it: turned, resized and, if the policy was trained so, cropped."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-from wpray.types import POLICY_IMAGE_SIZE, ImageArray
+from wpray.types import ImageArray, ImageSpec
 
-_SIZE = (POLICY_IMAGE_SIZE, POLICY_IMAGE_SIZE)
+_BILINEAR = Image.Resampling.BILINEAR
+_USUAL = ImageSpec()
 
 
-def policy_view(image: ImageArray) -> ImageArray:
-    """(224, 224, 3): robosuite's image rotated by 180 degrees and resized as training data were (PIL bilinear)."""
-    rotated = np.ascontiguousarray(image[::-1, ::-1])
-    return np.asarray(Image.fromarray(rotated).resize(_SIZE, Image.Resampling.BILINEAR))
+def policy_view(picture: ImageArray, spec: ImageSpec = _USUAL) -> ImageArray:
+    """Return (height, width, 3): a camera's picture, rows from the bottom as robosuite's, as `spec` wants it.
+
+    The resizing is PIL's bilinear filter, as training data were made with.
+    """
+    turned = np.ascontiguousarray(picture[::-1, ::-1]) if spec.rotated else np.ascontiguousarray(picture)
+    resized = _padded(turned, spec) if spec.resize == "pad" else _resized(turned, spec.height, spec.width)
+    return resized if spec.crop_scale is None else center_crop(resized, spec.crop_scale)
 
 
 def center_crop(image: ImageArray, scale: float) -> ImageArray:
-    """(224, 224, 3): the middle of an image of that size, `scale` of its area, resized to it again (PIL bilinear)."""
-    side = round(POLICY_IMAGE_SIZE * scale**0.5)
-    start = (POLICY_IMAGE_SIZE - side) // 2
-    middle = np.ascontiguousarray(image[start : start + side, start : start + side])
-    return np.asarray(Image.fromarray(middle).resize(_SIZE, Image.Resampling.BILINEAR))
+    """Return the middle of an image, `scale` of its area, resized to the image's size again."""
+    height, width = image.shape[:2]
+    rows, columns = round(height * scale**0.5), round(width * scale**0.5)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    middle = np.ascontiguousarray(image[top : top + rows, left : left + columns])
+    return _resized(middle, height, width)
+
+
+def _resized(image: ImageArray, height: int, width: int) -> ImageArray:
+    return np.asarray(Image.fromarray(image).resize((width, height), _BILINEAR))
+
+
+def _padded(image: ImageArray, spec: ImageSpec) -> ImageArray:
+    """Return the image resized with its aspect ratio kept, in the middle of a black one of the size that is wanted.
+
+    The sizes are rounded as openpi's client rounds them, because the pixels of its policies' training data are such.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (spec.height, spec.width):
+        return image
+    ratio = max(width / spec.width, height / spec.height)
+    rows, columns = int(height / ratio), int(width / ratio)
+    top, left = max(0, int((spec.height - rows) / 2)), max(0, int((spec.width - columns) / 2))
+    padded = np.zeros((spec.height, spec.width, 3), dtype=np.uint8)
+    padded[top : top + rows, left : left + columns] = _resized(image, rows, columns)
+    return padded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,13 +14,31 @@ from wpray.benchmarks.libero.compiling import one_at_a_time
 from wpray.benchmarks.libero.privileged import read_privileged
 from wpray.benchmarks.libero.rendering import CAMERA_SIZE, CAMERAS, SceneRenderer, upright
 from wpray.benchmarks.libero.scene import Scene
-from wpray.benchmarks.libero.stepper import Stepper
+from wpray.benchmarks.libero.stepper import Sample, Stepper
 from wpray.benchmarks.rotation import axis_angle
 from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
-from wpray.types import BASE_AND_WRIST, FloatArray, ImageArray, Observation, SceneState, SimState, Task, Trial
+from wpray.types import (
+    FloatArray,
+    ImageArray,
+    Observation,
+    ObservationSpec,
+    SceneState,
+    SimState,
+    Step,
+    Task,
+    Trial,
+)
 
 Protocol = Literal["wpray", "serial"]
+# Proprio fields by name, of what the observables saw last; quaternions are (x, y, z, w), as robosuite's are.
+PROPRIO: dict[str, Callable[[Sample], FloatArray]] = {
+    "eef_pos": lambda sample: sample.eef_pos,
+    "eef_axis_angle": lambda sample: axis_angle(float(sample.eef_quat_wxyz[0]), sample.eef_quat_wxyz[1:]),
+    "eef_quat": lambda sample: sample.eef_quat_wxyz[[1, 2, 3, 0]],
+    "gripper_qpos": lambda sample: sample.gripper_qpos,
+    "joint_pos": lambda sample: sample.joint_pos,
+}
 
 
 class LiberoEnvironment:
@@ -29,8 +48,8 @@ class LiberoEnvironment:
     give it. `protocol="serial"`: trial k gets the scene that a stock serial evaluator gives it: seeded once with the
     run's seed, reset k + 1 times.
 
-    Observations are stock's: sampled at the substep at which stock's observables sample, proprio as
-    (eef position, axis-angle, gripper joints), images rotated by 180 degrees and resized to 224 x 224.
+    Observations are stock's: sampled at the substep at which stock's observables sample, and then made into the views
+    and proprio fields that the policy's specification names.
     """
 
     def __init__(self, protocol: Protocol = "wpray") -> None:
@@ -63,21 +82,20 @@ class LiberoEnvironment:
         self._stepper.set_state(self._states[trial.trial])
         self.render_s = 0.0
 
-    def step(self, action: FloatArray) -> bool:
-        """One control step; returns LIBERO's `done`. The first of a process may compile."""
+    def step(self, action: FloatArray) -> Step:
+        """Execute one control step; terminated is LIBERO's `done`. The first of a process may compile."""
         if self._compiled:
             return self._stepper.step(action)
         with one_at_a_time():
-            done = self._stepper.step(action)
+            step = self._stepper.step(action)
         self._compiled = True
-        return done
+        return step
 
-    def observe(self, *, images: bool, privileged: bool) -> Observation:
-        """Stock's observation after the last step or reset."""
-        shown = zip(BASE_AND_WRIST, CAMERAS, strict=True) if images else ()
-        pictures = {role: policy_view(self._render_now(camera)) for role, camera in shown}
-        truth = read_privileged(self._loaded().env) if privileged else None
-        return Observation(self._proprio(), pictures, truth)
+    def observe(self, spec: ObservationSpec) -> Observation:
+        """Return stock's observation after the last step or reset."""
+        views = {role: policy_view(self._render_now(CAMERAS[role]), view) for role, view in spec.cameras.items()}
+        truth = read_privileged(self._loaded().env) if spec.privileged else None
+        return Observation(self._proprio(spec.proprio), views, truth)
 
     def state(self) -> SimState:
         """Copies of the simulator's state and of what the observables saw."""
@@ -134,10 +152,9 @@ class LiberoEnvironment:
         self.render_s += time.perf_counter() - began
         return image
 
-    def _proprio(self) -> FloatArray:
+    def _proprio(self, fields: Sequence[str]) -> FloatArray:
         sample = self._stepper.sample
-        w, xyz = float(sample.eef_quat_wxyz[0]), sample.eef_quat_wxyz[1:]
-        return np.concatenate([sample.eef_pos, axis_angle(w, xyz), sample.gripper_qpos])
+        return np.concatenate([PROPRIO[name](sample) for name in fields])
 
 
 class _SerialDraws:

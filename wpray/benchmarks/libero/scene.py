@@ -108,7 +108,7 @@ def _make(bddl: Path) -> Any:
 def _remembering(stock: type) -> type:
     """`stock`, remembering what a recompilation gives: the model's fields before the first reset draws anything.
 
-    It answers the goal's questions about contacts from arrays.
+    It answers the goal's questions about contacts from arrays, and keeps what each predicate of the goal last gave.
     """
 
     def initialize(self: Any, xml_string: str | None = None) -> None:
@@ -117,13 +117,20 @@ def _remembering(stock: type) -> type:
         self.pristine = {name: getattr(model, name).copy() for name in _RESTORED}
         self.pristine_initialisers = list(self.object_property_initializers)
         self.contacts = Contacts(model, self.sim.data._data)
+        self.predicate_values = {}
 
     def check_contact(self: Any, geoms_1: Any, geoms_2: Any = None) -> bool:
         touching: bool = self.contacts.between(geoms_1, geoms_2)
         return touching
 
+    def eval_predicate(self: Any, state: list[str]) -> Any:
+        value = stock._eval_predicate(self, state)  # type: ignore[attr-defined]
+        self.predicate_values[tuple(state)] = value
+        return value
+
     # LIBERO checks that the class has the problem's name.
-    return type(stock.__name__, (stock,), {"_initialize_sim": initialize, "check_contact": check_contact})
+    changed = {"_initialize_sim": initialize, "check_contact": check_contact, "_eval_predicate": eval_predicate}
+    return type(stock.__name__, (stock,), changed)
 
 
 def gripper_axis(env: Any) -> FloatArray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from wpray.benchmarks.libero.observable_clock import ObservableClock
 from wpray.benchmarks.libero.osc import OscController
-from wpray.types import FloatArray
+from wpray.types import FloatArray, Step
 
 _READING = frozenset({"on", "in", "up", "open", "close"})  # predicates that change nothing when evaluated
 
@@ -29,17 +29,21 @@ class Sample:
         self._site = data.site_xpos[robot.eef_site_id]
         self._body = data.xquat[env.sim.model.body_name2id(robot.robot_model.eef_name)]
         self._fingers = np.array(robot._ref_gripper_joint_pos_indexes)
+        self._joints = np.array(robot._ref_joint_pos_indexes)
         self.entry_qpos = np.array(data.qpos)  # at the substep's entry: the kinematics that the images show
         self.eef_pos = np.zeros(3)
         self.eef_quat_wxyz = np.zeros(4)
         self.gripper_qpos = np.zeros(2)
+        self.joint_pos = np.zeros(len(self._joints))
         self.site_alpha = np.zeros(len(self._site_rgba), dtype=np.float32)
 
     def take(self) -> None:
         """Reads everything but `entry_qpos`, after the substep."""
         self.eef_pos[:] = self._site
         self.eef_quat_wxyz[:] = self._body
-        self.gripper_qpos[:] = self._data.qpos[self._fingers]
+        qpos = self._data.qpos
+        self.gripper_qpos[:] = qpos[self._fingers]
+        self.joint_pos[:] = qpos[self._joints]
         self.site_alpha[:] = self._site_rgba[:, 3]
 
 
@@ -56,7 +60,9 @@ class Stepper:
         self._clock = ObservableClock(env.model_timestep, period)
         self._clock.tick(force=True)
         self.sample = Sample(env)
-        self._goal_only_reads = all(predicate[0].lower() in _READING for predicate in env.parsed_problem["goal_state"])
+        goal = env.parsed_problem["goal_state"]
+        self._goal_only_reads = all(predicate[0].lower() in _READING for predicate in goal)
+        self._goal_names = {tuple(predicate): f"{predicate[0]}({', '.join(predicate[1:])})" for predicate in goal}
 
     def set_state(self, flattened: FloatArray) -> None:
         """Puts the simulator into an initial state (1 + nq + nv,), as LIBERO's `set_init_state` does."""
@@ -69,8 +75,8 @@ class Stepper:
         self.sample.entry_qpos[:] = self._data.qpos
         self.sample.take()
 
-    def step(self, action: FloatArray) -> bool:
-        """One control step of `action` (7,); returns LIBERO's `done`: whether the goal holds."""
+    def step(self, action: FloatArray) -> Step:
+        """Execute one control step of `action` (7,); terminated is LIBERO's `done`: the goal holds."""
         osc = self._osc
         samples, *later = [self._clock.tick() for _ in range(self._substeps)]
         self._run(samples, osc.begin, action)
@@ -86,9 +92,15 @@ class Stepper:
         if samples:
             self.sample.take()
 
-    def _finish(self) -> bool:
-        """What stock does after the substeps: it evaluates the goal twice, which matters where that switches lamps."""
+    def _finish(self) -> Step:
+        """Do what stock does after the substeps. It evaluates the goal twice, which matters if that switches lamps."""
         env = self._env
-        done = env._check_success()
+        rewarded = bool(env._check_success())
         env._post_process()
-        return bool(done if self._goal_only_reads else env._check_success())
+        solved = rewarded if self._goal_only_reads else bool(env._check_success())
+        return Step(terminated=solved, reward=float(rewarded), progress=self._progress())
+
+    def _progress(self) -> dict[str, float]:
+        """Return which predicates of the goal hold, as they were evaluated last: on(plate_1, stove_1) -> 1.0."""
+        values = self._env.predicate_values
+        return {name: float(bool(values[predicate])) for predicate, name in self._goal_names.items()}
