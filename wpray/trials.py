@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from wpray.errors import BadInputError
 from wpray.types import Task, Trial
@@ -23,6 +23,13 @@ def select_tasks(tasks: Sequence[Task], wanted: Sequence[int] | None) -> tuple[T
         suite, last = tasks[0].suite, max(by_id)
         raise BadInputError(f"tasks: {suite} has no task {unknown[0]}; its tasks are 0 to {last}")
     return tuple(by_id[task_id] for task_id in sorted(set(wanted)))
+
+
+def tasks_of_suites(
+    listed: Iterable[Sequence[Task]], wanted: Callable[[str], Sequence[int] | None]
+) -> tuple[Task, ...]:
+    """Return the tasks of several suites, of each those that `wanted` returns for its name, as `select_tasks`."""
+    return tuple(task for tasks in listed for task in select_tasks(tasks, wanted(tasks[0].suite) if tasks else None))
 
 
 def make_trials(tasks: Sequence[Task], num_trials: int, seed: int) -> tuple[Trial, ...]:

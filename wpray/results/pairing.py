@@ -83,12 +83,30 @@ def obstacles(a: Run, b: Run, ignored: Collection[str] = ()) -> list[str]:
     lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
     found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
     fields_a, fields_b = DONE_WITHOUT | fields_a, DONE_WITHOUT | fields_b
+    shared = _suites(fields_a) & _suites(fields_b)
+    fields_a, fields_b = (_of_suites(fields, shared) for fields in (fields_a, fields_b))
     same = [name for name in _SAME_FIELDS if name not in ignored]
     found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in same]
     found += [_differ(name, versions_of(a, name), versions_of(b, name)) for name in SIMULATOR]
     ours, theirs = _newest(a), _newest(b)
     found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _RECORDED)]
     return [text for text in found if text]
+
+
+def _suites(fields: Mapping[str, Any]) -> set[str]:
+    named = fields.get("task_suite")
+    return set(named) if isinstance(named, list) else {str(named)}
+
+
+def _of_suites(fields: Mapping[str, Any], shared: Collection[str]) -> dict[str, Any]:
+    """Return the settings as those of the `shared` suites: what a run does on others is no matter of a pair."""
+    if not shared:
+        return dict(fields)
+    names = sorted(shared)
+    by_suite = fields.get("env.instruction")
+    sources = [by_suite.get(name) if isinstance(by_suite, dict) else by_suite for name in names]
+    same = sources[0] if len(set(sources)) == 1 else dict(zip(names, sources, strict=True))
+    return {**fields, "task_suite": names, "env.instruction": same}
 
 
 def remarks(a: Run, b: Run) -> list[str]:

@@ -70,6 +70,11 @@ def average(suites: Sequence[Sequence[tuple[int, int]]], confidence: float = 0.9
     return Rate(sum(rate.successes for rate in rates), sum(trials), mean, max(0.0, low), min(1.0, high))
 
 
+def average_of_tried(suites: Sequence[Sequence[tuple[int, int]]]) -> Rate:
+    """Return `average` over those suites that have an outcome, as a run under way needs it."""
+    return average([tasks for tasks in suites if any(n for _, n in tasks)])
+
+
 @lru_cache
 def _chance_spread(strata: int) -> float:
     return float(chi2.ppf(_EVIDENCE, strata - 1))

@@ -35,7 +35,7 @@ from wpray.results.summary import Tally
 from wpray.results.writer import Outcome, RunFolder
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
-from wpray.trials import make_trials, remaining, select_tasks
+from wpray.trials import make_trials, remaining
 from wpray.types import Task, Trial, TrialKey
 from wpray.video.render import after_run as videos_after_run
 
@@ -69,8 +69,8 @@ def evaluate(config: Config) -> int:
         versions: dict[str, str] = {}
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
-            versions = check_nodes(config.task_suite)
-        tasks = select_tasks(local_tasks or cluster_tasks(config), config.tasks)
+            versions = check_nodes(config.suites)
+        tasks = local_tasks or cluster_tasks(config)
         trials = make_trials(tasks, config.num_trials_per_task, config.seed)
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
@@ -79,8 +79,9 @@ def evaluate(config: Config) -> int:
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
-        if config.instruction_source == "bddl":
-            _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
+        if bddl := [suite for suite in config.suites if config.instruction_of(suite) == "bddl"]:
+            of = f" in {', '.join(bddl)}" if len(config.suites) > 1 else ""
+            _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
         finished = folder.finished()
         todo = remaining(trials, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
