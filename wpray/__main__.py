@@ -19,7 +19,7 @@ _COMMANDS = {
     "table": "runs as a table: policies by suites (Markdown, LaTeX, CSV)",
     "video": "render videos of a run's episodes",
     "export": "write a run's episodes in another tool's format (lerobot)",
-    "bench": "benchmarks: env, e2e, policy, scale",
+    "bench": "benchmarks: env, e2e, policy",
 }
 
 

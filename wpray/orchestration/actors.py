@@ -21,12 +21,13 @@ from wpray.cluster import node_versions
 from wpray.config import Config
 from wpray.errors import wrapping_errors
 from wpray.orchestration.scheduler import Assignment
-from wpray.policies.base import Policy, Sources
+from wpray.policies.base import AnyPolicy, Sources
 from wpray.policies.batching import Batcher, PolicyError
 from wpray.policies.factory import build_policy, policy_spec
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
+from wpray.tracking import DeviationRule
 from wpray.transport.connection import Address, PolicyServer, RemotePolicy
 from wpray.transport.replica_selection import Gpus, ReplicaSelector
 
@@ -119,7 +120,7 @@ class PolicyActorImpl:
         host = _this_host(None, getattr(policy, "gpu", None))
         return Loaded(host, time.perf_counter() - began, sources)
 
-    def _serve(self, policy: Policy) -> None:
+    def _serve(self, policy: AnyPolicy) -> None:
         context = self._context
         files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies are loaded from none
         self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): record.file_sha256(path) for path in files})
@@ -281,6 +282,9 @@ def rollout_settings(config: Config, on_step: Callable[[int], None] | None = Non
         strict_step_budget=config.strict_step_budget,
         stop_on_d0=config.stop_on_d0,
         crop_scale=config.center_crop_scale if config.center_crop else None,
+        replan_on=DeviationRule(config.deviation_threshold, config.deviation_metric)
+        if config.replan_on_deviation
+        else None,
     )
     return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop)
 
@@ -302,9 +306,9 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
         return None
     from wpray.system import egl_devices, gl
 
-    renderer = gl.choose(config.env.renderer)
+    renderer = gl.select_renderer(config.env.renderer)
     gl.prepare(renderer)
-    egl_devices.settle(owned=owned, name=name)
+    egl_devices.set_egl_device(owned=owned, name=name)
     return renderer
 
 

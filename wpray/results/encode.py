@@ -23,6 +23,7 @@ from wpray.types import (
     FloatArray,
     SceneState,
     Status,
+    Tracking,
     Trajectory,
     Trial,
     TrialKey,
@@ -74,6 +75,7 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         "num_steps": result.num_steps,
         "num_plans": result.num_plans,
         "num_segments": result.num_segments,
+        "num_chunks": result.num_chunks,
         "reset_s": times.reset_s,
         "env_s": times.env_s,
         "render_s": times.render_s,
@@ -126,7 +128,7 @@ def _common(trial: Trial, context: EpisodeContext) -> dict[str, Any]:
         "task_id": task.task_id,
         "task_name": task.name,
         "instruction": task.instruction,
-        "trial": trial.trial,
+        "trial": trial.init_state,
         "seed": trial.seed,
         "max_steps": task.max_steps,
         "attempt": context.attempt,
@@ -159,6 +161,25 @@ def _decision_row(decision: Decision) -> dict[str, Any]:
         "queue_s": timing.queue_s,
         "compute_s": timing.compute_s,
         "batch_size": timing.batch_size,
+        "chunk_index": decision.chunk_index,
+        "planner_s": timing.planner_s,
+        "expert_s": timing.expert_s,
+        "plan_end": decision.plan_end,
+        "skipped_waypoints": decision.skipped,
+        "steps_executed": decision.steps,
+        **({} if decision.tracking is None else _tracking_columns(decision.tracking)),
+    }
+
+
+def _tracking_columns(tracking: Tracking) -> dict[str, Any]:
+    return {
+        "planned_state": tracking.planned_state.tolist(),
+        "reached_state": tracking.reached_state.tolist(),
+        "tracking_error": tracking.error.tolist(),
+        "planned_pose": tracking.planned_pose.tolist(),
+        "reached_pose": tracking.reached_pose.tolist(),
+        "planned_open": tracking.planned_open,
+        "reached_open": tracking.reached_open,
     }
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from wpray.cli.arguments import file_to_write, place
+from wpray.cli.arguments import file_to_write, location
 from wpray.cli.command import run_command
 from wpray.cli.configuration import ArgumentParser
 from wpray.errors import BadInputError
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.table", description=_ABOUT)
-    parser.add_argument("runs", type=place, nargs="+", metavar="RUN", help="result folder, or its URL")
+    parser.add_argument("runs", type=location, nargs="+", metavar="RUN", help="result folder, or its URL")
     parser.add_argument("--format", choices=sorted(FORMATS), default="md", help="md, latex (booktabs) or csv (md)")
     names = "a name for each run, in order; runs of one name share a row (policy and checkpoint)"
     parser.add_argument("--names", type=_names, metavar="A,B,...", help=names)

@@ -57,7 +57,7 @@ def _distinct(values: Iterable[object]) -> str:
 
 def _source(run: Run) -> str:
     info = run.info
-    parts = [f"run {info.get('run_id')} ({run.place})", f"{len(run.episodes)} episodes"]
+    parts = [f"run {info.get('run_id')} ({run.location})", f"{len(run.episodes)} episodes"]
     errors = run.episodes["success"].null_count
     parts += [f"{errors} with an error"] if errors else []
     parts += [] if info.get("state") == "finished" else [f"not finished ({info.get('state')})"]

@@ -85,7 +85,7 @@ def mixed(runs: Sequence[Run]) -> list[str]:
     for a, b in _pairs_to_check(runs):
         differences = obstacles(a, b, ("task_suite",) if _suites(a) & _suites(b) else OF_A_SUITE)
         if differences:
-            found.append(f"{a.place} (A) and {b.place} (B) differ in {'; '.join(differences)}")
+            found.append(f"{a.location} (A) and {b.location} (B) differ in {'; '.join(differences)}")
     return found
 
 
@@ -117,7 +117,7 @@ def _joined(name: str, runs: Sequence[Run]) -> dict[TrialKey, bool | None]:
         mine = {(suite, task, trial): success for suite, task, trial, success in zip(*columns, strict=True)}
         if twice := outcomes.keys() & mine.keys():
             raise BadInputError(
-                f"{run.place}: {len(twice)} trials of {min(twice)[0]} are in another run of {name}, too; "
+                f"{run.location}: {len(twice)} trials of {min(twice)[0]} are in another run of {name}, too; "
                 "leave one of them out, or name the rows with --names"
             )
         outcomes |= mine

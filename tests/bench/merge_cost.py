@@ -39,7 +39,7 @@ def measure(num_parts: int) -> MergeCost:
     """Create `num_parts` parts of 20 decisions each and merge them."""
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path:
         make_parts(RunFolder(Path(path)), num_parts)
-        command = [sys.executable, "-m", "wpray.bench.merge_cost", path, str(num_parts)]
+        command = [sys.executable, "-m", "tests.bench.merge_cost", path, str(num_parts)]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         found = subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
         return MergeCost(**json.loads(found.stdout))
@@ -55,7 +55,7 @@ def make_parts(folder: RunFolder, count: int) -> None:
 
 
 def _result(trial: Trial) -> EpisodeResult:
-    decisions = [_decision(number, trial.trial) for number in range(_PLANS + _SEGMENTS)]
+    decisions = [_decision(number, trial.init_state) for number in range(_PLANS + _SEGMENTS)]
     nothing = Trajectory(np.zeros((0, 7)), (), None)
     times = EpisodeTimes(0.05, 1.6, 0.1, 1.0, 2.8)
     return EpisodeResult(trial, True, 290, _PLANS, _SEGMENTS, tuple(decisions), nothing, times)
