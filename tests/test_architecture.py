@@ -37,7 +37,7 @@ ALLOWED = {
     "results": {"types", "errors", "config", "provenance.record", "storage"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},
     "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
-    "cluster": {"types", "errors", "config", "trials", "system", "benchmarks", "provenance"},
+    "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
     "cluster.process_env": set(),  # imported before everything that reads the environment
     "transport": {
         "types",
