@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +23,9 @@ from wpray.errors import wrapping_errors
 from wpray.orchestration.loop_options import loop_options
 from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.scheduler import Assignment
-from wpray.policies.base import AnyPolicy, Sources
+from wpray.policies.base import AnyPolicy, PolicySpec, Sources
 from wpray.policies.batching import PolicyError
-from wpray.policies.factory import build_policy, policy_spec
+from wpray.policies.factory import build_policy
 from wpray.policies.relay import answering
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
@@ -47,6 +47,11 @@ class RunContext:
     key: bytes  # both ends of a policy connection prove that they know it
     versions: dict[str, str] = field(default_factory=dict)  # that env actors must have, where nodes may differ
     session: int | None = None  # of the run, which its rows name
+    spec: PolicySpec = field(kw_only=True)
+
+    def for_environments(self) -> RunContext:
+        """Return what env actors need: not the policy's own settings, whose types may be defined beside its weights."""
+        return replace(self, config=self.config.model_copy(update={"policy_args": {}}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ class EnvActorImpl:
         node_versions.check_this_host(self._context.versions, config.task_suite)
         renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
         self._env: Environment = make_environment(config.task_suite, config.env.protocol)
-        self._policy = RemotePolicy(policy_spec(config), self._selector.select, self._context.key, self._alive)
+        self._policy = RemotePolicy(self._context.spec, self._selector.select, self._context.key, self._alive)
         return _this_host(renderer)
 
     @ray.method(concurrency_group="work", enable_task_events=False)  # the driver would tell Ray of each episode thrice
