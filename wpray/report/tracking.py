@@ -1,4 +1,4 @@
-"""How closely plans were followed: errors at the end of segments, why plans ended, and what they cost in time."""
+"""Errors at the end of segments, reasons why plans ended, and the time that both took."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POSE_DIM = 6
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """What is known of the segments and plans of some episodes."""
+    """Segments and plans of some episodes."""
 
     errors: FloatArray  # (N, 6) reached minus planned position and rotation, normalized
     position: FloatArray  # (N, 3) the same of the position, m
@@ -45,7 +45,7 @@ class Tracking:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was recorded, as for policies without waypoints and in older runs."""
+        """Return whether nothing was recorded, as for policies without waypoints and in older runs."""
         whole = self.groups["all"]
         return not len(whole.errors) and not whole.ends
 
@@ -85,7 +85,7 @@ def _following(rows: Sequence[Mapping[str, Any]]) -> Following:
 
 
 def _is_whole(row: Mapping[str, Any]) -> bool:
-    """Whether a segment has all that is compared, in numbers that can be."""
+    """Return whether a segment has all that is compared, in numbers that can be."""
     if any(row[name] is None for name in _COLUMNS) or len(row["tracking_error"]) < _POSE_DIM:
         return False
     lists = (row["tracking_error"][:_POSE_DIM], row["planned_pose"], row["reached_pose"])
