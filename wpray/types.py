@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,39 @@ Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 ImageArray = NDArray[np.uint8]
 Status = Literal["success", "failure", "error"]
-TaskKey = tuple[str, int]  # suite, task_id
-TrialKey = tuple[str, int, int]  # suite, task_id, trial
 
 ACTION_DIM = 7
 PROPRIO_DIM = 8
 POLICY_IMAGE_SIZE = 224
 MAX_SEGMENT_STEPS = 32
+
+
+class TaskKey(NamedTuple):
+    """Identity of a task among all suites."""
+
+    suite: str
+    task_id: int
+
+
+class TrialKey(NamedTuple):
+    """Identity of a trial within a run: it names the trial's row, its files and its random numbers."""
+
+    suite: str
+    task_id: int
+    init_state: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> TrialKey:
+        """Return the key of a row of episodes.parquet or decisions.parquet."""
+        return cls(row["suite"], row["task_id"], row["trial"])
+
+    @property
+    def task(self) -> TaskKey:
+        """The key of its task."""
+        return TaskKey(self.suite, self.task_id)
+
+    def __str__(self) -> str:
+        return f"{self.suite} task {self.task_id} trial {self.init_state}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +64,11 @@ class Task:
     num_trials: int  # initial states available
     max_steps: int  # control steps after the wait steps
 
+    @property
+    def key(self) -> TaskKey:
+        """Unique among all suites."""
+        return TaskKey(self.suite, self.task_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -50,7 +81,7 @@ class Trial:
     @property
     def key(self) -> TrialKey:
         """Unique within a run."""
-        return (self.task.suite, self.task.task_id, self.init_state)
+        return TrialKey(self.task.suite, self.task.task_id, self.init_state)
 
     @property
     def label(self) -> str:

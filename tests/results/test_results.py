@@ -36,6 +36,7 @@ from wpray.types import (
     Timing,
     Trajectory,
     Trial,
+    TrialKey,
 )
 
 TASK = Task("libero_object", 3, "pick_up_the_soup", "pick up the soup", num_trials=50, max_steps=280)
@@ -216,10 +217,10 @@ def test_the_stratified_interval_is_narrower_where_tasks_are_known_to_differ() -
 def test_the_log_ends_as_monitoring_expects() -> None:
     tally = Tally.planned([(TASK, 30)])
     for index in range(30):
-        tally.add(("libero_object", 3, index), "success" if index < 28 else "failure", 120)
+        tally.add(TrialKey("libero_object", 3, index), "success" if index < 28 else "failure", 120)
     assert log_lines(tally)[-1] == "Overall success rate: 93.33% (28/30)"
     assert log_lines(tally)[0].startswith("Task 3 pick_up_the_soup: 93.33% (28/30)")
-    tally.add(("libero_object", 3, 28), "error", 0)
+    tally.add(TrialKey("libero_object", 3, 28), "error", 0)
     assert log_lines(tally)[-1] == "Overall success rate: 93.33% (28/30)"
 
 

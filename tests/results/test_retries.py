@@ -21,7 +21,7 @@ from wpray.results.encode import EpisodeContext, encode_episode, encode_error
 from wpray.results.merge import merge
 from wpray.results.summary import Tally, log_lines, retry_line
 from wpray.results.writer import RunFolder
-from wpray.types import AttemptError, Trial
+from wpray.types import AttemptError, Trial, TrialKey
 
 ERRORS = (
     AttemptError(1, "policy", "FloatingPointError", "not a number\nTraceback <here>", "env-3"),
@@ -71,7 +71,7 @@ def test_the_summary_counts_them() -> None:
     task = fake_tasks()[0]
     tally = Tally.planned([(task, 3)])
     for trial, retried in enumerate([(), ("A", "A"), ("B",)]):
-        tally.add((task.suite, task.task_id, trial), "success", 30, retried)
+        tally.add(TrialKey(task.suite, task.task_id, trial), "success", 30, retried)
     assert "2 trials needed a retry; most often because of A (2 of 3 failed attempts)" in log_lines(tally)
     assert log_lines(tally)[-1].startswith("Overall success rate: ")
     assert retry_line(1, Counter(["A"])).startswith("1 trial needed a retry")

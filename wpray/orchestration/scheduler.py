@@ -48,7 +48,7 @@ class Scheduler:
         self._max_attempts, self._round_size = max_attempts, round_size
         self._pending: dict[TaskKey, deque[Trial]] = {}
         for trial in trials:
-            self._pending.setdefault(_task_of(trial), deque()).append(trial)
+            self._pending.setdefault(trial.task.key, deque()).append(trial)
         self._running: dict[str, Assignment] = {}
         self._task: dict[str, TaskKey] = {}
         self._workers_on: Counter[TaskKey] = Counter()
@@ -118,7 +118,7 @@ class Scheduler:
             return False
         if error is not None:
             self._errors.setdefault(assignment.trial.key, []).append(error)
-        self._pending[_task_of(assignment.trial)].appendleft(assignment.trial)
+        self._pending[assignment.trial.task.key].appendleft(assignment.trial)
         self.num_pending += 1
         return True
 
@@ -154,7 +154,3 @@ class Scheduler:
         task = self._task.pop(worker, None)
         if task is not None:
             self._workers_on[task] -= 1
-
-
-def _task_of(trial: Trial) -> TaskKey:
-    return (trial.task.suite, trial.task.task_id)

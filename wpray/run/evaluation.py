@@ -194,6 +194,6 @@ def _ctrl_c(driver: Driver) -> Iterator[None]:
 def _tally(tasks: Sequence[Task], num_trials: int, finished: dict[TrialKey, Outcome]) -> Tally:
     tally = Tally.planned((task, num_trials) for task in tasks)
     for key, outcome in finished.items():
-        if key[:2] in tally.tasks and key[2] < num_trials:
+        if key.task in tally.tasks and key.init_state < num_trials:
             tally.add(key, outcome.status, outcome.num_steps, outcome.retried)
     return tally

@@ -24,6 +24,7 @@ from wpray.run.forecast import Forecast, Layout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
 from wpray.system.hardware import cores
 from wpray.trials import make_trials, remaining, select_tasks
+from wpray.types import TrialKey
 
 _RUNS = Path("runs")
 _FAKE_GIB = 0.2  # memory of a fake environment, as it is reserved
@@ -67,12 +68,12 @@ def _work(config: Config) -> _Work:
     return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
 
 
-def _recorded(folder: RunFolder) -> set[tuple[str, int, int]]:
+def _recorded(folder: RunFolder) -> set[TrialKey]:
     """Trials that have an outcome. Reads only: a driver may be at work in the folder."""
     if folder.read_info() is None or not folder.has_rows():
         return set()
     rows = load(folder.location).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
-    return {(row["suite"], row["task_id"], row["trial"]) for row in rows if row["status"] != "error"}
+    return {TrialKey.from_row(row) for row in rows if row["status"] != "error"}
 
 
 def _measured(config: Config, folder: Path) -> Speeds | None:

@@ -19,7 +19,7 @@ from wpray.results.merge import merge
 from wpray.results.reader import Run, load
 from wpray.results.videos import VideoFolder, video_name
 from wpray.results.writer import RunFolder
-from wpray.types import Task
+from wpray.types import Task, TrialKey
 from wpray.video.frames import VideoJob, VideoStyle, check_recording
 from wpray.video.pool import VideoPool
 from wpray.video.selection import Row, select_episodes
@@ -80,7 +80,7 @@ def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
     whole, reasons = [], []
     for row in rows:
         try:
-            check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
+            check_recording(run.trajectory(TrialKey.from_row(row)))
             whole.append(row)
         except BadInputError as error:
             reasons.append(str(error))
@@ -106,7 +106,7 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
 
 
 def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...]) -> VideoJob:
-    key = (row["suite"], row["task_id"], row["trial"])
+    key = TrialKey.from_row(row)
     path = run.trajectory_file(key)
     if path is None:
         raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
