@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from wpray.bench.disk import disk_of, temporary_folder
+from tests.bench.disk import disk_of, temporary_folder
 from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
 from wpray.cli.display import RunDisplay, logging_to
 from wpray.cluster.setup import running_ray
