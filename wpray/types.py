@@ -18,6 +18,8 @@ Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 ImageArray = NDArray[np.uint8]
 Status = Literal["success", "failure", "error"]
+# "request": no process of the policy can answer the request (InvalidRequestError); "actor": the env actor died.
+Origin = Literal["policy", "request", "environment", "actor"]
 PlanEnd = Literal["used_up", "zero_duration", "segment_limit", "deviation", "step_budget", "success", "truncated"]
 
 ACTION_DIM = 7
@@ -352,14 +354,47 @@ class EpisodeTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptError:
-    """Why an attempt of a trial failed that was followed by another."""
+class Failure:
+    """Error of an attempt, made where it happens and kept as it is up to the trial's row."""
 
-    attempt: int  # from 1
-    origin: Literal["policy", "request", "environment", "actor"]
+    origin: Origin
     kind: str  # class of the error
     message: str
+    traceback: str = ""
+
+    @property
+    def text(self) -> str:
+        """Message and traceback, as a row holds them."""
+        return f"{self.message}\n{self.traceback}" if self.traceback else self.message
+
+    @property
+    def summary(self) -> str:
+        """Kind and first line, for the log."""
+        return f"{self.kind}: {(self.text.strip().splitlines() or [''])[0]}"
+
+    def shortened(self, most: int) -> Failure:
+        """Return the failure with at most `most` characters of text."""
+        return Failure(self.origin, self.kind, self.text[:most])
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptError:
+    """Failed attempt of a trial that was followed by another."""
+
+    attempt: int  # from 1
     worker: str
+    failure: Failure
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the entry of the column `attempt_errors`."""
+        failure = self.failure
+        return {
+            "attempt": self.attempt,
+            "origin": failure.origin,
+            "kind": failure.kind,
+            "message": failure.text,
+            "worker": self.worker,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from wpray.policies.noop import NoopPolicy
 from wpray.rollout import PolicyOutputError
 from wpray.transport import connection
 from wpray.transport.connection import Address, PolicyServer
-from wpray.types import Trial
+from wpray.types import Failure, Trial
 
 CONTEXT = RunContext("run", Config.model_validate({"task_suite": "fake", "policy": "noop"}), b"key")
 LOADED = Health(0.0, loaded=Loaded(Host("here", 1, None, {}), 1.0))
@@ -201,8 +201,8 @@ def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("error", "origin"),
     [
-        (PolicyError("PromptTooLongError", "65 tokens", "", True), "request"),
-        (PolicyError("RuntimeError", "sick"), "policy"),
+        (PolicyError(Failure("request", "PromptTooLongError", "65 tokens")), "request"),
+        (PolicyError(Failure("policy", "RuntimeError", "sick")), "policy"),
         (PolicyOutputError("a short chunk"), "policy"),
         (RuntimeError("the simulator"), "environment"),
     ],
@@ -213,5 +213,5 @@ def test_an_attempt_says_whose_fault_its_error_is(error: Exception, origin: str)
     assignment = Assignment(Trial(fake_tasks()[0], 0, 0), 1, "env-0")
     shell._row_context = lambda given, started: row_context(CONTEXT, given, "node", started)  # type: ignore[method-assign]
     attempt = shell._failed(assignment, datetime.now(UTC), error)
-    assert attempt.error_from == origin
+    assert attempt.failure is not None and attempt.failure.origin == origin
     assert attempt.episode.status == "error"

@@ -107,9 +107,9 @@ def test_a_request_whose_env_actor_has_hung_up_is_not_computed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "invalid"), [(InvalidRequestError("no image"), True), (SystemExit("bye"), False)], ids=repr
+    ("raised", "origin"), [(InvalidRequestError("no image"), "request"), (SystemExit("bye"), "policy")], ids=repr
 )
-def test_whose_fault_an_error_is_travels_with_it(raised: BaseException, invalid: bool) -> None:
+def test_whose_fault_an_error_is_travels_with_it(raised: BaseException, origin: str) -> None:
     def harm(number: int) -> None:
         if number == 1:
             raise raised
@@ -118,7 +118,7 @@ def test_whose_fault_an_error_is_travels_with_it(raised: BaseException, invalid:
         asking = client(server)
         with pytest.raises(PolicyError) as error:
             asking.plan(request(1))
-        assert (error.value.kind, error.value.invalid) == (type(raised).__name__, invalid)
+        assert (error.value.failure.kind, error.value.failure.origin) == (type(raised).__name__, origin)
         assert int(asking.plan(request(2)).plan.start[0]) == 2
 
 

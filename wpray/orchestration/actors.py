@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
@@ -30,6 +30,7 @@ from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_t
 from wpray.tracking import DeviationRule
 from wpray.transport.connection import Address, PolicyServer, RemotePolicy
 from wpray.transport.replica_selection import Gpus, ReplicaSelector
+from wpray.types import Failure, Origin
 
 ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
 _NICENESS = 5  # of env actors
@@ -76,20 +77,14 @@ class Health:
     loaded: Loaded | None = None  # policy: None while it loads
 
 
-# "request": the policy cannot answer this request, whatever its process (InvalidRequestError).
-ErrorFrom = Literal["policy", "request", "environment"]
-
-
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of an assignment: a row either way, and whose fault an error is."""
+    """Result of an assignment: a row, and the failure that it holds, if any."""
 
     episode: EncodedEpisode
-    error_from: ErrorFrom | None = None
-    error_kind: str = ""  # class of the error
+    failure: Failure | None = None
     replica: int | None = None  # that answered last
     incarnation: str | None = None  # of that replica
-    error_message: str = ""  # the error and its traceback
 
 
 class _Failed(Exception):  # noqa: N818
@@ -226,12 +221,9 @@ class EnvActorImpl:
         return Health(time.monotonic() - self._since if self._working else 0.0)
 
     def _failed(self, assignment: Assignment, started: datetime, error: Exception) -> Attempt:
-        kind, trace = type(error).__name__, "".join(traceback.format_exception(error))
-        if isinstance(error, PolicyError):
-            kind, trace = error.kind, error.trace
-        message = f"{error.message if isinstance(error, PolicyError) else error}\n{trace}"
-        row = encode_error(assignment.trial, self._row_context(assignment, started), kind, message)
-        return Attempt(row, _origin(error), kind, self._policy.replica, self._policy.incarnation, message)
+        failure = _failure_of(error)
+        row = encode_error(assignment.trial, self._row_context(assignment, started), failure)
+        return Attempt(row, failure, self._policy.replica, self._policy.incarnation)
 
     def _alive(self) -> None:
         self._since = time.monotonic()
@@ -250,10 +242,10 @@ class EnvActorImpl:
         return row_context(self._context, assignment, platform.node(), started)
 
 
-def lost_row(context: RunContext, assignment: Assignment, reason: str) -> EncodedEpisode:
-    """The error row of a trial whose actors all died."""
+def lost_row(context: RunContext, assignment: Assignment, failure: Failure) -> EncodedEpisode:
+    """Return the error row of a trial whose env actor died."""
     row = row_context(context, assignment, None, datetime.now(UTC))
-    return encode_error(assignment.trial, row, ACTOR_LOST, reason)
+    return encode_error(assignment.trial, row, failure)
 
 
 def row_context(context: RunContext, assignment: Assignment, node: str | None, started: datetime) -> EpisodeContext:
@@ -312,10 +304,11 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
     return renderer
 
 
-def _origin(error: Exception) -> ErrorFrom:
-    if isinstance(error, PolicyError) and error.invalid:
-        return "request"
-    return "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
+def _failure_of(error: Exception) -> Failure:
+    if isinstance(error, PolicyError):
+        return error.failure
+    origin: Origin = "policy" if isinstance(error, PolicyOutputError) else "environment"
+    return Failure(origin, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
 def _ended_while_loading(error: BaseException) -> Exception:

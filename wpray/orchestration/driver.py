@@ -22,7 +22,7 @@ from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 from wpray.transport.connection import POLICY_DIED
-from wpray.types import AttemptError, Trial
+from wpray.types import AttemptError, Failure, Trial
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
@@ -30,7 +30,7 @@ _GATHER_S = 0.2  # rows are written together, for that costs less: a kill then c
 TOGETHER = 32  # rows at most: an episode takes some 0.3 MB
 _COUNT_NODES_S = 15.0
 _SHRUNK_S = 60.0  # with the env actors that are left, before more are tried again
-_MOST_MESSAGE = 4000  # characters of an attempt's error
+_MOST_MESSAGE = 4000  # characters of the error of an earlier attempt, because it travels with every later one
 _FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
 
 
@@ -172,7 +172,7 @@ class Driver:
                 self.hosts[worker] = host
                 self._idle.append(worker)
             case Finished(_, attempt):
-                self._failed(event) if attempt.error_from else self._succeeded(event)
+                self._succeeded(event) if attempt.failure is None else self._failed(event, attempt.failure)
             case Lost():
                 self._lost(event)
             case PolicyReady(replica, host, load_s, sources):
@@ -217,29 +217,29 @@ class Driver:
         if self._scheduler.done(event.assignment):  # else a late result of an attempt already given up
             self._keep(event.assignment.trial, event.attempt.episode)
 
-    def _failed(self, event: Finished) -> None:
+    def _failed(self, event: Finished, failure: Failure) -> None:
         """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one.
 
         A request that is invalid says nothing against either, and would be so again: its trial has its error row.
         """
         assignment, attempt = event.assignment, event.attempt
-        if attempt.error_from == "environment":
+        if failure.origin == "environment":
             self._env_actors.retire(assignment.worker)
         else:
             self._idle.append(assignment.worker)
-        if attempt.error_from == "policy":
-            self._handle_policy_error(assignment.trial, attempt)
+        if failure.origin == "policy":
+            self._handle_policy_error(assignment.trial, attempt, failure)
         if self._scheduler.running.get(assignment.worker) == assignment:
-            error = _error_of(assignment, attempt)
-            self._try_again(assignment, attempt.episode, error, useless=attempt.error_from == "request")
-        if attempt.error_from == "environment":
+            error = AttemptError(assignment.attempt, assignment.worker, failure.shortened(_MOST_MESSAGE))
+            self._try_again(assignment, attempt.episode, error, useless=failure.origin == "request")
+        if failure.origin == "environment":
             self._scheduler.forget(assignment.worker)
 
-    def _handle_policy_error(self, trial: Trial, attempt: Attempt) -> None:
+    def _handle_policy_error(self, trial: Trial, attempt: Attempt, failure: Failure) -> None:
         """Once for each process of a replica: the others of its requests may fail with it."""
-        if attempt.error_kind == POLICY_DIED or attempt.replica is None or attempt.incarnation is None:
+        if failure.kind == POLICY_DIED or attempt.replica is None or attempt.incarnation is None:
             return
-        if self._policy_errors.repeat(trial.key, attempt.error_kind, attempt.incarnation):
+        if self._policy_errors.repeat(trial.key, failure.kind, attempt.incarnation):
             self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
         elif attempt.incarnation not in self._blamed:
             self._blamed.add(attempt.incarnation)
@@ -253,8 +253,9 @@ class Driver:
         assignment = self._scheduler.forget(event.worker)
         if assignment is not None:
             reason = f"the env actor died in attempt {assignment.attempt}: {event.failure.reason}"
-            error = AttemptError(assignment.attempt, "actor", ACTOR_LOST, reason, assignment.worker)
-            self._try_again(assignment, lost_row(self._context, assignment, reason), error)
+            failure = Failure("actor", ACTOR_LOST, reason)
+            error = AttemptError(assignment.attempt, assignment.worker, failure)
+            self._try_again(assignment, lost_row(self._context, assignment, failure), error)
         if not event.started:
             self._could_not_start(event)
 
@@ -294,11 +295,3 @@ class Driver:
         stop = self._recorder.keep(rows, lambda: self.stop is not None) if rows else None
         if stop is not None:
             self.request_stop(stop)
-
-
-def _error_of(assignment: Assignment, attempt: Attempt) -> AttemptError:
-    """Why an attempt that ended in an error did; its message cut, because it travels with every further attempt."""
-    origin = attempt.error_from or "environment"
-    return AttemptError(
-        assignment.attempt, origin, attempt.error_kind, attempt.error_message[:_MOST_MESSAGE], assignment.worker
-    )

@@ -13,7 +13,7 @@ import ray
 
 from wpray.cluster.setup import demands, env_memory
 from wpray.orchestration.actors import EnvActor, Health, Host, RunContext
-from wpray.orchestration.events import Event, EventQueue, Failure, Finished, Lost, Ready, failure_of
+from wpray.orchestration.events import ActorFailure, Event, EventQueue, Finished, Lost, Ready, failure_of
 from wpray.orchestration.scheduler import Assignment
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 
@@ -142,9 +142,9 @@ class EnvActorPool:
             said = f"it did not start within {START_STALLS * stall_s:g} s ({START_STALLS} x retry.stall_s)"
         else:
             said = f"no step or reply for {stall_s:g} s (retry.stall_s)"
-        return self._lose(name, Failure(f"{said}: hung, {OR_TOO_SHORT}", bad_input=False))
+        return self._lose(name, ActorFailure(f"{said}: hung, {OR_TOO_SHORT}", bad_input=False))
 
-    def _lose(self, name: str, failure: Failure) -> Event | None:
+    def _lose(self, name: str, failure: ActorFailure) -> Event | None:
         """Once for each env actor, whatever notices first that it is gone."""
         worker = self._workers.get(name)
         if worker is None:

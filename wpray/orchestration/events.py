@@ -16,8 +16,8 @@ from wpray.policies.base import Sources
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an actor is gone."""
+class ActorFailure:
+    """Reason why an actor is gone."""
 
     reason: str
     bad_input: bool  # its machine or its files are at fault, and the reason names the remedy
@@ -44,7 +44,7 @@ class Lost:
     """An env actor is gone, with whatever it had in hand."""
 
     worker: str
-    failure: Failure
+    failure: ActorFailure
     started: bool  # False if it never became ready: a machine that cannot run it
 
 
@@ -69,7 +69,7 @@ class PolicyFiles:
 class PolicyLost:
     """No policy replica is left, nor will one come back."""
 
-    failure: Failure
+    failure: ActorFailure
 
 
 Event = Ready | Finished | Lost | PolicyReady | PolicyFiles | PolicyLost
@@ -100,10 +100,10 @@ class EventQueue:
         return handler(future)
 
 
-def failure_of(error: BaseException | None) -> Failure:
+def failure_of(error: BaseException | None) -> ActorFailure:
     """One line for an exception that a Ray call ended in."""
     cause = cause_of(error)
     if isinstance(cause, BadInputError):
-        return Failure(str(cause), bad_input=True)
+        return ActorFailure(str(cause), bad_input=True)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return Failure(f"{type(cause).__name__}: {' '.join(lines)[:500]}", bad_input=False)
+    return ActorFailure(f"{type(cause).__name__}: {' '.join(lines)[:500]}", bad_input=False)

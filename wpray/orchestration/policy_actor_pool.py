@@ -16,7 +16,7 @@ from wpray.cluster.gather import cause_of
 from wpray.cluster.setup import demands
 from wpray.errors import ThreadDiedError
 from wpray.orchestration.actors import Health, PolicyActor, RunContext
-from wpray.orchestration.events import Event, EventQueue, Failure, PolicyFiles, PolicyLost, PolicyReady, failure_of
+from wpray.orchestration.events import ActorFailure, Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady, failure_of
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 
 _LOG = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class PolicyActorPool:
             return None
         self._next_check = now + (_CHECK_S if all(replica.loaded for replica in self._replicas) else _LOADING_S)
         if self._silent_since is not None and now - self._silent_since > _PATIENCE_S:
-            return PolicyLost(Failure(f"no policy actor has answered for {_PATIENCE_S:.0f} s", bad_input=False))
+            return PolicyLost(ActorFailure(f"no policy actor has answered for {_PATIENCE_S:.0f} s", bad_input=False))
         for number, replica in enumerate(self._replicas):
             if replica.gone:
                 continue
@@ -141,7 +141,7 @@ class PolicyActorPool:
         _LOG.warning(text, number, self._stall_s, OR_TOO_SHORT)
         self.restart(number)
 
-    def _thread_died(self, number: int, failure: Failure) -> Event | None:
+    def _thread_died(self, number: int, failure: ActorFailure) -> Event | None:
         """Its process lives but is no use: it answers nobody, or nobody can connect."""
         replica = self._replicas[number]
         replica.useless = replica.useless + 1 if replica.busy_s == 0 else 0
@@ -152,7 +152,7 @@ class PolicyActorPool:
         self.restart(number)
         return None
 
-    def _lose(self, number: int, failure: Failure) -> Event | None:
+    def _lose(self, number: int, failure: ActorFailure) -> Event | None:
         self._replicas[number].gone = True
         if failure.bad_input or all(replica.gone for replica in self._replicas):
             return PolicyLost(failure)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from wpray.types import AttemptError, Task, TaskKey, Trial, TrialKey
+from wpray.types import AttemptError, Failure, Task, TaskKey, Trial, TrialKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,15 @@ class Assignment:
         """Its values, as a call carries them: Ray would pickle the object in Python, at as much CPU as all the rest."""
         trial, task = self.trial, self.trial.task
         about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
-        errors = [astuple(error) for error in self.errors]
+        errors = [(error.attempt, error.worker, astuple(error.failure)) for error in self.errors]
         return [about, trial.init_state, trial.seed, self.attempt, self.worker, errors]
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Assignment:
         """The assignment that `plain` was made of."""
         about, trial, seed, attempt, worker, errors = plain
-        return cls(Trial(Task(*about), trial, seed), attempt, worker, tuple(AttemptError(*error) for error in errors))
+        before = tuple(AttemptError(number, name, Failure(*failure)) for number, name, failure in errors)
+        return cls(Trial(Task(*about), trial, seed), attempt, worker, before)
 
 
 class Scheduler:

@@ -30,7 +30,7 @@ from wpray.errors import ThreadDiedError
 from wpray.policies.base import PolicySpec
 from wpray.policies.batching import Batcher, PolicyError, tried
 from wpray.system.threads import WatchedThread
-from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
+from wpray.types import Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 _LOG = logging.getLogger(__name__)
 _RETRY_S = 0.5
@@ -248,7 +248,8 @@ class RemotePolicy:
                 self.disconnect()
                 self._alive()
                 if exchange.fatal:
-                    raise PolicyError(POLICY_DIED, "a policy actor died while it answered this request alone") from None
+                    message = "a policy actor died while it answered this request alone"
+                    raise PolicyError(Failure("policy", POLICY_DIED, message)) from None
                 time.sleep(_RETRY_S)
                 continue
             if isinstance(reply, PolicyError):
