@@ -18,7 +18,6 @@ TO_DO = {
     "dataset_stats",
     "doctor",
     "models",
-    "orchestration",
     "policies",
     "provenance",
     "results",

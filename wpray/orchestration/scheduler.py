@@ -1,8 +1,8 @@
-"""Which actor runs which trial next: pure bookkeeping, knows neither Ray nor the clock.
+"""Scheduler: which actor runs which trial next. Pure bookkeeping, without Ray and without a clock.
 
-An actor keeps the task that it has compiled as long as that task has trials left; then it takes the task with the most
-work to come and the fewest actors on it, so that the longest tasks start first and nobody idles while work is left.
-A run that may stop early goes through the tasks in rounds instead, so that it has seen all of them alike when it stops.
+An actor keeps the task that it has compiled as long as that task has trials left. Then it takes the task with the most
+remaining work and the fewest actors, so that the longest tasks start first and no actor idles while work is left. A run
+that may stop early goes through the tasks in rounds instead, so that all tasks have about as many trials when it stops.
 Every trial ends exactly once: in a result, or, after too many lost attempts, as an error.
 """
 
@@ -26,7 +26,7 @@ class Assignment:
     errors: tuple[AttemptError, ...] = field(default=(), compare=False)  # of the attempts before it
 
     def plain(self) -> list[Any]:
-        """Its values, as a call carries them: Ray would pickle the object in Python, at as much CPU as all the rest."""
+        """Return the values for a call: Ray would pickle the object in Python, and double the call's CPU time."""
         trial, task = self.trial, self.trial.task
         about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
         errors = [(error.attempt, error.worker, astuple(error.failure)) for error in self.errors]
@@ -34,18 +34,21 @@ class Assignment:
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Assignment:
-        """The assignment that `plain` was made of."""
+        """Return the assignment that `plain` was made of."""
         about, trial, seed, attempt, worker, errors = plain
         before = tuple(AttemptError(number, name, Failure(*failure)) for number, name, failure in errors)
         return cls(Trial(Task(*about), trial, seed), attempt, worker, before)
 
 
 class Scheduler:
-    """Hands out trials and remembers who has which."""
+    """Trials that are pending or running, and the worker of each."""
 
     def __init__(self, trials: Iterable[Trial], max_attempts: int, round_size: int | None = None) -> None:
-        """`round_size`: so many trials of every task before the next ones of any (an actor may
-        be a round ahead if others are at work on the tasks that are behind)."""
+        """Queue the trials.
+
+        `round_size`: so many trials of every task run before the next ones of any. An actor may be a round ahead if
+        others work on the tasks that are behind.
+        """
         self._max_attempts, self._round_size = max_attempts, round_size
         self._pending: dict[TaskKey, deque[Trial]] = {}
         for trial in trials:
@@ -54,40 +57,38 @@ class Scheduler:
         self._task: dict[str, TaskKey] = {}
         self._workers_on: Counter[TaskKey] = Counter()
         self._attempts: Counter[TrialKey] = Counter()
-        self._errors: dict[
-            TrialKey, list[AttemptError]
-        ] = {}  # of attempts that were, or are to be, followed by another
+        self._errors: dict[TrialKey, list[AttemptError]] = {}  # of attempts that another follows
         self._taking = True
-        self._begun = 0  # trials of a task, of the task that has begun the most
+        self._begun = 0  # trials begun by the task that is furthest ahead
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
     @property
     def finished(self) -> bool:
-        """Whether nothing runs and nothing will."""
+        """True if nothing runs and nothing will."""
         return not self._running and (not self._taking or self.num_pending == 0)
 
     @property
     def running(self) -> dict[str, Assignment]:
-        """What each busy worker has in hand."""
+        """Assignments of the busy workers, by name."""
         return self._running
 
     @property
     def num_open(self) -> int:
-        """Trials in hand or still to be handed out."""
+        """Number of trials that run or are still to be assigned."""
         return len(self._running) + (self.num_pending if self._taking else 0)
 
     def stop_taking(self) -> None:
-        """No further trial is handed out; those in hand go on."""
+        """Assign no further trial; those that run go on."""
         self._taking = False
 
     def even_out(self) -> None:
-        """Keeps of every task only as many trials as the task furthest ahead has begun: a mean over equal shares."""
+        """Limit every task to as many trials as the task furthest ahead has begun, for a mean over equal shares."""
         for task, queue in self._pending.items():
             self._pending[task] = deque(trial for trial in queue if trial.init_state < self._begun)
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
     def next_for(self, worker: str) -> Assignment | None:
-        """The next attempt for an idle `worker`, or None if there is nothing left to hand out."""
+        """Return the next attempt for an idle `worker`, or None if no trial is left to assign."""
         if not self._taking or self.num_pending == 0 or worker in self._running:
             return None
         task = self._choose(worker)
@@ -102,16 +103,16 @@ class Scheduler:
         return assignment
 
     def done(self, assignment: Assignment) -> bool:
-        """Closes an attempt; False if it had been given up before, so that a late result must be dropped."""
+        """Close an attempt; return False if it was given up before, so that its late result must be dropped."""
         if self._running.get(assignment.worker) != assignment:
             return False
         del self._running[assignment.worker]
         return True
 
     def failed(self, assignment: Assignment, error: AttemptError | None = None) -> bool:
-        """Closes a failed attempt and queues the trial again, first in line; False if its attempts are used up.
+        """Close a failed attempt and queue its trial first in line; return False if no attempt is left.
 
-        The next attempt comes with `error`, why this one failed. Call it only for an attempt that `done` would accept.
+        The next attempt carries `error`, why this one failed. Call it only for an attempt that `done` would accept.
         """
         if not self.done(assignment):
             raise ValueError(f"{assignment} is not running")
@@ -124,7 +125,7 @@ class Scheduler:
         return True
 
     def forget(self, worker: str) -> Assignment | None:
-        """Removes a dead worker; returns the attempt that it had in hand, still to be `failed`."""
+        """Remove a dead worker; return its attempt, which is still to be marked as `failed`."""
         self._leave(worker)
         return self._running.get(worker)
 
@@ -141,7 +142,7 @@ class Scheduler:
         return trial.init_state // self._round_size if self._round_size else 0
 
     def _urgency(self, task: TaskKey) -> float:
-        """Steps still to come for each actor that would share them."""
+        """Return the steps to come for each actor that would share them."""
         queue = self._pending[task]
         return len(queue) * queue[0].task.max_steps / (1 + self._workers_on[task])
 
