@@ -13,7 +13,6 @@ PACKAGE = Path(__file__).parent.parent / "wpray"
 TO_DO = {
     ".",
     "benchmarks",
-    "cli",
     "dataset_stats",
     "doctor",
     "models",
@@ -21,7 +20,7 @@ TO_DO = {
     "provenance",
     "results",
 }
-TO_DO |= {"run", "video"}
+TO_DO |= {"video"}
 QUESTIONS = {"What", "How", "Whether", "Who", "Whoever", "Which", "Where", "When", "Why"}
 FRAGMENTS = {"A", "An", "The", "Of", "For", "From", "By", "To", "With", "Exit"}  # a function's line is an imperative
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
