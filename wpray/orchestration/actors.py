@@ -20,14 +20,16 @@ from wpray.benchmarks.factory import FAKE_SUITE, make_environment
 from wpray.cluster import node_versions
 from wpray.config import Config
 from wpray.errors import wrapping_errors
+from wpray.orchestration.loop_options import loop_options
+from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.scheduler import Assignment
-from wpray.policies.base import Policy, Sources
-from wpray.policies.batching import Batcher, PolicyError
+from wpray.policies.base import AnyPolicy, Sources
+from wpray.policies.batching import PolicyError
 from wpray.policies.factory import build_policy, policy_spec
+from wpray.policies.relay import answering
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
-from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
-from wpray.tracking import DeviationRule
+from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.transport.connection import Address, PolicyServer, RemotePolicy
 from wpray.transport.replica_selection import Gpus, ReplicaSelector
 from wpray.types import Failure, Origin
@@ -75,6 +77,7 @@ class Health:
     idle_s: float  # since the last step, reply or start of work; 0 without work
     busy_s: float = 0.0  # total time at work
     loaded: Loaded | None = None  # policy: None while it loads
+    notices: tuple[str, ...] = ()  # policy: lines for the run's log
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class PolicyActorImpl:
 
     def __init__(self, replica: int, context: RunContext) -> None:
         self._replica, self._context = replica, context
+        self._notices = NoticeKeeper()
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         # Loading has its own thread, so that `health` answers while it takes minutes.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load").submit(self._load)
@@ -115,15 +119,14 @@ class PolicyActorImpl:
         host = _this_host(None, getattr(policy, "gpu", None))
         return Loaded(host, time.perf_counter() - began, sources)
 
-    def _serve(self, policy: Policy) -> None:
+    def _serve(self, policy: AnyPolicy) -> None:
         context = self._context
         files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies have none
         self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): record.file_sha256(path) for path in files})
-        batching = context.config.batching
-        size = min(batching.max_batch_size, policy.spec.max_batch_size)
-        self._batcher = Batcher(policy, size, batching.max_wait_ms / 1000)
+        self._answering = answering(policy, context.config.batching)
+        self._remote = policy.spec.remote
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._server = PolicyServer(self._batcher, host, context.key)
+        self._server = PolicyServer(self._answering, host, context.key)
         self._node = ray.get_runtime_context().get_node_id()
 
     def file_hashes(self) -> dict[str, str]:
@@ -149,7 +152,7 @@ class PolicyActorImpl:
             raise ConnectionError("the policy is loading")
 
     def _check_threads(self) -> None:
-        self._batcher.check()
+        self._answering.check()
         self._server.check()
 
     def gpus(self) -> Gpus:
@@ -163,10 +166,11 @@ class PolicyActorImpl:
         Raises what loading the policy raised, and ThreadDiedError if this process must be replaced.
         """
         if not self._loading.done():
-            return Health(0.0)
-        loaded, since = self._loading.result(), self._batcher.busy_since
+            return Health(0.0, notices=self._notices.take())
+        loaded, since = self._loading.result(), None if self._remote else self._answering.busy_since
         self._check_threads()
-        return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s, loaded)
+        idle_s = 0.0 if since is None else time.monotonic() - since
+        return Health(idle_s, self._answering.busy_s, loaded, self._notices.take())
 
 
 class EnvActorImpl:
@@ -273,17 +277,7 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
 
 def rollout_settings(config: Config, on_step: Callable[[int], None] | None = None) -> RolloutSettings:
     """Return the settings of an episode."""
-    loop = LoopOptions(
-        starts_from_actual=config.starts_from_actual,
-        max_segments_per_replan=config.max_segments_per_replan,
-        strict_step_budget=config.strict_step_budget,
-        stop_on_d0=config.stop_on_d0,
-        crop_scale=config.center_crop_scale if config.center_crop else None,
-        replan_on=DeviationRule(config.deviation_threshold, config.deviation_metric)
-        if config.replan_on_deviation
-        else None,
-    )
-    return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop)
+    return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop_options(config))
 
 
 _remote: Any = ray.remote  # its stubs lack some of its options

@@ -29,11 +29,14 @@ from typing import Any
 
 from wpray.errors import ThreadDiedError
 from wpray.policies.base import PolicySpec
-from wpray.policies.batching import Batcher, PolicyError, tried
+from wpray.policies.batching import PolicyError, tried
+from wpray.policies.relay import Answering
 from wpray.system.threads import WatchedThread
-from wpray.types import Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest
+from wpray.types import ChunkReply, ChunkRequest, Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 _LOG = logging.getLogger(__name__)
+_Request = PlanRequest | SegmentRequest | ChunkRequest
+_Reply = PlanReply | SegmentReply | ChunkReply
 _RETRY_S = 0.5
 _PATIENCE_S = 1.0
 _BLOCKED_S = 5  # a peer is frozen if it takes or sends no byte of a message for so long
@@ -63,7 +66,7 @@ class Address:
 class _Question:
     """Message of an env actor."""
 
-    request: PlanRequest | SegmentRequest
+    request: _Request
     is_retry: bool  # True if a policy actor died before it had answered
 
 
@@ -75,7 +78,7 @@ class _Started:
 class PolicyServer:
     """Server of a batcher on a TCP port of one host address, with a thread for each connection."""
 
-    def __init__(self, batcher: Batcher, host: str, key: bytes) -> None:
+    def __init__(self, batcher: Answering, host: str, key: bytes) -> None:
         self._batcher, self._key = batcher, key
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
         self._listener.settimeout(_CHECK_S)
@@ -153,9 +156,7 @@ class PolicyServer:
             if failure is not None:
                 connection.send(failure)
 
-    def _answer(
-        self, question: _Question, connection: Connection, gone: Callable[[], bool]
-    ) -> PlanReply | SegmentReply | PolicyError:
+    def _answer(self, question: _Question, connection: Connection, gone: Callable[[], bool]) -> _Reply | PolicyError:
         def started() -> None:
             with contextlib.suppress(OSError):  # the env actor has left
                 connection.send(_Started())
@@ -164,6 +165,8 @@ class PolicyServer:
         try:
             if isinstance(request, PlanRequest):
                 return self._batcher.plan(request, on_start, gone)
+            if isinstance(request, ChunkRequest):
+                return self._batcher.predict(request, on_start, gone)
             return self._batcher.act(request, on_start, gone)
         except PolicyError as error:
             return error
@@ -231,6 +234,11 @@ class RemotePolicy:
         reply: SegmentReply = self._ask(request)
         return reply
 
+    def predict(self, request: ChunkRequest) -> ChunkReply:
+        """Return a chunk. Raises PolicyError if the policy failed on this request."""
+        reply: ChunkReply = self._ask(request)
+        return reply
+
     @property
     def connected_to(self) -> str | None:
         """Incarnation of the replica at the other end; None without a connection."""
@@ -242,7 +250,7 @@ class RemotePolicy:
             self._connection.close()
             self._connection = None
 
-    def _ask(self, request: PlanRequest | SegmentRequest) -> Any:
+    def _ask(self, request: _Request) -> Any:
         """Return the reply, retrying while replicas die. Raises PolicyError if the request kills one alone."""
         exchange = _Exchange(_Question(request, is_retry=False))
         while True:
