@@ -80,6 +80,7 @@ class Trial:
     task: Task
     init_state: int  # index of the initial state; the column `trial` of the results
     seed: int  # the run's seed, the same for every trial
+    own_state: tuple[float, ...] | None = None  # in place of the suite's own: time, qpos, qvel
 
     @property
     def key(self) -> TrialKey:

@@ -20,6 +20,7 @@ from wpray.errors import ThreadDiedError
 from wpray.orchestration import actors, policy_actor_pool
 from wpray.orchestration.actors import EnvActorImpl, Health, Host, Loaded, PolicyActorImpl, RunContext, row_context
 from wpray.orchestration.events import Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady
+from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.batching import Batcher, PolicyError
@@ -162,8 +163,9 @@ class _Impl(PolicyActorImpl):
 
     def __init__(self) -> None:
         policy = NoopPolicy(actors.policy_spec(CONTEXT.config))
-        self._batcher = Batcher(policy, 1, 0.0)
-        self._server = PolicyServer(self._batcher, "127.0.0.1", b"key")
+        self._answering = Batcher(policy, 1, 0.0)
+        self._server = PolicyServer(self._answering, "127.0.0.1", b"key")
+        self._remote, self._notices = False, NoticeKeeper()
         self._loading = ThreadPoolExecutor(1).submit(lambda: cast(Loaded, LOADED.loaded))
         self._replica, self._node = 0, "node"
 
@@ -176,12 +178,12 @@ def test_health_raises_once_a_thread_has_died(thread: str, monkeypatch: pytest.M
     shell = _Impl()
     shell._loading.result()
     assert shell.health().loaded is not None and shell.address().replica == 0
-    monkeypatch.setattr(shell._batcher if thread == "policy" else shell._server, "check", die)
+    monkeypatch.setattr(shell._answering if thread == "policy" else shell._server, "check", die)
     for ask in (shell.health, shell.address):
         with pytest.raises(ThreadDiedError):
             ask()
     shell._server.close()
-    shell._batcher.close()
+    shell._answering.close()
 
 
 def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,8 @@ class Driver:
     def _succeeded(self, event: Finished) -> None:
         self._idle.append(event.assignment.worker)
         self._policy_has_answered = True
-        if self._scheduler.done(event.assignment):  # otherwise the late result of an attempt that was given up
+        solved = event.attempt.episode.status == "success"
+        if self._scheduler.done(event.assignment, solved):  # otherwise the late result of an attempt that was given up
             self._keep(event.assignment.trial, event.attempt.episode)
 
     def _failed(self, event: Finished, failure: Failure) -> None:

@@ -9,7 +9,7 @@ Every trial ends exactly once: in a result, or, after too many lost attempts, as
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -30,29 +30,57 @@ class Assignment:
         trial, task = self.trial, self.trial.task
         about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
         errors = [(error.attempt, error.worker, astuple(error.failure)) for error in self.errors]
-        return [about, trial.init_state, trial.seed, self.attempt, self.worker, errors]
+        return [about, trial.init_state, trial.seed, trial.own_state, self.attempt, self.worker, errors]
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Assignment:
         """Return the assignment that `plain` was made of."""
-        about, trial, seed, attempt, worker, errors = plain
+        about, trial, seed, state, attempt, worker, errors = plain
         before = tuple(AttemptError(number, name, Failure(*failure)) for number, name, failure in errors)
-        return cls(Trial(Task(*about), trial, seed), attempt, worker, before)
+        return cls(Trial(Task(*about), trial, seed, state), attempt, worker, before)
+
+
+class SuccessQuota:
+    """Number of successes wanted of each task; no trial of a task is run beyond the last of them.
+
+    No more trials of a task run at once than successes are missing. So those that run are the ones that a serial run
+    would have reached, however many actors there are: before each of them, fewer successes than wanted are possible.
+    """
+
+    def __init__(self, wanted: int, solved: Mapping[TaskKey, int]) -> None:
+        """Count from `solved`, the successes of each task so far."""
+        self._wanted, self._solved = wanted, Counter(solved)
+
+    def is_open(self, task: TaskKey, in_hand: int) -> bool:
+        """Return whether another trial of `task` may run beside `in_hand` of them."""
+        return self._solved[task] + in_hand < self._wanted
+
+    def add(self, task: TaskKey) -> bool:
+        """Count a success; return whether it is the last that is wanted."""
+        self._solved[task] += 1
+        return self._solved[task] >= self._wanted
 
 
 class Scheduler:
     """Trials that are pending or running, and the worker of each."""
 
-    def __init__(self, trials: Iterable[Trial], max_attempts: int, round_size: int | None = None) -> None:
+    def __init__(
+        self,
+        trials: Iterable[Trial],
+        max_attempts: int,
+        round_size: int | None = None,
+        quota: SuccessQuota | None = None,
+    ) -> None:
         """Queue the trials.
 
         `round_size`: so many trials of every task run before the next ones of any. An actor may be a round ahead if
         others work on the tasks that are behind.
         """
-        self._max_attempts, self._round_size = max_attempts, round_size
+        self._max_attempts, self._round_size, self._quota = max_attempts, round_size, quota
         self._pending: dict[TaskKey, deque[Trial]] = {}
         for trial in trials:
-            self._pending.setdefault(trial.task.key, deque()).append(trial)
+            if quota is None or quota.is_open(trial.task.key, 0):
+                self._pending.setdefault(trial.task.key, deque()).append(trial)
         self._running: dict[str, Assignment] = {}
         self._task: dict[str, TaskKey] = {}
         self._workers_on: Counter[TaskKey] = Counter()
@@ -91,7 +119,10 @@ class Scheduler:
         """Return the next attempt for an idle `worker`, or None if no trial is left to assign."""
         if not self._taking or self.num_pending == 0 or worker in self._running:
             return None
-        task = self._choose(worker)
+        open_tasks = self._open_tasks()
+        if not open_tasks:
+            return None
+        task = self._choose(worker, open_tasks)
         self._move(worker, task)
         trial = self._pending[task].popleft()
         self.num_pending -= 1
@@ -102,11 +133,18 @@ class Scheduler:
         self._running[worker] = assignment
         return assignment
 
-    def done(self, assignment: Assignment) -> bool:
-        """Close an attempt; return False if it was given up before, so that its late result must be dropped."""
+    def done(self, assignment: Assignment, solved: bool = False) -> bool:
+        """Close an attempt; return False if it was given up before, so that its late result must be dropped.
+
+        `solved`: its trial is a success, perhaps the last that is wanted of its task.
+        """
         if self._running.get(assignment.worker) != assignment:
             return False
         del self._running[assignment.worker]
+        task = assignment.trial.task.key
+        if self._quota is not None and solved and self._quota.add(task):
+            self.num_pending -= len(self._pending[task])
+            self._pending[task].clear()
         return True
 
     def failed(self, assignment: Assignment, error: AttemptError | None = None) -> bool:
@@ -129,8 +167,16 @@ class Scheduler:
         self._leave(worker)
         return self._running.get(worker)
 
-    def _choose(self, worker: str) -> TaskKey:
-        rounds = {task: self._round(queue[0]) for task, queue in self._pending.items() if queue}
+    def _open_tasks(self) -> list[TaskKey]:
+        """Return the tasks of which a trial may be assigned now."""
+        waiting = [task for task, queue in self._pending.items() if queue]
+        if self._quota is None:
+            return waiting
+        in_hand = Counter(assignment.trial.task.key for assignment in self._running.values())
+        return [task for task in waiting if self._quota.is_open(task, in_hand[task])]
+
+    def _choose(self, worker: str, among: Sequence[TaskKey]) -> TaskKey:
+        rounds = {task: self._round(self._pending[task][0]) for task in among}
         first, current = min(rounds.values()), self._task.get(worker)
         behind = [task for task, its_round in rounds.items() if its_round == first]
         cared_for = all(self._workers_on[task] for task in behind)

@@ -22,8 +22,9 @@ from wpray.results import Run, load
 from wpray.results.writer import RunFolder
 from wpray.run.forecast import Forecast, Layout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
+from wpray.run.selection import select
 from wpray.system.hardware import cores
-from wpray.trials import make_trials, remaining, select_tasks
+from wpray.trials import remaining
 from wpray.types import TrialKey
 
 _RUNS = Path("runs")
@@ -61,10 +62,10 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 
 def _work(config: Config) -> _Work:
     listed = list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
-    tasks = select_tasks(listed, config.tasks)
-    trials = make_trials(tasks, config.num_trials_per_task, config.seed)
-    folder = choose_folder(config)
+    chosen = select(config, listed)
+    trials, folder = chosen.trials, choose_folder(config)
     check_what_is_there(folder, config)
+    chosen.check_same_states(folder.read_info(), folder.location)
     return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
 
 
