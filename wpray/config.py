@@ -348,6 +348,17 @@ class Config(_Group):
     stop_on_d0: bool = Field(
         False, description="a zero duration ends the episode; as a plan's first one only if two plans do so in a row"
     )
+    planner_mode: Literal["auto", "token_ar", "block_ar"] = Field(
+        "auto",
+        description="the planner that the checkpoint must hold: a token (token_ar) or a waypoint (block_ar) at a time; "
+        "auto: what it holds",
+    )
+    temperature: float = Field(
+        0.0, ge=0, le=100, description="a plan's tokens are drawn from softmax(scores / temperature); 0: the best ones"
+    )
+    forbid_terminal_first_waypoint: bool = Field(
+        False, description="the duration of a plan's first waypoint is never 0, which would execute nothing"
+    )
     replan_on_deviation: bool = Field(
         False, description="plan again after a segment that ends too far from its waypoint (deviation_threshold)"
     )
@@ -488,7 +499,8 @@ def path_fields() -> tuple[str, ...]:
 EVALUATION_OPTIONS = (
     *("trial_start", "stop_after_successes", "max_segments_per_replan", "segment_start_from"),
     *("strict_step_budget", "stop_on_d0", "replan_on_deviation", "deviation_threshold", "deviation_metric"),
-    *("center_crop", "center_crop_scale", "noise", "eval_seed", "vlm_max_token_len", "ae_max_token_len"),
+    *("temperature", "forbid_terminal_first_waypoint", "center_crop", "center_crop_scale", "noise", "eval_seed"),
+    *("vlm_max_token_len", "ae_max_token_len"),
 )
 
 # What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.
@@ -522,6 +534,9 @@ DONE_WITHOUT: dict[str, Any] = {
     "trial_start": 0,
     "stop_after_successes": None,
     "init_states_file": None,
+    "planner_mode": "auto",
+    "temperature": 0.0,
+    "forbid_terminal_first_waypoint": False,
     "max_segments_per_replan": 0,
     "use_actual_proprio": False,
     "segment_start_from": "predicted",

