@@ -29,7 +29,7 @@ class Selection:
         """Return the counts of what is finished of these trials."""
         planned: dict[TaskKey, tuple[Task, int]] = {}
         for trial in self.trials:
-            planned[trial.key[:2]] = (trial.task, planned.get(trial.key[:2], (trial.task, 0))[1] + 1)
+            planned[trial.task.key] = (trial.task, planned.get(trial.task.key, (trial.task, 0))[1] + 1)
         tally = Tally.planned(planned.values(), config.trial_start, config.stop_after_successes)
         keys = {trial.key for trial in self.trials}
         for key, outcome in finished.items():
