@@ -30,7 +30,7 @@ ALLOWED = {
     "policies": {"types", "errors", "config", "tracking", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
-    "testing": {"", "errors", "config", "cli", "models", "policies", "results.atomic"},
+    "testing": {"", "types", "errors", "config", "cli", "benchmarks", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
     "provenance": {"errors", "benchmarks"},
     "provenance.record": set(),
