@@ -1,4 +1,4 @@
-"""`wpray COMMAND ...` is `python -m wpray.COMMAND ...`."""
+"""The `wpray` command: `wpray COMMAND ...` is `python -m wpray.COMMAND ...`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 
-_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "testing", "video")
+_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "table", "testing", "video")
 _COMMANDS = {
     "launch": "evaluate a policy (no arguments: the quickstart)",
     "doctor": "check everything that a run needs",
     "dataset_stats": "dataset_statistics.json from RLDS data sets",
     "report": "a run as one HTML page",
     "compare": "is run B better than run A, on the same trials?",
+    "table": "runs as a table: policies by suites (Markdown, LaTeX, CSV)",
     "video": "render videos of a run's episodes",
     "export": "write a run's episodes in another tool's format (lerobot)",
     "soup": "average checkpoints of one layout",
@@ -25,7 +26,7 @@ _COMMANDS = {
 
 
 def dispatch(argv: Sequence[str]) -> int:
-    """Runs the command that `argv` names. Raises BadInputError if there is none."""
+    """Run the command that `argv` names. Raises BadInputError if there is none."""
     if argv and argv[0] in _COMMANDS:
         name = f"wpray.{argv[0]}.__main__" if argv[0] in _PACKAGES else f"wpray.{argv[0]}"
         result: int = importlib.import_module(name).main(argv[1:])
@@ -38,7 +39,7 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of the `wpray` command."""
+    """Run the `wpray` command and exit."""
     sys.exit(run_command(dispatch, sys.argv[1:]))
 
 

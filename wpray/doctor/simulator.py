@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import numpy as np
 import wpray
 from wpray.benchmarks.factory import FAKE_SUITE
 from wpray.benchmarks.libero import tasks
+from wpray.benchmarks.libero.init_states_file import read_init_states, states_of
 from wpray.config import Config
 from wpray.doctor.result import Result, Status
 from wpray.system import gl
 from wpray.trials import select_tasks
+from wpray.types import Task
 
 _TIMEOUT_S = 300
 _MUJOCO = "run: pip install mujoco==3.3.2"
@@ -72,7 +75,7 @@ def run_probe(name: str, *arguments: str, environ: dict[str, str] | None = None)
 
 def check_rendering(config: Config) -> list[Result]:
     """Renders a frame, and says what rendered it."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     renderer = gl.resolve(config.env.renderer)
     found = run_probe("render", renderer)
@@ -93,7 +96,7 @@ def check_rendering(config: Config) -> list[Result]:
 
 def check_libero_import(config: Config) -> list[Result]:
     """Imports LIBERO in a fresh home and without a terminal, where the official package would ask a question."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     with tempfile.TemporaryDirectory() as home:
         environ = {name: value for name, value in os.environ.items() if name != "LIBERO_CONFIG_PATH"}
@@ -105,26 +108,44 @@ def check_libero_import(config: Config) -> list[Result]:
 
 def check_suite(config: Config) -> list[Result]:
     """The suite's tasks, their problem files and their initial states."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
-    listed = tasks.list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
-    known = select_tasks(listed, config.task_ids(task.task_id for task in listed))
+    return [_check_suite(config, suite) for suite in config.suites]
+
+
+def _check_suite(config: Config, suite: str) -> Result:
+    listed = tasks.list_tasks(suite, config.env.max_steps, config.instruction_of(suite))
+    known = select_tasks(listed, config.task_ids(suite, (task.task_id for task in listed)))
     for task in known:
         states = tasks.initial_states(task.suite, task.task_id)
         file = tasks.bddl_file(task.suite, task.task_id)
         if not file.is_file() or not np.isfinite(states).all():
             what = f"task {task.task_id}: {file} is missing" if not file.is_file() else f"task {task.task_id}: NaN"
-            return [Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")]
+            return Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")
+    if config.init_states_file is not None:
+        return _check_own_states(Path(config.init_states_file), known)
     fewest = min(task.num_trials for task in known)
-    text = f"{config.task_suite}: {len(known)} tasks, at least {fewest} initial states each"
-    if config.num_trials_per_task > fewest and config.init_states_file is None:
-        return [Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")]
-    return [Result("suite", "pass", f"{text}, all readable")]
+    text = f"{suite}: {len(known)} tasks, at least {fewest} initial states each"
+    if config.num_trials_per_task > fewest:
+        return Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")
+    return Result("suite", "pass", f"{text}, all readable")
+
+
+def _check_own_states(path: Path, known: Sequence[Task]) -> Result:
+    """Compare the states of init_states_file with the scenes'. Raises BadInputError as its reader does."""
+    states = read_init_states(path)
+    fewest = min(len(states_of(task, states, path)) for task in known)
+    for task in known:
+        theirs, ours = states[task.name].shape[1], tasks.initial_states(task.suite, task.task_id).shape[1]
+        if theirs != ours:
+            said = f"init_states_file: a state of {task.name} has {theirs} numbers, its scene {ours}"
+            return Result("suite", "fail", said, "make the states from this suite's scenes")
+    return Result("suite", "pass", f"{path}: states of {len(known)} tasks, at least {fewest} each")
 
 
 def check_mujoco(config: Config) -> list[Result]:
     """MuJoCo by its physics and its pixels: a number says which version was meant, not which one is loaded."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     found = run_probe("simulator")
     if found.error:
