@@ -135,7 +135,11 @@ class _Group(BaseModel):
     @classmethod
     def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         kind = cls.model_fields[info.field_name or ""].annotation
-        if kind == PolicyArgs or (isinstance(kind, type) and issubclass(kind, bool | BaseModel)):
+        if (
+            kind == PolicyArgs
+            or bool in get_args(kind)
+            or (isinstance(kind, type) and issubclass(kind, bool | BaseModel))
+        ):
             return value
         return _without_booleans(value)
 
@@ -350,6 +354,36 @@ class Config(_Group):
         description="the planner's tokens: bins256 (8-D proprio) or bins300 (6-D proprio and a gripper token); "
         "auto: what the checkpoints and the statistics agree on",
     )
+    planner_use_block_embed: bool | None = Field(
+        None, description="the block planner embeds its waypoints' numbers; the tensors decide, and must agree"
+    )
+    lora_enabled: bool = Field(False, description="read the LoRA adapter in joint_checkpoint, beside its base model")
+    pretrained_weight_path: FilePath | None = Field(None, description="the base model of a LoRA adapter")
+    lora_rank: PositiveInt = Field(16, le=4096, description="rank of the adapter; checked against its file")
+    lora_alpha: PositiveFloat | None = Field(
+        None, description="scale of the adapter times its rank: needed with lora_enabled, because no tensor shows it"
+    )
+    lora_use_rslora: bool = Field(False, description="the scale is lora_alpha / sqrt(lora_rank)")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="of training: without effect here")
+    lora_apply_to: Literal["all", "backbone_only", "expert_only"] = Field("all", description="what was adapted")
+    vision_encoder_mode: Literal["freeze", "lora", "full"] | None = Field(
+        None, description="how the image encoder was trained; default: freeze, with train_vision_encoder full"
+    )
+    train_vision_encoder: bool = Field(False, description="older name of vision_encoder_mode: full")
+    lora_modules_to_skip: list[str] | None = Field(
+        None, description="parts of the names of layers that were not adapted, instead of the default ones"
+    )
+    lora_trainable_modules: list[str] | None = Field(
+        None, description="parts of the names of tensors that were trained in full, instead of the default ones"
+    )
+    lora_inference_slim: bool = Field(True, description="an active adapter's B takes up the scale once")
+    runtime_merge: bool = Field(
+        False, description="add the adapter to the weights (merged); false: compute it beside them (active)"
+    )
+    use_ema: bool = Field(False, description="the adapter's averaged weights, lora_ema.safetensors")
+    allow_stale_ema_forensics: bool = Field(
+        False, description="averaged weights even if they may be mostly those of the warm-up"
+    )
     dataset_statistics_path: FilePath | None = Field(
         None,
         description="dataset_statistics.json of the training data, openpi's norm_stats.json or LeRobot's stats.json",
@@ -476,6 +510,23 @@ class Config(_Group):
         return self
 
     @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> Config:
+        if self.train_vision_encoder and self.vision_encoder_mode not in (None, "full"):
+            mode = self.vision_encoder_mode
+            raise ValueError(f"train_vision_encoder means vision_encoder_mode: full, not {mode}: give one of them")
+        if not self.lora_enabled:
+            for name in ("runtime_merge", "use_ema", "allow_stale_ema_forensics"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is of a LoRA adapter: set lora_enabled, or leave it out")
+            return self
+        if not self.joint_checkpoint:
+            raise ValueError("lora_enabled needs joint_checkpoint: merge the adapters of a pair into their models")
+        for name in ("pretrained_weight_path", "lora_alpha"):
+            if getattr(self, name) is None:
+                raise ValueError(f"lora_enabled needs {name}")
+        return self
+
+    @model_validator(mode="after")
     def _tasks_are_of_the_suites(self) -> Config:
         if isinstance(self.tasks, dict):
             for name, ids in self.tasks.items():
@@ -595,6 +646,7 @@ _NO_OUTCOME = frozenset(
         "ray",
     }
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
+    | {"lora_dropout"}
 )
 
 # Behaviour of runs that were recorded before a setting existed. A run that behaves alike leaves the setting out, so
@@ -606,6 +658,21 @@ DONE_WITHOUT: dict[str, Any] = {
     "checkpoint_file": "model",
     "token_layout": "auto",
     "lm_head_precision": "auto",
+    "planner_use_block_embed": None,
+    "lora_enabled": False,
+    "pretrained_weight_path": None,
+    "lora_rank": 16,
+    "lora_alpha": None,
+    "lora_use_rslora": False,
+    "lora_apply_to": "all",
+    "vision_encoder_mode": None,
+    "train_vision_encoder": False,
+    "lora_modules_to_skip": None,
+    "lora_trainable_modules": None,
+    "lora_inference_slim": True,
+    "runtime_merge": False,
+    "use_ema": False,
+    "allow_stale_ema_forensics": False,
     "vlm_max_token_len": None,
     "ae_max_token_len": 64,
     "trial_start": 0,
