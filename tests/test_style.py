@@ -15,15 +15,13 @@ TO_DO = {
     "benchmarks",
     "cli",
     "cluster",
-    "dataset_stats",
     "doctor",
     "models",
     "orchestration",
     "policies",
-    "provenance",
     "results",
 }
-TO_DO |= {"run", "system", "transport", "video"}
+TO_DO |= {"run", "system", "transport"}
 QUESTIONS = {"What", "How", "Whether", "Who", "Whoever", "Which", "Where", "When", "Why"}
 FRAGMENTS = {"A", "An", "The", "Of", "For", "From", "By", "To", "With", "Exit"}  # a function's line is an imperative
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,4 +1,4 @@
-"""`python -m wpray.export lerobot RUN_DIR OUT`: writes a run's recorded episodes as a LeRobotDataset."""
+"""`python -m wpray.export lerobot RUN_DIR OUT`: a run's recorded episodes as a LeRobotDataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wpray.cli.command import run_command
 from wpray.cli.configuration import ArgumentParser
 from wpray.cluster import process_env
 from wpray.errors import BadInputError, RunStoppedError
-from wpray.video.options import add_choices, add_where, config_of, wanted
+from wpray.video.options import add_choices, add_where, matches_options, rendering_config
 
 if TYPE_CHECKING:
     from wpray.export.lerobot import Episode, Pixels
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 _ABOUT = (
     "Writes recorded episodes as a LeRobotDataset (format v3.0): states, actions, instructions, and videos of both "
-    "cameras as the policy sees them, rendered anew from the recorded states. Needs no further package."
+    "cameras as the policy sees them, rendered from the recorded states. Needs no other package."
 )
-_EVERY = 10  # every n-th frame counts for the image statistics
-_KEYFRAME_EVERY = 2  # frames; close together, because training reads single frames
+_PIXELS_EVERY = 10  # image statistics read every n-th frame
+_KEYFRAME_EVERY = 2  # frames between key frames: few, because training reads single frames
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,15 +37,17 @@ def main(argv: Sequence[str]) -> int:
     process_env.prepare(joins_a_cluster=options.address is not None)
     from wpray.export import lerobot
     from wpray.results import load
-    from wpray.video.selection import choose
+    from wpray.video.selection import select_episodes
 
     run, out = load(options.run_dir), options.out
     if out.exists():
-        raise BadInputError(f"{out}: is there already; name a new folder")
-    rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
+        raise BadInputError(f"{out}: exists already; name a new folder")
+    rows = select_episodes(
+        [row for row in run.episodes.to_pylist() if matches_options(row, options)], "all", options.max_count
+    )
     episodes = [episode for row in rows if len((episode := lerobot.read_episode(run, row)).action)]
     if not episodes:
-        raise BadInputError(f"{run.path}: no episode is as asked (errors have no trajectory); ask for others")
+        raise BadInputError(f"{run.path}: no episode matches the options (errors have no trajectory); select others")
     if options.videos:
         _check_recordings(run, episodes)
     try:
@@ -62,7 +64,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("format", choices=("lerobot",), help="format of the data set")
     parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
     parser.add_argument(
-        "out", type=folder_to_write, metavar="OUT", help="folder of the data set; it must not be there yet"
+        "out", type=folder_to_write, metavar="OUT", help="folder of the data set; it must not exist yet"
     )
     parser.add_argument("--no-videos", dest="videos", action="store_false", help="states and actions only")
     add_choices(parser)
@@ -71,7 +73,7 @@ def _parser() -> ArgumentParser:
 
 
 def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
-    """Raise BadInputError before anything is written if one has no states that can be rendered."""
+    """Raise BadInputError if an episode has no states to render, before anything is written."""
     from wpray.video.frames import check_recording
 
     for episode in episodes:
@@ -80,24 +82,24 @@ def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
             check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
         except BadInputError as error:
             where = f"{run.place}: task {row['task_id']} trial {row['trial']}"
-            raise BadInputError(f"{where}: {error}; --no-videos exports states and actions alone") from error
+            raise BadInputError(f"{where}: {error}; --no-videos exports states and actions only") from error
 
 
 def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, out: Path) -> list[dict[str, Pixels]]:
     """Render every episode's videos into the data set, camera by camera; return the levels of their pixels."""
     from wpray.export import lerobot
     from wpray.results.videos import VideoFolder
-    from wpray.video.frames import Look
+    from wpray.video.frames import VideoStyle
     from wpray.video.render import jobs_for, render
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     jobs = jobs_for(run, [episode.row for episode in episodes])
     for key, camera in lerobot.VIDEO_KEYS.items():
-        look = Look((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
+        style = VideoStyle((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
         named = [replace(job, name=lerobot.video_file(key, number)) for number, job in enumerate(jobs)]
         for job in named:
             (out / job.name).parent.mkdir(parents=True, exist_ok=True)
-        failed = render(config_of(run, options), named, look, VideoFolder(out, ""), Console(soft_wrap=True))
+        failed = render(rendering_config(run, options), named, style, VideoFolder(out, ""), Console(soft_wrap=True))
         if failed:
             raise RunStoppedError(f"{failed} videos could not be rendered, so {out} is no data set")
     return [
@@ -114,7 +116,7 @@ def _pixels(video: Path, episode: Episode) -> Pixels:
     from wpray.export.lerobot import Pixels
     from wpray.export.statistics import levels
 
-    shown = range(episode.skipped, episode.skipped + len(episode.action), _EVERY)
+    shown = range(episode.skipped, episode.skipped + len(episode.action), _PIXELS_EVERY)
     reader: Any = imageio.get_reader(video)
     with reader:
         images = [np.asarray(image) for index, image in enumerate(reader) if index in shown]
