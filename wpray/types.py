@@ -45,18 +45,18 @@ class Trial:
     """One episode's identity: everything its outcome may depend on besides the configuration."""
 
     task: Task
-    trial: int  # index of the initial state
+    init_state: int  # index of the initial state; the column `trial` of the results
     seed: int  # the run's seed, the same for every trial
 
     @property
     def key(self) -> TrialKey:
         """Unique within a run."""
-        return (self.task.suite, self.task.task_id, self.trial)
+        return (self.task.suite, self.task.task_id, self.init_state)
 
     @property
     def label(self) -> str:
         """For people: `Task 3 pick_up_the_bbq_sauce trial 2`."""
-        return f"Task {self.task.task_id} {self.task.name} trial {self.trial}"
+        return f"Task {self.task.task_id} {self.task.name} trial {self.init_state}"
 
 
 @dataclass(frozen=True, slots=True)

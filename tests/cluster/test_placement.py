@@ -227,7 +227,7 @@ def test_a_node_with_another_mujoco_is_refused_by_name(cluster: Any, tmp_path: P
 def test_who_fails_or_does_not_answer_is_left_out(cluster: Any) -> None:
     import ray
 
-    from wpray.cluster.gather import answers
+    from wpray.cluster.gather import gather_within
 
     ray.init(address=cluster.address, log_to_driver=False)
 
@@ -241,7 +241,10 @@ def test_who_fails_or_does_not_answer_is_left_out(cluster: Any) -> None:
 
     failed = fail.remote()
     ray.wait([failed], timeout=60)
-    assert list(answers([ray.put("a"), failed, wait_for_a_node.remote(), ray.put("b")], 0.5)) == [(0, "a"), (3, "b")]
+    assert list(gather_within([ray.put("a"), failed, wait_for_a_node.remote(), ray.put("b")], 0.5)) == [
+        (0, "a"),
+        (3, "b"),
+    ]
 
 
 def test_sigterm_is_ours_while_ray_runs_and_after(cluster: Any) -> None:

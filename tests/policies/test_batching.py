@@ -54,7 +54,7 @@ class RecordingPolicy:
         return [SegmentReply(Segment(np.full((1, 7), float(number)))) for number in self._note("act", requests)]
 
     def _note(self, kind: str, requests: Sequence[PlanRequest] | Sequence[SegmentRequest]) -> list[int]:
-        numbers = [request.trial.trial for request in requests]
+        numbers = [request.trial.init_state for request in requests]
         self.batches.append((kind, numbers))
         self.holding.set()
         assert self.gate.wait(LONG_S)
@@ -258,9 +258,9 @@ class _PreparingPolicy(RecordingPolicy):
         self.bad, self.prepared = frozenset(bad), list[int]()
 
     def prepare(self, request: PlanRequest) -> PlanRequest:
-        if request.trial.trial in self.bad:
+        if request.trial.init_state in self.bad:
             raise ValueError("no image")
-        self.prepared.append(request.trial.trial)
+        self.prepared.append(request.trial.init_state)
         return replace(request, plan_index=7)
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
@@ -396,7 +396,7 @@ class _ExitingPolicy(RecordingPolicy):
         raise self.error
 
     def prepare(self, request: PlanRequest) -> PlanRequest:
-        if request.trial.trial == 1:
+        if request.trial.init_state == 1:
             raise self.error
         return request
 
@@ -460,12 +460,12 @@ class _ParticularPolicy(RecordingPolicy):
     """Cannot answer request 2, nor prepare request 5."""
 
     def prepare(self, request: PlanRequest) -> PlanRequest:
-        if request.trial.trial == 5:
+        if request.trial.init_state == 5:
             raise InvalidRequestError("has no image")
         return request
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
-        if any(request.trial.trial == 2 for request in requests):
+        if any(request.trial.init_state == 2 for request in requests):
             raise InvalidRequestError("has no image")
         return super().plan(requests)
 

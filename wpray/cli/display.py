@@ -145,7 +145,7 @@ def print_summary(console: Console, tally: Tally, folder: RunFolder, report: Pat
         link = f"[link={report.resolve().as_uri()}]{escape(str(report))}[/link]"
         console.print(f"Report with charts and videos: {link}", highlight=False, soft_wrap=True)
     table = folder.path / "episodes.parquet"
-    on_their_way = "" if folder.place == str(folder.path) else f", which go to {folder.place} now"
+    on_their_way = "" if folder.location == str(folder.path) else f", which go to {folder.location} now"
     console.print(f"Results in {folder.path}{on_their_way}", highlight=False, markup=False, soft_wrap=True)
     query = f"SELECT task_name, avg(success::int) AS rate FROM '{table}' GROUP BY task_name ORDER BY rate"
     console.print(f'Query them: duckdb -c "{query}"', highlight=False, soft_wrap=True, markup=False)

@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from wpray.benchmarks.factory import FAKE_SUITE
-from wpray.cluster.gather import answers
+from wpray.cluster.gather import gather_within
 from wpray.errors import BadInputError
 from wpray.provenance import origins, record
 
@@ -40,7 +40,7 @@ def ask_nodes(timeout_s: float = _TIMEOUT_S, suite: str = FAKE_SUITE) -> Nodes:
     """Return the versions on every node that is there now, with digests of what decides outcomes of `suite`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     asked = [_versions.options(scheduling_strategy=_on(node)).remote(suite) for node in nodes]
-    said = dict(answers(asked, timeout_s))
+    said = dict(gather_within(asked, timeout_s))
     silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
     found: dict[str, dict[str, str]] = {}
     for host, versions in said.values():

@@ -1,4 +1,4 @@
-"""Memory, disk and the output folder, against what the configuration asks for."""
+"""Checks of memory, cores, disk and the output folder against the configuration."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from wpray.doctor.result import Result
 from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store
-from wpray.storage.url import StoreUrl, place_of
+from wpray.storage.url import StoreUrl, location_of
 from wpray.system.hardware import cores, memory_left
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
-_FAKE_BYTES = 200 * 2**20  # of a fake environment, as it is reserved
-# Measured on libero_object and libero_10, with a margin of a half: bytes of a control step, and of an episode's rows.
+_FAKE_BYTES = 200 * 2**20  # reserved for a fake environment
+# Bytes per control step, and of an episode's rows: measured on libero_object and libero_10, plus a half.
 _STEP_BYTES = {"full": 1500, "light": 300, "none": 0}
 _ROW_BYTES = 40_000
 _VIDEO_BYTES = 1_000_000
@@ -27,7 +27,7 @@ _LONGEST, _TASKS = {"libero_10": 530, "libero_90": 410}, {"libero_90": 90}
 
 
 def check_memory(config: Config) -> list[Result]:
-    """Room for one environment at least, and for as many as are asked for."""
+    """Compare free memory with the need of the configured environments."""
     free = free_memory()
     if free is None or config.ray.address is not None:
         return []
@@ -48,7 +48,7 @@ def check_memory(config: Config) -> list[Result]:
 
 
 def _fake_memory(free: int, wanted: int | Auto) -> list[Result]:
-    """Say so if fewer fit than are asked for: Ray then starts those that do."""
+    """Warn if fewer fake environments fit than are configured; Ray then starts those that fit."""
     fitting = int(free / _FAKE_BYTES)
     if wanted == "auto" or wanted <= fitting:
         return []
@@ -57,7 +57,7 @@ def _fake_memory(free: int, wanted: int | Auto) -> list[Result]:
 
 
 def check_cores(config: Config) -> list[Result]:
-    """A core for one environment at least; Ray would wait for ever."""
+    """Check that one environment at least gets a core, because Ray would wait for ever."""
     if config.ray.address is None and config.num_env_actors == "auto" and config.ray.env_cpus > cores():
         text = f"ray.env_cpus: {config.ray.env_cpus:g} CPUs asked for each env actor, this machine has {cores()}"
         return [Result("cores", "fail", text, "lower it, or give ray.num_env_actors")]
@@ -65,9 +65,9 @@ def check_cores(config: Config) -> list[Result]:
 
 
 def check_output(config: Config) -> list[Result]:
-    """Whether the result folder can be written, and the store that it goes to."""
+    """Check that the result folder and its store can be written."""
     found = [result for path in _outputs(config) for result in _check_writable(path)]
-    store = None if config.output_dir is None else place_of(config.output_dir)
+    store = None if config.output_dir is None else location_of(config.output_dir)
     if isinstance(store, StoreUrl):
         Store.connect(store).check()
         found.append(Result("output", "pass", f"{store} can be written"))
@@ -75,7 +75,7 @@ def check_output(config: Config) -> list[Result]:
 
 
 def check_disk(config: Config) -> list[Result]:
-    """Room for what the configuration records; an estimate on the high side."""
+    """Compare free disk space with a high estimate of what the run records."""
     episodes = config.num_trials_per_task * len(config.tasks or range(_TASKS.get(config.task_suite, 10)))
     steps = config.num_steps_wait + (config.env.max_steps or _LONGEST.get(base_of(config.task_suite) or "", 310))
     needed = episodes * (_ROW_BYTES + steps * _STEP_BYTES[config.record])
@@ -89,7 +89,7 @@ def check_disk(config: Config) -> list[Result]:
 
 
 def free_memory() -> int | None:
-    """Bytes that new processes can use, within a container's limit; None where the system does not tell."""
+    """Return the bytes that new processes can use within a container's limit; None if the system hides them."""
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:
@@ -104,7 +104,7 @@ def _size(num_bytes: float) -> str:
 
 
 def _outputs(config: Config) -> list[Path]:
-    output = place_of(config.output_dir or "runs")
+    output = location_of(config.output_dir or "runs")
     here = output if isinstance(output, Path) else staging_path(output)
     videos = [VideoFolder.of(here, config.video_out_path).path] if config.video_out_path else []
     return [here.absolute(), *videos]
@@ -121,5 +121,5 @@ def _check_writable(path: Path) -> list[Result]:
 
 
 def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """Return the folder, or the nearest one above it that exists."""
     return next(place for place in (path, *path.parents) if place.exists())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from wpray.cli.arguments import folder_to_write, place
+from wpray.cli.arguments import folder_to_write, location
 from wpray.cli.command import run_command
 from wpray.cli.configuration import ArgumentParser
 from wpray.cluster import process_env
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.export", description=_ABOUT)
     parser.add_argument("format", choices=("lerobot",), help="format of the data set")
-    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     parser.add_argument(
         "out", type=folder_to_write, metavar="OUT", help="folder of the data set; it must not exist yet"
     )
@@ -81,7 +81,7 @@ def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
         try:
             check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
         except BadInputError as error:
-            where = f"{run.place}: task {row['task_id']} trial {row['trial']}"
+            where = f"{run.location}: task {row['task_id']} trial {row['trial']}"
             raise BadInputError(f"{where}: {error}; --no-videos exports states and actions only") from error
 
 

@@ -306,9 +306,9 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
         return None
     from wpray.system import egl_devices, gl
 
-    renderer = gl.choose(config.env.renderer)
+    renderer = gl.select_renderer(config.env.renderer)
     gl.prepare(renderer)
-    egl_devices.settle(owned=owned, name=name)
+    egl_devices.set_egl_device(owned=owned, name=name)
     return renderer
 
 

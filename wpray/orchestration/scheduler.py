@@ -30,7 +30,7 @@ class Assignment:
         trial, task = self.trial, self.trial.task
         about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
         errors = [astuple(error) for error in self.errors]
-        return [about, trial.trial, trial.seed, self.attempt, self.worker, errors]
+        return [about, trial.init_state, trial.seed, self.attempt, self.worker, errors]
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Assignment:
@@ -82,7 +82,7 @@ class Scheduler:
     def even_out(self) -> None:
         """Keeps of every task only as many trials as the task furthest ahead has begun: a mean over equal shares."""
         for task, queue in self._pending.items():
-            self._pending[task] = deque(trial for trial in queue if trial.trial < self._begun)
+            self._pending[task] = deque(trial for trial in queue if trial.init_state < self._begun)
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
     def next_for(self, worker: str) -> Assignment | None:
@@ -94,7 +94,7 @@ class Scheduler:
         trial = self._pending[task].popleft()
         self.num_pending -= 1
         self._attempts[trial.key] += 1
-        self._begun = max(self._begun, trial.trial + 1)
+        self._begun = max(self._begun, trial.init_state + 1)
         errors = tuple(self._errors.get(trial.key, ()))
         assignment = Assignment(trial, self._attempts[trial.key], worker, errors)
         self._running[worker] = assignment
@@ -137,7 +137,7 @@ class Scheduler:
         return max(behind, key=self._urgency)
 
     def _round(self, trial: Trial) -> int:
-        return trial.trial // self._round_size if self._round_size else 0
+        return trial.init_state // self._round_size if self._round_size else 0
 
     def _urgency(self, task: TaskKey) -> float:
         """Steps still to come for each actor that would share them."""

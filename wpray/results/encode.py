@@ -127,7 +127,7 @@ def _common(trial: Trial, context: EpisodeContext) -> dict[str, Any]:
         "task_id": task.task_id,
         "task_name": task.name,
         "instruction": task.instruction,
-        "trial": trial.trial,
+        "trial": trial.init_state,
         "seed": trial.seed,
         "max_steps": task.max_steps,
         "attempt": context.attempt,

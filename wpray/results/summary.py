@@ -37,7 +37,7 @@ class TaskTally:
             self.errors += 1
 
     @property
-    def unbroken(self) -> int:
+    def contiguous_prefix(self) -> int:
         """How many trials from the first on have a row, without a gap."""
         return next((trial for trial in range(self.planned) if trial not in self.statuses), self.planned)
 
@@ -82,12 +82,12 @@ class Tally:
         return stratified([(row.successes, row.successes + row.failures) for row in self.tasks.values()])
 
     @property
-    def even(self) -> Rate:
+    def balanced_rate(self) -> Rate:
         """The rate over the trials that all tasks have run: no easy task, and no quick success, weighs more in it.
 
         Successes end early and tasks run one after the other, so what has finished at some moment is no fair sample.
         """
-        rounds = min((row.unbroken for row in self.tasks.values()), default=0)
+        rounds = min((row.contiguous_prefix for row in self.tasks.values()), default=0)
         return stratified([row.first(rounds) for row in self.tasks.values()])
 
     @property

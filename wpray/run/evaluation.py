@@ -85,7 +85,9 @@ def evaluate(config: Config) -> int:
         todo = remaining(trials, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
         if info.resumed:
-            _LOG.info("resuming %s: %d of %d episodes are finished", folder.place, len(trials) - len(todo), len(trials))
+            _LOG.info(
+                "resuming %s: %d of %d episodes are finished", folder.location, len(trials) - len(todo), len(trials)
+            )
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
         run = _Run(config, spec, folder, todo, _tally(tasks, config.num_trials_per_task, finished), info)

@@ -24,7 +24,7 @@ from wpray.results.names import safe_name
 from wpray.results.schema import SCHEMA_VERSION
 from wpray.results.sessions import PROTOCOL, decisive, gpus, noted, sessions
 from wpray.results.writer import RunFolder
-from wpray.storage.url import place_of
+from wpray.storage.url import location_of
 
 _LOG = logging.getLogger(__name__)
 _ROOT = Path("runs")
@@ -38,7 +38,7 @@ def choose_folder(config: Config, claim: bool = False, software: Mapping[str, st
     Raises BadInputError, touching nothing, if the configured one is of something else than a run.
     """
     if config.output_dir is not None:
-        place = place_of(config.output_dir)
+        place = location_of(config.output_dir)
         folder = RunFolder(place) if isinstance(place, Path) else MirroredFolder(place)
         _check_is_a_run_or_empty(folder)
         return folder
@@ -58,7 +58,7 @@ def opened(folder: RunFolder, config: Config, software: Mapping[str, str] | None
     `software`: versions and digests of what will run, as `check_nodes` returns them; default: this machine's.
     """
     if config.resume == "only" and folder.read_info() is None:
-        raise BadInputError(f"resume only: {folder.place} holds no run to go on with; use resume auto")
+        raise BadInputError(f"resume only: {folder.location} holds no run to go on with; use resume auto")
     check_what_is_there(folder, config, software)  # before anything is created
     folder.open()
     try:
@@ -66,7 +66,7 @@ def opened(folder: RunFolder, config: Config, software: Mapping[str, str] | None
             folder, config, software
         )  # again: another driver may have come and gone before the lock was ours
         yield folder
-        folder.deliver()
+        folder.flush()
     finally:
         folder.close()
 
@@ -150,7 +150,7 @@ class RunInfo(RunRecord):
         for path, digest in hashes.items():
             if known.setdefault(path, digest) != digest:
                 raise BadInputError(
-                    f"{path} has changed since the run in {self.folder.place} began; choose another output_dir"
+                    f"{path} has changed since the run in {self.folder.location} began; choose another output_dir"
                 )
         with contextlib.suppress(DiskFullError):  # the run goes on, or says so itself
             self.save("running")
@@ -169,7 +169,7 @@ class RunInfo(RunRecord):
 
 
 def _check_is_a_run_or_empty(folder: RunFolder) -> None:
-    names, place = folder.top(), folder.place
+    names, place = folder.list_names(), folder.location
     if names - {".lock", "parts", "trajectories"} and "run.json" not in names:
         raise BadInputError(f"output_dir: {place} holds files but no run.json, so not a run; choose another output_dir")
     if "run.json" not in names and folder.has_rows():
@@ -181,11 +181,11 @@ def check_what_is_there(folder: RunFolder, config: Config, software: Mapping[str
     info = folder.read_info()
     if info is None:
         return
-    _check_same_run(info, config, folder.place)
+    _check_same_run(info, config, folder.location)
     other = decisive(sessions(info)[-1], _ours(config, software))
     if other:
         raise BadInputError(
-            f"output_dir: {folder.place} holds results of other software, which differs in: {', '.join(other)}; "
+            f"output_dir: {folder.location} holds results of other software, which differs in: {', '.join(other)}; "
             "go on with what made them, or choose another output_dir"
         )
 

@@ -71,7 +71,7 @@ def _recorded(folder: RunFolder) -> set[tuple[str, int, int]]:
     """Trials that have an outcome. Reads only: a driver may be at work in the folder."""
     if folder.read_info() is None or not folder.has_rows():
         return set()
-    rows = load(folder.place).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
+    rows = load(folder.location).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
     return {(row["suite"], row["task_id"], row["trial"]) for row in rows if row["status"] != "error"}
 
 
@@ -169,7 +169,7 @@ def _gpus_here() -> int:
 
 def _table(work: _Work, found: Forecast, layout: Layout) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
-    already = f" ({work.finished} of {work.planned} are finished in {work.folder.place})" if work.finished else ""
+    already = f" ({work.finished} of {work.planned} are finished in {work.folder.location})" if work.finished else ""
     table.add_row("episodes", f"{found.episodes}{already}")
     actors = (counted(layout.env_actors, "env actor"), counted(layout.policy_actors, "policy actor"))
     table.add_row("actors", ", ".join(actors))

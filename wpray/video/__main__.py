@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from wpray.cli.arguments import folder_to_write, place, whole
+from wpray.cli.arguments import folder_to_write, location, whole
 from wpray.cli.command import run_command
 from wpray.cli.configuration import ArgumentParser
 from wpray.cluster import process_env
@@ -53,7 +53,7 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
     )
     if not rows:
         raise BadInputError(
-            f"{run.place}: no episode matches the options (episodes with errors have no video); select others"
+            f"{run.location}: no episode matches the options (episodes with errors have no video); select others"
         )
     every = config.video.every if options.every is None else options.every
     fps = config.video.fps if options.fps is None else options.fps
@@ -67,7 +67,7 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT)
-    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
     style = parser.add_argument_group("style")
     style.add_argument(

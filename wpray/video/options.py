@@ -56,12 +56,12 @@ def rendering_config(run: Run, options: argparse.Namespace) -> Config:
     }
     if "task_suite" not in known:
         raise DamagedRunError(
-            f"{run.place}: the config in its run.json names no task_suite, so nothing can be rendered"
+            f"{run.location}: the config in its run.json names no task_suite, so nothing can be rendered"
         )
     try:
         config = validate(known)  # without the keys of later versions, because they do not change a scene's images
     except BadInputError as error:
-        raise DamagedRunError(f"{run.place}: the config in its run.json is not usable ({error})") from error
+        raise DamagedRunError(f"{run.location}: the config in its run.json is not usable ({error})") from error
     actors = options.num_actors or "auto"
     here = config.ray.model_copy(update={"address": options.address, "num_env_actors": actors})
     return config.model_copy(update={"ray": here, "num_parallel": None})

@@ -86,7 +86,7 @@ def select_renderable(run: Run, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
         except BadInputError as error:
             reasons.append(str(error))
     if not whole:
-        raise BadInputError(f"{run.place}: none of {len(rows)} episodes can be rendered: {reasons[0]}")
+        raise BadInputError(f"{run.location}: none of {len(rows)} episodes can be rendered: {reasons[0]}")
     for reason in reasons:
         _LOG.warning("no video: %s", reason)
     return whole
@@ -110,7 +110,7 @@ def _job(run: Run, row: EpisodeRow, segments: tuple[tuple[int, int], ...]) -> Vi
     key = (row["suite"], row["task_id"], row["trial"])
     path = run.trajectory_file(key)
     if path is None:
-        raise BadInputError(f"{run.place}: no trajectory of {key} was recorded; videos need runs with record full")
+        raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
     task = Task(row["suite"], row["task_id"], row["task_name"], row["instruction"], 0, row["max_steps"])
     return VideoJob(task, row["trial"], row["status"], video_name(row), path, segments)
 

@@ -79,7 +79,7 @@ class LiberoEnvironment:
             np.random.seed(reset_seed(trial))
             scene.reset()
         self._stepper = Stepper(scene.env)
-        self._stepper.set_state(self._states[trial.trial])
+        self._stepper.set_state(self._states[trial.init_state])
         self.render_s = 0.0
 
     def step(self, action: FloatArray) -> Step:
@@ -171,9 +171,9 @@ class _SerialDraws:
         if self._of != (trial.task, trial.seed):
             np.random.seed(trial.seed)
             self._of, self._states = (trial.task, trial.seed), [np.random.get_state()]
-        for number in range(len(self._states) - 1, trial.trial):
+        for number in range(len(self._states) - 1, trial.init_state):
             np.random.set_state(self._states[number])
             scene.reset(rounds=number + 1)
             self._states.append(np.random.get_state())
-        np.random.set_state(self._states[trial.trial])
-        scene.reset(rounds=trial.trial + 1)
+        np.random.set_state(self._states[trial.init_state])
+        scene.reset(rounds=trial.init_state + 1)

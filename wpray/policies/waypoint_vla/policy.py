@@ -263,7 +263,7 @@ def _own_noise(config: Config) -> Noise:
 
     def reference(request: Request, shape: tuple[int, ...]) -> Float32Array:
         assert config.eval_seed is not None  # the config's own rule
-        seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.trial)
+        seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.init_state)
         return fetch(segment_noise(seed, request.segment_index, shape))
 
     return reference if config.noise == "reference" else keyed
