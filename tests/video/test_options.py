@@ -15,7 +15,7 @@ WHERE = Namespace(num_actors=3, address=None)
 
 
 def _run(**config: Any) -> Any:
-    return SimpleNamespace(place="RUN", info={"config": {"task_suite": "fake", "policy": "noop", **config}})
+    return SimpleNamespace(location="RUN", info={"config": {"task_suite": "fake", "policy": "noop", **config}})
 
 
 def test_a_run_with_settings_that_are_refused_today_still_has_videos() -> None:
