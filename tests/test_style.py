@@ -18,7 +18,6 @@ TO_DO = {
     "models",
     "orchestration",
     "policies",
-    "results",
 }
 TO_DO |= {"run", "system", "transport"}
 QUESTIONS = {"What", "How", "Whether", "Who", "Whoever", "Which", "Where", "When", "Why"}

@@ -1,4 +1,4 @@
-"""Which trials of two runs are pairs, and whether the runs may be paired at all."""
+"""Pairs of trials of two runs, and the reasons why two runs may not be paired."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SAME_FIELDS = (
     "env.instruction",
 )
 _SAME_PACKAGES = ("mujoco", "robosuite", "libero")
-_RECORDED = tuple(name for name in DECISIVE if name not in _SAME_PACKAGES)  # not in a run.json of before 0.2
+_RECORDED = tuple(name for name in DECISIVE if name not in _SAME_PACKAGES)  # absent from older run.json files
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One trial's rows in both runs; each has an outcome."""
+    """Rows of one trial in two runs; both have an outcome."""
 
     key: TrialKey
     a: Mapping[str, Any]
@@ -37,13 +37,13 @@ class Pair:
 
     @property
     def flipped(self) -> bool:
-        """Whether one run solved it and the other did not."""
+        """True if one run solved the trial and the other did not."""
         return bool(self.a["success"] != self.b["success"])
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs side by side."""
+    """Comparison of two runs."""
 
     pairs: list[Pair]
     errors: int  # trials in both runs, at least one of them without an outcome
@@ -52,11 +52,11 @@ class Comparison:
 
     @property
     def counts(self) -> Pairs:
-        """All pairs."""
+        """Counts of all pairs."""
         return count(self.pairs)
 
     def by_task(self) -> dict[tuple[str, int], list[Pair]]:
-        """Pairs of each (suite, task_id), in order."""
+        """Count the pairs of each (suite, task_id), in order."""
         tasks: dict[tuple[str, int], list[Pair]] = {}
         for pair in self.pairs:
             tasks.setdefault(pair.key[:2], []).append(pair)
@@ -64,7 +64,7 @@ class Comparison:
 
 
 def compare(a: Run, b: Run) -> Comparison:
-    """Pairs the trials of two runs by (suite, task, trial)."""
+    """Pair the trials of two runs by (suite, task, trial)."""
     rows_a, rows_b = _rows(a), _rows(b)
     shared = sorted(rows_a.keys() & rows_b.keys())
     pairs = [Pair(key, rows_a[key], rows_b[key]) for key in shared]
@@ -74,14 +74,14 @@ def compare(a: Run, b: Run) -> Comparison:
 
 
 def count(pairs: Iterable[Pair]) -> Pairs:
-    """The four-fold table."""
+    """Return the fourfold table of the pairs."""
     outcomes = [(pair.a["success"], pair.b["success"]) for pair in pairs]
     kinds = ((True, True), (True, False), (False, True), (False, False))
     return Pairs(*(outcomes.count(kind) for kind in kinds))
 
 
 def obstacles(a: Run, b: Run) -> list[str]:
-    """Why a trial of `a` is not the same trial in `b`: 'seed (0 in A, 7 in B)'. Empty if it is."""
+    """Return the reasons why trials of `a` and `b` differ, such as 'seed (0 in A, 7 in B)'; empty if they match."""
     fields_a, fields_b = a.info.get("outcome_fields") or {}, b.info.get("outcome_fields") or {}
     lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
     found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
@@ -94,11 +94,11 @@ def obstacles(a: Run, b: Run) -> list[str]:
 
 
 def remarks(a: Run, b: Run) -> list[str]:
-    """Differences that pairing survives, but a reader should know."""
+    """Return differences that do not prevent pairing, but matter to a reader."""
     found = [_differ("renderer", _renderers(a), _renderers(b))]
     ours, theirs = _newest(a), _newest(b)
     for name in _RECORDED:
-        if (name in ours) != (name in theirs):  # one was written before files were digested
+        if (name in ours) != (name in theirs):  # one run is older than digests
             found.append(_differ(name, *(one.get(name, "not recorded") for one in (ours, theirs))))
     return [text for text in found if text]
 
@@ -112,14 +112,14 @@ def _said(value: Any) -> str:
 
 
 def _versions(run: Run, package: str) -> str:
-    """Of the machines that ran episodes; several if they disagreed."""
+    """Return the package's versions on the machines that ran episodes; several if they differed."""
     hosts = run.info.get("hosts") or {"": run.info}
     found = {str((host.get("versions") or {}).get(package, "not installed")) for host in hosts.values()}
     return ", ".join(sorted(found))
 
 
 def _newest(run: Run) -> dict[str, str]:
-    """Software of the newest session; the others had the same of what decides, or it would have been refused."""
+    """Return the software of the newest session; others had the same decisive packages, or it would be refused."""
     return software(sessions(run.info)[-1])
 
 
@@ -135,6 +135,6 @@ def _rows(run: Run) -> dict[TrialKey, Mapping[str, Any]]:
 
 
 def rate(pairs: Iterable[Pair], side: str) -> float:
-    """Success rate of side 'a' or 'b' over the pairs; NaN without any."""
+    """Return the success rate of side 'a' or 'b' over the pairs; NaN without pairs."""
     outcomes = [getattr(pair, side)["success"] for pair in pairs]
     return sum(outcomes) / len(outcomes) if outcomes else math.nan

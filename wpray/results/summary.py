@@ -1,4 +1,4 @@
-"""What a run found, for the log and the terminal."""
+"""Summary of a run's outcomes, for the log and the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wpray.types import Status, Task
 
 @dataclass(slots=True)
 class TaskTally:
-    """Counts of one task's episodes."""
+    """Counts of a task's episodes."""
 
     task: Task
     planned: int
@@ -26,7 +26,7 @@ class TaskTally:
     statuses: dict[int, Status] = field(default_factory=dict)  # by trial
 
     def add(self, trial: int, status: Status, num_steps: int) -> None:
-        """Counts one episode."""
+        """Count one episode."""
         self.statuses[trial] = status
         if status == "success":
             self.successes += 1
@@ -38,11 +38,11 @@ class TaskTally:
 
     @property
     def contiguous_prefix(self) -> int:
-        """How many trials from the first on have a row, without a gap."""
+        """Number of trials from the first on that have a row, without a gap."""
         return next((trial for trial in range(self.planned) if trial not in self.statuses), self.planned)
 
     def first(self, trials: int) -> tuple[int, int]:
-        """(successes, episodes with an outcome) of the first `trials`."""
+        """Return (successes, episodes with an outcome) of the first `trials`."""
         seen = [self.statuses[trial] for trial in range(trials)]
         return seen.count("success"), len(seen) - seen.count("error")
 
@@ -54,38 +54,38 @@ class TaskTally:
 
 @dataclass(slots=True)
 class Tally:
-    """Running counts of a run; fed one finished episode at a time."""
+    """Running counts of a run's episodes."""
 
     tasks: dict[tuple[str, int], TaskTally] = field(default_factory=dict)
-    retried: int = 0  # trials of which an attempt failed and another followed
-    attempt_errors: Counter[str] = field(default_factory=Counter)  # of those attempts, by kind
+    retried: int = 0  # trials with a failed attempt that was followed by another
+    attempt_errors: Counter[str] = field(default_factory=Counter)  # errors of failed attempts, by kind
 
     @classmethod
     def planned(cls, planned: Iterable[tuple[Task, int]]) -> Tally:
-        """A tally of `(task, number of trials)` with nothing done yet."""
+        """Return a tally of `(task, number of trials)` without episodes."""
         return cls({(task.suite, task.task_id): TaskTally(task, count) for task, count in planned})
 
     def add(self, key: tuple[str, int, int], status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
-        """Counts the episode of (suite, task_id, trial); `retried`: kinds of the errors of the attempts before it."""
+        """Count the episode of (suite, task_id, trial); `retried` are the kinds of errors of earlier attempts."""
         self.tasks[key[:2]].add(key[2], status, num_steps)
         self.retried += bool(retried)
         self.attempt_errors.update(retried)
 
     @property
     def rows(self) -> Sequence[TaskTally]:
-        """Tasks in order."""
+        """Return the tasks in order."""
         return [self.tasks[key] for key in sorted(self.tasks)]
 
     @property
     def overall(self) -> Rate:
-        """The run's success rate, its interval stratified by task."""
+        """Success rate of the run, with an interval stratified by task."""
         return stratified([(row.successes, row.successes + row.failures) for row in self.tasks.values()])
 
     @property
     def balanced_rate(self) -> Rate:
-        """The rate over the trials that all tasks have run: no easy task, and no quick success, weighs more in it.
+        """Rate over the trials that all tasks have run, in which neither easy tasks nor quick successes weigh more.
 
-        Successes end early and tasks run one after the other, so what has finished at some moment is no fair sample.
+        Successes end early and tasks run one after the other, so the episodes finished at a moment are a biased sample.
         """
         rounds = min((row.contiguous_prefix for row in self.tasks.values()), default=0)
         return stratified([row.first(rounds) for row in self.tasks.values()])
@@ -107,7 +107,7 @@ class Tally:
 
 
 def log_lines(tally: Tally) -> list[str]:
-    """The lines that close run.log: a line a task, then the overall rate in the form that monitoring follows."""
+    """Return the last lines of run.log: one line per task, then the overall rate in the form that monitoring parses."""
     lines = []
     for row in tally.rows:
         errors = f", {row.errors} errors" if row.errors else ""
@@ -132,7 +132,7 @@ def retry_line(trials: int, kinds: Counter[str]) -> str:
 
 
 def task_table(tally: Tally, title: str | None = None) -> Table:
-    """A row a task, for a terminal."""
+    """Return a table for a terminal, with one row per task."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     add_columns(table, ("success", "rate", "95% interval", "mean steps", "errors"))
     for row in tally.rows:
@@ -151,7 +151,7 @@ def task_table(tally: Tally, title: str | None = None) -> Table:
 
 
 def add_columns(table: Table, numbers: Iterable[str]) -> None:
-    """Task, instruction and `numbers`: on a narrow terminal the instruction gives way, numbers stay whole."""
+    """Add columns for task, instruction and `numbers`; a narrow terminal cuts the instruction, never numbers."""
     table.add_column("task", no_wrap=True)
     table.add_column("instruction")
     for name in numbers:
@@ -159,12 +159,12 @@ def add_columns(table: Table, numbers: Iterable[str]) -> None:
 
 
 def one_line(instruction: str) -> Text:
-    """An instruction as a cell that is cut, not wrapped."""
+    """Return an instruction as a cell that is cut, not wrapped."""
     return Text(instruction, no_wrap=True, overflow="ellipsis")
 
 
 def interval(rate: Rate) -> str:
-    """'72.2% to 100.0%', or '-' before the first outcome."""
+    """Return text such as '72.2% to 100.0%', or '-' before the first outcome."""
     return f"{rate.low:.1%} to {rate.high:.1%}" if rate.trials else "-"
 
 
