@@ -108,14 +108,14 @@ def test_files_that_are_named_exist(path: Path) -> None:
 
 
 def test_the_example_policy_runs_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = next(block for block in _python_blocks() if "def spec_of" in block)
+    example = next(block for block in _python_blocks() if "class MyPolicy" in block)
     (tmp_path / "readme_lab").mkdir()
     (tmp_path / "readme_lab" / "policy.py").write_text(example)
     monkeypatch.syspath_prepend(str(tmp_path))
-    policy = LocalPolicyClient(build_policy(Config(policy="readme_lab.policy", task_suite="fake")))
+    policy = LocalPolicyClient(build_policy(Config(policy="readme_lab.policy:MyPolicy", task_suite="fake")))
     task = list_tasks("fake", None)[0]
     result = run_trial(make_environment("fake", "wpray"), policy, Trial(task, 0, 0))
-    assert result.num_plans > 1 and {decision.kind for decision in result.decisions} == {"plan", "segment"}
+    assert (result.num_chunks or 0) > 1 and {decision.kind for decision in result.decisions} == {"chunk"}
 
 
 def test_the_example_query_reads_the_recorded_run(

@@ -283,21 +283,22 @@ class Tracking:
 class Decision:
     """One policy call of an episode; a row of decisions.parquet."""
 
-    kind: Literal["plan", "segment"]
+    kind: Literal["plan", "segment", "chunk"]
     step: int  # control steps taken before it, wait steps included
-    plan_index: int
-    segment_index: int
+    plan_index: int | None  # None: a chunk, as the next
+    segment_index: int | None
     waypoints: Float32Array | None  # plan: (M, 8) normalized
     durations: IntArray | None  # plan: (M,)
     waypoint_index: int | None  # segment: which waypoint of the plan it aims at
-    duration: int | None  # segment: control steps
+    duration: int | None  # segment, chunk: control steps
     wait_s: float  # request to reply, seen by the environment
     timing: Timing
     asked_s: float = 0.0  # when it was asked, seconds after the episode began
     plan_end: PlanEnd | None = None  # plan: why it was followed no further
     skipped: int | None = None  # plan: waypoints passed over for their negative duration
-    steps: int | None = None  # segment: control steps executed
+    steps: int | None = None  # segment, chunk: control steps executed
     tracking: Tracking | None = None  # segment: None if the policy's waypoints have no known space
+    chunk_index: int | None = None  # chunk: counted over the episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +345,7 @@ class EpisodeResult:
     trajectory: Trajectory
     times: EpisodeTimes
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name that environment and policy add
+    num_chunks: int | None = None  # None: the policy's kind is another
 
 
 def first_executable(durations: IntArray) -> int | None:

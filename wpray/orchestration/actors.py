@@ -21,7 +21,7 @@ from wpray.cluster import node_versions
 from wpray.config import Config
 from wpray.errors import wrapping_errors
 from wpray.orchestration.scheduler import Assignment
-from wpray.policies.base import Policy, Sources
+from wpray.policies.base import AnyPolicy, Sources
 from wpray.policies.batching import Batcher, PolicyError
 from wpray.policies.factory import build_policy, policy_spec
 from wpray.provenance import record
@@ -120,7 +120,7 @@ class PolicyActorImpl:
         host = _this_host(None, getattr(policy, "gpu", None))
         return Loaded(host, time.perf_counter() - began, sources)
 
-    def _serve(self, policy: Policy) -> None:
+    def _serve(self, policy: AnyPolicy) -> None:
         context = self._context
         files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies are loaded from none
         self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): record.file_sha256(path) for path in files})

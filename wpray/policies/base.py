@@ -75,8 +75,8 @@ class Policy(Protocol):
 class ChunkPolicy(Protocol):
     """Answers batches with action chunks: observation in, H actions out, as nearly every VLA does.
 
-    Its requests must not depend on each other, and its errors mean what Policy's mean. `prepare`, `files` and
-    `sources` are read as Policy's are.
+    A reply must not depend on the other requests of its batch, and errors mean what Policy's mean. `prepare`, `files`
+    and `sources` are read as Policy's are, and `chunk_sizes` as its `plan_sizes`.
     """
 
     spec: PolicySpec  # kind "chunk"
@@ -85,13 +85,28 @@ class ChunkPolicy(Protocol):
         """Return one reply a request, in order."""
 
 
-class PolicyClient(Protocol):
-    """What an episode sees of a policy: one blocking call at a time."""
+AnyPolicy = Policy | ChunkPolicy
+
+
+class WaypointClient(Protocol):
+    """What an episode sees of a policy that plans waypoints: one blocking call at a time."""
 
     spec: PolicySpec
 
     def plan(self, request: PlanRequest) -> PlanReply:
-        """Asks for a plan and its first segment."""
+        """Return the plan and its first segment."""
 
     def act(self, request: SegmentRequest) -> SegmentReply:
-        """Asks for one segment."""
+        """Return one segment."""
+
+
+class ChunkClient(Protocol):
+    """What an episode sees of a chunk policy: one blocking call at a time."""
+
+    spec: PolicySpec
+
+    def predict(self, request: ChunkRequest) -> ChunkReply:
+        """Return one chunk."""
+
+
+PolicyClient = WaypointClient | ChunkClient
