@@ -44,7 +44,7 @@ from wpray.models.config import (
 from wpray.models.loading import Computing
 from wpray.models.staging import fetch
 from wpray.models.token_layout import BINS256
-from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
+from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, RequestKind, TraceOf, fixed_shapes
 
 _HEADER = (4022, 235292, 235248)
 _PROMPT, _SHORT_PROMPT = 56, 20  # tokens of a LIBERO prompt, for the VLM and the action expert
@@ -190,7 +190,7 @@ def _computing(args: argparse.Namespace) -> Computing:
     return Computing(args.precision, args.precision, "float32", graphs=not args.eager, device=torch.device("cuda"))
 
 
-def _shapes(args: argparse.Namespace, kind: Kind, trace: TraceOf) -> BatchShapes:
+def _shapes(args: argparse.Namespace, kind: RequestKind, trace: TraceOf) -> BatchShapes:
     """Return the batch shapes that a run would use."""
     most = max(args.batch)
     if not args.deterministic:
