@@ -30,6 +30,7 @@ ALLOWED = {
     "policies": {"types", "errors", "config", "tracking", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
+    "testing": {"", "errors", "config", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
     "provenance": {"errors", "benchmarks"},
     "provenance.record": set(),
@@ -55,6 +56,7 @@ ALLOWED = {
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
     "report": {"types", "errors", "results", "cli"},
     "compare": {"errors", "results", "cli"},
+    "soup": {"", "errors", "models.averaging", "provenance.record", "cli"},
     "dataset_stats": {"types", "errors", "system", "results.atomic", "cli"},
     "dataset_stats.rlds": {"types", "errors", "system.lfs"},
     "export": {"types", "errors", "results", "benchmarks", "cli", "cluster", "video"},
@@ -70,7 +72,10 @@ ALLOWED = {
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}
 ONLY_IN = {
-    "torch": ("models", "policies.waypoint_vla.policy", "bench.policy", "benchmarks.libero", "doctor"),
+    "torch": (
+        *("models", "policies.waypoint_vla.policy", "benchmarks.libero", "doctor"),
+        *("testing.golden", "bench.policy", "bench.policy_layouts", "bench.policy_rates"),
+    ),
     "triton": ("models.kernels", "models.decode_kernel", "models.row_kernels"),
     "mujoco": ("benchmarks.libero", "system.gl", "bench.env", "bench.env_subjects", "doctor", "video"),
     "robosuite": ("benchmarks.libero", "bench.env", "bench.env_subjects", "doctor"),

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import re
 import reprlib
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from wpray.cli.parser import ArgumentParser, unknown_key
 from wpray.cli.policy_args import add_policy_help, split_policy_args
 from wpray.cli.unique_yaml import load_unique
 from wpray.config import Config, path_fields
@@ -28,31 +27,6 @@ _ABOUT = (
     "Evaluate a policy on LIBERO in parallel. Without --config: LIBERO-Object, scripted policy, this machine. "
     "Every field below can be set in the YAML file and as --field VALUE; the command line wins."
 )
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Says no default where there is none: the text says what happens then."""
-
-    def _expand_help(self, action: argparse.Action) -> str:
-        return re.sub(r" \(default: (null|None|)\)$", "", super()._expand_help(action))
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Raises BadInputError where argparse would print a usage text and exit."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
-
-    def error(self, message: str) -> NoReturn:
-        """Turns argparse's complaint into one line."""
-        found, _, rest = message.partition("unrecognized arguments: ")
-        if not found and rest.startswith("--"):
-            raise BadInputError(self._unknown(rest.split()[0].lstrip("-").partition("=")[0]))
-        raise BadInputError(f"{message} (see --help)")
-
-    def _unknown(self, option: str) -> str:
-        own = [name[2:] for name in self._option_string_actions if name.startswith("--")]
-        return unknown_key(option, own, prefix="--")
 
 
 def launch_parser() -> ArgumentParser:
@@ -183,14 +157,6 @@ def field_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[s
             yield from field_names(info.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name
-
-
-def unknown_key(name: str, names: Sequence[str], prefix: str = "") -> str:
-    """The one line for a key that is none of `names`, naming the nearest one."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    near = near or [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]]
-    hint = f"did you mean {prefix}{near[0]}?" if near else "--help lists them all"
-    return f"unknown key {prefix}{name}: {hint}"
 
 
 class _CliConfig(Config, BaseSettings):

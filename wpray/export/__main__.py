@@ -14,13 +14,13 @@ from rich.console import Console
 
 from wpray.cli.arguments import folder_to_write, location
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.video.options import add_choices, add_where, matches_options, rendering_config
 
 if TYPE_CHECKING:
-    from wpray.export.lerobot import Episode, Pixels
+    from wpray.export.lerobot import LeRobotEpisode, Pixels
     from wpray.results import Run
 
 _ABOUT = (
@@ -72,7 +72,7 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
+def _check_recordings(run: Run, episodes: Sequence[LeRobotEpisode]) -> None:
     """Raise BadInputError if an episode has no states to render, before anything is written."""
     from wpray.video.frames import check_recording
 
@@ -85,7 +85,9 @@ def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
             raise BadInputError(f"{where}: {error}; --no-videos exports states and actions only") from error
 
 
-def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, out: Path) -> list[dict[str, Pixels]]:
+def _render(
+    run: Run, episodes: Sequence[LeRobotEpisode], options: argparse.Namespace, out: Path
+) -> list[dict[str, Pixels]]:
     """Render every episode's videos into the data set, camera by camera; return the levels of their pixels."""
     from wpray.export import lerobot
     from wpray.results.videos import VideoFolder
@@ -108,7 +110,7 @@ def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, 
     ]
 
 
-def _pixels(video: Path, episode: Episode) -> Pixels:
+def _pixels(video: Path, episode: LeRobotEpisode) -> Pixels:
     """Return the pixel levels of every n-th frame that belongs to the data set."""
     import imageio.v2 as imageio
     import numpy as np

@@ -203,6 +203,12 @@ class WaypointVLM:
         scores = ops.linear(hidden, choice.scoring)
         return scores.to(hidden.dtype).float() if self._rounds else scores
 
+    @torch.inference_mode()
+    def best(self, hidden: Tensor, index: int) -> Tensor:
+        """Return the values (B,) that hidden states (B, width) choose as a waypoint's value number `index`."""
+        scores = self._scores(hidden, self._choices[index])
+        return scores.shape[1] - 1 - scores.flip(-1).argmax(-1)
+
     def _follower(self, index: int) -> Tensor | None:
         """Return the forced token (width,) after a waypoint's value number `index`, or None."""
         last = len(self._choices) - 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from wpray.report.facts import Row
+from wpray.report.facts import EpisodeRow
 from wpray.results.reader import Run
 
 
@@ -17,12 +17,12 @@ from wpray.results.reader import Run
 class Video:
     """Video of an episode as the page shows it."""
 
-    row: Row
+    row: EpisodeRow
     source: str  # data: URI, or a path relative to the page
     anchor: str
 
 
-def collect(run: Run, rows: Sequence[Row], page: Path, embed_bytes: int) -> list[Video]:
+def collect(run: Run, rows: Sequence[EpisodeRow], page: Path, embed_bytes: int) -> list[Video]:
     """Return the videos: embedded until `embed_bytes` are used up (failures first), the others linked."""
     found = [(row, path) for row in rows if (path := run.video(row["video_path"])) is not None]
     videos = []

@@ -47,7 +47,7 @@ class RequestKind:
         return BatchShape(tuple(reads), max(max_batch_size, fixed.rows))
 
     def invariant_shapes(self, trace: Trace, precision: Precision, max_batch_size: int) -> Shapes:
-        """Return the fixed shape and those that give its bits; in float32 only the fixed one, as none did on an H100."""
+        """Return the fixed shape and those that give its bits. In float32, none did on an H100."""
         fixed = self.fixed[precision]
         if precision == "float32":
             return invariant_shapes(trace, fixed, (), ())
