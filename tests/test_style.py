@@ -15,7 +15,6 @@ TO_DO = {
     "benchmarks",
     "cli",
     "cluster",
-    "models",
     "orchestration",
     "policies",
 }
