@@ -39,7 +39,15 @@ ALLOWED = {
     "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
     "cluster.process_env": set(),  # imported before everything that reads the environment
-    "transport": {"types", "errors", "system", "policies.base", "policies.batching", "cluster.gather"},
+    "transport": {
+        "types",
+        "errors",
+        "system",
+        "policies.base",
+        "policies.batching",
+        "policies.relay",
+        "cluster.gather",
+    },
     "orchestration": {
         "types",
         "errors",
@@ -53,6 +61,7 @@ ALLOWED = {
     }
     | {"cluster", "transport", "system"},
     "orchestration.scheduler": {"types"},
+    "orchestration.loop_options": {"config", "rollout", "tracking"},  # no Ray
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
     "report": {"types", "errors", "results", "cli"},
     "compare": {"errors", "results", "cli"},
@@ -88,7 +97,15 @@ ONLY_IN = {
     "fsspec": ("storage.store",),
     "requests": ("jobs.client",),
     "aiohttp": ("jobs.follow",),
-    "pydantic": ("config", "cli.configuration", "video.options", "policies.factory", "policies.settings"),
+    "pydantic": (
+        "config",
+        "cli.configuration",
+        "video.options",
+        "policies.factory",
+        "policies.settings",
+        "policies.remote",
+        "policies.process.policy",
+    ),
     "matplotlib": (),
     "msgpack": ("policies.remote",),
     "websockets": ("policies.remote",),

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from wpray.cli.parser import ArgumentParser, unknown_key
 from wpray.cli.policy_args import add_policy_help, split_policy_args
+from wpray.cli.training_yaml import flatten
 from wpray.cli.unique_yaml import load_unique
 from wpray.config import Config, path_fields
 from wpray.errors import BadInputError
@@ -127,7 +128,10 @@ def _given(argv: Sequence[str], parser: ArgumentParser) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, dotted keys expanded; raises BadInputError if there is none."""
+    """Return the mapping in a YAML file, dotted keys expanded and a training file's sections flat (training_yaml.py).
+
+    Raises BadInputError if there is none.
+    """
     _refuse_special_file("--config", str(path))
     try:
         with path.open("rb") as file:
@@ -139,7 +143,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     data = _parse_yaml(path, raw)
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise BadInputError(f"{path}: must hold 'key: value' lines, such as 'task_suite: libero_object'")
-    return _expand_dots(path, data)
+    return _expand_dots(path, flatten(data, _wrong_with_setting))
+
+
+def _wrong_with_setting(name: str) -> str | None:
+    """Return what is wrong with a dotted name; None if it is a setting, or a group of them."""
+    is_setting = name in Config.model_fields or name in field_names()
+    return None if is_setting else unknown_key(name, list(field_names()))
 
 
 def validate(data: dict[str, Any]) -> Config:

@@ -90,7 +90,7 @@ class RunDisplay:
         """Logs an episode's line, its replans before it."""
         self._env_busy_s += episode.utilisation[0]
         if self._is_live:
-            self._progress.update(self._bar, completed=self._tally.done)
+            self._progress.update(self._bar, completed=self._tally.done, total=self._tally.total)
         replans = [f"{trial.label} {line}" for line in episode.replans]
         _LOG.info(episode_line(trial, episode), extra={_BEFORE: replans})
 

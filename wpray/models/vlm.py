@@ -1,4 +1,4 @@
-"""Waypoint VLM: greedy decoding of seven waypoints from two images and a prompt.
+"""Waypoint VLM: decoding of seven waypoints from two images and a prompt, greedily or sampled (sampling.py).
 
 The form of an answer is fixed: every waypoint is `<wp>`, proprio bins (and a gripper token), `<dur>` and a duration
 (token_layout.py). The header and the first `<wp>` are part of the prefill. Every later forced token is fed together
@@ -23,6 +23,7 @@ from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
 from wpray.models.config import IMAGE_TOKENS, Precision
 from wpray.models.gemma import GemmaLayer, aligned, bias_of, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
+from wpray.models.sampling import GREEDY, Sampling
 from wpray.models.token_layout import TokenLayout
 
 _TEXT_SIZES = (64, 96, 128, 192, 256, 512)  # padded sizes of a prompt with the answer's header
@@ -51,6 +52,7 @@ class _Prefix:
     tokens: Tensor  # (B, P) prompt, as rows of the embeddings on the device, right-padded with 0
     lengths: Tensor  # (B,) prompt tokens
     forced: Tensor  # (B, M, V) values to feed instead of the sampled ones where >= 0
+    bias: Tensor | None  # (B, M, S) to add to the scores of a waypoint's values, one family after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class WaypointVLM:
         graphs: bool,
         pool: Any = None,
         head: Precision = "float32",
+        sampling: Sampling = GREEDY,
     ) -> None:
         """Use a `backbone` that was loaded with `always` = `header` (the ids of "Action: ") and <wp>.
 
@@ -100,7 +103,7 @@ class WaypointVLM:
         self.backbone, self.layout = backbone, layout
         self._layers, self._norm, self._tokens = backbone.layers, backbone.norm, backbone.tokens
         self.device, self._text = backbone.device, backbone.config
-        self._rounds = head == "bfloat16"
+        self._rounds, self.sampling = head == "bfloat16", sampling
         self._answer = torch.tensor(self._tokens.places([self._begins(header)])[0], device=self.device)
         choices = {family: self._choice(family.ids) for family in dict.fromkeys(layout.families)}
         self._choices = [choices[family] for family in layout.families]
@@ -127,15 +130,17 @@ class WaypointVLM:
         num_waypoints: int = 7,
         forced: Tensor | None = None,
         shape: BatchShape | None = None,
+        bias: Tensor | None = None,
     ) -> VlmOutput:
         """Return waypoints for images (B, 2, 224, 224, 3) uint8 [base, wrist] and prompts (BOS first, any lengths).
 
         `forced` (B, M, V) are values to feed instead of the sampled ones, to compare hidden states. `shape` is the
-        shape to compute in (None: the batch's own). Raise ValueError for a prompt over 500 tokens,
+        shape to compute in (None: the batch's own). `bias` (B, M, S) holds each request's `sampling.bias`, if sampling
+        needs it. Raise ValueError for a prompt over 500 tokens,
         torch.cuda.OutOfMemoryError when the batch is too large.
         """
         shape = shape or BatchShape.whole(len(prompts))
-        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, forced)
+        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, forced, bias)
         *_, values = self._run(prefix, shape)
         return VlmOutput(values[: len(prompts)].clone(), prefix.seen)
 
@@ -143,7 +148,8 @@ class WaypointVLM:
     def trace(self, start: int, stop: int, shape: BatchShape, prompt_size: int = 60, num_waypoints: int = 7) -> Tensor:
         """Return fingerprints (B, pieces) of every value behind the plans of these synthetic requests."""
         images, prompts, _ = synthetic_requests(start, stop, prompt_size)
-        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, None)
+        bias = torch.zeros((stop - start, num_waypoints, self.layout.scores)) if self.sampling.needs_bias else None
+        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, None, bias)
         cache, hidden, values = self._run(prefix, shape)
         return fingerprints(*(part[: stop - start] for part in (*cache, hidden, values)))
 
@@ -153,8 +159,8 @@ class WaypointVLM:
         length = 2 * IMAGE_TOKENS + prefix.tokens.shape[1] + len(self._answer)
         cache = self._caches.take(shape.rows, aligned(length + self._new_slots(num_waypoints)))
         hidden, real = read_parts(self._read, shape, (prefix.seen, prefix.tokens, prefix.lengths), cache)
-        lengths, forced = (padded(part, shape.rows) for part in (prefix.lengths, prefix.forced))
-        return cache, hidden, self._decode(cache, real, hidden, lengths, forced)
+        given = (prefix.lengths, prefix.forced, *(() if prefix.bias is None else (prefix.bias,)))
+        return cache, hidden, self._decode(cache, real, hidden, *(padded(part, shape.rows) for part in given))
 
     def prompt_size(self, tokens: int) -> int:
         """Return the padded length of a prompt. Raise ValueError if it is too long."""
@@ -162,7 +168,12 @@ class WaypointVLM:
         return padded_size(tokens + header, _TEXT_SIZES) - header
 
     def _prefix(
-        self, seen: Tensor, prompts: Sequence[Sequence[int]], num_waypoints: int, forced: Tensor | None
+        self,
+        seen: Tensor,
+        prompts: Sequence[Sequence[int]],
+        num_waypoints: int,
+        forced: Tensor | None,
+        bias: Tensor | None,
     ) -> _Prefix:
         size = self.prompt_size(max(map(len, prompts)))
         rows = torch.tensor([[*row, *[0] * (size - len(row))] for row in self._tokens.places(prompts)])
@@ -170,9 +181,17 @@ class WaypointVLM:
         if forced is None:
             forced = torch.full((len(prompts), num_waypoints, len(self._choices)), -1)
         to = self.device
-        return _Prefix(seen, rows.to(to), lengths.to(to), forced.to(to))
+        return _Prefix(seen, rows.to(to), lengths.to(to), forced.to(to), None if bias is None else bias.to(to))
 
-    def _answers(self, layers: Tensor, real: Tensor, hidden: Tensor, lengths: Tensor, forced: Tensor) -> Tensor:
+    def _answers(
+        self,
+        layers: Tensor,
+        real: Tensor,
+        hidden: Tensor,
+        lengths: Tensor,
+        forced: Tensor,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Return sampled values (B, M, V) after the prompts in `layers` (depth, B, slots, 2 D).
 
         `real` (B, S) are the visible slots of the prefix; the first value is read from `hidden` (B, width).
@@ -186,7 +205,7 @@ class WaypointVLM:
         for waypoint in range(num_waypoints):
             for index, choice in enumerate(self._choices):
                 follower = self._follower(index)
-                scores = self._scores(hidden, choice)
+                scores = self._sampled(self._scores(hidden, choice), bias, waypoint, index)
                 value, new = ops.pick(scores, forced[:, waypoint, index], choice.embedded, follower)
                 values.append(value)
                 if len(values) == num_waypoints * len(self._choices):
@@ -202,6 +221,14 @@ class WaypointVLM:
         """Return scores (B, N) float32 of hidden states (B, width)."""
         scores = ops.linear(hidden, choice.scoring)
         return scores.to(hidden.dtype).float() if self._rounds else scores
+
+    def _sampled(self, scores: Tensor, bias: Tensor | None, waypoint: int, first: int, places: int = 1) -> Tensor:
+        """Return the scores (..., N) of a waypoint's values from number `first` on, as the best of them is a sample."""
+        if bias is None:
+            return scores
+        start, count = self.layout.first_score(first), scores.shape[-1]
+        own = bias[:, waypoint, start : start + places * count].reshape(scores.shape)
+        return scores / self.sampling.temperature + own if self.sampling.temperature else scores + own
 
     @torch.inference_mode()
     def best(self, hidden: Tensor, index: int) -> Tensor:
