@@ -23,7 +23,7 @@ class Sampling:
 
     @property
     def needs_bias(self) -> bool:
-        """True if a plan is computed with a bias."""
+        """Return whether a plan is computed with a bias."""
         return self.temperature > 0 or self.forbids_terminal_first
 
     def bias(self, layout: TokenLayout, num_waypoints: int, generator: np.random.Generator) -> np.ndarray:
