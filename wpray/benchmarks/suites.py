@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 InstructionSource = Literal["file_name", "bddl"]
@@ -10,6 +11,7 @@ InstructionSource = Literal["file_name", "bddl"]
 FAKE_SUITE = "fake"
 # Control steps after the wait steps, as the LIBERO literature counts them, of the suites that LIBERO itself has.
 BASE_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+GROUPS = {"libero_all": ("libero_spatial", "libero_object", "libero_goal", "libero_10")}
 _OTHER_NAMES = {"libero_long": "libero_10"}
 _DATA_SET_SUFFIX = "_no_noops"  # of the training data's name in RLDS
 
@@ -25,6 +27,17 @@ def canonical(name: str) -> str:
         if _is_or_varies(joined, other):
             return known + joined.removeprefix(other)
     return joined
+
+
+def expanded(names: Iterable[str]) -> list[str]:
+    """Return canonical names, each once, with the suites of a group such as libero_all in its place."""
+    known = [canonical(name) for name in names]
+    return list(dict.fromkeys(suite for name in known for suite in GROUPS.get(name, (name,))))
+
+
+def group_name(names: Sequence[str]) -> str:
+    """Return one name for several suites: their group's, or all names joined."""
+    return next((group for group, its in GROUPS.items() if set(its) == set(names)), "-".join(names))
 
 
 def base_of(suite: str) -> str | None:

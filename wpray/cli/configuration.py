@@ -236,13 +236,18 @@ def _refuse_groups_beside_fields(argv: Sequence[str]) -> None:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"] if part not in ("int", "literal['auto']", "constrained-int"))
+    name = ".".join(str(part) for part in first["loc"] if not _is_kind(part))
     if first["type"] == "extra_forbidden":
         return unknown_key(name, list(field_names()))
     reason = first["msg"].removeprefix("Value error, ")
     if not name:
         return reason
     return f"{name}: {reason}, not {_shorten(first['input'])}"
+
+
+def _is_kind(part: int | str) -> bool:
+    """Return whether a part of an error's place is one of the kinds that a value may be of, and no name."""
+    return part in ("int", "constrained-int", "str") or "[" in str(part)
 
 
 def _shorten(value: object) -> str:

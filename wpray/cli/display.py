@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from wpray.results.encode import EncodedEpisode
-from wpray.results.summary import Tally, interval, log_lines, task_table
+from wpray.results.summary import Tally, interval, log_lines, suite_table, task_table
 from wpray.results.writer import RunFolder
 from wpray.types import Trial
 
@@ -62,6 +62,7 @@ class RunDisplay:
         self._began = time.monotonic()
         self._first = tally.done
         self._env_busy_s, self._policy_busy_s, self._num_workers = 0.0, 0.0, 0
+        self._several_suites = len(tally.suites) > 1
         self._is_live = console.is_terminal  # asked once: it looks at the environment
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -91,15 +92,16 @@ class RunDisplay:
         self._env_busy_s += episode.utilisation[0]
         if self._is_live:
             self._progress.update(self._bar, completed=self._tally.done, total=self._tally.total)
-        replans = [f"{trial.label} {line}" for line in episode.replans]
-        _LOG.info(episode_line(trial, episode), extra={_BEFORE: replans})
+        suite = f"{trial.task.suite} " if self._several_suites else ""
+        replans = [f"{suite}{trial.label} {line}" for line in episode.replans]
+        _LOG.info(suite + episode_line(trial, episode), extra={_BEFORE: replans})
 
     def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
         """Notes how long the policies have computed, and how many env actors there are."""
         self._policy_busy_s, self._num_workers = policy_busy_s, num_workers
 
     def _render(self) -> RenderableType:
-        return Group(self._progress, Text(self._facts()), task_table(self._tally))
+        return Group(self._progress, Text(self._facts()), _tables(self._tally))
 
     def _facts(self) -> str:
         tally, elapsed = self._tally, max(time.monotonic() - self._began, 1e-9)
@@ -112,6 +114,11 @@ class RunDisplay:
             f"success {rate}   {speed:.1f} episodes/min   {self._num_workers} envs busy {env_share:.0%}   "
             f"policy busy {policy_share:.0%}   errors {tally.errors}"
         )
+
+
+def _tables(tally: Tally) -> RenderableType:
+    """The rates by task; of several suites by suite, because there are too many tasks for a screen."""
+    return suite_table(tally) if len(tally.suites) > 1 else task_table(tally)
 
 
 def episode_line(trial: Trial, episode: EncodedEpisode) -> str:
@@ -133,7 +140,7 @@ def print_summary(console: Console, tally: Tally, folder: RunFolder, report: Pat
     """The closing table and rate, where the files are and how to query them."""
     overall = tally.overall
     if console.is_terminal:
-        console.print(task_table(tally))
+        console.print(_tables(tally))
         console.print()
     if overall.trials:
         console.print(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,10 @@ class Nodes:
     silent: tuple[str, ...]  # hosts that did not answer in time, or could not
 
 
-def ask_nodes(timeout_s: float = _TIMEOUT_S, suite: str = FAKE_SUITE) -> Nodes:
-    """Return the versions on every node that is there now, with digests of what decides outcomes of `suite`."""
+def ask_nodes(timeout_s: float = _TIMEOUT_S, suites: Sequence[str] = (FAKE_SUITE,)) -> Nodes:
+    """Return the versions on every node that is there now, with digests of what decides outcomes of `suites`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    asked = [_versions.options(scheduling_strategy=_on(node)).remote(suite) for node in nodes]
+    asked = [_versions.options(scheduling_strategy=_on(node)).remote(suites) for node in nodes]
     said = dict(gather_within(asked, timeout_s))
     silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
     found: dict[str, dict[str, str]] = {}
@@ -50,21 +50,21 @@ def ask_nodes(timeout_s: float = _TIMEOUT_S, suite: str = FAKE_SUITE) -> Nodes:
     return Nodes(found, tuple(silent))
 
 
-def reference(nodes: Nodes, suite: str = FAKE_SUITE) -> dict[str, str]:
+def reference(nodes: Nodes, suites: Sequence[str] = (FAKE_SUITE,)) -> dict[str, str]:
     """The versions that nodes are compared with: this machine's, for what it lacks the first node's that has it."""
     found: dict[str, str] = {}
     for versions in reversed(list(nodes.versions.values())):
         found |= versions
-    return found | origins.identity(suite)
+    return found | origins.identity(suites)
 
 
-def check_nodes(suite: str = FAKE_SUITE) -> dict[str, str]:
+def check_nodes(suites: Sequence[str] = (FAKE_SUITE,)) -> dict[str, str]:
     """The versions that every env actor must have; differences that change no outcome are logged.
 
     Raises BadInputError, naming hosts, packages and versions, if a node has another simulator, or other files of it.
     """
-    nodes = ask_nodes(suite=suite)
-    wanted = reference(nodes, suite)
+    nodes = ask_nodes(suites=suites)
+    wanted = reference(nodes, suites)
     for host in nodes.silent:
         _LOG.warning("node %s has not told its versions within %g s", host, _TIMEOUT_S)
     odd = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, HARMLESS))]
@@ -76,11 +76,11 @@ def check_nodes(suite: str = FAKE_SUITE) -> dict[str, str]:
     return wanted
 
 
-def check_this_host(wanted: Mapping[str, str], suite: str = FAKE_SUITE) -> None:
+def check_this_host(wanted: Mapping[str, str], suites: Sequence[str] = (FAKE_SUITE,)) -> None:
     """Raise BadInputError if this process's simulator is not the one `wanted` (empty: anything goes)."""
     if not wanted:
         return
-    wrong = named(platform.node(), wanted, origins.identity(suite), DECISIVE)
+    wrong = named(platform.node(), wanted, origins.identity(suites), DECISIVE)
     if wrong:
         raise BadInputError(f"another simulator on {wrong}; {REMEDY}")
 
@@ -96,5 +96,5 @@ def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
 
 
 @ray.remote(num_cpus=0)
-def _versions(suite: str) -> tuple[str, dict[str, str]]:
-    return platform.node(), origins.identity(suite)
+def _versions(suites: Sequence[str]) -> tuple[str, dict[str, str]]:
+    return platform.node(), origins.identity(suites)

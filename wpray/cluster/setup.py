@@ -114,18 +114,19 @@ def demands(resources: Mapping[str, float]) -> dict[str, Any]:
 
 def env_memory(config: Config) -> int:
     """Bytes reserved for an env actor."""
-    return _FAKE_MEMORY if config.task_suite == FAKE_SUITE else int(config.env.memory_gb * 2**30)
+    return _FAKE_MEMORY if FAKE_SUITE in config.suites else int(config.env.memory_gb * 2**30)
 
 
 def cluster_tasks(config: Config) -> tuple[Task, ...]:
-    """The suite's tasks; read by a worker if the run joins a cluster, for this machine may have no LIBERO.
+    """Return the tasks of every suite.
 
-    Raises BadInputError for a suite that does not exist, or if no worker can tell.
+    A worker lists them if the run joins a cluster, because this machine may have no LIBERO. Raises BadInputError for a
+    suite that does not exist, or if no worker can tell.
     """
     if config.ray.address is None:
-        return list_tasks(*_asked(config))
+        return tuple(task for asked in _asked(config) for task in list_tasks(*asked))
     try:
-        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(*_asked(config)))
+        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(_asked(config)))
         return tasks
     except ray.exceptions.RayError as error:
         cause = cause_of(error)
@@ -202,10 +203,10 @@ def _nothing_fits(config: Config) -> BadInputError:
     return BadInputError(f"no node has what one env actor needs ({needs}{custom} free); {remedy}")
 
 
-def _asked(config: Config) -> tuple[str, int | None, InstructionSource]:
-    return config.task_suite, config.env.max_steps, config.instruction_source
+def _asked(config: Config) -> list[tuple[str, int | None, InstructionSource]]:
+    return [(suite, config.env.max_steps, config.instruction_of(suite)) for suite in config.suites]
 
 
 @ray.remote(num_cpus=0)
-def _list_tasks(suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
-    return list_tasks(suite, max_steps, instruction)
+def _list_tasks(asked: list[tuple[str, int | None, InstructionSource]]) -> tuple[Task, ...]:
+    return tuple(task for suite in asked for task in list_tasks(*suite))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import ray
 
 from wpray.benchmarks.factory import FAKE_SUITE
@@ -22,15 +24,15 @@ def check_ray(config: Config) -> list[Result]:
         text = f"{ray.__version__} {where}; {size}, room for {env_actors_that_fit(config)} environments"
         return [
             Result("Ray", "pass", text),
-            *_compare(ask_nodes(_TIMEOUT_S, config.task_suite), len(nodes), config.task_suite),
+            *_compare(ask_nodes(_TIMEOUT_S, config.suites), len(nodes), config.suites),
         ]
 
 
-def _compare(nodes: Nodes, count: int, suite: str = FAKE_SUITE) -> list[Result]:
+def _compare(nodes: Nodes, count: int, suites: Sequence[str] = (FAKE_SUITE,)) -> list[Result]:
     if nodes.silent:
         text = f"{', '.join(nodes.silent)}: no answer within {_TIMEOUT_S} s"
         return [Result("nodes", "fail", text, "see ray status")]
-    wanted, problems = reference(nodes, suite), []
+    wanted, problems = reference(nodes, suites), []
     for host, theirs in nodes.versions.items():
         wrong, odd = (named(host, wanted, theirs, names) for names in (DECISIVE, HARMLESS))
         problems += [Result("nodes", "fail", wrong, REMEDY)] if wrong else []

@@ -31,7 +31,7 @@ def check_memory(config: Config) -> list[Result]:
     free = free_memory()
     if free is None or config.ray.address is not None:
         return []
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return _fake_memory(free, config.num_env_actors)
     each, wanted = config.env.memory_gb, config.num_env_actors
     text = f"{free / _GIB:.1f} GiB of memory are free, one environment needs {each:g} GiB"
@@ -76,9 +76,10 @@ def check_output(config: Config) -> list[Result]:
 
 def check_disk(config: Config) -> list[Result]:
     """Compare free disk space with a high estimate of what the run records."""
-    episodes = config.num_trials_per_task * len(config.tasks or range(_TASKS.get(config.task_suite, 10)))
-    steps = config.num_steps_wait + (config.env.max_steps or _LONGEST.get(base_of(config.task_suite) or "", 310))
-    needed = episodes * (_ROW_BYTES + steps * _STEP_BYTES[config.record])
+    tasks = {suite: len(config.tasks_of(suite) or range(_TASKS.get(suite, 10))) for suite in config.suites}
+    steps = sum(tasks[suite] * _steps(config, suite) for suite in config.suites) * config.num_trials_per_task
+    episodes = config.num_trials_per_task * sum(tasks.values())
+    needed = episodes * _ROW_BYTES + steps * _STEP_BYTES[config.record]
     if config.video.mode != "none":
         needed += min(episodes, config.video.max_count) * _VIDEO_BYTES
     free = shutil.disk_usage(_existing(_outputs(config)[0])).free
@@ -86,6 +87,10 @@ def check_disk(config: Config) -> list[Result]:
     if free > needed:
         return [Result("disk", "pass", text)]
     return [Result("disk", "fail", text, "set record: light, or output_dir on a larger disk")]
+
+
+def _steps(config: Config, suite: str) -> int:
+    return config.num_steps_wait + (config.env.max_steps or _LONGEST.get(base_of(suite) or "", 310))
 
 
 def free_memory() -> int | None:

@@ -72,7 +72,7 @@ def run_probe(name: str, *arguments: str, environ: dict[str, str] | None = None)
 
 def check_rendering(config: Config) -> list[Result]:
     """Render a frame and report the renderer."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     renderer = gl.resolve(config.env.renderer)
     found = run_probe("render", renderer)
@@ -93,7 +93,7 @@ def check_rendering(config: Config) -> list[Result]:
 
 def check_libero_import(config: Config) -> list[Result]:
     """Import LIBERO with a fresh home and no terminal, because the official package asks a question there."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     with tempfile.TemporaryDirectory() as home:
         environ = {name: value for name, value in os.environ.items() if name != "LIBERO_CONFIG_PATH"}
@@ -105,26 +105,30 @@ def check_libero_import(config: Config) -> list[Result]:
 
 def check_suite(config: Config) -> list[Result]:
     """Check the suite's tasks, their problem files and their initial states."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
-    listed = tasks.list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
-    known = select_tasks(listed, config.task_ids(task.task_id for task in listed))
+    return [_check_suite(config, suite) for suite in config.suites]
+
+
+def _check_suite(config: Config, suite: str) -> Result:
+    listed = tasks.list_tasks(suite, config.env.max_steps, config.instruction_of(suite))
+    known = select_tasks(listed, config.task_ids(suite, (task.task_id for task in listed)))
     for task in known:
         states = tasks.initial_states(task.suite, task.task_id)
         file = tasks.bddl_file(task.suite, task.task_id)
         if not file.is_file() or not np.isfinite(states).all():
             what = f"task {task.task_id}: {file} is missing" if not file.is_file() else f"task {task.task_id}: NaN"
-            return [Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")]
+            return Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")
     fewest = min(task.num_trials for task in known)
-    text = f"{config.task_suite}: {len(known)} tasks, at least {fewest} initial states each"
+    text = f"{suite}: {len(known)} tasks, at least {fewest} initial states each"
     if config.num_trials_per_task > fewest and config.init_states_file is None:
-        return [Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")]
-    return [Result("suite", "pass", f"{text}, all readable")]
+        return Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")
+    return Result("suite", "pass", f"{text}, all readable")
 
 
 def check_mujoco(config: Config) -> list[Result]:
     """Compare MuJoCo's physics and pixels with those of 3.3.2, because a version may be wrong."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     found = run_probe("simulator")
     if found.error:

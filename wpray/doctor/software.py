@@ -45,12 +45,12 @@ def check_packages(config: Config) -> list[Result]:
 def check_origins(config: Config) -> list[Result]:
     """Warn if an import does not come from its installed distribution, for example because of PYTHONPATH."""
     remedy = "results name its files by digest; to run what is installed, see PYTHONPATH and the working directory"
-    return [Result("origins", "warn", text, remedy) for text in oddities(config.task_suite)]
+    return [Result("origins", "warn", text, remedy) for text in oddities(config.suites)]
 
 
 def check_opengl(config: Config) -> list[Result]:
     """Check that the renderer's library is installed; another check renders with it."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     renderer = gl.select_renderer(config.env.renderer)
     return [Result("OpenGL", "pass", f"{renderer}: its library is installed")]
@@ -58,14 +58,14 @@ def check_opengl(config: Config) -> list[Result]:
 
 def check_libero(config: Config) -> list[Result]:
     """Check that a LIBERO package is installed."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     return [Result("LIBERO", "pass", str(imports.package_root()))]
 
 
 def check_libero_files(config: Config) -> list[Result]:
     """Check that LIBERO's files are complete and as they were installed."""
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return []
     assets = imports.assets_root(imports.package_root())
     names = _distributions()

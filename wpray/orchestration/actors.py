@@ -201,9 +201,9 @@ class EnvActorImpl:
         Raises BadInputError on a machine that cannot render, or has another simulator than the run.
         """
         config = self._context.config
-        node_versions.check_this_host(self._context.versions, config.task_suite)
+        node_versions.check_this_host(self._context.versions, config.suites)
         renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
-        self._env: Environment = make_environment(config.task_suite, config.env.protocol)
+        self._env: Environment = make_environment(config.suites[0], config.env.protocol)
         self._policy = RemotePolicy(self._context.spec, self._selector.select, self._context.key, self._alive)
         return _this_host(renderer)
 
@@ -301,7 +301,7 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
 
     `owned`: this node's GPUs that policies have, to be avoided; `name` spreads environments over the others.
     """
-    if config.task_suite == FAKE_SUITE:
+    if FAKE_SUITE in config.suites:
         return None
     from wpray.system import egl_devices, gl
 

@@ -179,7 +179,7 @@ class Driver:
                 self._policy_has_answered = True
                 self._env_actors.replicas_ready += 1
                 self.hosts[f"policy-{replica}"] = host
-                suite = self._context.config.task_suite
+                suite = ", ".join(self._context.config.suites)
                 _LOG.info("Task suite %s: policy-%d loaded in %.1f s on %s", suite, replica, load_s, host.name)
                 self._note_origin(sources)
             case PolicyFiles(hashes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,11 @@ from wpray.results.reader import Run
 from wpray.results.sessions import DECISIVE, sessions, software
 from wpray.types import TrialKey
 
-_SAME_FIELDS = (
-    "robot_type",
-    "task_suite",
-    "seed",
-    "num_steps_wait",
-    "env.protocol",
-    "env.max_steps",
-    "env.instruction",
-    *EVALUATION_OPTIONS,
-)
-_SAME_PACKAGES = ("mujoco", "robosuite", "libero")
-_RECORDED = tuple(name for name in DECISIVE if name not in _SAME_PACKAGES)  # absent from older run.json files
+OF_A_SUITE = ("task_suite", "env.max_steps", "env.instruction")
+_SAME_FIELDS = ("robot_type", "seed", "num_steps_wait", "env.protocol", *EVALUATION_OPTIONS, *OF_A_SUITE)
+CONDITIONS = frozenset({*_SAME_FIELDS, "env.renderer"})  # settings that are not the policy's
+SIMULATOR = ("mujoco", "robosuite", "libero")
+_RECORDED = tuple(name for name in DECISIVE if name not in SIMULATOR)  # absent from older run.json files
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +74,40 @@ def count(pairs: Iterable[Pair]) -> Pairs:
     return Pairs(*(outcomes.count(kind) for kind in kinds))
 
 
-def obstacles(a: Run, b: Run) -> list[str]:
-    """Return the reasons why trials of `a` and `b` differ, such as 'seed (0 in A, 7 in B)'; empty if they match."""
+def obstacles(a: Run, b: Run, ignored: Collection[str] = ()) -> list[str]:
+    """Return why a trial of `a` is not the same trial in `b`: 'seed (0 in A, 7 in B)'. Empty if it is.
+
+    Settings in `ignored` may differ.
+    """
     fields_a, fields_b = a.info.get("outcome_fields") or {}, b.info.get("outcome_fields") or {}
     lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
     found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
     fields_a, fields_b = comparable(fields_a), comparable(fields_b)
-    found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
-    found += [_differ(name, _versions(a, name), _versions(b, name)) for name in _SAME_PACKAGES]
+    shared = _suites(fields_a) & _suites(fields_b)
+    fields_a, fields_b = (_of_suites(fields, shared) for fields in (fields_a, fields_b))
+    same = [name for name in _SAME_FIELDS if name not in ignored]
+    found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in same]
+    found += [_differ(name, versions_of(a, name), versions_of(b, name)) for name in SIMULATOR]
     ours, theirs = _newest(a), _newest(b)
     found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _RECORDED)]
     found.append(_differ("init_states_file's content", *(_states_digest(run) for run in (a, b))))
     return [text for text in found if text]
+
+
+def _suites(fields: Mapping[str, Any]) -> set[str]:
+    named = fields.get("task_suite")
+    return set(named) if isinstance(named, list) else {str(named)}
+
+
+def _of_suites(fields: Mapping[str, Any], shared: Collection[str]) -> dict[str, Any]:
+    """Return the settings as those of the `shared` suites: what a run does on others is no matter of a pair."""
+    if not shared:
+        return dict(fields)
+    names = sorted(shared)
+    by_suite = fields.get("env.instruction")
+    sources = [by_suite.get(name) if isinstance(by_suite, dict) else by_suite for name in names]
+    same = sources[0] if len(set(sources)) == 1 else dict(zip(names, sources, strict=True))
+    return {**fields, "task_suite": names, "env.instruction": same}
 
 
 def _states_digest(run: Run) -> str | None:
@@ -102,7 +117,7 @@ def _states_digest(run: Run) -> str | None:
 
 def remarks(a: Run, b: Run) -> list[str]:
     """Return differences that do not prevent pairing, but matter to a reader."""
-    found = [_differ("renderer", _renderers(a), _renderers(b))]
+    found = [_differ("renderer", renderers(a), renderers(b))]
     ours, theirs = _newest(a), _newest(b)
     for name in _RECORDED:
         if (name in ours) != (name in theirs):  # one run is older than digests
@@ -118,8 +133,8 @@ def _said(value: Any) -> str:
     return "default" if value is None else str(value)
 
 
-def _versions(run: Run, package: str) -> str:
-    """Return the package's versions on the machines that ran episodes; several if they differed."""
+def versions_of(run: Run, package: str) -> str:
+    """Return the package's version on the machines that ran episodes; several if they disagreed."""
     hosts = run.info.get("hosts") or {"": run.info}
     found = {str((host.get("versions") or {}).get(package, "not installed")) for host in hosts.values()}
     return ", ".join(sorted(found))
@@ -130,7 +145,8 @@ def _newest(run: Run) -> dict[str, str]:
     return software(sessions(run.info)[-1])
 
 
-def _renderers(run: Run) -> str:
+def renderers(run: Run) -> str:
+    """Return the renderers of the machines that ran episodes."""
     hosts = run.info.get("hosts") or {"": run.info}
     return ", ".join(sorted({str(host["renderer"]) for host in hosts.values() if host.get("renderer")}))
 

@@ -71,7 +71,7 @@ def evaluate(config: Config) -> int:
         versions: dict[str, str] = {}
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
-            versions = check_nodes(config.task_suite)
+            versions = check_nodes(config.suites)
         chosen = select(config, local_tasks or cluster_tasks(config))
         trials = chosen.trials
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
@@ -81,8 +81,9 @@ def evaluate(config: Config) -> int:
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
-        if config.instruction_source == "bddl":
-            _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
+        if bddl := [suite for suite in config.suites if config.instruction_of(suite) == "bddl"]:
+            of = f" in {', '.join(bddl)}" if len(config.suites) > 1 else ""
+            _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
         chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
         todo = remaining(trials, finished)

@@ -12,6 +12,7 @@ from wpray.types import ActionSpec, ObservationSpec
 def fitting_spec(config: Config) -> PolicySpec:
     """Return the policy's specification. Raises BadInputError if it does not fit the benchmark or the settings."""
     spec = policy_spec(config)
-    check_fits(spec, config.task_suite, ObservationSpec(privileged=True), ActionSpec())
+    for suite in config.suites:
+        check_fits(spec, suite, ObservationSpec(privileged=True), ActionSpec())
     check_options(spec, config)
     return spec

@@ -61,8 +61,8 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 
 
 def _work(config: Config) -> _Work:
-    listed = list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
-    chosen = select(config, listed)
+    listed = [list_tasks(suite, config.env.max_steps, config.instruction_of(suite)) for suite in config.suites]
+    chosen = select(config, [task for tasks in listed for task in tasks])
     trials, folder = chosen.trials, choose_folder(config)
     check_what_is_there(folder, config)
     chosen.check_same_states(folder.read_info(), folder.location)
@@ -84,9 +84,10 @@ def _measured(config: Config, folder: Path) -> Speeds | None:
         run = _readable(path, config)
         if run is None:
             continue
-        if run.info["config"]["task_suite"] == config.task_suite:
+        theirs = run.info["config"]["task_suite"]
+        if theirs == config.task_suite or theirs in config.suites:
             return _speeds(run)
-        if alike is None and FAKE_SUITE not in (run.info["config"]["task_suite"], config.task_suite):
+        if alike is None and FAKE_SUITE not in (theirs, *config.suites):
             alike = run
     return None if alike is None else _speeds(alike)
 
@@ -156,7 +157,7 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
 
 def _fitting(config: Config, here: int) -> int:
     free = free_memory()
-    each = (_FAKE_GIB if config.task_suite == FAKE_SUITE else config.env.memory_gb) * 2**30
+    each = (_FAKE_GIB if FAKE_SUITE in config.suites else config.env.memory_gb) * 2**30
     wanted = config.num_env_actors
     most = int(here / config.ray.env_cpus) if wanted == "auto" else wanted
     return max(1, most if free is None else min(most, int(free / each)))

@@ -35,7 +35,7 @@ class VideoActorImpl:
         """
         if self._env is None:
             prepare_rendering(self._config, name=str(os.getpid()))  # the name spreads actors over the GPUs
-            self._env = make_environment(self._config.task_suite, self._config.env.protocol)
+            self._env = make_environment(self._config.suites[0], self._config.env.protocol)
         self._env.load(job.task)
         return encode(frames(self._env, job, trajectory, self._style), self._style.fps, self._style.keyframe_every)
 

@@ -10,7 +10,7 @@ EpisodeRow = Mapping[str, Any]  # a row of episodes.parquet
 
 
 def select_episodes(rows: Sequence[EpisodeRow], mode: Mode, max_count: int | None) -> list[EpisodeRow]:
-    """Return the rows to render in (task, trial) order, without episodes that ended in an error.
+    """The rows to render, in (suite, task, trial) order; episodes that ended in an error have nothing to show.
 
     `sample` keeps each task's first success and first failure. If `max_count` leaves some out, it keeps failures before
     successes, and every task's first one before any task's second.
@@ -30,22 +30,22 @@ def _by_mode(shown: list[EpisodeRow], mode: Mode) -> list[EpisodeRow]:
     return shown if mode == "all" else []
 
 
-def _place(row: EpisodeRow) -> tuple[int, int]:
-    return row["task_id"], row["trial"]
+def _place(row: EpisodeRow) -> tuple[str, int, int]:
+    return row["suite"], row["task_id"], row["trial"]
 
 
 def _firsts(rows: Iterable[EpisodeRow]) -> list[EpisodeRow]:
-    seen: dict[tuple[int, str], EpisodeRow] = {}
+    seen: dict[tuple[str, int, str], EpisodeRow] = {}
     for row in rows:
-        seen.setdefault((row["task_id"], row["status"]), row)
+        seen.setdefault((row["suite"], row["task_id"], row["status"]), row)
     return sorted(seen.values(), key=_place)
 
 
 def _by_importance(rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
-    ranks: list[tuple[bool, int, int]] = []
-    counts: dict[tuple[int, str], int] = {}
+    ranks: list[tuple[bool, int, int, str]] = []
+    counts: dict[tuple[str, int, str], int] = {}
     for row in rows:
-        group = (row["task_id"], row["status"])
+        group = (row["suite"], row["task_id"], row["status"])
         counts[group] = counts.get(group, 0) + 1
-        ranks.append((row["status"] != "failure", counts[group], row["task_id"]))
+        ranks.append((row["status"] != "failure", counts[group], row["task_id"], row["suite"]))
     return [rows[index] for index in sorted(range(len(rows)), key=lambda index: ranks[index])]
