@@ -184,7 +184,7 @@ def task_table(tally: Tally, title: str | None = None) -> Table:
 
 
 def suite_table(tally: Tally) -> Table:
-    """A row a suite and their average, for a terminal."""
+    """Return a table for a terminal with a row per suite and their average."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("suite", no_wrap=True)
     for name in ("success", "rate", "95% interval"):

@@ -10,7 +10,7 @@ EpisodeRow = Mapping[str, Any]  # a row of episodes.parquet
 
 
 def select_episodes(rows: Sequence[EpisodeRow], mode: Mode, max_count: int | None) -> list[EpisodeRow]:
-    """The rows to render, in (suite, task, trial) order; episodes that ended in an error have nothing to show.
+    """Return the rows to render in (suite, task, trial) order, without episodes that ended in an error.
 
     `sample` keeps each task's first success and first failure. If `max_count` leaves some out, it keeps failures before
     successes, and every task's first one before any task's second.
