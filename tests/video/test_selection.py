@@ -13,7 +13,7 @@ from wpray.video.selection import Mode, select_episodes
 
 OUTCOMES = ["ssf", "sss", "fff", "esf"]  # a task each: success, failure, error
 ROWS: list[dict[str, Any]] = [
-    {"task_id": task, "trial": trial, "status": {"s": "success", "f": "failure", "e": "error"}[letter]}
+    {"suite": "fake", "task_id": task, "trial": trial, "status": {"s": "success", "f": "failure", "e": "error"}[letter]}
     for task, letters in enumerate(OUTCOMES)
     for trial, letter in enumerate(letters)
 ]
