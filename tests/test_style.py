@@ -13,12 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "wpray"
 TO_DO = {
     ".",
     "benchmarks",
-    "cli",
-    "cluster",
-    "orchestration",
     "policies",
 }
-TO_DO |= {"run", "system", "transport"}
 QUESTIONS = {"What", "How", "Whether", "Who", "Whoever", "Which", "Where", "When", "Why"}
 FRAGMENTS = {"A", "An", "The", "Of", "For", "From", "By", "To", "With", "Exit"}  # a function's line is an imperative
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
