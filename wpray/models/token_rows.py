@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wpray.models.stored_table import Table
+from wpray.models.stored_table import Table, TableAdapter
 
 _CAPACITY = 8192  # rows on the device
 
@@ -31,9 +31,13 @@ class TokenRows:
         """Return embeddings (N, width) on the device."""
         return (self._take(ids) * self._scale).to(self.rows.device)
 
-    def scoring(self, ids: Sequence[int]) -> Tensor:
-        """Return unscaled rows (N, width) float32 on the device, which score these ids."""
-        return self._take(ids).float().to(self.rows.device)
+    def scoring(self, ids: Sequence[int]) -> tuple[Tensor, TableAdapter | None]:
+        """Return what scores these ids on the device: rows (N, width) float32, not scaled, and an adapter's part."""
+        device = self.rows.device
+        if isinstance(self._table, Tensor):
+            return self._take(ids).float().to(device), None
+        rows, adapter = self._table.scoring(ids)
+        return rows.float().to(device), None if adapter is None else adapter.to(device)
 
     def places(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return the index in `rows` of each token's embedding, after copying missing ones.

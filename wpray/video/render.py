@@ -73,7 +73,7 @@ def jobs_for(run: Run, rows: Sequence[EpisodeRow]) -> list[VideoJob]:
     """Return a rendering job for each episode. Raise BadInputError if one has no trajectory."""
     segments = _segments(run)
     by_suite = isinstance(run.info["config"].get("task_suite"), list)
-    return [_job(run, row, segments.get(_key(row), ()), by_suite) for row in rows]
+    return [_job(run, row, segments.get(TrialKey.from_row(row), ()), by_suite) for row in rows]
 
 
 def select_renderable(run: Run, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
@@ -84,7 +84,7 @@ def select_renderable(run: Run, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
     whole, reasons = [], []
     for row in rows:
         try:
-            check_recording(run.trajectory(_key(row)))
+            check_recording(run.trajectory(TrialKey.from_row(row)))
             whole.append(row)
         except BadInputError as error:
             reasons.append(str(error))
@@ -110,7 +110,7 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
 
 
 def _job(run: Run, row: EpisodeRow, segments: tuple[tuple[int, int], ...], by_suite: bool) -> VideoJob:
-    key = _key(row)
+    key = TrialKey.from_row(row)
     path = run.trajectory_file(key)
     if path is None:
         raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
@@ -122,12 +122,8 @@ def _segments(run: Run) -> dict[TrialKey, tuple[tuple[int, int], ...]]:
     found: dict[TrialKey, list[tuple[int, int]]] = {}
     for row in run.decisions.select(["kind", "suite", "task_id", "trial", "step", "waypoint_index"]).to_pylist():
         if row["kind"] == "segment":
-            found.setdefault(_key(row), []).append((row["step"], row["waypoint_index"]))
+            found.setdefault(TrialKey.from_row(row), []).append((row["step"], row["waypoint_index"]))
     return {key: tuple(pairs) for key, pairs in found.items()}
-
-
-def _key(row: EpisodeRow) -> TrialKey:
-    return row["suite"], row["task_id"], row["trial"]
 
 
 def _ray(config: Config) -> contextlib.AbstractContextManager[None]:
