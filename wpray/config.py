@@ -499,6 +499,12 @@ class Config(_Group):
         """All suites of the run, in order."""
         return (self.task_suite,) if isinstance(self.task_suite, str) else tuple(self.task_suite)
 
+    @property
+    def variations(self) -> dict[str, tuple[str, str]]:
+        """Which suite a suite of the run perturbs, and along which axis: libero_goal_lan -> (libero_goal, lan)."""
+        found = {suite: suite_names.axis_of(suite) for suite in self.suites}
+        return {suite: axis for suite, axis in found.items() if axis is not None}
+
     def tasks_of(self, suite: str) -> list[int] | None:
         """Return the ids of the suite's tasks that are asked for; None: all."""
         return self.tasks.get(suite) if isinstance(self.tasks, dict) else self.tasks
