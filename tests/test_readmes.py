@@ -50,15 +50,15 @@ def _anchors(path: Path) -> set[str]:
 
 
 @functools.cache
-def _help(command: str) -> str:
-    """What `wpray COMMAND --help` prints."""
+def _help(command: str, policy: str | None = None) -> str:
+    """What `wpray COMMAND [--policy NAME] --help` prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         if command == "models.synthetic":
             pytest.importorskip("torch")
             importlib.import_module("wpray.models.synthetic").main(["--help"])
         else:
-            dispatch([command, "--help"])
+            dispatch([command, *(["--policy", policy] if policy else []), "--help"])
     return printed.getvalue()
 
 
@@ -90,7 +90,8 @@ def test_commands_have_the_options_that_are_named(path: Path) -> None:
         if command == "bench":  # its own commands import what their machine may lack
             assert all(f"wpray.bench {name} " in _help("bench") for name in rest.split()[0].split("\\|")), rest
             continue
-        unknown = [option for option in OPTION.findall(rest) if f"{option} " not in _help(command)]
+        shown = _help(command, *re.findall(r"--policy (\w+)(?=\s)", rest)[:1])
+        unknown = [option for option in OPTION.findall(rest) if f"{option} " not in shown]
         assert not unknown, f"{command}{rest}"
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from wpray.cli.arguments import file_to_write, location, number, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.results import Run, load
 from wpray.results.atomic import write_for_user

@@ -183,6 +183,7 @@ class _ChunkEpisode(_Episode):
 
     policy: ChunkClient
     num_chunks: int = 0
+    memory: bytes | None = None  # of the policy
 
     def run(self) -> None:
         while not self.over:
@@ -192,13 +193,15 @@ class _ChunkEpisode(_Episode):
             self.decisions[-1] = replace(self.decisions[-1], steps=len(self.actions) - before)
 
     def predict(self) -> FloatArray:
-        """Return the actions to be executed before the policy is asked again."""
-        request = ChunkRequest(self.trial, self.num_chunks, self.observe())
+        """Return the actions to be executed before the policy is asked again; none if it ends the episode."""
+        request = ChunkRequest(self.trial, self.num_chunks, self.observe(), self.memory)
         began = time.perf_counter()
         reply = self.policy.predict(request)
         waited = time.perf_counter() - began
         self.policy_wait_s += waited
-        actions = _first_actions(reply.actions, self.policy.spec.execute_steps)
+        self.memory, self.ended = reply.memory, reply.done
+        steps = self.policy.spec.execute_steps
+        actions = np.zeros((0, ACTION_DIM)) if reply.done else _first_actions(reply.actions, steps)
         self.metrics.update(_numbers(reply.metrics))
         self.decisions.append(self._decision(reply, len(actions), began, waited))
         self.num_chunks += 1

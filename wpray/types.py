@@ -47,6 +47,7 @@ class Trial:
     task: Task
     init_state: int  # index of the initial state; the column `trial` of the results
     seed: int  # the run's seed, the same for every trial
+    own_state: tuple[float, ...] | None = None  # in place of the suite's own: time, qpos, qvel
 
     @property
     def key(self) -> TrialKey:
@@ -201,6 +202,7 @@ class ChunkRequest:
     trial: Trial
     chunk_index: int  # counted over the episode
     observation: Observation
+    memory: bytes | None = None  # what the last reply of the episode gave; None before the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ class ChunkReply:
     actions: FloatArray  # (H, 7) executable, one row a control step
     timing: Timing = field(default_factory=Timing)
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name for the episode's row; the last counts
+    memory: bytes | None = None  # comes back with the episode's next request, because any replica may answer that
+    done: bool = False  # the policy ends the episode, and none of the actions is executed
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,9 @@ class Actors:
         self.config = Config.model_validate({"task_suite": "fake", "policy": POLICY, "ray": ray_options, **options})
         cluster.wait_for_nodes()
         start_ray(self.config)
-        self.num_replicas, num_gpus = policy_actors(self.config, policy_spec(self.config).num_gpus)
-        context, self.events = RunContext("run", self.config, secrets.token_bytes(32)), EventQueue()
+        spec = policy_spec(self.config)
+        self.num_replicas, num_gpus = policy_actors(self.config, spec.num_gpus)
+        context, self.events = RunContext("run", self.config, secrets.token_bytes(32), spec=spec), EventQueue()
         self.policy_actors = PolicyActorPool(context, num_gpus, self.num_replicas, self.events)
         self.env_actors = EnvActorPool(context, self.policy_actors.handles, self.events)
 

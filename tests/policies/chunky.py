@@ -36,9 +36,9 @@ class ChunkyPolicy:
     def _answer(self, request: ChunkRequest) -> ChunkReply:
         trial, image = request.trial, request.observation.base_image
         assert image is not None and image.shape == (224, 224, 3)
-        if trial.trial == self._settings.fails_on:
+        if trial.init_state == self._settings.fails_on:
             raise ArithmeticError("not this one")
-        rng = np.random.default_rng([trial.seed, trial.task.task_id, trial.trial, request.chunk_index])
+        rng = np.random.default_rng([trial.seed, trial.task.task_id, trial.init_state, request.chunk_index])
         drift = np.cumsum(rng.normal(0, 0.15, (self._settings.horizon, 7)), axis=0)
         actions = np.clip(rng.uniform(-0.5, 0.5, 7) + drift, -1, 1)
         return ChunkReply(actions, metrics={"largest": float(np.abs(actions).max())})

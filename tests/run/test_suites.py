@@ -15,7 +15,6 @@ from wpray.results import load
 from wpray.results.pairing import obstacles
 from wpray.results.statistics import average, stratified
 from wpray.results.summary import Tally, log_lines
-from wpray.trials import tasks_of_suites
 from wpray.types import Task
 
 FOUR = ["libero_spatial", "libero_object", "libero_goal", "libero_10"]
@@ -87,7 +86,7 @@ def _task(suite: str, task_id: int) -> Task:
 
 
 def test_the_log_counts_by_suite_and_averages_over_them() -> None:
-    tasks = tasks_of_suites([[_task("a", 0), _task("a", 1)], [_task("b", 0), _task("b", 1)]], lambda suite: None)
+    tasks = [_task(suite, task_id) for suite in "ab" for task_id in range(2)]
     tally = Tally.planned((task, 2) for task in tasks)
     for task in tasks:
         for trial in range(2):

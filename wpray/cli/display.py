@@ -91,7 +91,7 @@ class RunDisplay:
         """Logs an episode's line, its replans before it."""
         self._env_busy_s += episode.utilisation[0]
         if self._is_live:
-            self._progress.update(self._bar, completed=self._tally.done)
+            self._progress.update(self._bar, completed=self._tally.done, total=self._tally.total)
         suite = f"{trial.task.suite} " if self._several_suites else ""
         replans = [f"{suite}{trial.label} {line}" for line in episode.replans]
         _LOG.info(suite + episode_line(trial, episode), extra={_BEFORE: replans})

@@ -23,7 +23,6 @@ from wpray.cluster.ray_folder import short_enough
 from wpray.config import Config
 from wpray.errors import BadInputError, wrapping_errors
 from wpray.system.hardware import cores
-from wpray.trials import tasks_of_suites
 from wpray.types import Task
 
 _LOG = logging.getLogger(__name__)
@@ -119,16 +118,16 @@ def env_memory(config: Config) -> int:
 
 
 def cluster_tasks(config: Config) -> tuple[Task, ...]:
-    """Return the tasks that are asked for, of every suite.
+    """Return the tasks of every suite.
 
     A worker lists them if the run joins a cluster, because this machine may have no LIBERO. Raises BadInputError for a
-    suite or a task that does not exist, or if no worker can tell.
+    suite that does not exist, or if no worker can tell.
     """
     if config.ray.address is None:
-        return tasks_of_suites([list_tasks(*asked) for asked in _asked(config)], config.tasks_of)
+        return tuple(task for asked in _asked(config) for task in list_tasks(*asked))
     try:
-        listed: list[tuple[Task, ...]] = ray.get(_list_tasks.remote(_asked(config)))
-        return tasks_of_suites(listed, config.tasks_of)
+        tasks: tuple[Task, ...] = ray.get(_list_tasks.remote(_asked(config)))
+        return tasks
     except ray.exceptions.RayError as error:
         cause = cause_of(error)
         if isinstance(cause, BadInputError):
@@ -209,5 +208,5 @@ def _asked(config: Config) -> list[tuple[str, int | None, InstructionSource]]:
 
 
 @ray.remote(num_cpus=0)
-def _list_tasks(asked: list[tuple[str, int | None, InstructionSource]]) -> list[tuple[Task, ...]]:
-    return [list_tasks(*suite) for suite in asked]
+def _list_tasks(asked: list[tuple[str, int | None, InstructionSource]]) -> tuple[Task, ...]:
+    return tuple(task for suite in asked for task in list_tasks(*suite))

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser, read_config
+from wpray.cli.configuration import read_config
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.doctor.result import Result
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from wpray.cli.arguments import folder_to_write, location
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.video.options import add_choices, add_where, config_of, wanted

@@ -20,6 +20,8 @@ from wpray.types import (
     SegmentRequest,
 )
 
+NOTICES = "wpray.notices"  # logger whose warnings, of a policy's process, come into the run's log
+
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
@@ -35,6 +37,13 @@ class PolicySpec:
     cameras: Mapping[str, ImageSpec] = field(default_factory=lambda: BASE_AND_WRIST)  # seen if `images`
     proprio: tuple[str, ...] = PROPRIO_FIELDS
     action: ActionSpec = field(default_factory=ActionSpec)
+    # Chunk: another process answers, so that a wait for it is no sign of a hang. With a max_batch_size of 1, requests
+    # are not batched here: many threads call `predict`, each with one request.
+    remote: bool = False
+
+    def __post_init__(self) -> None:
+        """Copy the cameras, because a read-only view of a mapping cannot travel to another process."""
+        object.__setattr__(self, "cameras", dict(self.cameras))
 
     @property
     def observation(self) -> ObservationSpec:

@@ -25,6 +25,7 @@ POLICIES = Registry(
         "noop": "wpray.policies.noop",
         "random": "wpray.policies.random_policy",
         "waypoint_vla": "wpray.policies.waypoint_vla.policy",
+        "openpi": "wpray.policies.remote.openpi:OpenpiPolicy",
     },
 )
 _LIGHT_SPECS = {"waypoint_vla": "wpray.policies.waypoint_vla.spec"}  # where the policy's own module imports torch

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from wpray.cli.arguments import file_to_write, location, number
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.report.page import EMBED_BYTES, write_report
 
 _ABOUT = "Writes one self-contained HTML page about a run, finished or not. It opens in any browser, without a network."

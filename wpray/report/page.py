@@ -9,8 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from wpray.report import activity, facts, sections, videos, waypoints
+from wpray.report import activity, facts, sections, tracking, videos, waypoints
 from wpray.report.errors import errors, retries
+from wpray.report.tracking_section import tracking_section
 from wpray.results.atomic import write_for_user
 from wpray.results.reader import Run, load
 
@@ -39,6 +40,7 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
         sections.steps(found),
         sections.metrics(found),
         sections.waypoints(missed),
+        tracking_section(tracking.collect(run)),
         sections.time(activity.collect(run, found.rows, _BINS)),
         _provenance(run.info),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wpray.config import DONE_WITHOUT
+from wpray.config import EVALUATION_OPTIONS, comparable
 from wpray.provenance.record import differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
@@ -15,7 +15,7 @@ from wpray.results.sessions import DECISIVE, sessions, software
 from wpray.types import TrialKey
 
 OF_A_SUITE = ("task_suite", "env.max_steps", "env.instruction")
-_SAME_FIELDS = ("robot_type", "seed", "num_steps_wait", "env.protocol", *OF_A_SUITE)
+_SAME_FIELDS = ("robot_type", "seed", "num_steps_wait", "env.protocol", *EVALUATION_OPTIONS, *OF_A_SUITE)
 CONDITIONS = frozenset({*_SAME_FIELDS, "env.renderer"})  # settings that are not the policy's
 SIMULATOR = ("mujoco", "robosuite", "libero")
 _RECORDED = tuple(name for name in DECISIVE if name not in SIMULATOR)  # not in a run.json of before 0.2
@@ -82,7 +82,7 @@ def obstacles(a: Run, b: Run, ignored: Collection[str] = ()) -> list[str]:
     fields_a, fields_b = a.info.get("outcome_fields") or {}, b.info.get("outcome_fields") or {}
     lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
     found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
-    fields_a, fields_b = DONE_WITHOUT | fields_a, DONE_WITHOUT | fields_b
+    fields_a, fields_b = comparable(fields_a), comparable(fields_b)
     shared = _suites(fields_a) & _suites(fields_b)
     fields_a, fields_b = (_of_suites(fields, shared) for fields in (fields_a, fields_b))
     same = [name for name in _SAME_FIELDS if name not in ignored]
@@ -90,6 +90,7 @@ def obstacles(a: Run, b: Run, ignored: Collection[str] = ()) -> list[str]:
     found += [_differ(name, versions_of(a, name), versions_of(b, name)) for name in SIMULATOR]
     ours, theirs = _newest(a), _newest(b)
     found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _RECORDED)]
+    found.append(_differ("init_states_file's content", *(_states_digest(run) for run in (a, b))))
     return [text for text in found if text]
 
 
@@ -107,6 +108,11 @@ def _of_suites(fields: Mapping[str, Any], shared: Collection[str]) -> dict[str, 
     sources = [by_suite.get(name) if isinstance(by_suite, dict) else by_suite for name in names]
     same = sources[0] if len(set(sources)) == 1 else dict(zip(names, sources, strict=True))
     return {**fields, "task_suite": names, "env.instruction": same}
+
+
+def _states_digest(run: Run) -> str | None:
+    states = run.info.get("init_states")
+    return str(states.get("sha256"))[:12] if isinstance(states, dict) else None
 
 
 def remarks(a: Run, b: Run) -> list[str]:

@@ -19,6 +19,8 @@ class TaskTally:
 
     task: Task
     planned: int
+    start: int = 0  # the first trial
+    wanted: int | None = None  # successes after which no further trial runs
     successes: int = 0
     failures: int = 0
     errors: int = 0
@@ -39,11 +41,18 @@ class TaskTally:
     @property
     def contiguous_prefix(self) -> int:
         """How many trials from the first on have a row, without a gap."""
-        return next((trial for trial in range(self.planned) if trial not in self.statuses), self.planned)
+        trials = range(self.start, self.start + self.planned)
+        return next((trial - self.start for trial in trials if trial not in self.statuses), self.planned)
+
+    @property
+    def to_run(self) -> int:
+        """Trials that run in all: those that have run once enough of them are successes."""
+        enough = self.wanted is not None and self.successes >= self.wanted
+        return len(self.statuses) if enough else self.planned
 
     def first(self, trials: int) -> tuple[int, int]:
         """(successes, episodes with an outcome) of the first `trials`."""
-        seen = [self.statuses[trial] for trial in range(trials)]
+        seen = [self.statuses[self.start + number] for number in range(trials)]
         return seen.count("success"), len(seen) - seen.count("error")
 
     @property
@@ -66,9 +75,12 @@ class Tally:
     attempt_errors: Counter[str] = field(default_factory=Counter)  # of those attempts, by kind
 
     @classmethod
-    def planned(cls, planned: Iterable[tuple[Task, int]]) -> Tally:
-        """A tally of `(task, number of trials)` with nothing done yet."""
-        return cls({(task.suite, task.task_id): TaskTally(task, count) for task, count in planned})
+    def planned(cls, planned: Iterable[tuple[Task, int]], start: int = 0, wanted: int | None = None) -> Tally:
+        """Return a tally of `(task, number of trials)` with nothing done yet.
+
+        `start` is the first trial of each, `wanted` how many successes end a task.
+        """
+        return cls({(task.suite, task.task_id): TaskTally(task, count, start, wanted) for task, count in planned})
 
     def add(self, key: tuple[str, int, int], status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
         """Counts the episode of (suite, task_id, trial); `retried`: kinds of the errors of the attempts before it."""
@@ -115,8 +127,8 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """Episodes planned."""
-        return sum(row.planned for row in self.tasks.values())
+        """Episodes planned, less those that enough successes of their task spare."""
+        return sum(row.to_run for row in self.tasks.values())
 
 
 def log_lines(tally: Tally) -> list[str]:

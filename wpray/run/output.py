@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wpray.benchmarks.suites import group_name
-from wpray.config import DONE_WITHOUT, Config, fingerprint, outcome_fields
+from wpray.config import Config, comparable, fingerprint, outcome_fields
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Host
 from wpray.orchestration.driver import RunRecord
@@ -29,6 +29,7 @@ from wpray.storage.url import location_of
 
 _LOG = logging.getLogger(__name__)
 _ROOT = Path("runs")
+_TRIALS = {"tasks": None, "task_start": 0, "task_end": None, "num_trials_per_task": 1}  # with what they are by default
 
 
 def choose_folder(config: Config, claim: bool = False, software: Mapping[str, str] | None = None) -> RunFolder:
@@ -219,7 +220,7 @@ def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None
     theirs, ours = info.get("outcome_fields"), outcome_fields(config)
     if not isinstance(theirs, dict) or not isinstance(info.get("run_id"), str) or "started_at" not in info:
         raise BadInputError(f"output_dir: the run.json in {place} does not describe a run; choose another output_dir")
-    ours, theirs = DONE_WITHOUT | ours, DONE_WITHOUT | theirs
+    ours, theirs = comparable(ours), comparable(theirs)
     different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if different:
         listed = ", ".join(f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)" for name in different[:5])
@@ -235,7 +236,7 @@ def _goes_on_with(path: Path, config: Config, software: Mapping[str, str]) -> bo
     if not isinstance(info, dict) or not isinstance(info.get("config"), dict) or info.get("state") == "finished":
         return False
     asked = config.model_dump(mode="json")
-    same_trials = all(info["config"].get(name) == asked[name] for name in ("tasks", "num_trials_per_task"))
+    same_trials = all(info["config"].get(name, default) == asked[name] for name, default in _TRIALS.items())
     same = same_trials and info.get("fingerprint") == fingerprint(config)
     return same and not decisive(sessions(info)[-1], software) and not RunFolder(path).is_locked()
 

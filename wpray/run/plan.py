@@ -17,13 +17,15 @@ from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
 from wpray.config import Config
 from wpray.doctor.resources import free_memory
 from wpray.errors import BadInputError
-from wpray.policies.factory import policy_spec, with_policy_args
+from wpray.policies.factory import with_policy_args
 from wpray.results import Run, load
 from wpray.results.writer import RunFolder
+from wpray.run.fitting import fitting_spec
 from wpray.run.forecast import Forecast, Layout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
+from wpray.run.selection import select
 from wpray.system.hardware import cores
-from wpray.trials import make_trials, remaining, tasks_of_suites
+from wpray.trials import remaining
 
 _RUNS = Path("runs")
 _FAKE_GIB = 0.2  # memory of a fake environment, as it is reserved
@@ -47,7 +49,7 @@ def show_plan(config: Config, console: Console | None = None) -> int:
     """Prints the plan; returns 0. Starts nothing and writes nothing. Raises BadInputError as the run itself would."""
     console = console or Console(soft_wrap=True, highlight=False)
     config = with_policy_args(config)
-    num_gpus = config.ray.policy_resources.get("GPU", policy_spec(config).num_gpus)
+    num_gpus = config.ray.policy_resources.get("GPU", fitting_spec(config).num_gpus)
     work = _work(config)
     speeds = _measured(config, work.folder.path) or _defaults(num_gpus)
     layout, notes = _layout(config, num_gpus, speeds)
@@ -60,10 +62,10 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 
 def _work(config: Config) -> _Work:
     listed = [list_tasks(suite, config.env.max_steps, config.instruction_of(suite)) for suite in config.suites]
-    tasks = tasks_of_suites(listed, config.tasks_of)
-    trials = make_trials(tasks, config.num_trials_per_task, config.seed)
-    folder = choose_folder(config)
+    chosen = select(config, [task for tasks in listed for task in tasks])
+    trials, folder = chosen.trials, choose_folder(config)
     check_what_is_there(folder, config)
+    chosen.check_same_states(folder.read_info(), folder.location)
     return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
 
 

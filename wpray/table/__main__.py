@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from wpray.cli.arguments import file_to_write, location
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.results import load
 from wpray.results.atomic import write_for_user

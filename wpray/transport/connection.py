@@ -28,7 +28,8 @@ from typing import Any
 
 from wpray.errors import ThreadDiedError
 from wpray.policies.base import PolicySpec
-from wpray.policies.batching import Batcher, PolicyError, tried
+from wpray.policies.batching import PolicyError, tried
+from wpray.policies.relay import Answering
 from wpray.system.threads import WatchedThread
 from wpray.types import ChunkReply, ChunkRequest, PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
@@ -76,7 +77,7 @@ class _Started:
 class PolicyServer:
     """Serves a batcher on a TCP port of one host address, a thread for each connection."""
 
-    def __init__(self, batcher: Batcher, host: str, key: bytes) -> None:
+    def __init__(self, batcher: Answering, host: str, key: bytes) -> None:
         self._batcher, self._key = batcher, key
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
         self._listener.settimeout(_LOOK_S)

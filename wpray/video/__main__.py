@@ -12,7 +12,7 @@ from rich.console import Console
 
 from wpray.cli.arguments import folder_to_write, location, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.config import Config
 from wpray.errors import BadInputError

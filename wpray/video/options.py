@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from wpray.cli.arguments import whole
-from wpray.cli.configuration import ArgumentParser, validate
+from wpray.cli.configuration import validate
+from wpray.cli.parser import ArgumentParser
 from wpray.config import Config, TaskIds
 from wpray.errors import BadInputError, DamagedRunError
 

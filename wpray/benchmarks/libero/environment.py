@@ -18,6 +18,7 @@ from wpray.benchmarks.libero.stepper import Sample, Stepper
 from wpray.benchmarks.rotation import axis_angle
 from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
+from wpray.errors import BadInputError
 from wpray.types import (
     FloatArray,
     ImageArray,
@@ -79,7 +80,7 @@ class LiberoEnvironment:
             np.random.seed(reset_seed(trial))
             scene.reset()
         self._stepper = Stepper(scene.env)
-        self._stepper.set_state(self._states[trial.init_state])
+        self._stepper.set_state(self._initial(trial))
         self.render_s = 0.0
 
     def step(self, action: FloatArray) -> Step:
@@ -134,6 +135,16 @@ class LiberoEnvironment:
         self._scene = self._task = None
         self._stepper = None  # type: ignore[assignment]
         ctypes.CDLL(None).malloc_trim(0)
+
+    def _initial(self, trial: Trial) -> FloatArray:
+        if trial.own_state is None:
+            state: FloatArray = self._states[trial.init_state]
+            return state
+        size = self._states.shape[1]
+        if len(trial.own_state) != size:
+            text = f"init_states_file: a state of {trial.task.name} has {len(trial.own_state)} numbers, not {size}"
+            raise BadInputError(f"{text}; make it from this task's own scene")
+        return np.array(trial.own_state)
 
     def _loaded(self) -> Scene:
         if self._scene is None:

@@ -155,7 +155,7 @@ def _read_states(path: Path) -> FloatArray:
             with np.load(path, allow_pickle=False) as archive:
                 states = archive[archive.files[0]]
         else:
-            states = np.asarray(_read_torch(path))
+            states = np.asarray(read_torch(path))
         _check_states(states.shape, states.dtype)
         return np.asarray(states, dtype=np.float64)
 
@@ -167,7 +167,7 @@ def _check_states(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         raise ValueError(f"holds {dtype} of shape {shape}")
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path) -> Any:
     """The official package stores numpy arrays in a torch pickle: only what such an array needs may be unpickled."""
     import torch
 

@@ -1,0 +1,18 @@
+"""The policy of a run, once it is known to fit the run's benchmark."""
+
+from __future__ import annotations
+
+from wpray.config import Config
+from wpray.policies.base import PolicySpec
+from wpray.policies.factory import policy_spec
+from wpray.policies.fit import check_fits, check_options
+from wpray.types import ActionSpec, ObservationSpec
+
+
+def fitting_spec(config: Config) -> PolicySpec:
+    """Return the policy's specification. Raises BadInputError if it does not fit the benchmark or the settings."""
+    spec = policy_spec(config)
+    for suite in config.suites:
+        check_fits(spec, suite, ObservationSpec(privileged=True), ActionSpec())
+    check_options(spec, config)
+    return spec

@@ -1,0 +1,1 @@
+"""Checks that users run on their own checkpoints and parts: `python -m wpray.testing NAME ...`."""
