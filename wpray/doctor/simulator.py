@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import numpy as np
 import wpray
 from wpray.benchmarks.factory import FAKE_SUITE
 from wpray.benchmarks.libero import tasks
+from wpray.benchmarks.libero.init_states_file import read_init_states, states_of
 from wpray.config import Config
 from wpray.doctor.result import Result, Status
 from wpray.system import gl
 from wpray.trials import select_tasks
+from wpray.types import Task
 
 _TIMEOUT_S = 300
 _MUJOCO = "run: pip install mujoco==3.3.2"
@@ -119,11 +122,25 @@ def _check_suite(config: Config, suite: str) -> Result:
         if not file.is_file() or not np.isfinite(states).all():
             what = f"task {task.task_id}: {file} is missing" if not file.is_file() else f"task {task.task_id}: NaN"
             return Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")
+    if config.init_states_file is not None:
+        return _check_own_states(Path(config.init_states_file), known)
     fewest = min(task.num_trials for task in known)
     text = f"{suite}: {len(known)} tasks, at least {fewest} initial states each"
-    if config.num_trials_per_task > fewest and config.init_states_file is None:
+    if config.num_trials_per_task > fewest:
         return Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")
     return Result("suite", "pass", f"{text}, all readable")
+
+
+def _check_own_states(path: Path, known: Sequence[Task]) -> Result:
+    """Compare the states of init_states_file with the scenes'. Raises BadInputError as its reader does."""
+    states = read_init_states(path)
+    fewest = min(len(states_of(task, states, path)) for task in known)
+    for task in known:
+        theirs, ours = states[task.name].shape[1], tasks.initial_states(task.suite, task.task_id).shape[1]
+        if theirs != ours:
+            said = f"init_states_file: a state of {task.name} has {theirs} numbers, its scene {ours}"
+            return Result("suite", "fail", said, "make the states from this suite's scenes")
+    return Result("suite", "pass", f"{path}: states of {len(known)} tasks, at least {fewest} each")
 
 
 def check_mujoco(config: Config) -> list[Result]:

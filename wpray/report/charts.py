@@ -119,7 +119,7 @@ def heat_map(facts: Facts, links: dict[TrialKey, str]) -> str:
 
 
 def _cell(row: Row, x: float, y: float, width: float, height: float, links: dict[TrialKey, str]) -> str:
-    link = links.get((row["suite"], row["task_id"], row["trial"]))
+    link = links.get(TrialKey.from_row(row))
     detail = row["error_type"] if row["status"] == "error" else f"in {row['num_steps']} steps"
     said = tip(
         f"task {row['task_id']} trial {row['trial']}: {row['status']} {detail}" + (" (click: video)" if link else "")

@@ -12,7 +12,7 @@ from wpray.provenance.record import differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
 from wpray.results.sessions import DECISIVE, sessions, software
-from wpray.types import TrialKey
+from wpray.types import TaskKey, TrialKey
 
 OF_A_SUITE = ("task_suite", "env.max_steps", "env.instruction")
 _SAME_FIELDS = ("robot_type", "seed", "num_steps_wait", "env.protocol", *EVALUATION_OPTIONS, *OF_A_SUITE)
@@ -49,11 +49,11 @@ class Comparison:
         """All pairs."""
         return count(self.pairs)
 
-    def by_task(self) -> dict[tuple[str, int], list[Pair]]:
+    def by_task(self) -> dict[TaskKey, list[Pair]]:
         """Pairs of each (suite, task_id), in order."""
-        tasks: dict[tuple[str, int], list[Pair]] = {}
+        tasks: dict[TaskKey, list[Pair]] = {}
         for pair in self.pairs:
-            tasks.setdefault(pair.key[:2], []).append(pair)
+            tasks.setdefault(pair.key.task, []).append(pair)
         return tasks
 
 
@@ -154,7 +154,7 @@ def renderers(run: Run) -> str:
 def _rows(run: Run) -> dict[TrialKey, Mapping[str, Any]]:
     columns = ["suite", "task_id", "trial", "task_name", "instruction", "success", "num_steps", "video_path"]
     rows = run.episodes.select(columns).to_pylist()
-    return {(row["suite"], row["task_id"], row["trial"]): row for row in rows}
+    return {TrialKey.from_row(row): row for row in rows}
 
 
 def rate(pairs: Iterable[Pair], side: str) -> float:

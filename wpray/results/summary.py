@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wpray.results.statistics import Rate, average_of_tried, stratified, wilson
-from wpray.types import Status, Task
+from wpray.types import Status, Task, TaskKey, TrialKey
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class TaskTally:
 class Tally:
     """Running counts of a run; fed one finished episode at a time."""
 
-    tasks: dict[tuple[str, int], TaskTally] = field(default_factory=dict)
+    tasks: dict[TaskKey, TaskTally] = field(default_factory=dict)
     retried: int = 0  # trials of which an attempt failed and another followed
     attempt_errors: Counter[str] = field(default_factory=Counter)  # of those attempts, by kind
 
@@ -80,11 +80,11 @@ class Tally:
 
         `start` is the first trial of each, `wanted` how many successes end a task.
         """
-        return cls({(task.suite, task.task_id): TaskTally(task, count, start, wanted) for task, count in planned})
+        return cls({task.key: TaskTally(task, count, start, wanted) for task, count in planned})
 
-    def add(self, key: tuple[str, int, int], status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
-        """Counts the episode of (suite, task_id, trial); `retried`: kinds of the errors of the attempts before it."""
-        self.tasks[key[:2]].add(key[2], status, num_steps)
+    def add(self, key: TrialKey, status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
+        """Counts the episode of the trial `key`; `retried`: kinds of the errors of the attempts before it."""
+        self.tasks[key.task].add(key.init_state, status, num_steps)
         self.retried += bool(retried)
         self.attempt_errors.update(retried)
 

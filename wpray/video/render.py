@@ -72,7 +72,7 @@ def jobs_for(run: Run, rows: Sequence[Row]) -> list[VideoJob]:
     """What there is to render of each episode. Raises BadInputError if one was not recorded."""
     segments = _segments(run)
     by_suite = isinstance(run.info["config"].get("task_suite"), list)
-    return [_job(run, row, segments.get(_key(row), ()), by_suite) for row in rows]
+    return [_job(run, row, segments.get(TrialKey.from_row(row), ()), by_suite) for row in rows]
 
 
 def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
@@ -83,7 +83,7 @@ def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
     whole, reasons = [], []
     for row in rows:
         try:
-            check_recording(run.trajectory(_key(row)))
+            check_recording(run.trajectory(TrialKey.from_row(row)))
             whole.append(row)
         except BadInputError as error:
             reasons.append(str(error))
@@ -109,7 +109,7 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
 
 
 def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...], by_suite: bool) -> VideoJob:
-    key = _key(row)
+    key = TrialKey.from_row(row)
     path = run.trajectory_file(key)
     if path is None:
         raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
@@ -121,12 +121,8 @@ def _segments(run: Run) -> dict[TrialKey, tuple[tuple[int, int], ...]]:
     found: dict[TrialKey, list[tuple[int, int]]] = {}
     for row in run.decisions.select(["kind", "suite", "task_id", "trial", "step", "waypoint_index"]).to_pylist():
         if row["kind"] == "segment":
-            found.setdefault(_key(row), []).append((row["step"], row["waypoint_index"]))
+            found.setdefault(TrialKey.from_row(row), []).append((row["step"], row["waypoint_index"]))
     return {key: tuple(pairs) for key, pairs in found.items()}
-
-
-def _key(row: Row) -> TrialKey:
-    return row["suite"], row["task_id"], row["trial"]
 
 
 def _ray(config: Config) -> contextlib.AbstractContextManager[None]:
