@@ -601,7 +601,7 @@ class Config(_Group):
 
     @property
     def variations(self) -> dict[str, tuple[str, str]]:
-        """Which suite a suite of the run perturbs, and along which axis: libero_goal_lan -> (libero_goal, lan)."""
+        """Base suite and axis of each suite that perturbs another: libero_goal_lan -> (libero_goal, lan)."""
         found = {suite: suite_names.axis_of(suite) for suite in self.suites}
         return {suite: axis for suite, axis in found.items() if axis is not None}
 
