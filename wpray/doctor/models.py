@@ -28,7 +28,7 @@ def check_models(config: Config) -> list[Result]:
             f"vlm_checkpoint and ae_checkpoint are the same file, {config.vlm_checkpoint}: both models are read from it"
         )
         results.append(Result("models", "warn", text))
-    return results
+    return [*results, *(Result("models", "warn", text) for text in weights.warnings(config))]
 
 
 def check_gpu_memory(config: Config) -> list[Result]:

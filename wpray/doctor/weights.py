@@ -59,11 +59,24 @@ def read(config: Config) -> tuple[Model, Model]:
     """
     files = open_files(config).models
     if files.joint:
-        name = f"joint model ({files.tokens.name})"
+        adapter = "" if files.expert.adapter is None else f", {files.facts['adapter']} LoRA adapter"
+        planner = "" if files.expert_config.planner is None else ", block planner"
+        name = f"joint model ({files.tokens.name}{planner}{adapter})"
         both = Model(name, files.expert, files.expert_config.text, config.precision)
         return both, both
     vlm = Model("VLM", files.vlm, files.vlm_config.text, config.vlm_precision)
     return vlm, Model("action expert", files.expert, files.expert_config.text, config.precision)
+
+
+def warnings(config: Config) -> tuple[str, ...]:
+    """Return what the files leave in doubt: another file in the same folder, merged weights, a stale average."""
+    files = open_files(config).models
+    others = (
+        f"{chosen.setting}: {chosen.path} is read ({chosen.reason}); {chosen.passed_over} beside it is not"
+        for chosen in files.chosen
+        if chosen.passed_over is not None
+    )
+    return (*others, *files.warnings)
 
 
 def distinct(vlm: Model, expert: Model) -> list[Model]:

@@ -22,6 +22,7 @@ from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
 from wpray.models.config import IMAGE_TOKENS, ActionExpertConfig
 from wpray.models.gemma import Modulation, aligned, bias_of, load_layers, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
+from wpray.models.lora import project, take_weight
 from wpray.models.same_bits import fingerprints, made_up
 
 NUM_STEPS = 10
@@ -159,7 +160,7 @@ class ActionExpert:
             x, normed = ops.add_norm(x, branch, layer.norm_in)
             q = ops.queries(normed, layer.qkv, cos, sin, config, kv)
             if index < len(self._prefix) - 1:  # of the last layer only keys and values are read
-                x, normed = ops.add_norm(x, F.linear(ops.attend(q, kv, bias), layer.out), layer.norm_post)
+                x, normed = ops.add_norm(x, project(ops.attend(q, kv, bias), layer.out), layer.norm_post)
                 branch = ops.feed_forward(normed, layer.gate_up, layer.down)
         return keys_values, real
 
@@ -185,7 +186,7 @@ class ActionExpert:
         parts = ("input_layernorm", "post_attention_layernorm")
         names = [*(f"{stem}layers.{layer}.{part}.dense" for layer in layers for part in parts), f"{stem}norm.dense"]
         given = self._conditions
-        every = [F.linear(given, weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")) for name in names]
+        every = [project(given, take_weight(weights, name), weights.pop(f"{name}.bias")) for name in names]
         return torch.stack(every, dim=1).view(NUM_STEPS, len(names), given.shape[1], 3, self.config.expert.width)
 
     @torch.inference_mode()
@@ -232,7 +233,7 @@ class ActionExpert:
             before, after = modulations[2 * index], modulations[2 * index + 1]
             tokens, normed = ops.add_adaptive_norm(tokens, branch, gate, before)
             q = ops.queries(normed, layer.qkv, cos, sin, config, cache[index, :, prefix : prefix + tokens.shape[1]])
-            seen = F.linear(ops.attend(q, cache[index], bias), layer.out)
+            seen = project(ops.attend(q, cache[index], bias), layer.out)
             tokens, normed = ops.add_adaptive_norm(tokens, seen, before.gate, after)
             branch, gate = ops.feed_forward(normed, layer.gate_up, layer.down), after.gate
         final = ops.add_adaptive_norm(tokens, branch, gate, modulations[-1])[1][:, -self.config.horizon :]

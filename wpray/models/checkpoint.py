@@ -11,7 +11,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 
 from wpray.errors import BadInputError, shown
+from wpray.models.adapters import RAW, AdapterSettings, FileAdapter, check_adapter, overlaid
 from wpray.models.config import (
     ActionExpertConfig,
     Manifest,
@@ -30,7 +31,7 @@ from wpray.models.config import (
     vlm_manifest,
 )
 from wpray.models.header import FILE, INDEX, Header, is_index, read_headers, summary
-from wpray.models.stored_table import StoredTable
+from wpray.models.stored_table import StoredTable, Table
 from wpray.models.tensor_names import Names, plain_names, vlm_names
 
 _TIED = {  # name in the manifest -> the other name under which the same tensor may be stored
@@ -53,6 +54,7 @@ UNUSED = frozenset(
 UNUSED_OF_JOINT = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ROWS = 4096  # of two tied tables, compared at once
+_ENABLE = "set lora_enabled: true, with pretrained_weight_path and lora_alpha"
 _MERGE = "merge it into its base model and name the folder of the result"
 
 
@@ -70,6 +72,7 @@ class Checkpoint:
     left_out: tuple[str, ...] = ()  # names in the files that are not this model's
     notes: tuple[str, ...] = ()  # in what its names differ from the manifest's, in words
     unused: frozenset[str] = UNUSED  # manifest names that may be absent, and are not read
+    adapter: FileAdapter | None = None  # of LoRA, beside these weights
 
     def tensors(self, device: torch.device, precision: Precision) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of all that is used, one at a time, on `device`, in the dtype that `precision` means.
@@ -80,12 +83,14 @@ class Checkpoint:
         for path, names in itertools.groupby(sorted(used, key=self._place), key=self._place):
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in names:
-                    yield name, file.get_tensor(self.stored[name]).to(self._dtype(name, precision))
+                    tensor = file.get_tensor(self.stored[name]).to(self._dtype(name, precision))
+                    yield from ((name, tensor),) if self.adapter is None else self.adapter.applied(name, tensor)
 
-    def table(self, precision: Precision) -> StoredTable:
+    def table(self, precision: Precision) -> Table:
         """The embedding table, whose rows are read when they are asked for."""
         (name,) = TABLES & self.stored.keys()
-        return StoredTable(self._place(name), self.stored[name], self._dtype(name, precision))
+        table = StoredTable(self._place(name), self.stored[name], self._dtype(name, precision))
+        return table if self.adapter is None or not self.adapter.table else self.adapter.applied_to_table(table)
 
     @property
     def dtype_counts(self) -> Counter[str]:
@@ -97,7 +102,9 @@ class Checkpoint:
         """What run.json should say of it: file, dtypes, unusual names, what was left out."""
         left_out = {"left_out": summary(self.left_out)} if self.left_out else {}
         notes = {"notes": list(self.notes)} if self.notes else {}
-        return {"path": str(self.path), "dtypes": dict(sorted(self.dtype_counts.items())), **notes, **left_out}
+        adapter = {"adapter": self.adapter.settings.facts} if self.adapter else {}
+        dtypes = dict(sorted(self.dtype_counts.items()))
+        return {"path": str(self.path), "dtypes": dtypes, **notes, **left_out, **adapter}
 
     def describe(self) -> str:
         """Return in a line what is unusual about it; empty if nothing is."""
@@ -147,6 +154,25 @@ def open_joint(path: str | Path, setting: str = "joint_checkpoint") -> tuple[Che
     return verified(header, names, action_expert_manifest(config, "bfloat16"), setting, UNUSED_OF_JOINT), config
 
 
+def open_adapted(
+    adapter: Path, base: Path, settings: AdapterSettings, setting: str
+) -> tuple[Checkpoint, ActionExpertConfig]:
+    """Return the joint model that a base and an adapter's file beside it are together.
+
+    Raises BadInputError, which names `setting`, listing every key that is wrong.
+    """
+    low_rank_header, base_header = read_headers(adapter, setting), read_headers(base, "pretrained_weight_path")
+    header, names, low_rank = overlaid(base_header, low_rank_header)
+    if not low_rank:
+        raise BadInputError(f"{setting}: {adapter}: holds no weights of a LoRA adapter; set lora_enabled: false")
+    with refused_as(header, setting, f"; see that pretrained_weight_path, {base}, is its base model"):
+        config = infer_action_expert_config(shapes_of(header, names))
+    manifest = action_expert_manifest(config, "bfloat16")
+    found = verified(header, names, manifest, setting, UNUSED_OF_JOINT)
+    full = {name for name, own in names.stored.items() if header.places[own] in low_rank_header.files}
+    return replace(found, adapter=check_adapter(settings, low_rank, full, low_rank_header, manifest, setting)), config
+
+
 def resolve_checkpoint(path: str | Path, setting: str, names: tuple[str, ...] = (FILE, INDEX)) -> Path:
     """Return the safetensors file, or the index of shards, of a training step's or a model's directory.
 
@@ -161,14 +187,14 @@ def resolve_checkpoint(path: str | Path, setting: str, names: tuple[str, ...] = 
 
 
 @contextlib.contextmanager
-def refused_as(header: Header, setting: str) -> Iterator[None]:
+def refused_as(header: Header, setting: str, remedy: str = "") -> Iterator[None]:
     """Have a BadInputError of what is done with `header` name the setting, the file and what it holds."""
     try:
         yield
     except BadInputError as error:
         holds = summary(header.shapes)
         listed = ", ".join(holds[:8]) + (", ..." if len(holds) > 8 else "")
-        hint = _lora_hint(header.shapes)
+        hint = remedy or _lora_hint(header.shapes)
         if "gemma_expert" in str(error) and not any("gemma_expert" in name for name in header.shapes):
             hint = hint or "; see that vlm_checkpoint and ae_checkpoint are not swapped"
         raise BadInputError(f"{setting}: {header.path}: {error}; found: {listed or 'no tensors'}{hint}") from error
@@ -279,6 +305,8 @@ def _instead(path: Path, names: tuple[str, ...]) -> str:
     dangling = [name for name in inside if os.path.islink(folder / name) and not os.path.exists(folder / name)]
     if dangling:
         return f"{shown(dangling[0])} is a link to a file that is not there; download the checkpoint again"
+    if RAW in inside:
+        return f"holds a LoRA adapter ({RAW}) and no whole model; {_ENABLE}, or {_MERGE}"
     if any(name.startswith("adapter_") for name in inside):
         return f"holds a LoRA adapter ({_some(inside)}), no whole model; {_MERGE}"
     if not os.path.isdir(path) and "-of-" in path.name and path.suffix == ".safetensors":

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from wpray.models.config import GemmaConfig
+from wpray.models.lora import Weight, project, take_weight
 
 _EPS = 1e-6
 _ROPE_BASE = 10000.0
@@ -23,10 +24,10 @@ _ROPE_BASE = 10000.0
 class GemmaLayer:
     """One layer's weights; projections that read the same input are fused."""
 
-    qkv: Tensor  # (heads * D + 2 D, width)
-    out: Tensor  # (width, heads * D)
-    gate_up: Tensor  # (2 mlp, width)
-    down: Tensor  # (width, mlp)
+    qkv: Weight  # (heads * D + 2 D, width)
+    out: Weight  # (width, heads * D)
+    gate_up: Weight  # (2 mlp, width)
+    down: Weight  # (width, mlp)
     norm_in: Tensor  # (width,) 1 + w, float32; adaptive: empty
     norm_post: Tensor  # (width,)
 
@@ -52,10 +53,10 @@ def load_layers(weights: dict[str, Tensor], stem: str, config: GemmaConfig, adap
         empty = torch.empty(0)
         layers.append(
             GemmaLayer(
-                qkv=torch.cat([weights.pop(f"{attention}{name}_proj.weight") for name in "qkv"]),
-                out=weights[attention + "o_proj.weight"],
-                gate_up=torch.cat([weights.pop(f"{mlp}{name}_proj.weight") for name in ("gate", "up")]),
-                down=weights[mlp + "down_proj.weight"],
+                qkv=take_weight(weights, *(f"{attention}{name}_proj" for name in "qkv")),
+                out=take_weight(weights, attention + "o_proj"),
+                gate_up=take_weight(weights, *(f"{mlp}{name}_proj" for name in ("gate", "up"))),
+                down=take_weight(weights, mlp + "down_proj"),
                 norm_in=empty if adaptive else 1 + weights[block + "input_layernorm.weight"].float(),
                 norm_post=empty if adaptive else 1 + weights[block + "post_attention_layernorm.weight"].float(),
             )
@@ -123,10 +124,10 @@ def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
     return torch.matmul(weights.reshape(batch, tokens * heads, -1), v).reshape(batch, tokens, heads * dim)
 
 
-def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def feed_forward(x: Tensor, gate_up: Weight, down: Weight) -> Tensor:
     """The GELU-gated MLP of normed x."""
-    gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
-    return F.linear(F.gelu(gate, approximate="tanh") * up, down)
+    gate, up = project(x, gate_up).chunk(2, dim=-1)
+    return project(F.gelu(gate, approximate="tanh") * up, down)
 
 
 def bias_of(allowed: Tensor) -> Tensor:

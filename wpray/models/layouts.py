@@ -13,12 +13,22 @@ from pathlib import Path
 from typing import Literal
 
 from wpray.errors import BadInputError
-from wpray.models.checkpoint import Checkpoint, open_action_expert, open_joint, open_vlm, resolve_checkpoint
+from wpray.models.adapters import EMA, RAW, AdapterSettings, check_ema
+from wpray.models.checkpoint import (
+    Checkpoint,
+    open_action_expert,
+    open_adapted,
+    open_joint,
+    open_vlm,
+    resolve_checkpoint,
+)
 from wpray.models.config import DURATION_EMBED, ActionExpertConfig, VlmConfig
+from wpray.models.header import read_headers
 from wpray.models.metadata import check_planner, read_metadata
 from wpray.models.token_layout import BINS256, BINS300, TOKEN_LAYOUTS, TokenLayout, TokenLayoutName
 
 FileName = Literal["model", "model_merged"]
+PlannerMode = Literal["token_ar", "block_ar"]
 # Of each: the file, or the index of its shards.
 _NAMES: dict[FileName, tuple[str, str]] = {
     name: (f"{name}.safetensors", f"{name}.safetensors.index.json") for name in ("model", "model_merged")
@@ -36,6 +46,9 @@ class Given:
     proprio_dim: int  # of the statistics, 8 or 6
     statistics: Path
     num_waypoints: int = 7
+    adapter: AdapterSettings | None = None  # of a joint model
+    planner: PlannerMode | None = None  # None: not said
+    block_embed: bool | None = None  # the block planner embeds its waypoints' numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +72,16 @@ class ModelFiles:
     tokens: TokenLayout
     joint: bool
     chosen: tuple[ChosenFile, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def facts(self) -> dict[str, str]:
         """What the checkpoints were found to be, for run.json."""
         duration = "token" if self.expert_config.duration_embed else "condition"
         layout = "joint" if self.joint else "two"
-        planner = "token_ar" if self.expert_config.planner is None else "block_ar"
-        return {"layout": layout, "planner": planner, "token_layout": self.tokens.name, "duration": duration}
+        planner = _planner_of(self.expert_config)
+        adapter = {} if self.expert.adapter is None else {"adapter": self.expert.adapter.settings.facts["mode"]}
+        return {"layout": layout, "planner": planner, "token_layout": self.tokens.name, "duration": duration} | adapter
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -79,9 +94,10 @@ def open_models(given: Given) -> ModelFiles:
 
     Raises BadInputError if a file is missing or not of its layout, or if the witnesses contradict one another.
     """
+    warnings: tuple[str, ...] = ()
     if given.joint is not None:
-        chosen = [choose_file("joint_checkpoint", given.joint, given.prefer)]
-        expert, expert_config = open_joint(chosen[0].path, chosen[0].setting)
+        chosen = [_choose_joint(given)]
+        expert, expert_config, warnings = _open_joint(given, chosen[0])
         vlm, vlm_config = expert, VlmConfig(expert_config.vision, expert_config.text)
     else:
         assert given.pair is not None
@@ -94,7 +110,8 @@ def open_models(given: Given) -> ModelFiles:
     for file in chosen:
         metadata, what = read_metadata(file.path, file.setting), f"{file.setting}: {file.path}"
         check_planner(metadata, expert_config.planner, tokens, given.num_waypoints, what)
-    return ModelFiles(vlm, vlm_config, expert, expert_config, tokens, given.joint is not None, tuple(chosen))
+    joint = given.joint is not None
+    return ModelFiles(vlm, vlm_config, expert, expert_config, tokens, joint, tuple(chosen), warnings)
 
 
 def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
@@ -112,14 +129,67 @@ def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
     other = [found for found in there if found.name not in next(own for own in _NAMES.values() if file.name in own)]
     if other:
         return ChosenFile(setting, file, f"checkpoint_file: {prefer}", other[0])
+    if (place / RAW).is_file():
+        return ChosenFile(setting, file, "lora_enabled: false", place / RAW)
     return ChosenFile(setting, file, "the only one", None)
+
+
+def _choose_joint(given: Given) -> ChosenFile:
+    """Return the file of a joint model: an adapter's, if there is one and it is enabled."""
+    assert given.joint is not None
+    setting, place, adapter = "joint_checkpoint", Path(given.joint).expanduser(), given.adapter
+    if adapter is None or place.is_file():
+        return choose_file(setting, given.joint, given.prefer)
+    raw, averaged = place / RAW, place / EMA
+    if adapter.ema:
+        for file in (averaged, raw):  # without the raw one, the reference takes the folder for merged weights
+            if not file.is_file():
+                raise BadInputError(f"{setting}: {place}: has no {file.name}, which use_ema needs; leave use_ema out")
+        return ChosenFile(setting, averaged, "use_ema: true", raw)
+    if raw.is_file():
+        whole = next((place / own for names in _NAMES.values() for own in names if (place / own).is_file()), None)
+        return ChosenFile(setting, raw, "lora_enabled: true", whole)
+    return choose_file(setting, given.joint, given.prefer)
+
+
+def _open_joint(given: Given, file: ChosenFile) -> tuple[Checkpoint, ActionExpertConfig, tuple[str, ...]]:
+    """Return a joint model and what to warn of."""
+    adapter = given.adapter
+    if adapter is None or not _holds_adapter(file):
+        found, config = open_joint(file.path, file.setting)
+        said = f"{file.setting}: lora_enabled is true, but {file.path} holds merged weights: no active adapter's bits"
+        return found, config, () if adapter is None else (said,)
+    base = choose_file("pretrained_weight_path", adapter.base, "model")
+    found, config = open_adapted(file.path, base.path, adapter, file.setting)
+    what = f"use_ema: {file.path}"
+    warning = check_ema(read_metadata(file.path, file.setting), adapter, what) if adapter.ema else None
+    return found, config, () if warning is None else (warning,)
+
+
+def _holds_adapter(file: ChosenFile) -> bool:
+    """Return True for an adapter's file; one that is named itself is told by its tensors."""
+    if file.path.name in (RAW, EMA):
+        return True
+    return file.reason == "named" and any(".lora_" in name for name in read_headers(file.path, file.setting).shapes)
+
+
+def _planner_of(config: ActionExpertConfig) -> PlannerMode:
+    return "token_ar" if config.planner is None else "block_ar"
 
 
 def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -> None:
     """Raise BadInputError for a block planner that is not of a joint model, or of another width or length."""
     planner, what = config.planner, f"{file.setting}: {file.path}: holds a block planner"
+    if given.planner not in (None, _planner_of(config)):
+        holds = "no block_planner tensors" if planner is None else "block_planner tensors"
+        raise BadInputError(f"planner_mode is {given.planner}, but {file.path} holds {holds} ({_planner_of(config)})")
     if planner is None:
         return
+    if given.block_embed not in (None, planner.blocks is not None):
+        holds = "no" if planner.blocks is None else "a"
+        raise BadInputError(
+            f"planner_use_block_embed is {str(given.block_embed).lower()}, but {file.path} holds {holds} block_embed"
+        )
     if given.joint is None:
         raise BadInputError(f"{what}, which only a joint model has; name it as joint_checkpoint alone")
     if planner.rows != BINS300.tokens_per_waypoint:

@@ -11,6 +11,7 @@ from torch import Tensor
 from wpray.models import gemma
 from wpray.models.config import GemmaConfig
 from wpray.models.gemma import Modulation
+from wpray.models.lora import Weight, project
 
 
 def add_norm(x: Tensor, branch: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,9 +37,9 @@ def add_adaptive_norm(
     return x, gemma.adaptive_norm(x, modulation)
 
 
-def queries(normed: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, config: GemmaConfig, kv: Tensor) -> Tensor:
+def queries(normed: Tensor, weight: Weight, cos: Tensor, sin: Tensor, config: GemmaConfig, kv: Tensor) -> Tensor:
     """Rotated queries (B, T, heads, D) of normed tokens; their keys beside values are written to `kv` (B, T, 2 D)."""
-    projected = F.linear(normed, weight)
+    projected = project(normed, weight)
     if normed.is_cuda:
         from wpray.models import kernels
 
@@ -75,7 +76,7 @@ def workspace(cache: Tensor) -> Any:
 
 def attend_new(
     normed: Tensor,
-    weight: Tensor,
+    weight: Weight,
     tables: tuple[Tensor, Tensor],
     config: GemmaConfig,
     kv: Tensor,
@@ -89,7 +90,7 @@ def attend_new(
     (B, T, S) is as in `attend`, `work` is the cache's workspace.
     """
     cos, sin = tables
-    projected = F.linear(normed, weight)
+    projected = project(normed, weight)
     if normed.is_cuda:
         from wpray.models import decode_kernel
 
@@ -125,10 +126,10 @@ def pick(scores: Tensor, forced: Tensor, table: Tensor, follower: Tensor | None)
     return values, embedded
 
 
-def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def feed_forward(x: Tensor, gate_up: Weight, down: Weight) -> Tensor:
     """The GELU-gated MLP of normed x."""
     if not x.is_cuda:
         return gemma.feed_forward(x, gate_up, down)
     from wpray.models import kernels
 
-    return F.linear(kernels.geglu(F.linear(x, gate_up)), down)
+    return project(kernels.geglu(project(x, gate_up)), down)

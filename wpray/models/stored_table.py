@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,19 @@ import torch
 from torch import Tensor
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class TableAdapter:
+    """An adapter's part of the scores of N ids: ((h B^T) A^T) s, float32."""
+
+    low: Tensor  # A (N, rank)
+    high: Tensor  # B (rank, width)
+    scale: float
+
+    def to(self, device: torch.device) -> TableAdapter:
+        """Return it on a device."""
+        return TableAdapter(self.low.to(device), self.high.to(device), self.scale)
 
 
 class Table(Protocol):
@@ -25,6 +39,9 @@ class Table(Protocol):
 
     def take(self, ids: Sequence[int]) -> Tensor:
         """Rows (N, width) on the host. Raises ValueError for a row that there is not."""
+
+    def scoring(self, ids: Sequence[int]) -> tuple[Tensor, TableAdapter | None]:
+        """Return the rows that score these ids, and an active adapter's part of the scores."""
 
 
 class StoredTable:
@@ -53,6 +70,10 @@ class StoredTable:
         if self._now() != self._state:
             raise ValueError(f"{self._path} was overwritten while it is in use; start again with a file that stays")
         return torch.frombuffer(data, dtype=self._stored).view(len(ids), -1).to(self.dtype)
+
+    def scoring(self, ids: Sequence[int]) -> tuple[Tensor, TableAdapter | None]:
+        """Return the rows that score these ids; a plain table has no adapter."""
+        return self.take(ids), None
 
     def _now(self) -> tuple[int, int]:
         found = os.fstat(self._file.fileno())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wpray.models.stored_table import Table
+from wpray.models.stored_table import Table, TableAdapter
 
 _CAPACITY = 8192  # rows on the device
 
@@ -31,9 +31,13 @@ class TokenRows:
         """(N, width) on the device."""
         return (self._take(ids) * self._scale).to(self.rows.device)
 
-    def scoring(self, ids: Sequence[int]) -> Tensor:
-        """(N, width) float32 on the device, not scaled: what scores these ids."""
-        return self._take(ids).float().to(self.rows.device)
+    def scoring(self, ids: Sequence[int]) -> tuple[Tensor, TableAdapter | None]:
+        """Return what scores these ids on the device: rows (N, width) float32, not scaled, and an adapter's part."""
+        device = self.rows.device
+        if isinstance(self._table, Tensor):
+            return self._take(ids).float().to(device), None
+        rows, adapter = self._table.scoring(ids)
+        return rows.float().to(device), None if adapter is None else adapter.to(device)
 
     def places(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Where in `rows` each token's embedding is, which is put there if it is not yet.

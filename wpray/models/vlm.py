@@ -23,8 +23,10 @@ from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
 from wpray.models.config import IMAGE_TOKENS, Precision
 from wpray.models.gemma import GemmaLayer, aligned, bias_of, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
+from wpray.models.lora import project
 from wpray.models.same_bits import fingerprints, made_up
 from wpray.models.sampling import GREEDY, Sampling
+from wpray.models.stored_table import TableAdapter
 from wpray.models.token_layout import TokenLayout
 
 _TEXT_SIZES = (64, 96, 128, 192, 256, 512)  # prompt and answer's header together are padded to the next of these
@@ -61,6 +63,7 @@ class _Choice:
     """Values that a token is sampled from."""
 
     scoring: Tensor  # (N, width) float32: row v scores value v
+    adapter: TableAdapter | None  # what is added to the scores
     embedded: Tensor  # (N, width) as it is fed
 
 
@@ -218,11 +221,18 @@ class WaypointVLM:
         return torch.stack(values, dim=1).view(batch, num_waypoints, len(self._choices))
 
     def _choice(self, ids: Sequence[int]) -> _Choice:
-        return _Choice(self._tokens.scoring(ids), self._tokens.embedded(ids))
+        return _Choice(*self._tokens.scoring(ids), self._tokens.embedded(ids))
 
     def _scores(self, hidden: Tensor, choice: _Choice) -> Tensor:
         """(B, N) float32 of hidden states (B, width)."""
-        scores = ops.linear(hidden, choice.scoring)
+        scores, adapter = self._rounded(ops.linear(hidden, choice.scoring), hidden), choice.adapter
+        if adapter is None:
+            return scores
+        low = self._rounded(ops.linear(hidden, adapter.high), hidden)
+        added = self._rounded(ops.linear(low, adapter.low), hidden)
+        return self._rounded(scores + self._rounded(added * adapter.scale, hidden), hidden)
+
+    def _rounded(self, scores: Tensor, hidden: Tensor) -> Tensor:
         return scores.to(hidden.dtype).float() if self._rounds else scores
 
     def _sampled(self, scores: Tensor, bias: Tensor | None, waypoint: int, first: int, places: int = 1) -> Tensor:
@@ -302,7 +312,7 @@ class WaypointVLM:
     @staticmethod
     def _finish(x: Tensor, seen: Tensor, layer: GemmaLayer) -> tuple[Tensor, Tensor]:
         """After the attention's output `seen`: the residual stream, and the MLP's branch that is still to be added."""
-        x, normed = ops.add_norm(x, F.linear(seen, layer.out), layer.norm_post)
+        x, normed = ops.add_norm(x, project(seen, layer.out), layer.norm_post)
         return x, ops.feed_forward(normed, layer.gate_up, layer.down)
 
     def _final(self, x: Tensor, branch: Tensor | None) -> Tensor:

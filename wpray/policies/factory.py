@@ -26,6 +26,11 @@ POLICIES = Registry(
         "random": "wpray.policies.random_policy",
         "waypoint_vla": "wpray.policies.waypoint_vla.policy",
         "openpi": "wpray.policies.remote.openpi:OpenpiPolicy",
+        "openvla_oft": "wpray.policies.remote.openvla_oft:OpenvlaOftPolicy",
+        "vla_eval": "wpray.policies.remote.vla_eval:VlaEvalPolicy",
+        "gr00t": "wpray.policies.remote.gr00t:Gr00tPolicy",
+        "starvla": "wpray.policies.remote.starvla:StarvlaPolicy",
+        "process": "wpray.policies.process.policy:ProcessPolicy",
     },
 )
 _LIGHT_SPECS = {"waypoint_vla": "wpray.policies.waypoint_vla.spec"}  # where the policy's own module imports torch

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wpray.config import Config
 from wpray.errors import BadInputError
+from wpray.models.adapters import SKIPPED, TRAINED, AdapterSettings
 from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
 from wpray.models.layouts import ChosenFile, Given, ModelFiles, open_models
 from wpray.policies.base import Sources
@@ -65,7 +66,7 @@ def sources_of(config: Config, files: PolicyFiles) -> Sources:
             *(f"{setting}: {opened[setting].path}: {text}" for setting, text in unusual.items() if text),
             f"{statistics.describe(config.suites[0])}, numbers {digest[:16]}",
         ),
-        (*others, *((statistics.describe(config.suites[0]),) if foreign else ())),
+        (*others, *models.warnings, *((statistics.describe(config.suites[0]),) if foreign else ())),
     )
 
 
@@ -100,7 +101,6 @@ def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> N
         "model_action_dim": [expert.action_dim],
         "model_proprio_dim": [expert.action_dim],
         "horizon_steps": [expert.horizon],
-        "planner_mode": ["token_ar" if expert.planner is None else "block_ar", "auto"],
     }
     for name, right in found.items():
         if getattr(config, name) not in right:
@@ -118,4 +118,28 @@ def _given(config: Config, scaling: PolicyScaling, statistics: Path) -> Given:
         proprio_dim=scaling.proprio_dim,
         statistics=statistics,
         num_waypoints=config.num_waypoints,
+        adapter=_adapter(config) if config.lora_enabled else None,
+        planner=None if config.planner_mode == "auto" else config.planner_mode,
+        block_embed=config.planner_use_block_embed,
+    )
+
+
+def _adapter(config: Config) -> AdapterSettings:
+    """Return what the configuration says of a LoRA adapter."""
+    assert config.pretrained_weight_path is not None  # the config's own rules
+    assert config.lora_alpha is not None
+    skipped, trained = config.lora_modules_to_skip, config.lora_trainable_modules
+    return AdapterSettings(
+        config.pretrained_weight_path,
+        config.lora_rank,
+        config.lora_alpha,
+        config.lora_use_rslora,
+        config.lora_apply_to,
+        config.vision_encoder_mode or ("full" if config.train_vision_encoder else "freeze"),
+        SKIPPED if skipped is None else tuple(skipped),
+        TRAINED if trained is None else tuple(trained),
+        config.runtime_merge,
+        config.lora_inference_slim,
+        config.use_ema,
+        config.allow_stale_ema_forensics,
     )
