@@ -31,7 +31,7 @@ ALLOWED = {
     "policies.base": {"types"},
     "policies.process.worker": set(),  # another Python runs it, which has no wpray
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
-    "testing": {"", "errors", "config", "cli", "models", "policies", "results.atomic"},
+    "testing": {"", "types", "errors", "config", "cli", "benchmarks", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
     "provenance": {"errors", "benchmarks"},
     "provenance.record": set(),
