@@ -201,3 +201,4 @@ def test_a_run_ends_its_tasks_at_enough_successes_and_is_finished(tmp_path: Path
     assert {"stop_after_successes", "trial_start"} < found.info["outcome_fields"].keys()
     assert run_command(launch, given) == 0
     assert len(load(tmp_path / "run").episodes) == 4
+    assert len(load(tmp_path / "run").info["sessions"]) == 1  # nothing was left to run
