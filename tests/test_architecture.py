@@ -17,21 +17,21 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "errors": set(),
     "types": set(),
-    "config": {"benchmarks.suites", "system.paths"},
+    "config": {"benchmarks.base", "benchmarks.factory", "system.paths"},
     "trials": {"errors", "types"},
     "registry": {"errors"},
     "rollout": {"types", "errors", "benchmarks.base", "benchmarks.views", "policies.base"},  # no Ray, torch or MuJoCo
     "system": {"errors"},
-    "benchmarks": {"types", "errors", "system", "registry"},
-    "benchmarks.suites": set(),
+    "benchmarks": {"types", "errors", "checks", "trials", "system", "registry"},
+    "checks": {"errors"},
     "models": {"errors", "system.lfs"},
     "models.synthetic": {"errors", "models", "cli"},  # a command
     "policies": {"types", "errors", "config", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
     "storage": {"errors", "system"},
-    "provenance": {"errors", "benchmarks"},
-    "provenance.record": set(),
+    "provenance": {"errors", "benchmarks", "system.packages"},
+    "provenance.record": {"benchmarks.factory", "system.packages"},
     "results": {"types", "errors", "config", "provenance.record", "storage"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},
     "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
@@ -51,7 +51,7 @@ ALLOWED = {
     "video.selection": set(),
     "video.frames": {"types", "errors", "benchmarks.base", "results"},
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
-    "doctor": {"types", "errors", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
+    "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
     | {"provenance", "storage", "results", "cli", "cluster"},
     "run": {"types", "errors", "config", "trials", "system", "benchmarks", "policies", "provenance", "storage"}
     | {"results", "cli", "cluster", "orchestration", "report", "video", "doctor"},

@@ -24,7 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from wpray.benchmarks import suites
+from wpray.benchmarks.base import Benchmark, InstructionSource
+from wpray.benchmarks.factory import benchmark_name, benchmark_of, canonical_suite
 from wpray.system.paths import check_name
 
 Auto = Literal["auto"]
@@ -71,11 +72,6 @@ def _without_booleans(value: Any) -> Any:
     return value
 
 
-def _canonical(value: Any) -> Any:
-    return suites.canonical(value) if isinstance(value, str) else value
-
-
-SuiteName = Annotated[str, BeforeValidator(_canonical)]
 PolicyArgs = dict[str, Any]  # the policy's own settings, which it validates itself
 
 
@@ -248,10 +244,17 @@ class Config(_Group):
         description="the policy's own settings, each also as --policy_args.NAME VALUE; --policy NAME --help lists them",
     )
     robot_type: Literal["libero"] = Field("libero", description="the robot and its benchmark")
-    task_suite: SuiteName = Field(
+    benchmark: str = Field(
+        "auto",
+        min_length=1,
+        max_length=300,
+        description="libero | fake, an installed one's name, or PACKAGE.MODULE:CLASS; auto: the one whose name begins "
+        "the suite's",
+    )
+    task_suite: str = Field(
         "libero_object",
         pattern=r"^[A-Za-z0-9_]{1,100}$",
-        description="LIBERO suite; LIBERO-Object, libero_long (libero_10) and libero_goal_no_noops are understood",
+        description="suite of the benchmark; LIBERO-Object, libero_long (libero_10), libero_goal_no_noops, too",
     )
     tasks: TaskIds | None = Field(
         None, min_length=1, description="task ids, such as 0,3 or 0-4; default: all of the suite"
@@ -388,6 +391,11 @@ class Config(_Group):
                 raise ValueError("vlm_precision is of a pair: a joint_checkpoint computes in precision")
         return self
 
+    @field_validator("task_suite", mode="before")
+    @classmethod
+    def _canonical_suite(cls, value: Any, info: ValidationInfo) -> Any:
+        return canonical_suite(value, info.data.get("benchmark", "auto")) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _one_number_of_environments(self) -> Config:
         both = self.num_parallel is not None and self.ray.num_env_actors != "auto"
@@ -424,9 +432,13 @@ class Config(_Group):
         return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
 
     @property
-    def instruction_source(self) -> suites.InstructionSource:
+    def instruction_source(self) -> InstructionSource:
         """Where the instructions of this run's tasks are from: `env.instruction`, with `auto` decided."""
-        return suites.instruction_source(self.task_suite, self.env.instruction)
+        return self.load_benchmark().instruction_source(self.task_suite, self.env.instruction)
+
+    def load_benchmark(self) -> Benchmark:
+        """Return the benchmark that has the suite. Raises BadInputError for one that cannot be loaded."""
+        return benchmark_of(self.task_suite, self.benchmark)
 
 
 def path_fields() -> tuple[str, ...]:
@@ -447,6 +459,7 @@ _NO_OUTCOME = frozenset(
 # Runs that were recorded before a setting existed do not have it: what they did. A run that does the same leaves it
 # out, so that its folder can be resumed and compared by either version.
 DONE_WITHOUT: dict[str, Any] = {
+    "benchmark": "auto",
     "env.instruction": "file_name",
     "dataset_statistics_key": None,
     "joint_checkpoint": None,
@@ -479,6 +492,8 @@ def outcome_fields(config: Config) -> dict[str, Any]:
         else:
             flat[name] = value
     flat["env.instruction"] = config.instruction_source
+    if config.benchmark == benchmark_name(config.task_suite):
+        flat["benchmark"] = "auto"
     return {
         name: value
         for name, value in flat.items()

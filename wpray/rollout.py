@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from wpray.benchmarks.base import NOOP_ACTION, Environment
+from wpray.benchmarks.base import Environment
 from wpray.policies.base import PolicyClient
 from wpray.types import (
     ACTION_DIM,
@@ -37,6 +37,9 @@ from wpray.types import (
     Trajectory,
     Trial,
 )
+
+NOOP_ACTION: FloatArray = np.zeros(ACTION_DIM)
+NOOP_ACTION.setflags(write=False)
 
 
 class PolicyOutputError(RuntimeError):

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray._private import services
 
-from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
-from wpray.benchmarks.suites import InstructionSource
+from wpray.benchmarks.base import InstructionSource
+from wpray.benchmarks.factory import list_tasks
 from wpray.cluster.gather import cause_of
 from wpray.cluster.probe import check_answers, host_and_port
 from wpray.cluster.process_env import WORKER_DEFAULTS, passed_on
@@ -27,7 +27,6 @@ from wpray.types import Task
 
 _LOG = logging.getLogger(__name__)
 _OBJECT_STORE = 256 * 2**20  # results pass through it one at a time
-_FAKE_MEMORY = 200 * 2**20
 _PLENTY = 10_000.0  # custom resources name kinds of nodes; one machine alone is of every kind
 _PACKAGE = Path(__file__).parents[1]
 
@@ -113,12 +112,12 @@ def demands(resources: Mapping[str, float]) -> dict[str, Any]:
 
 
 def env_memory(config: Config) -> int:
-    """Bytes reserved for an env actor."""
-    return _FAKE_MEMORY if config.task_suite == FAKE_SUITE else int(config.env.memory_gb * 2**30)
+    """Return the bytes to reserve for an env actor."""
+    return config.load_benchmark().env_memory(int(config.env.memory_gb * 2**30))
 
 
 def cluster_tasks(config: Config) -> tuple[Task, ...]:
-    """The suite's tasks; read by a worker if the run joins a cluster, for this machine may have no LIBERO.
+    """The suite's tasks; read by a worker if the run joins a cluster, because this machine may lack its simulator.
 
     Raises BadInputError for a suite that does not exist, or if no worker can tell.
     """
@@ -202,10 +201,10 @@ def _nothing_fits(config: Config) -> BadInputError:
     return BadInputError(f"no node has what one env actor needs ({needs}{custom} free); {remedy}")
 
 
-def _asked(config: Config) -> tuple[str, int | None, InstructionSource]:
-    return config.task_suite, config.env.max_steps, config.instruction_source
+def _asked(config: Config) -> tuple[str, int | None, InstructionSource, str]:
+    return config.task_suite, config.env.max_steps, config.instruction_source, config.benchmark
 
 
 @ray.remote(num_cpus=0)
-def _list_tasks(suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
-    return list_tasks(suite, max_steps, instruction)
+def _list_tasks(suite: str, max_steps: int | None, instruction: InstructionSource, benchmark: str) -> tuple[Task, ...]:
+    return list_tasks(suite, max_steps, instruction, benchmark)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from wpray.checks import Result
 from wpray.cli.command import run_command
 from wpray.cli.configuration import ArgumentParser, read_config
 from wpray.cluster import process_env
-from wpray.doctor.result import Result
 
 _ABOUT = (
     "Checks everything that a run of this configuration needs: one line a check, with the remedy. "

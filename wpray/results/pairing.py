@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from wpray.config import DONE_WITHOUT
-from wpray.provenance.record import differing
+from wpray.provenance.record import DECISIVE_PACKAGES, differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
-from wpray.results.sessions import DECISIVE, sessions, software
+from wpray.results.sessions import decisive_names, sessions, software
 from wpray.types import TrialKey
 
 _SAME_FIELDS = (
     "robot_type",
+    "benchmark",
     "task_suite",
     "seed",
     "num_steps_wait",
@@ -23,8 +24,6 @@ _SAME_FIELDS = (
     "env.max_steps",
     "env.instruction",
 )
-_SAME_PACKAGES = ("mujoco", "robosuite", "libero")
-_RECORDED = tuple(name for name in DECISIVE if name not in _SAME_PACKAGES)  # not in a run.json of before 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,9 @@ def obstacles(a: Run, b: Run) -> list[str]:
     found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
     fields_a, fields_b = DONE_WITHOUT | fields_a, DONE_WITHOUT | fields_b
     found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
-    found += [_differ(name, _versions(a, name), _versions(b, name)) for name in _SAME_PACKAGES]
+    found += [_differ(name, _versions(a, name), _versions(b, name)) for name in DECISIVE_PACKAGES]
     ours, theirs = _newest(a), _newest(b)
-    found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _RECORDED)]
+    found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _recorded(ours, theirs))]
     return [text for text in found if text]
 
 
@@ -97,7 +96,7 @@ def remarks(a: Run, b: Run) -> list[str]:
     """Differences that pairing survives, but a reader should know."""
     found = [_differ("renderer", _renderers(a), _renderers(b))]
     ours, theirs = _newest(a), _newest(b)
-    for name in _RECORDED:
+    for name in _recorded(ours, theirs):
         if (name in ours) != (name in theirs):  # one was written before files were digested
             found.append(_differ(name, *(one.get(name, "not recorded") for one in (ours, theirs))))
     return [text for text in found if text]
@@ -109,6 +108,11 @@ def _differ(name: str, a: Any, b: Any) -> str:
 
 def _said(value: Any) -> str:
     return "default" if value is None else str(value)
+
+
+def _recorded(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """Return the names of what decides and is not in a run.json of before 0.2."""
+    return [name for name in decisive_names(ours, theirs) if name not in DECISIVE_PACKAGES]
 
 
 def _versions(run: Run, package: str) -> str:

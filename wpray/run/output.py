@@ -190,13 +190,13 @@ def check_what_is_there(folder: RunFolder, config: Config, software: Mapping[str
 
 
 def _ours(config: Config, software: Mapping[str, str] | None) -> dict[str, str]:
-    found = identity(config.task_suite) if software is None else software
+    found = identity(config.task_suite, config.benchmark) if software is None else software
     return {**found, PROTOCOL: str(record.PROTOCOL_VERSION)}
 
 
 def _new_session(config: Config, software: Mapping[str, str] | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Describe this process; versions are the nodes' where `software` holds them."""
-    found = {name: origin.as_dict() for name, origin in origins(config.task_suite).items()}
+    found = {name: origin.as_dict() for name, origin in origins(config.task_suite, config.benchmark).items()}
     session: dict[str, Any] = {"started": _now(), "ended": None, **record.collect().as_dict()}
     here = record.described(found)
     session["versions"] |= {name: text for name, text in (software or {}).items() if name not in here}

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
+from wpray.benchmarks.factory import benchmark_of, list_tasks
+from wpray.cluster.setup import env_memory
 from wpray.config import Config
 from wpray.doctor.resources import free_memory
 from wpray.errors import BadInputError
@@ -26,7 +27,6 @@ from wpray.system.hardware import cores
 from wpray.trials import make_trials, remaining, select_tasks
 
 _RUNS = Path("runs")
-_FAKE_GIB = 0.2  # memory of a fake environment, as it is reserved
 # Without a measured run. The env actor: 290 steps of 5.5 ms, 17 looks of 5 ms, a reset of 50 ms. The policy: 3 plans
 # that compute a segment, too, and 14 segments that are asked for, at batch 8 on one H100 (159 and 51 ms a call).
 _ENV_S = 290 * 0.0055 + 17 * 0.005 + 0.05
@@ -59,7 +59,7 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 
 
 def _work(config: Config) -> _Work:
-    listed = list_tasks(config.task_suite, config.env.max_steps, config.instruction_source)
+    listed = list_tasks(config.task_suite, config.env.max_steps, config.instruction_source, config.benchmark)
     tasks = select_tasks(listed, config.tasks)
     trials = make_trials(tasks, config.num_trials_per_task, config.seed)
     folder = choose_folder(config)
@@ -84,9 +84,18 @@ def _measured(config: Config, folder: Path) -> Speeds | None:
             continue
         if run.info["config"]["task_suite"] == config.task_suite:
             return _speeds(run)
-        if alike is None and FAKE_SUITE not in (run.info["config"]["task_suite"], config.task_suite):
+        if alike is None and not config.load_benchmark().stand_in and _takes_as_long(run):
             alike = run
     return None if alike is None else _speeds(alike)
+
+
+def _takes_as_long(run: Run) -> bool:
+    """Return True if the run's episodes take the time of a simulator, as far as its benchmark is known here."""
+    theirs = run.info["config"]
+    try:
+        return not benchmark_of(theirs["task_suite"], theirs.get("benchmark", "auto")).stand_in
+    except BadInputError:
+        return False
 
 
 def _newest_first(paths: list[Path]) -> Iterator[Path]:
@@ -154,10 +163,9 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
 
 def _fitting(config: Config, here: int) -> int:
     free = free_memory()
-    each = (_FAKE_GIB if config.task_suite == FAKE_SUITE else config.env.memory_gb) * 2**30
     wanted = config.num_env_actors
     most = int(here / config.ray.env_cpus) if wanted == "auto" else wanted
-    return max(1, most if free is None else min(most, int(free / each)))
+    return max(1, most if free is None else min(most, int(free / env_memory(config))))
 
 
 def _gpus_here() -> int:

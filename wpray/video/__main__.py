@@ -16,7 +16,7 @@ from wpray.cli.configuration import ArgumentParser
 from wpray.cluster import process_env
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.video.options import add_choices, add_where, camera, config_of, wanted
+from wpray.video.options import add_choices, add_where, cameras_of, config_of, wanted
 
 if TYPE_CHECKING:
     from wpray.results import Run
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _render(run: Run, config: Config, options: argparse.Namespace, videos: VideoFolder) -> int:
-    from wpray.video.frames import CAMERAS, Look
+    from wpray.video.frames import Look
     from wpray.video.render import jobs_for, render, renderable
     from wpray.video.selection import choose
 
@@ -53,7 +53,7 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
         raise BadInputError(f"{run.place}: no episode is as asked (errors have no video); ask for others")
     every = config.video.every if options.every is None else options.every
     fps = config.video.fps if options.fps is None else options.fps
-    look = Look(tuple(options.camera or CAMERAS), options.size, every, fps, options.overlay or config.video.overlay)
+    look = Look(cameras_of(config, options.camera), options.size, every, fps, options.overlay or config.video.overlay)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     whole = renderable(run, rows)
     failed = render(config, jobs_for(run, whole), look, videos, Console(soft_wrap=True))
@@ -65,9 +65,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
     look = parser.add_argument_group("how they look")
-    look.add_argument(
-        "--camera", nargs="+", type=camera, metavar="NAME", help="side by side (agentview robot0_eye_in_hand)"
-    )
+    look.add_argument("--camera", nargs="+", metavar="NAME", help="side by side (the scene's and the wrist's)")
     look.add_argument("--size", type=_size, default=256, help="height and width of each image, pixels (256)")
     look.add_argument("--every", type=whole(1), metavar="N", help="keep every n-th control step (as the run's config)")
     look.add_argument("--fps", type=whole(1, 120), help="frames per second (as the run's config)")

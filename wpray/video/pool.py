@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 
-from wpray.benchmarks.factory import make_environment
 from wpray.cluster.setup import demands, env_memory
 from wpray.config import Config
 from wpray.orchestration.actors import prepare_rendering
@@ -34,8 +33,9 @@ class VideoActorImpl:
         Raises BadInputError on a machine or for a recording that cannot be rendered.
         """
         if self._env is None:
+            suite = self._config.task_suite
             prepare_rendering(self._config, name=str(os.getpid()))  # spread over the GPUs
-            self._env = make_environment(self._config.task_suite, self._config.env.protocol)
+            self._env = self._config.load_benchmark().make_environment(suite, self._config.env.protocol)
         self._env.load(job.task)
         return encode(frames(self._env, job, trajectory, self._look), self._look.fps, self._look.keyframe_every)
 

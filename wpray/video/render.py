@@ -101,7 +101,8 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
     if not rows:
         return
     console.print(f"Rendering {len(rows)} videos (Ctrl-C skips them)", highlight=False)
-    look = Look(every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
+    cameras = config.load_benchmark().video_cameras
+    look = Look(cameras, every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
     render(config, jobs_for(run, rows), look, videos, console)
 
 

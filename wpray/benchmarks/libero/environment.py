@@ -11,8 +11,9 @@ import numpy as np
 
 from wpray.benchmarks.libero import tasks
 from wpray.benchmarks.libero.compiling import one_at_a_time
+from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS
 from wpray.benchmarks.libero.privileged import read_privileged
-from wpray.benchmarks.libero.rendering import CAMERA_SIZE, CAMERAS, SceneRenderer, upright
+from wpray.benchmarks.libero.rendering import SceneRenderer, upright
 from wpray.benchmarks.libero.scene import Scene
 from wpray.benchmarks.libero.stepper import Sample, Stepper
 from wpray.benchmarks.rotation import axis_angle
@@ -31,8 +32,8 @@ from wpray.types import (
 )
 
 Protocol = Literal["wpray", "serial"]
-# Proprio fields by name, of what the observables saw last; quaternions are (x, y, z, w), as robosuite's are.
-PROPRIO: dict[str, Callable[[Sample], FloatArray]] = {
+# Proprio fields of what the observables saw last; quaternions are (x, y, z, w), as robosuite's are.
+_PROPRIO: dict[str, Callable[[Sample], FloatArray]] = {
     "eef_pos": lambda sample: sample.eef_pos,
     "eef_axis_angle": lambda sample: axis_angle(float(sample.eef_quat_wxyz[0]), sample.eef_quat_wxyz[1:]),
     "eef_quat": lambda sample: sample.eef_quat_wxyz[[1, 2, 3, 0]],
@@ -154,7 +155,7 @@ class LiberoEnvironment:
 
     def _proprio(self, fields: Sequence[str]) -> FloatArray:
         sample = self._stepper.sample
-        return np.concatenate([PROPRIO[name](sample) for name in fields])
+        return np.concatenate([_PROPRIO[name](sample) for name in fields])
 
 
 class _SerialDraws:

@@ -11,9 +11,6 @@ from wpray.benchmarks.libero.imports import load
 from wpray.system import egl_devices
 from wpray.types import ImageArray
 
-CAMERAS = {"base": "agentview", "wrist": "robot0_eye_in_hand"}  # role -> name in LIBERO's scenes
-CAMERA_SIZE = 256  # stock renders at this size; rendering smaller changes pixels
-
 
 class SceneRenderer:
     """Renders states of one scene. One a process: robosuite's GL contexts disturb each other.

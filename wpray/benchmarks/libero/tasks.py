@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from wpray.benchmarks.base import InstructionSource
 from wpray.benchmarks.libero.imports import load, package_root, prepare
-from wpray.benchmarks.suites import BASE_STEPS, InstructionSource, base_of, instruction_source
+from wpray.benchmarks.libero.suites import BASE_STEPS, base_of, instruction_source
 from wpray.errors import BadInputError
 from wpray.types import FloatArray, Task
 

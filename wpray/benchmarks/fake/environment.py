@@ -16,6 +16,7 @@ from wpray.benchmarks.views import policy_view
 from wpray.types import (
     FloatArray,
     ImageArray,
+    ImageSpec,
     ObjectState,
     Observation,
     ObservationSpec,
@@ -30,6 +31,7 @@ from wpray.types import (
 _NUM_TASKS, _NUM_TRIALS, _MAX_STEPS = 10, 200, 120
 _SPEED = 0.0133  # metres a step at full command, as the real arm
 _CAMERA = (16, 16)  # height and width, pixels
+OBSERVATION = ObservationSpec(dict.fromkeys(("base", "wrist"), ImageSpec(*_CAMERA, rotated=False)), privileged=True)
 _HALF = 0.02  # half an object's edge, m
 _SQUARE = np.array([[-_HALF, -_HALF], [_HALF, -_HALF], [_HALF, _HALF], [-_HALF, _HALF]])
 
