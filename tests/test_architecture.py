@@ -20,13 +20,14 @@ ALLOWED = {
     "config": {"benchmarks.base", "benchmarks.factory", "system.paths"},
     "trials": {"errors", "types"},
     "registry": {"errors"},
-    "rollout": {"types", "errors", "benchmarks.base", "benchmarks.views", "policies.base"},  # no Ray, torch or MuJoCo
+    "tracking": {"types"},
+    "rollout": {"types", "errors", "tracking", "benchmarks.base", "benchmarks.views", "policies.base"},
     "system": {"errors"},
     "benchmarks": {"types", "errors", "checks", "trials", "system", "registry"},
     "checks": {"errors"},
     "models": {"errors", "system.lfs"},
     "models.synthetic": {"errors", "models", "cli"},  # a command
-    "policies": {"types", "errors", "config", "models", "system", "registry"},
+    "policies": {"types", "errors", "config", "tracking", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
     "storage": {"errors", "system"},
@@ -38,7 +39,17 @@ ALLOWED = {
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
     "cluster.process_env": set(),  # imported before everything that reads the environment
     "transport": {"types", "errors", "system", "policies.base", "policies.batching", "cluster.gather"},
-    "orchestration": {"types", "errors", "config", "rollout", "benchmarks", "policies", "provenance", "results"}
+    "orchestration": {
+        "types",
+        "errors",
+        "config",
+        "rollout",
+        "tracking",
+        "benchmarks",
+        "policies",
+        "provenance",
+        "results",
+    }
     | {"cluster", "transport", "system"},
     "orchestration.scheduler": {"types"},
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
@@ -67,13 +78,15 @@ ONLY_IN = {
     "tensorflow_datasets": ("dataset_stats.rlds",),
     "ray": (
         *("cluster", "orchestration.actors", "orchestration.env_actor_pool", "orchestration.policy_actor_pool"),
-        *("transport.replica_selection", "video.pool", "video.render", "jobs", "doctor.cluster", "bench.driver_cost"),
+        *("transport.replica_selection", "video.pool", "video.render", "jobs", "doctor.cluster"),
     ),
     "fsspec": ("storage.store",),
     "requests": ("jobs.client",),
     "aiohttp": ("jobs.follow",),
     "pydantic": ("config", "cli.configuration", "video.options", "policies.factory", "policies.settings"),
-    "matplotlib": ("bench.scale_plot",),
+    "matplotlib": (),
+    "msgpack": ("policies.remote",),
+    "websockets": ("policies.remote",),
 }
 
 

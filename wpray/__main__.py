@@ -18,7 +18,7 @@ _COMMANDS = {
     "compare": "is run B better than run A, on the same trials?",
     "video": "render videos of a run's episodes",
     "export": "write a run's episodes in another tool's format (lerobot)",
-    "bench": "benchmarks: env, e2e, policy, scale",
+    "bench": "benchmarks: env, e2e, policy",
 }
 
 

@@ -336,6 +336,18 @@ class Config(_Group):
     stop_on_d0: bool = Field(
         False, description="a zero duration ends the episode; as a plan's first one only if two plans do so in a row"
     )
+    replan_on_deviation: bool = Field(
+        False, description="plan again after a segment that ends too far from its waypoint (deviation_threshold)"
+    )
+    deviation_threshold: float = Field(
+        0.15,
+        ge=0,
+        le=1000,
+        description="largest distance between waypoint and robot, in normalized units, gripper apart",
+    )
+    deviation_metric: Literal["l2", "linf"] = Field(
+        "l2", description="that distance over position and rotation: l2 (Euclidean) or linf (of the worst dimension)"
+    )
     center_crop: bool = Field(False, description="show the policy the images' middle, resized")
     center_crop_scale: float | None = Field(None, gt=0, le=1, description="share of the images' area that it sees")
     noise: Literal["keyed", "reference"] = Field(
@@ -473,6 +485,9 @@ DONE_WITHOUT: dict[str, Any] = {
     "segment_start_from": "predicted",
     "strict_step_budget": True,
     "stop_on_d0": False,
+    "replan_on_deviation": False,
+    "deviation_threshold": 0.15,
+    "deviation_metric": "l2",
     "center_crop": False,
     "center_crop_scale": None,
     "noise": "keyed",

@@ -16,6 +16,7 @@ import numpy as np
 
 from wpray.benchmarks.base import Environment
 from wpray.policies.base import PolicyClient
+from wpray.tracking import DeviationRule, track
 from wpray.types import (
     ACTION_DIM,
     MAX_SEGMENT_STEPS,
@@ -27,6 +28,7 @@ from wpray.types import (
     FloatArray,
     Observation,
     ObservationSpec,
+    PlanEnd,
     PlanReply,
     PlanRequest,
     Segment,
@@ -34,8 +36,10 @@ from wpray.types import (
     SegmentRequest,
     SimState,
     Step,
+    Tracking,
     Trajectory,
     Trial,
+    WaypointSpace,
 )
 
 NOOP_ACTION: FloatArray = np.zeros(ACTION_DIM)
@@ -57,6 +61,7 @@ class LoopOptions:
         False  # a zero duration ends the episode, as the first of a plan only if two plans do so in a row
     )
     crop_scale: float | None = None  # share of the images' area that the policy sees
+    replan_on: DeviationRule | None = None  # a segment that ends farther from its waypoint ends its plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,37 +173,70 @@ class _Episode:
 
     def follow(self, reply: PlanReply) -> int:
         """Executes the plan's segments; returns how many actions it executed."""
-        before = len(self.actions)
+        self._check_space(reply.space)
+        before, at, skipped = len(self.actions), len(self.decisions) - 1, 0
         start: Float32Array | None = reply.plan.start
-        first = reply.first
+        first = None if reply.first is None else SegmentReply(reply.first, reply.timing)
+        end: PlanEnd | None = None
         for index, (waypoint, duration) in enumerate(zip(reply.plan.waypoints, reply.plan.durations, strict=True)):
-            if self._plan_ends(index, duration) or self.halted:
+            end = self._plan_end(index, duration)
+            if end is not None:
                 break
             if duration < 0:
+                skipped += 1
                 continue
             steps = min(int(duration), MAX_SEGMENT_STEPS)
-            if first is not None:
-                answer, waited, first = SegmentReply(first, reply.timing), 0.0, None
-            else:
-                answer, waited = self.act(start, waypoint, steps)
-            self.decisions.append(self._segment_decision(index, steps, waited, answer))
-            self.num_segments += 1
-            self.execute(_executable(answer.segment, steps))
-            self.empty_plans = 0
-            start = None if self.settings.loop.starts_from_actual else waypoint
+            answer, waited = self.act(start, waypoint, steps) if first is None else (first, 0.0)
+            self.segment(index, steps, answer, waited)
+            end = self._arrive(waypoint, reply.space)
+            if end is not None:
+                break
+            first, start = None, None if self.settings.loop.starts_from_actual else waypoint
+        self.decisions[at] = replace(self.decisions[at], plan_end=end or "used_up", skipped=skipped)
         return len(self.actions) - before
 
-    def _plan_ends(self, index: int, duration: int) -> bool:
-        """Whether the plan is followed no further than its waypoint `index`; may end the episode."""
+    def segment(self, index: int, steps: int, answer: SegmentReply, waited: float) -> None:
+        """Executes the first `steps` actions of the answer to waypoint `index`."""
+        self.decisions.append(self._segment_decision(index, steps, waited, answer))
+        self.num_segments += 1
+        self.execute(_executable(answer.segment, steps))
+        self.empty_plans = 0
+
+    def _plan_end(self, index: int, duration: int) -> PlanEnd | None:
+        """Return why the plan is followed no further than its waypoint `index`, if it is not; may end the episode."""
         loop = self.settings.loop
         if 0 < loop.max_segments_per_replan <= index:
-            return True
-        if duration != 0:
-            return False
-        if loop.stop_on_d0:
-            self.empty_plans += index == 0
-            self.ended = index > 0 or self.empty_plans > 1
-        return True
+            return "segment_limit"
+        if duration == 0:
+            if loop.stop_on_d0:
+                self.empty_plans += index == 0
+                self.ended = index > 0 or self.empty_plans > 1
+            return "zero_duration"
+        return "step_budget" if self.halted else None
+
+    def _arrive(self, waypoint: Float32Array, space: WaypointSpace | None) -> PlanEnd | None:
+        """Note where the last segment has ended; return why that ends its plan, if it does."""
+        decision = self.decisions[-1]
+        steps = len(self.actions) - decision.step
+        tracking = None if space is None else self._track(space, waypoint)
+        self.decisions[-1] = replace(decision, steps=steps, tracking=tracking)
+        if self._stopped:
+            return "success" if self.success else "truncated"
+        if steps != decision.duration:
+            return "step_budget"
+        rule = self.settings.loop.replan_on
+        return "deviation" if rule and tracking and rule.calls_for_a_plan(tracking) else None
+
+    def _track(self, space: WaypointSpace, waypoint: Float32Array) -> Tracking:
+        blind = ObservationSpec(cameras={}, proprio=self.policy.spec.proprio)
+        return track(space, waypoint, self.env.observe(blind).proprio)
+
+    def _check_space(self, space: WaypointSpace | None) -> None:
+        if space is None and self.settings.loop.replan_on is not None:
+            raise PolicyOutputError(
+                "replan_on_deviation needs to know the space of a plan's waypoints (PlanReply.space), and this policy "
+                "does not give it"
+            )
 
     def act(self, start: Float32Array | None, end: Float32Array, duration: int) -> tuple[SegmentReply, float]:
         plan_index = self.num_plans - 1
@@ -239,7 +277,7 @@ class _Episode:
             waypoint_index=None,
             duration=None,
             wait_s=waited,
-            timing=reply.timing,
+            timing=replace(reply.timing, expert_s=None),
             asked_s=began - self.started,
         )
 
@@ -254,7 +292,7 @@ class _Episode:
             waypoint_index=waypoint_index,
             duration=duration,
             wait_s=waited,
-            timing=answer.timing,
+            timing=replace(answer.timing, planner_s=None),
             asked_s=time.perf_counter() - self.started - waited,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ ImageArray = NDArray[np.uint8]
 Status = Literal["success", "failure", "error"]
 TaskKey = tuple[str, int]  # suite, task_id
 TrialKey = tuple[str, int, int]  # suite, task_id, trial
+PlanEnd = Literal["used_up", "zero_duration", "segment_limit", "deviation", "step_budget", "success", "truncated"]
 
 ACTION_DIM = 7
 PROPRIO_DIM = 8
@@ -144,6 +145,16 @@ class Step:
     progress: Mapping[str, float] = field(default_factory=dict)  # named parts of the goal: 1.0 where one holds
 
 
+class WaypointSpace(Protocol):
+    """The space of a policy's waypoints: what turns a measured state into a waypoint, and a waypoint into a pose."""
+
+    def state(self, proprio: FloatArray) -> Float32Array:
+        """Return what a waypoint would hold that the robot has reached; `proprio` (8,) as observed."""
+
+    def pose(self, state: Float32Array) -> tuple[Float32Array, bool]:
+        """Return a state's position (m) and axis-angle (rad), (6,), and whether the gripper is open."""
+
+
 @dataclass(frozen=True, slots=True)
 class WaypointPlan:
     """Waypoints in the policy's normalized space, zero-padded to its model width."""
@@ -199,6 +210,8 @@ class Timing:
     queue_s: float = 0.0
     compute_s: float = 0.0
     batch_size: int = 1
+    planner_s: float | None = None  # of compute_s, for a plan's waypoints
+    expert_s: float | None = None  # of compute_s, for segments' actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +221,7 @@ class PlanReply:
     plan: WaypointPlan
     first: Segment | None
     timing: Timing = field(default_factory=Timing)
+    space: WaypointSpace | None = None  # of the plan's waypoints; None: what segments reach is not compared with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +263,23 @@ class SceneState:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracking:
+    """What a segment aimed at, and where the robot was after it."""
+
+    planned_state: Float32Array  # (8,) in the waypoints' units; (7,) where the last number is the gripper, 1 open
+    reached_state: Float32Array  # the same of the measured state
+    planned_pose: Float32Array  # (6,) position, m, and axis-angle, rad
+    reached_pose: Float32Array  # (6,)
+    planned_open: bool  # the gripper
+    reached_open: bool
+
+    @property
+    def error(self) -> Float32Array:
+        """Return reached minus planned, by dimension, in the waypoints' units."""
+        return self.reached_state - self.planned_state
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """One policy call of an episode; a row of decisions.parquet."""
 
@@ -263,6 +294,10 @@ class Decision:
     wait_s: float  # request to reply, seen by the environment
     timing: Timing
     asked_s: float = 0.0  # when it was asked, seconds after the episode began
+    plan_end: PlanEnd | None = None  # plan: why it was followed no further
+    skipped: int | None = None  # plan: waypoints passed over for their negative duration
+    steps: int | None = None  # segment: control steps executed
+    tracking: Tracking | None = None  # segment: None if the policy's waypoints have no known space
 
 
 @dataclass(frozen=True, slots=True)

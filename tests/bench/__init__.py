@@ -1,0 +1,1 @@
+"""Benchmarks for maintainers, which measure wpray itself, and the tests of all benchmarks."""

@@ -1,4 +1,4 @@
-"""`bench scale`: the simulated cluster follows the arithmetic of its costs, and the rules of real runs."""
+"""`scale`: the simulated cluster follows the arithmetic of its costs, and the rules of real runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from wpray.bench import disk, driver_load, merge_cost, replica_scaling, scale, scale_curves
-from wpray.bench.simulated_gpu import Costs, SimulatedBatcher
-from wpray.bench.simulation import Outcome, Shape, Simulation, make_fake_trials
+from tests.bench import disk, driver_load, merge_cost, replica_scaling, scale, scale_curves
+from tests.bench.simulated_gpu import Costs, SimulatedBatcher
+from tests.bench.simulation import Outcome, Shape, Simulation, make_fake_trials
 from wpray.cli.command import run_command
 from wpray.results.writer import RunFolder
 
@@ -145,7 +145,7 @@ def test_two_policy_replicas_bring_nearly_twice_one_while_the_envs_can_feed_them
 @pytest.mark.ray
 @pytest.mark.parametrize("instant", [False, True])
 def test_the_driver_is_measured_on_real_actors(instant: bool) -> None:
-    from wpray.bench import driver_cost
+    from tests.bench import driver_cost
 
     found = driver_cost.measure(2, 40, instant)
     assert 0 < found.episodes <= 35 and found.episodes_per_min > 0

@@ -30,8 +30,8 @@ def test_the_live_display_shows_progress_rates_rows_speed_and_utilisation(tmp_pa
         for task, status in zip(tasks, ("success", "failure", "error"), strict=True):
             trial = Trial(task, 2, 0)
             tally.add(trial.key, status, 128)  # type: ignore[arg-type]
-            shown.episode(trial, _episode(trial, status))
-        shown.tick(policy_busy_s=0.5, num_workers=2)
+            shown.on_episode(trial, _episode(trial, status))
+        shown.on_progress(policy_busy_s=0.5, num_workers=2)
         console.print(shown._render())
     text = console.export_text()
     assert "━" in text and "3/12" in text  # bar and count

@@ -53,15 +53,15 @@ def cluster(head: Any) -> Iterator[Any]:
             head.remove_node(node)  # gracefully: the head would wait for the signs of life of one that was killed
 
 
-class Crew:
+class Actors:
     """Actors of a run that hands out no work."""
 
     def __init__(self, cluster: Any, **options: Any) -> None:
         from wpray.cluster.setup import policy_actors, start_ray
         from wpray.orchestration.actors import RunContext
-        from wpray.orchestration.env_actor_pool import Pool
+        from wpray.orchestration.env_actor_pool import EnvActorPool
         from wpray.orchestration.events import EventQueue
-        from wpray.orchestration.policy_actor_pool import Replicas
+        from wpray.orchestration.policy_actor_pool import PolicyActorPool
         from wpray.policies.factory import policy_spec
 
         ray_options = {"address": cluster.address, **options.pop("ray", {})}
@@ -70,22 +70,22 @@ class Crew:
         start_ray(self.config)
         self.num_replicas, num_gpus = policy_actors(self.config, policy_spec(self.config).num_gpus)
         context, self.events = RunContext("run", self.config, secrets.token_bytes(32)), EventQueue()
-        self.replicas = Replicas(context, num_gpus, self.num_replicas, self.events)
-        self.pool = Pool(context, self.replicas.handles, self.events)
+        self.policy_actors = PolicyActorPool(context, num_gpus, self.num_replicas, self.events)
+        self.env_actors = EnvActorPool(context, self.policy_actors.handles, self.events)
 
     def start(self, count: int, wait_for: int | None = None, timeout_s: float = 60) -> list[str]:
         """Nodes of the env actors that started."""
         from wpray.orchestration.events import Ready
 
         for _ in range(count):
-            self.pool.start()
+            self.env_actors.start()
         ready: list[str] = []
         deadline = time.monotonic() + timeout_s
         while len(ready) < (count if wait_for is None else wait_for) and time.monotonic() < deadline:
             event = self.events.next(1.0)
             if isinstance(event, Ready):
                 ready.append(event.worker)
-        return [_node_of(self.pool._workers[name].handle) for name in ready]
+        return [_node_of(self.env_actors._workers[name].handle) for name in ready]
 
     def run_a_trial_each(self) -> None:
         from wpray.benchmarks.factory import list_tasks
@@ -94,8 +94,8 @@ class Crew:
         from wpray.types import Trial
 
         task = list_tasks("fake", max_steps=5)[0]
-        for number, name in enumerate(self.pool._workers):
-            self.pool.submit(Assignment(Trial(task, number, 0), 1, name))
+        for number, name in enumerate(self.env_actors._workers):
+            self.env_actors.submit(Assignment(Trial(task, number, 0), 1, name))
             deadline = time.monotonic() + 60  # one after the other: each sees where those before it went
             while not isinstance(self.events.next(1.0), Finished):
                 assert time.monotonic() < deadline
@@ -104,65 +104,67 @@ class Crew:
         """Connections of each replica."""
         import ray
 
-        return [address.clients for address in ray.get([handle.address.remote() for handle in self.replicas.handles])]
+        return [
+            address.clients for address in ray.get([handle.address.remote() for handle in self.policy_actors.handles])
+        ]
 
     def replica_gpus(self) -> list[tuple[str, tuple[str, ...]]]:
         import ray
 
-        found = ray.get([handle.gpus.remote() for handle in self.replicas.handles], timeout=60)
+        found = ray.get([handle.gpus.remote() for handle in self.policy_actors.handles], timeout=60)
         return [(gpus.node, gpus.names) for gpus in found]
 
 
 def _node_of(handle: Any) -> str:
-    from ray._private.state import actors
+    from ray._private.state import actors as state_of
 
-    node: str = actors(handle._actor_id.hex())["Address"]["NodeID"]
+    node: str = state_of(handle._actor_id.hex())["Address"]["NodeID"]
     return node
 
 
 def test_env_actors_go_to_cpu_nodes_first_and_share_gpu_nodes_when_those_are_full(cluster: Any) -> None:
     gpu = cluster.add_node(num_cpus=3, num_gpus=1, **NODE).node_id
     cpu = cluster.add_node(num_cpus=3, **NODE).node_id
-    crew = Crew(cluster)
-    assert crew.replica_gpus() == [(gpu, ("0",))]
-    assert crew.start(3) == [cpu] * 3
-    assert crew.start(1) == [gpu]
+    actors = Actors(cluster)
+    assert actors.replica_gpus() == [(gpu, ("0",))]
+    assert actors.start(3) == [cpu] * 3
+    assert actors.start(1) == [gpu]
 
 
 @pytest.mark.parametrize("gpus", [(1, 1), (2,)], ids=["two nodes of one", "one node of two"])
 def test_auto_gives_every_gpu_a_policy_actor_of_its_own(cluster: Any, gpus: Sequence[int]) -> None:
     nodes = [cluster.add_node(num_cpus=1, num_gpus=count, **NODE).node_id for count in gpus]
-    crew = Crew(cluster)
-    assert crew.num_replicas == 2
+    actors = Actors(cluster)
+    assert actors.num_replicas == 2
     expected = [(node, (str(number),)) for node, count in zip(nodes, gpus, strict=True) for number in range(count)]
-    assert sorted(crew.replica_gpus()) == sorted(expected)
+    assert sorted(actors.replica_gpus()) == sorted(expected)
 
 
 def test_env_actors_prefer_the_replica_of_their_node_until_it_is_crowded(cluster: Any) -> None:
     big = cluster.add_node(num_cpus=3, num_gpus=1, **NODE).node_id
     small = cluster.add_node(num_cpus=1, num_gpus=1, **NODE).node_id
-    crew = Crew(cluster)
-    assert Counter(crew.start(4)) == {big: 3, small: 1}
-    order = [node for node, _ in crew.replica_gpus()]
-    crew.run_a_trial_each()
-    assert dict(zip(order, crew.clients(), strict=True)) == {big: 3, small: 1}
-    crew.pool.replicas_ready += 2  # as the driver notes: both replicas are there, time to look at the loads
-    crew.run_a_trial_each()
-    assert crew.clients() == [2, 2]
+    actors = Actors(cluster)
+    assert Counter(actors.start(4)) == {big: 3, small: 1}
+    order = [node for node, _ in actors.replica_gpus()]
+    actors.run_a_trial_each()
+    assert dict(zip(order, actors.clients(), strict=True)) == {big: 3, small: 1}
+    actors.env_actors.replicas_ready += 2  # as the driver notes: both replicas are there, time to look at the loads
+    actors.run_a_trial_each()
+    assert actors.clients() == [2, 2]
 
 
 def test_a_node_takes_no_more_env_actors_than_its_memory_holds(cluster: Any) -> None:
     from wpray.cluster.setup import env_actors_that_fit, num_env_actors
 
     nodes = [cluster.add_node(num_cpus=3, memory=memory, **NODE).node_id for memory in (GIB // 2, 2 * GIB)]
-    crew = Crew(cluster, policy="noop")
+    actors = Actors(cluster, policy="noop")
     each = 200 * 2**20  # of a fake environment
     fitting = [GIB // 2 // each, 3]  # the second is limited by its CPUs
-    assert env_actors_that_fit(crew.config) == num_env_actors(crew.config, 1000) == sum(fitting)
-    found = Counter(crew.start(sum(fitting) + 2, wait_for=sum(fitting)))
+    assert env_actors_that_fit(actors.config) == num_env_actors(actors.config, 1000) == sum(fitting)
+    found = Counter(actors.start(sum(fitting) + 2, wait_for=sum(fitting)))
     assert [found[node] for node in nodes] == fitting
-    assert not crew.start(0, wait_for=1, timeout_s=3), "what does not fit waits"
-    assert crew.pool.size == sum(fitting) + 2
+    assert not actors.start(0, wait_for=1, timeout_s=3), "what does not fit waits"
+    assert actors.env_actors.size == sum(fitting) + 2
 
 
 def test_custom_resources_and_gpu_shares_are_honoured(cluster: Any) -> None:
@@ -170,13 +172,13 @@ def test_custom_resources_and_gpu_shares_are_honoured(cluster: Any) -> None:
     special = cluster.add_node(num_cpus=4, num_gpus=2, resources={"env_node": 3, "policy_node": 1}, **NODE).node_id
     options = {"env_resources": {"env_node": 1, "GPU": 0.25}, "policy_resources": {"policy_node": 1}}
     with pytest.raises(BadInputError, match="num_policy_actors"):
-        Crew(cluster, ray=options)
+        Actors(cluster, ray=options)
     import ray
 
     ray.shutdown()
-    crew = Crew(cluster, ray={**options, "num_policy_actors": 1})
-    assert [node for node, _ in crew.replica_gpus()] == [special]
-    assert crew.start(4, wait_for=3) == [special] * 3  # the fourth finds no env_node
+    actors = Actors(cluster, ray={**options, "num_policy_actors": 1})
+    assert [node for node, _ in actors.replica_gpus()] == [special]
+    assert actors.start(4, wait_for=3) == [special] * 3  # the fourth finds no env_node
 
 
 def _launch(cluster: Any, folder: Path, *options: str, **environ: str) -> subprocess.Popen[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Attempt, Host, RunContext
-from wpray.orchestration.driver import Crew, Driver
+from wpray.orchestration.driver import Driver, RunRecord
 from wpray.orchestration.events import Event, Failure, Finished, Lost, PolicyFiles, PolicyReady, Ready
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.results.encode import EncodedEpisode
@@ -42,8 +42,13 @@ class Stage:
     submitted: list[Assignment] = field(default_factory=list)
     written: list[EncodedEpisode] = field(default_factory=list)
 
-    def next_events(self, _: float) -> Iterator[Event]:
-        yield self.script.pop(0)
+    empty = True  # one event at a time
+
+    def check(self) -> None:
+        pass
+
+    def next(self, _: float) -> Event:
+        return self.script.pop(0)
 
     def start(self) -> None:
         self.size += 1
@@ -61,6 +66,20 @@ class Stage:
         self.written += episodes
 
 
+class Record(RunRecord):
+    """Calls `note_files` with the digests of the policy's files."""
+
+    def __init__(self, note_files: Callable[[dict[str, str]], None], knows_files: bool) -> None:
+        self._note_files, self._knows_files = note_files, knows_files
+
+    @property
+    def knows_files(self) -> bool:
+        return self._knows_files
+
+    def add_files(self, hashes: Mapping[str, str]) -> None:
+        self._note_files(dict(hashes))
+
+
 def _play(
     script: Sequence[Event],
     trials: Sequence[Trial] = (TRIAL,),
@@ -70,14 +89,13 @@ def _play(
     kind: type[Stage] = Stage,
 ) -> tuple[Stage, Driver]:
     stage = kind([*script])
-    crew = SimpleNamespace(pool=stage, replicas=stage, next_events=stage.next_events)
-    watcher = SimpleNamespace(episode=lambda *_: None, tick=lambda *_: None)
+    listener = SimpleNamespace(on_episode=lambda *_: None, on_progress=lambda *_: None)
     tally = Tally.planned([(TASK, len(trials))])
     context = RunContext("run", Config(task_suite="fake"), b"key")
-    folder = cast(RunFolder, stage)
+    folder, actors = cast(RunFolder, stage), cast(tuple[Any, Any, Any], (stage, stage, stage))
     verify = verify and note_files is not None
     note = partial(note_files, stage) if note_files else lambda _: None
-    driver = Driver(context, cast(Crew, crew), folder, tally, cast(Any, watcher), note, verify)
+    driver = Driver(context, *actors, folder, tally, cast(Any, listener), Record(note, verify))
     driver.run(Scheduler(trials, max_attempts=3), workers)
     return stage, driver
 

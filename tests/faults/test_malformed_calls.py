@@ -135,24 +135,25 @@ CALLS: list[tuple[str, ...]] = [
     ("bench.__main__", "e2e", "--tasks", "x"),
     ("bench.__main__", "e2e", "--suite", "a b"),
     ("bench.__main__", "e2e", "--json", "file/figures.json"),
-    ("bench.__main__", "scale", "--plot", "nowhere/scale.svg"),
-    ("bench.__main__", "scale", "--plot", "file/scale.svg"),
-    ("bench.__main__", "scale", "--plot", "folder"),
-    ("bench.__main__", "scale", "--plot", "scale.nosuch"),
-    ("bench.__main__", "scale", "--json", "nowhere/scale.json"),
-    ("bench.__main__", "scale", "--driver-ms", "0"),
-    ("bench.__main__", "scale", "--driver-ms", "nan"),
-    ("bench.__main__", "scale", "--driver-ms", "inf"),
-    ("bench.__main__", "scale", "--real-actors", "0"),
-    ("bench.__main__", "scale", "--real-episodes", "2001"),
-    ("bench.__main__", "scale", "--real-runs", "-1"),
-    ("bench.__main__", "scale", "--instant-actors", "-1"),
-    ("bench.__main__", "scale", "--paper-actors", "-1"),
-    ("bench.__main__", "scale", "--paper-episodes", "0"),
-    ("bench.__main__", "scale", "--replicas", "-1"),
-    ("bench.__main__", "scale", "--parts", "-1"),
-    ("bench.__main__", "scale", "--env-actors", "1", "0"),
-    ("bench.__main__", "scale", "--gpus", str(10**30)),
+    ("bench.__main__", "scale"),
+    ("tests.bench.__main__", "scale", "--plot", "nowhere/scale.svg"),
+    ("tests.bench.__main__", "scale", "--plot", "file/scale.svg"),
+    ("tests.bench.__main__", "scale", "--plot", "folder"),
+    ("tests.bench.__main__", "scale", "--plot", "scale.nosuch"),
+    ("tests.bench.__main__", "scale", "--json", "nowhere/scale.json"),
+    ("tests.bench.__main__", "scale", "--driver-ms", "0"),
+    ("tests.bench.__main__", "scale", "--driver-ms", "nan"),
+    ("tests.bench.__main__", "scale", "--driver-ms", "inf"),
+    ("tests.bench.__main__", "scale", "--real-actors", "0"),
+    ("tests.bench.__main__", "scale", "--real-episodes", "2001"),
+    ("tests.bench.__main__", "scale", "--real-runs", "-1"),
+    ("tests.bench.__main__", "scale", "--instant-actors", "-1"),
+    ("tests.bench.__main__", "scale", "--paper-actors", "-1"),
+    ("tests.bench.__main__", "scale", "--paper-episodes", "0"),
+    ("tests.bench.__main__", "scale", "--replicas", "-1"),
+    ("tests.bench.__main__", "scale", "--parts", "-1"),
+    ("tests.bench.__main__", "scale", "--env-actors", "1", "0"),
+    ("tests.bench.__main__", "scale", "--gpus", str(10**30)),
     ("bench.__main__", "policy", "--batch", "0"),
     ("bench.__main__", "policy", "--precision", "float16"),
     ("bench.__main__", "policy", "--json", "folder"),
@@ -222,7 +223,7 @@ NEEDS_LIBERO: list[tuple[str, ...]] = [
 @pytest.mark.parametrize("call", [*CALLS, *(pytest.param(call, marks=libero) for call in NEEDS_LIBERO)], ids=repr)
 def test_a_malformed_call_is_one_line(call: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, *argv = call
-    module = pytest.importorskip(f"wpray.{name}", exc_type=ImportError)
+    module = pytest.importorskip(name if name.startswith("tests.") else f"wpray.{name}", exc_type=ImportError)
     check_refused(place, module.dispatch if name == "__main__" else module.main, capsys, argv)
 
 

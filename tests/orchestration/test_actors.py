@@ -20,7 +20,7 @@ from wpray.errors import ThreadDiedError
 from wpray.orchestration import actors, policy_actor_pool
 from wpray.orchestration.actors import EnvActorImpl, Health, Host, Loaded, PolicyActorImpl, RunContext, row_context
 from wpray.orchestration.events import Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady
-from wpray.orchestration.policy_actor_pool import Replicas
+from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.batching import Batcher, PolicyError
 from wpray.policies.noop import NoopPolicy
@@ -92,11 +92,11 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Any], list[Any]], li
 
     def run(health: list[Any], hashes: list[Any]) -> list[Event]:
         events = EventQueue()
-        crew = Replicas(CONTEXT, 0, 1, events)
+        pool = PolicyActorPool(CONTEXT, 0, 1, events)
         replica.answers.update(health=[*health], file_hashes=[*hashes])
         found: list[Event | None] = []
         while replica.answers["health"] or not events.empty:
-            found += [crew.check() if events.empty else None, events.next(0)]
+            found += [pool.check() if events.empty else None, events.next(0)]
         return [event for event in found if event is not None]
 
     return run

@@ -28,7 +28,7 @@ def test_an_env_actor_that_seems_to_hang(worker: dict[str, Any], said: str, monk
     monkeypatch.setattr("ray.kill", lambda *_, **__: None)
     ago = {name: time.monotonic() - value if isinstance(value, int) else value for name, value in worker.items()}
     ago["busy"] = worker.get("busy", False)
-    actors = env_actor_pool.Pool(CONTEXT, [], EventQueue())
+    actors = env_actor_pool.EnvActorPool(CONTEXT, [], EventQueue())
     actors._workers["env-0"] = env_actor_pool._Worker(handle=None, **ago)
     lost = actors.check()
     assert isinstance(lost, Lost)
@@ -38,7 +38,7 @@ def test_an_env_actor_that_seems_to_hang(worker: dict[str, Any], said: str, monk
 def test_a_policy_actor_that_seems_to_hang(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("ray.kill", lambda *_, **__: None)
     monkeypatch.setattr(policy_actor_pool.PolicyActor, "options", lambda **_: SimpleNamespace(remote=lambda *_: None))
-    actors = policy_actor_pool.Replicas(CONTEXT, 0, 1, EventQueue())
+    actors = policy_actor_pool.PolicyActorPool(CONTEXT, 0, 1, EventQueue())
     actors._replicas[0].alive, actors._replicas[0].asked = True, time.monotonic() - 3
     with caplog.at_level(logging.WARNING):
         assert actors.check() is None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from wpray.bench.simulated_gpu import Costs, Kind, SimulatedBatcher, interpolated
+from tests.bench.simulated_gpu import Costs, RequestKind, SimulatedBatcher, interpolated
 from wpray.policies.batching import _GATHER
 from wpray.policies.waypoint_vla.batch_shapes import SEGMENT
 
@@ -24,7 +24,7 @@ PLAN_S, SEGMENT_S = (interpolated(COSTS[kind], SIZE) for kind in ("plan", "segme
 class Client:
     """Asks the same kind of question again as soon as it is answered."""
 
-    kind: Kind
+    kind: RequestKind
     asked: float = 0.0
     longest: float = 0.0  # wait for a batch
 
@@ -71,7 +71,7 @@ class EnvActor:
         self._first = number
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> RequestKind:
         return "plan" if self._plan_every and (self._first + self.answers) % self._plan_every == 0 else "segment"
 
     def go_on(self) -> None:

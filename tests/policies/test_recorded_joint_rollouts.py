@@ -21,7 +21,16 @@ from wpray.policies.waypoint_vla import policy as waypoint_vla
 from wpray.policies.waypoint_vla.policy import WaypointVlaPolicy
 from wpray.policies.waypoint_vla.preparation import ReadyPlan, ReadySegment
 from wpray.rollout import run_trial
-from wpray.types import Observation, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Trial, WaypointPlan
+from wpray.types import (
+    EpisodeResult,
+    Observation,
+    PlanReply,
+    PlanRequest,
+    SegmentReply,
+    SegmentRequest,
+    Trial,
+    WaypointPlan,
+)
 
 _NOT_OURS = ("paligemma_variant", "action_expert_variant", "task_start", "task_end")
 
@@ -96,8 +105,25 @@ def test_a_recorded_evaluation_is_reproduced(tmp_path: Path, name: str, variant:
         for kind, prefix in (("plan", "plan"), ("segment", "seg")):
             steps = [decision.step for decision in result.decisions if decision.kind == kind]
             assert steps == golden[f"{prefix}_step"][golden[f"{prefix}_episode"] == trial].tolist()
+    _tracking_agrees(results, golden, config.starts_from_actual)
     _plans_agree(recorder, golden)
     _segments_agree(recorder, golden)
+
+
+def _tracking_agrees(results: list[EpisodeResult], golden: dict[str, np.ndarray], measured: bool) -> None:
+    """Where a segment started at the robot is where the one before it in its plan had ended."""
+    segments = [d for result in results for d in result.decisions if d.kind == "segment"]
+    assert len(segments) == len(golden["seg_end"])
+    compared = 0
+    for index, segment in enumerate(segments):
+        assert segment.tracking is not None
+        assert np.array_equal(segment.tracking.planned_state, golden["seg_end"][index][:7])
+        before = segments[index - 1]
+        if measured and index and (before.plan_index, before.step < segment.step) == (segment.plan_index, True):
+            assert before.tracking is not None
+            assert np.abs(before.tracking.reached_state - golden["seg_start"][index][:7]).max() < 1e-4
+            compared += 1
+    assert compared > 5 or not measured
 
 
 def _plans_agree(recorder: _Recorder, golden: dict[str, np.ndarray]) -> None:

@@ -196,7 +196,7 @@ def _cases() -> Iterator[Case]:
     yield from (Case(f"success {value} of a success", _set(EPISODES, "success", value)) for value in (None, False))
     for column in ("started_at", "ended_at"):
         yield from (Case(f"{column} {value:%Y}", _set(EPISODES, column, value)) for value in (_LATE, _EARLY))
-    for column in ("step", "asked_s", "wait_s", "queue_s", "compute_s"):
+    for column in ("step", "asked_s", "wait_s", "queue_s", "compute_s", "planner_s", "expert_s"):
         values = (-1,) if column == "step" else (_NAN, _INF, -1.0)
         yield from (Case(f"decisions' {column} {value}", _set(DECISIONS, column, value)) for value in values)
     yield from (Case(f"batch_size {value}", _set(DECISIONS, "batch_size", value)) for value in (0, -3))

@@ -306,8 +306,8 @@ def test_rows_that_do_not_fit_together_are_kept_one_by_one(tmp_path: Path, monke
 
     monkeypatch.setattr(os, "unlink", free)
     tally = Tally.planned([(TASK, 3)])
-    watcher = SimpleNamespace(episode=lambda trial, _: shown.append(trial.trial))
-    recorder = Recorder(Config(task_suite="fake"), folder, tally, cast(Any, watcher))
+    listener = SimpleNamespace(on_episode=lambda trial, _: shown.append(trial.trial))
+    recorder = Recorder(Config(task_suite="fake"), folder, tally, cast(Any, listener))
     rows = [(Trial(TASK, trial, 0), _light(trial)) for trial in range(3)]
     with pytest.raises(DiskFullError):
         recorder.keep(rows, lambda: True)
@@ -321,8 +321,8 @@ def _light(trial: int) -> EncodedEpisode:
 
 def test_rows_that_came_together_all_count_and_the_first_reason_to_stop_holds(tmp_path: Path) -> None:
     tally = Tally.planned([(TASK, 5)])
-    watcher = SimpleNamespace(episode=lambda *_: None)
-    recorder = Recorder(Config(task_suite="fake"), _folder(tmp_path), tally, cast(Any, watcher))
+    listener = SimpleNamespace(on_episode=lambda *_: None)
+    recorder = Recorder(Config(task_suite="fake"), _folder(tmp_path), tally, cast(Any, listener))
     rows = [(Trial(TASK, n, 0), encode_error(Trial(TASK, n, 0), CONTEXT, "E", "boom")) for n in range(4)]
     stop = recorder.keep([*rows, (Trial(TASK, 4, 0), _light(4))], lambda: False)
     assert stop is not None and stop.reason.startswith("3 of 3 episodes ended in an error")

@@ -11,10 +11,10 @@ from wpray.errors import BadInputError
 
 _BENCHMARKS = {
     "env": "the environment against stock LIBERO's, on the same actions",
-    "e2e": "where an episode's time goes when the policy costs nothing",
+    "e2e": "an episode's time by activity, with a policy that costs nothing",
     "policy": "plans and segments on this GPU, against what its memory and arithmetic allow",
-    "scale": "how far a run grows, and what stops it",
 }
+_IN_A_CLONE = {"scale": "python -m tests.bench scale"}  # commands that earlier versions installed
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,6 +23,8 @@ def main(argv: Sequence[str]) -> int:
         for name, about in _BENCHMARKS.items():
             print(f"python -m wpray.bench {name:<7} {about}")
         return 0
+    if argv and argv[0] in _IN_A_CLONE:
+        raise BadInputError(f"bench {argv[0]} is not installed; run it in a clone of wpray: {_IN_A_CLONE[argv[0]]}")
     if not argv or argv[0] not in _BENCHMARKS:
         raise BadInputError(f"use: python -m wpray.bench {' | '.join(_BENCHMARKS)} (each has --help)")
     try:

@@ -86,7 +86,7 @@ class RunDisplay:
         if self._is_live:
             self._live.stop()
 
-    def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
+    def on_episode(self, trial: Trial, episode: EncodedEpisode) -> None:
         """Logs an episode's line, its replans before it."""
         self._env_busy_s += episode.utilisation[0]
         if self._is_live:
@@ -94,7 +94,7 @@ class RunDisplay:
         replans = [f"{trial.label} {line}" for line in episode.replans]
         _LOG.info(episode_line(trial, episode), extra={_BEFORE: replans})
 
-    def tick(self, policy_busy_s: float, num_workers: int) -> None:
+    def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
         """Notes how long the policies have computed, and how many env actors there are."""
         self._policy_busy_s, self._num_workers = policy_busy_s, num_workers
 

@@ -26,6 +26,7 @@ from wpray.policies.factory import build_policy, policy_spec
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
+from wpray.tracking import DeviationRule
 from wpray.transport.connection import Address, PolicyServer, RemotePolicy
 from wpray.transport.replica_selection import Gpus, ReplicaSelector
 
@@ -280,6 +281,9 @@ def rollout_settings(config: Config, on_step: Callable[[int], None] | None = Non
         strict_step_budget=config.strict_step_budget,
         stop_on_d0=config.stop_on_d0,
         crop_scale=config.center_crop_scale if config.center_crop else None,
+        replan_on=DeviationRule(config.deviation_threshold, config.deviation_metric)
+        if config.replan_on_deviation
+        else None,
     )
     return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop)
 

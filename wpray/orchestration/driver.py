@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from wpray.cluster.setup import env_actors_that_fit
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import ACTOR_LOST, Attempt, Host, RunContext, lost_row
-from wpray.orchestration.env_actor_pool import Pool
+from wpray.orchestration.env_actor_pool import EnvActorPool
 from wpray.orchestration.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
-from wpray.orchestration.policy_actor_pool import Replicas
-from wpray.orchestration.row_sink import Recorder, Row, Watcher
+from wpray.orchestration.policy_actor_pool import PolicyActorPool
+from wpray.orchestration.row_sink import ProgressListener, Recorder, Row
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.orchestration.stop_rules import PolicyErrors, Stop
 from wpray.policies.base import Sources
@@ -35,34 +34,22 @@ _MOST_MESSAGE = 4000  # characters of an attempt's error
 _FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
 
 
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """A run's actors and what happens to them."""
+class RunRecord:
+    """Record of what took part in a run: machines, the policy's files and their sources. This one keeps nothing."""
 
-    events: EventQueue
-    replicas: Replicas
-    pool: Pool
+    @property
+    def knows_files(self) -> bool:
+        """Whether earlier results name the digests of the policy's files, so that they must be compared first."""
+        return False
 
-    def next_events(self, timeout_s: float) -> Iterator[Event]:
-        """What has happened, each made an event once the one before it is dealt with; waits for the first.
+    def add_hosts(self, hosts: Mapping[str, Host]) -> None:
+        """Record the machines of the actors, by actor name."""
 
-        Hung actors are found on the way.
-        """
-        if self.events.empty:  # else it may hold the sign of life that a check would miss
-            event = self.pool.check() or self.replicas.check() or self.events.next(timeout_s)
-            if event is not None:
-                yield event
-        for _ in range(TOGETHER):
-            if self.events.empty:
-                return
-            event = self.events.next(0)
-            if event is not None:
-                yield event
+    def add_files(self, hashes: Mapping[str, str]) -> None:
+        """Record the SHA-256 by path of what the policy was loaded from. Raises BadInputError if it has changed."""
 
-    def close(self) -> None:
-        """Ends every actor."""
-        self.pool.close()
-        self.replicas.close()
+    def add_sources(self, facts: Mapping[str, Any]) -> None:
+        """Record what the policy took from its files."""
 
 
 class Driver:
@@ -71,22 +58,19 @@ class Driver:
     def __init__(
         self,
         context: RunContext,
-        crew: Crew,
+        env_actors: EnvActorPool,
+        policy_actors: PolicyActorPool,
+        events: EventQueue,
         folder: RunFolder,
         tally: Tally,
-        watcher: Watcher,
-        note_files: Callable[[dict[str, str]], None],
-        verify_files: bool = False,
-        note_sources: Callable[[Mapping[str, Any]], None] = lambda _: None,
+        listener: ProgressListener,
+        record: RunRecord,
     ) -> None:
-        """`note_files` takes the SHA-256 by path of what the policy was loaded from, `note_sources` what it took of it.
-
-        `verify_files`: it knows those of earlier results, so no trial is handed out before they were compared.
-        """
-        self._note_files, self._verify_files, self._note_sources = note_files, verify_files, note_sources
+        self._record, self._verify_files = record, record.knows_files
         self._sources: list[Sources] = []  # of the replicas that have loaded, each only once
-        self._context, self._crew, self._pool = context, crew, crew.pool
-        self._recorder, self._watcher = Recorder(context.config, folder, tally, watcher), watcher
+        self._context = context
+        self._env_actors, self._policy_actors, self._events = env_actors, policy_actors, events
+        self._recorder, self._listener = Recorder(context.config, folder, tally, listener), listener
         self._policy_errors = PolicyErrors()
         self._rows: list[Row] = []  # still to be written
         self._idle: list[str] = []
@@ -116,7 +100,7 @@ class Driver:
         try:
             self._loop()
         finally:
-            self._record()
+            self._write_rows()
 
     def _loop(self) -> None:
         while not self._scheduler.finished or self._wait_for_hashes():
@@ -124,14 +108,30 @@ class Driver:
             self._dispatch()
             left_s = self._gather_until - time.monotonic()
             if len(self._rows) >= TOGETHER or left_s <= 0:
-                self._record()  # nobody idles while the driver waits for the disk
-            for event in self._crew.next_events(max(0.0, min(_TICK_S, left_s))):
+                self._write_rows()  # nobody idles while the driver waits for the disk
+            for event in self._next_events(max(0.0, min(_TICK_S, left_s))):
                 self._handle(event)
             if self.stop is not None:
                 if self.stop.at_once:
                     return
                 self._drain(self.stop)
-            self._watcher.tick(self._crew.replicas.busy_s, self._pool.size)
+            self._listener.on_progress(self._policy_actors.busy_s, self._env_actors.size)
+
+    def _next_events(self, timeout_s: float) -> Iterator[Event]:
+        """Yield what has happened, waiting for the first event; each is made once the one before it is handled.
+
+        Hung actors are found on the way.
+        """
+        if self._events.empty:  # else the queue may hold the heartbeat that a check would miss
+            event = self._env_actors.check() or self._policy_actors.check() or self._events.next(timeout_s)
+            if event is not None:
+                yield event
+        for _ in range(TOGETHER):
+            if self._events.empty:
+                return
+            event = self._events.next(0)
+            if event is not None:
+                yield event
 
     def _drain(self, stop: Stop) -> None:
         """Hands out no more trials, but those that an intended stop needs; said once, not where a signal interrupts."""
@@ -152,8 +152,8 @@ class Driver:
             self._size = self._wanted = max(1, env_actors_that_fit(config))
         elif now > self._grow_at:
             self._size, self._grow_at = self._wanted, math.inf
-        for _ in range(min(self._size, self._scheduler.num_open) - self._pool.size):
-            self._pool.start()
+        for _ in range(min(self._size, self._scheduler.num_open) - self._env_actors.size):
+            self._env_actors.start()
 
     def _dispatch(self) -> None:
         """Nobody idles while there is work; scenes compile and objects settle while the policy still loads."""
@@ -162,7 +162,7 @@ class Driver:
             if assignment is None:
                 return
             self._idle.pop()
-            self._pool.submit(assignment)
+            self._env_actors.submit(assignment)
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -177,14 +177,15 @@ class Driver:
                 self._lost(event)
             case PolicyReady(replica, host, load_s, sources):
                 self._policy_has_answered = True
-                self._pool.replicas_ready += 1
+                self._env_actors.replicas_ready += 1
                 self.hosts[f"policy-{replica}"] = host
                 suite = self._context.config.task_suite
                 _LOG.info("Task suite %s: policy-%d loaded in %.1f s on %s", suite, replica, load_s, host.name)
                 self._note_origin(sources)
             case PolicyFiles(hashes):
                 self._hashes_are_known = True
-                self._note_files(hashes)
+                self._record.add_hosts(self.hosts)  # before the run ends, so that they are known after a kill
+                self._record.add_files(hashes)
             case PolicyLost(failure):
                 if failure.bad_input:
                     raise BadInputError(failure.reason)
@@ -199,7 +200,7 @@ class Driver:
             _LOG.info("%s", line)
         for line in sources.warnings:
             _LOG.warning("%s", line)
-        self._note_sources(sources.facts)
+        self._record.add_sources(sources.facts)
 
     def _note_renderer(self, host: Host) -> None:
         """Two renderers draw alike, not the same: a policy that looks may then act by where its trial ran."""
@@ -223,7 +224,7 @@ class Driver:
         """
         assignment, attempt = event.assignment, event.attempt
         if attempt.error_from == "environment":
-            self._pool.retire(assignment.worker)
+            self._env_actors.retire(assignment.worker)
         else:
             self._idle.append(assignment.worker)
         if attempt.error_from == "policy":
@@ -242,7 +243,7 @@ class Driver:
             self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
         elif attempt.incarnation not in self._blamed:
             self._blamed.add(attempt.incarnation)
-            self._crew.replicas.restart(attempt.replica)
+            self._policy_actors.restart(attempt.replica)
 
     def _lost(self, event: Lost) -> None:
         """An env actor is gone: its trial goes to another, and a new actor will take its place."""
@@ -263,9 +264,9 @@ class Driver:
             raise BadInputError(event.failure.reason)
         if self._failed_starts < _FAILED_STARTS:
             return
-        if self._pool.size == 0:
+        if self._env_actors.size == 0:
             self.request_stop(Stop(f"env actors cannot start: {event.failure.reason}", at_once=True))
-        self._failed_starts, self._size = 0, self._pool.size
+        self._failed_starts, self._size = 0, self._env_actors.size
         self._grow_at = time.monotonic() + _SHRUNK_S
         _LOG.warning("going on with %d env actors for %.0f s", self._size, _SHRUNK_S)
 
@@ -287,7 +288,7 @@ class Driver:
             self._gather_until = time.monotonic() + _GATHER_S
         self._rows.append((trial, episode))
 
-    def _record(self) -> None:
+    def _write_rows(self) -> None:
         """Writes and counts the rows that have come; may wait for the disk."""
         rows, self._rows, self._gather_until = self._rows, [], math.inf
         stop = self._recorder.keep(rows, lambda: self.stop is not None) if rows else None

@@ -28,7 +28,7 @@ class _Worker:
     exists_since: float | None = None  # its process answers; it may still be starting
 
 
-class Pool:
+class EnvActorPool:
     """Env actors by name. Not thread-safe."""
 
     kind: Any = EnvActor

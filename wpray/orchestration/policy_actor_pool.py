@@ -37,7 +37,7 @@ class _Replica:
     useless: int = 0  # incarnations in a row that ended by a thread's death, with nothing computed
 
 
-class Replicas:
+class PolicyActorPool:
     """Policy actors by number. Not thread-safe."""
 
     def __init__(self, context: RunContext, num_gpus: float, count: int, events: EventQueue) -> None:

@@ -22,21 +22,21 @@ _PATIENCE_S = 600.0
 Row = tuple[Trial, EncodedEpisode]
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """Whoever shows the run to a person."""
 
-    def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
+    def on_episode(self, trial: Trial, episode: EncodedEpisode) -> None:
         """An episode was written."""
 
-    def tick(self, policy_busy_s: float, num_workers: int) -> None:
+    def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
         """A moment has passed; seconds that the policies have computed and env actors alive."""
 
 
 class Recorder:
     """Keeps a run's rows."""
 
-    def __init__(self, config: Config, folder: RunFolder, tally: Tally, watcher: Watcher) -> None:
-        self._stop_when, self._folder, self._tally, self._watcher = config.stop_when, folder, tally, watcher
+    def __init__(self, config: Config, folder: RunFolder, tally: Tally, listener: ProgressListener) -> None:
+        self._stop_when, self._folder, self._tally, self._listener = config.stop_when, folder, tally, listener
         self._errors = ErrorBook(config.retry.max_error_share)
         self._rows = 0  # of this run, which may go on where another stopped
 
@@ -66,7 +66,7 @@ class Recorder:
     def _count(self, trial: Trial, episode: EncodedEpisode) -> Stop | None:
         self._rows += 1
         self._tally.add(trial.key, episode.status, episode.num_steps, episode.retried)
-        self._watcher.episode(trial, episode)
+        self._listener.on_episode(trial, episode)
         if episode.error is not None:
             self._errors.add_row(episode.error)
         reason = self._errors.reason_to_stop(self._rows)

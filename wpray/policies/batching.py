@@ -168,8 +168,15 @@ class _Queue(Generic[Request, Reply]):
             raise ValueError(f"{len(replies)} replies to {len(batch)} requests")
         took_s = time.perf_counter() - began
         self.note_cost(len(batch), took_s)
-        timings = [Timing(began - item.since, took_s, len(batch)) for item in batch]
-        return [dataclasses.replace(reply, timing=timing) for reply, timing in zip(replies, timings, strict=True)]
+        return [
+            dataclasses.replace(reply, timing=_measured(reply.timing, began - item.since, took_s, len(batch)))
+            for reply, item in zip(replies, batch, strict=True)
+        ]
+
+
+def _measured(own: Timing, queue_s: float, compute_s: float, batch_size: int) -> Timing:
+    """Return the policy's `own` timing with what the batch took."""
+    return dataclasses.replace(own, queue_s=queue_s, compute_s=compute_s, batch_size=batch_size)
 
 
 def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyError:

@@ -35,7 +35,7 @@ _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzin
 _LARGEST = 10_000_000  # a task's or a trial's number: a report has a row or column for each
 _POSITIVE = ("task_id", "trial", "num_steps", "max_steps", "num_plans", "num_segments")
 _SECONDS = ("reset_s", "env_s", "render_s", "policy_wait_s", "wall_s")
-_DECISION_NUMBERS = ("step", "asked_s", "wait_s", "queue_s", "compute_s")
+_DECISION_NUMBERS = ("step", "asked_s", "wait_s", "queue_s", "compute_s", "planner_s", "expert_s")
 
 
 def parse_info(data: bytes, name: str) -> dict[str, Any]:

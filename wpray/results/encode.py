@@ -23,6 +23,7 @@ from wpray.types import (
     FloatArray,
     SceneState,
     Status,
+    Tracking,
     Trajectory,
     Trial,
     TrialKey,
@@ -159,6 +160,24 @@ def _decision_row(decision: Decision) -> dict[str, Any]:
         "queue_s": timing.queue_s,
         "compute_s": timing.compute_s,
         "batch_size": timing.batch_size,
+        "planner_s": timing.planner_s,
+        "expert_s": timing.expert_s,
+        "plan_end": decision.plan_end,
+        "skipped_waypoints": decision.skipped,
+        "steps_executed": decision.steps,
+        **({} if decision.tracking is None else _tracking_columns(decision.tracking)),
+    }
+
+
+def _tracking_columns(tracking: Tracking) -> dict[str, Any]:
+    return {
+        "planned_state": tracking.planned_state.tolist(),
+        "reached_state": tracking.reached_state.tolist(),
+        "tracking_error": tracking.error.tolist(),
+        "planned_pose": tracking.planned_pose.tolist(),
+        "reached_pose": tracking.reached_pose.tolist(),
+        "planned_open": tracking.planned_open,
+        "reached_open": tracking.reached_open,
     }
 
 

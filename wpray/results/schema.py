@@ -6,7 +6,7 @@ import pyarrow as pa
 
 # MAJOR.MINOR. Minor: columns were added, all nullable, which readers take as null where a file lacks them. Major: a
 # column was removed or means something else, so that an older reader must refuse the file.
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 VERSION_KEY = b"wpray_schema"  # in a file's metadata
 
 
@@ -78,6 +78,9 @@ OUTCOME_COLUMNS = (
     *("num_steps", "max_steps", "num_plans", "num_segments"),
 )
 
+_STATE = pa.list_(pa.float32())
+_NORMALIZED = "normalized proprio, 8 numbers, or 6 and the gripper (1 open)"
+_POSE = pa.list_(pa.float32(), 6)
 _DECISION_FIELDS = [
     _field("kind", pa.string(), "plan | segment"),
     _field("step", pa.int32(), "control steps taken before it", "control steps"),
@@ -92,6 +95,25 @@ _DECISION_FIELDS = [
     _field("queue_s", pa.float64(), "waiting for a batch inside the policy", "s"),
     _field("compute_s", pa.float64(), "the batch's computation", "s"),
     _field("batch_size", pa.int32(), "requests answered together"),
+    # since 1.2: null in older rows, and for policies whose waypoints have no known space
+    _field("planner_s", pa.float64(), "plan: of compute_s, for the waypoints", "s", nullable=True),
+    _field("expert_s", pa.float64(), "segment: of compute_s, for the actions", "s", nullable=True),
+    _field(
+        "plan_end",
+        pa.string(),
+        "plan: why it was followed no further: used_up | zero_duration | segment_limit | deviation | step_budget | "
+        "success | truncated (by the environment)",
+        nullable=True,
+    ),
+    _field("skipped_waypoints", pa.int32(), "plan: waypoints passed over for their negative duration", nullable=True),
+    _field("steps_executed", pa.int32(), "segment: control steps executed", "control steps", nullable=True),
+    _field("planned_state", _STATE, "segment: the waypoint it aims at", _NORMALIZED, nullable=True),
+    _field("reached_state", _STATE, "segment: the robot after it", _NORMALIZED, nullable=True),
+    _field("tracking_error", _STATE, "segment: reached_state minus planned_state", _NORMALIZED, nullable=True),
+    _field("planned_pose", _POSE, "segment: position and axis-angle of the waypoint", "m, rad", nullable=True),
+    _field("reached_pose", _POSE, "segment: position and axis-angle after it", "m, rad", nullable=True),
+    _field("planned_open", pa.bool_(), "segment: whether the gripper was to be open at its end", nullable=True),
+    _field("reached_open", pa.bool_(), "segment: whether the gripper was open at its end", nullable=True),
 ]
 _KEY_FIELDS = [EPISODE_SCHEMA.field(name) for name in ("run_id", "suite", "task_id", "trial")]
 DECISION_SCHEMA = _schema([*_KEY_FIELDS, *_DECISION_FIELDS])

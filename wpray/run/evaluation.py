@@ -20,10 +20,10 @@ from wpray.cluster.setup import cluster_tasks, num_env_actors, policy_actors, ru
 from wpray.config import Config
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.orchestration.actors import RunContext
-from wpray.orchestration.driver import Crew, Driver
-from wpray.orchestration.env_actor_pool import Pool
+from wpray.orchestration.driver import Driver
+from wpray.orchestration.env_actor_pool import EnvActorPool
 from wpray.orchestration.events import EventQueue
-from wpray.orchestration.policy_actor_pool import Replicas
+from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Scheduler
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import PolicySpec
@@ -104,18 +104,11 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
     num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
     _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
     events = EventQueue()
-    replicas = Replicas(context, num_gpus, num_replicas, events)
-    crew = Crew(events, replicas, Pool(context, replicas.handles, events))
+    policy_pool = PolicyActorPool(context, num_gpus, num_replicas, events)
+    env_actors = EnvActorPool(context, policy_pool.handles, events)
     try:
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
-            info = run.info
-
-            def note_files(hashes: dict[str, str]) -> None:
-                info.add_hosts(driver.hosts)  # known after a kill, too
-                info.add_files(hashes)
-
-            notes = (note_files, info.knows_files, info.add_sources)
-            driver = Driver(context, crew, run.folder, run.tally, shown, *notes)
+            driver = Driver(context, env_actors, policy_pool, events, run.folder, run.tally, shown, run.info)
             with _ctrl_c(driver):
                 driver.run(Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when)), num_workers)
             if driver.stop is not None and driver.stop.at_once:
@@ -123,7 +116,8 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
         run.info.add_hosts(driver.hosts)
         return driver.stop
     finally:
-        crew.close()
+        env_actors.close()
+        policy_pool.close()
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from wpray.config import DONE_WITHOUT, Config, fingerprint, outcome_fields
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Host
+from wpray.orchestration.driver import RunRecord
 from wpray.provenance import record
 from wpray.provenance.origins import identity, origins
 from wpray.results.atomic import DiskFullError
@@ -71,8 +72,8 @@ def opened(folder: RunFolder, config: Config, software: Mapping[str, str] | None
 
 
 @dataclass(slots=True)
-class RunInfo:
-    """What run.json says."""
+class RunInfo(RunRecord):
+    """The content of run.json."""
 
     folder: RunFolder
     data: dict[str, Any]

@@ -19,6 +19,7 @@ from wpray.errors import BadInputError
 from wpray.policies.base import PolicySpec
 from wpray.policies.scripted.arm_motion import POSITION_SCALE, ROTATION_SCALE, commands_towards, steps_towards
 from wpray.policies.scripted.grasping import centre_of, find_grasp
+from wpray.tracking import PhysicalSpace
 from wpray.types import (
     MAX_SEGMENT_STEPS,
     FloatArray,
@@ -34,6 +35,7 @@ from wpray.types import (
     first_executable,
 )
 
+_SPACE = PhysicalSpace()
 _OPEN, _CLOSED = np.array([0.04, -0.04]), np.array([0.0, 0.0])
 _TURN_LIMIT = 0.4  # of a full rotation command: turning faster shakes what is held
 _HOVER = 0.08  # above the object's top, m
@@ -82,7 +84,7 @@ def _plan(observation: Observation) -> PlanReply:
     plan = WaypointPlan(start, waypoints.astype(np.float32), np.array(durations, dtype=np.int64))
     first = first_executable(plan.durations)
     segment = None if first is None else _segment(state, waypoints[first], min(durations[first], MAX_SEGMENT_STEPS))
-    return PlanReply(plan, segment)
+    return PlanReply(plan, segment, space=_SPACE)
 
 
 def _fetch(state: PrivilegedState, target: ObjectState, goal: ObjectState) -> tuple[FloatArray, list[int]]:

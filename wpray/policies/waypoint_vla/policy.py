@@ -7,6 +7,7 @@ to a request is then the same to the bit whatever the batch, the order or the re
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ from wpray.types import (
     Segment,
     SegmentReply,
     SegmentRequest,
+    Timing,
     WaypointPlan,
     first_executable,
 )
@@ -117,6 +119,7 @@ class WaypointVlaPolicy:
 
         Raises what `prepare` raises, of requests that have not been through it.
         """
+        began = time.perf_counter()
         ready = [self._preparation.plan(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
         values, seen = self._waypoints(images, [request.prompt for request in ready])
@@ -125,17 +128,22 @@ class WaypointVlaPolicy:
             WaypointPlan(self._wide(request.state), self._wide(own), own_values[:, -1])
             for request, own, own_values in zip(ready, states, values, strict=True)
         ]
+        planned = time.perf_counter()
         firsts = self._first_segments(ready, seen, plans)
-        return [PlanReply(plan, first) for plan, first in zip(plans, firsts, strict=True)]
+        timing = Timing(planner_s=planned - began, expert_s=time.perf_counter() - planned)
+        return [PlanReply(plan, first, timing, self._scaling) for plan, first in zip(plans, firsts, strict=True)]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """The actions of each segment. Raises what `prepare` raises, of requests that have not been through it."""
+        began = time.perf_counter()
         ready = [self._preparation.segment(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
         starts = np.stack([request.begin for request in ready])
         ends = np.stack([request.end for request in ready])
         durations = np.array([request.duration for request in ready])
-        return [SegmentReply(Segment(chunk)) for chunk in self._actions(ready, images, starts, ends, durations)]
+        chunks = self._actions(ready, images, starts, ends, durations)
+        timing = Timing(expert_s=time.perf_counter() - began)
+        return [SegmentReply(Segment(chunk), timing) for chunk in chunks]
 
     def capture(self) -> None:
         """Runs every batch shape once, the largest first, so that no episode waits for a graph to be captured."""

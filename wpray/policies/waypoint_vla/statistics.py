@@ -18,11 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from wpray.errors import shown
 from wpray.policies.waypoint_vla.normalize import NEEDED_STATISTICS, Masked, NormType, Scaling, scaling
 from wpray.policies.waypoint_vla.statistics_file import KEY_SETTING, SETTING, bad_statistics, choose_data_set, kind_of
+from wpray.tracking import OPEN_FINGER, POSE_DIM
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
 _LARGEST = 1e30  # differences stay finite in float32
 _GRIPPER_STATE_DIM = 6  # of a proprio without the finger joints: the gripper is a token of its own
-_GRIPPER_JOINT, _GRIPPER_OPEN = 6, np.float32(0.02)  # m; exactly this is closed
+_GRIPPER_JOINT = 6
 _PADDED = 32  # width to which openpi pads
 _GRIPPER = ACTION_DIM - 1
 _KNOWN = ("mean", "std", "q01", "q99", "min", "max")
@@ -49,8 +50,15 @@ class PolicyScaling:
         normalized = self.proprio.normalize(observed[..., : self.proprio_dim])
         if self.proprio_dim == PROPRIO_DIM:
             return normalized
-        opened = (observed[..., _GRIPPER_JOINT, None] > _GRIPPER_OPEN).astype(np.float32)
+        opened = (observed[..., _GRIPPER_JOINT, None] > OPEN_FINGER).astype(np.float32)
         return np.concatenate([normalized, opened], axis=-1)
+
+    def pose(self, state: Float32Array) -> tuple[Float32Array, bool]:
+        """Return position (m) and axis-angle (rad), (6,), of a planner's state, and whether the gripper is open."""
+        observed = self.proprio.denormalize(state[: self.proprio_dim])
+        if self.proprio_dim == PROPRIO_DIM:
+            return observed[:POSE_DIM], bool(observed[_GRIPPER_JOINT] > OPEN_FINGER)
+        return observed, bool(state[-1] > 0.5)
 
     @property
     def digest(self) -> str:

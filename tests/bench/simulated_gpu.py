@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from wpray.policies.batching import Batcher, _Queue, _Waiting
 
-Kind = Literal["plan", "segment"]
+RequestKind = Literal["plan", "segment"]
 
 # Measured milliseconds per call by batch size, on one H100 in bfloat16, and an env actor's milliseconds on one core.
 # A plan's call also computes its first segment.
@@ -55,7 +55,7 @@ class SimulatedBatcher(Batcher):
         self._size, self._wait_s = max_batch_size, max_wait_s
         self._plans, self._acts = _Queue(_no_answer, sizes), _Queue(_no_answer, sizes)
 
-    def ask(self, kind: Kind, actor: Asker, now: float, *, isolated: bool = False) -> None:
+    def ask(self, kind: RequestKind, actor: Asker, now: float, *, isolated: bool = False) -> None:
         """Queue a request; `isolated`: it was asked before of a replica that died."""
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
         queue.waiting.append(_Waiting(actor, None, now, _announce if isolated else None))  # type: ignore[arg-type]
@@ -64,14 +64,14 @@ class SimulatedBatcher(Batcher):
         """Return the time from which a batch may go; infinity if nothing waits."""
         return max(now, min(queue.due(self._size, self._wait_s) for queue in (self._plans, self._acts)))
 
-    def take_batch(self, now: float) -> tuple[Kind, list[Asker]]:
+    def take_batch(self, now: float) -> tuple[RequestKind, list[Asker]]:
         """Return the batch that goes at `now`, which must be due."""
         plan_may, act_may = (queue.due(self._size, self._wait_s) <= now for queue in (self._plans, self._acts))
-        kind: Kind = "plan" if self._plan_goes(plan_may, act_may) else "segment"
+        kind: RequestKind = "plan" if self._plan_goes(plan_may, act_may) else "segment"
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
         return kind, [item.request for item in queue.take(queue.worth_taking(self._size))]
 
-    def note_cost(self, kind: Kind, count: int, seconds: float) -> None:
+    def note_cost(self, kind: RequestKind, count: int, seconds: float) -> None:
         """Record the duration of a batch of `count` requests."""
         queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
         queue.note_cost(count, seconds)
@@ -85,14 +85,14 @@ class SimulatedGpu:
         self._batcher = SimulatedBatcher(max_batch_size, max_wait_s)
         self._computing = False
         self._look_at = float("inf")  # earliest check on the agenda
-        self._cost_s: dict[Kind, list[float]] = {
+        self._cost_s: dict[RequestKind, list[float]] = {
             "plan": [interpolated(costs.plan_s, size) for size in range(max_batch_size + 1)],
             "segment": [interpolated(costs.segment_s, size) for size in range(max_batch_size + 1)],
         }
         self.busy = Busy()
         self.batches = self.requests = 0
 
-    def ask(self, kind: Kind, actor: Asker) -> None:
+    def ask(self, kind: RequestKind, actor: Asker) -> None:
         """Queue a request; `actor.go_on` is called once its batch is done."""
         self._batcher.ask(kind, actor, self._clock.now)
         self._look()
@@ -117,7 +117,7 @@ class SimulatedGpu:
         self.busy.add(now, now + seconds)
         self._clock.at(now + seconds, self._done, (kind, batch, seconds))
 
-    def _done(self, done: tuple[Kind, list[Asker], float]) -> None:
+    def _done(self, done: tuple[RequestKind, list[Asker], float]) -> None:
         kind, batch, seconds = done
         self._batcher.note_cost(kind, len(batch), seconds)
         self._computing = False

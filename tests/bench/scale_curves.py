@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from wpray.bench.simulated_gpu import Costs
-from wpray.bench.simulation import Outcome, Simulation, make_fake_trials
+from tests.bench.simulated_gpu import Costs
+from tests.bench.simulation import Outcome, Simulation, make_fake_trials
 
 _TASKS, _EACH, _LEAST = 10, 8, 400  # tasks, episodes per env actor, and the fewest episodes in all
 _FULL, FLAT = 0.9, 0.9  # busy share of a resource that limits; share of the maximum at which a curve bends

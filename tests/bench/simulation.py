@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from wpray.bench.simulated_gpu import Busy, Costs, Kind, SimulatedGpu
+from tests.bench.simulated_gpu import Busy, Costs, RequestKind, SimulatedGpu
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.types import MAX_SEGMENT_STEPS, Task, Trial
 
-_Step = float | Kind  # seconds that an env actor computes, or the kind of its request
+_Step = float | RequestKind  # seconds that an env actor computes, or the kind of its request
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
-from wpray.bench.simulated_gpu import Costs, interpolated
+from tests.bench.simulated_gpu import Costs, interpolated
 from wpray.config import Config
 from wpray.policies import noop
 from wpray.policies.base import PolicySpec

@@ -17,16 +17,16 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from wpray.bench.disk import disk_of, temporary_folder
+from tests.bench.disk import disk_of, temporary_folder
 from wpray.benchmarks.factory import list_tasks
 from wpray.cli.display import RunDisplay, logging_to
 from wpray.cluster.setup import running_ray
 from wpray.config import Config
 from wpray.orchestration.actors import Attempt, EnvActorImpl, RunContext, as_actor
-from wpray.orchestration.driver import Crew, Driver
-from wpray.orchestration.env_actor_pool import Pool
+from wpray.orchestration.driver import Driver, RunRecord
+from wpray.orchestration.env_actor_pool import EnvActorPool
 from wpray.orchestration.events import EventQueue
-from wpray.orchestration.policy_actor_pool import Replicas
+from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
@@ -94,17 +94,19 @@ def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console
     context = RunContext("bench", config, secrets.token_bytes(32))
     tally = Tally.planned((task, config.num_trials_per_task) for task in tasks)
     events = EventQueue()
-    replicas = Replicas(context, 0, 1, events)
-    pool = _TimedPool(context, replicas.handles, events)
+    policy_actors = PolicyActorPool(context, 0, 1, events)
+    env_actors = _TimedPool(context, policy_actors.handles, events)
     if instant:
-        pool.kind = _InstantActor
-    crew = Crew(events, replicas, pool)
+        env_actors.kind = _InstantActor
     folder.open()
-    shown = _Meter(console, tally, folder, pool)
+    shown = _Meter(console, tally, folder, env_actors)
     try:
-        Driver(context, crew, folder, tally, shown, lambda _: None).run(Scheduler(trials, 1), num_actors)
+        Driver(context, env_actors, policy_actors, events, folder, tally, shown, RunRecord()).run(
+            Scheduler(trials, 1), num_actors
+        )
     finally:
-        crew.close()
+        env_actors.close()
+        policy_actors.close()
         folder.close()
     return _cost(shown.instants, num_actors, disk_of(folder.path))
 
@@ -160,8 +162,8 @@ class _InstantImpl(EnvActorImpl):
 _InstantActor: Any = as_actor(_InstantImpl)
 
 
-class _TimedPool(Pool):
-    """Pool that measures the time spent on Ray's actor calls."""
+class _TimedPool(EnvActorPool):
+    """EnvActorPool that measures the time spent on Ray's actor calls."""
 
     cpu_s = 0.0
 
@@ -179,8 +181,8 @@ class _Meter(RunDisplay):
         self.instants: list[_Instant] = []
         self._folder, self._pool = folder, pool
 
-    def episode(self, trial: Trial, episode: EncodedEpisode) -> None:
-        super().episode(trial, episode)
+    def on_episode(self, trial: Trial, episode: EncodedEpisode) -> None:
+        super().on_episode(trial, episode)
         self.instants.append(
             _Instant(
                 elapsed=time.perf_counter(),

@@ -1,4 +1,4 @@
-"""`python -m wpray.bench scale`: how far a run grows, and what stops it.
+"""`python -m tests.bench scale`: how far a run grows, and what stops it.
 
 The first part measures the driver: real runs of the fake suite on Ray actors of this machine, and one whose actors
 answer at once; its own bookkeeping with thousands of simulated env actors; a merge of many parts. The second part runs
@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.scale_curves import FLAT, Point, bends, simulate
+from tests.bench.simulated_gpu import Costs
 from wpray.bench.figures import write_figures
-from wpray.bench.scale_curves import FLAT, Point, bends, simulate
-from wpray.bench.simulated_gpu import Costs
 from wpray.cli.arguments import file_to_write, number, whole
 from wpray.cli.command import run_command
 from wpray.cli.configuration import ArgumentParser
 from wpray.cluster import process_env
 
 if TYPE_CHECKING:
-    from wpray.bench.driver_cost import DriverCost
+    from tests.bench.driver_cost import DriverCost
 
 _TARGET_MS = 1.0  # of the driver's CPU per episode
 _ACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         figures["simulated"] = rows
         write_figures(args.json, figures)
     if args.plot:
-        from wpray.bench.scale_plot import plot
+        from tests.bench.scale_plot import plot
 
         plot(points, driver_ms, args.plot)
     return int(driver is not None and driver["cpu_ms"] > _TARGET_MS)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 def _measure_driver(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Return the run of median cost, because other work on the machine or its disk rarely disturbs most runs."""
     process_env.prepare(joins_a_cluster=False)
-    from wpray.bench.driver_cost import measure
+    from tests.bench.driver_cost import measure
 
     def median(costs: Sequence[DriverCost]) -> DriverCost:
         return sorted(costs, key=lambda cost: cost.cpu_ms)[len(costs) // 2]
@@ -92,7 +92,7 @@ def _print_cost(who: str, runs: Sequence[DriverCost], cost: DriverCost, console:
 
 
 def _measure_load(env_actors: int, episodes: int, console: Console) -> dict[str, Any]:
-    from wpray.bench.driver_load import measure
+    from tests.bench.driver_load import measure
 
     cost = asdict(measure(env_actors, episodes))
     cost["kept_bytes"] = measure(env_actors, episodes // 10, memory=True).kept_bytes
@@ -105,7 +105,7 @@ def _measure_load(env_actors: int, episodes: int, console: Console) -> dict[str,
 
 
 def _measure_replicas(most: int, console: Console) -> list[dict[str, Any]]:
-    from wpray.bench.replica_scaling import ACTORS_EACH, measure
+    from tests.bench.replica_scaling import ACTORS_EACH, measure
 
     counts = [count for count in (1, 2, 4, 8) if count <= most]
     rates = [measure(count, ACTORS_EACH * most, 32 * most) for count in counts]
@@ -120,7 +120,7 @@ def _measure_replicas(most: int, console: Console) -> list[dict[str, Any]]:
 
 
 def _measure_merge(parts: int, console: Console) -> dict[str, Any]:
-    from wpray.bench.merge_cost import measure
+    from tests.bench.merge_cost import measure
 
     cost = asdict(measure(parts))
     console.print(
@@ -152,7 +152,7 @@ def _print(points: Sequence[Point], driver_ms: float, console: Console) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m wpray.bench scale", description=__doc__)
+    parser = ArgumentParser(prog="python -m tests.bench scale", description=__doc__)
     parser.add_argument(
         "--real-actors", type=whole(1, 10_000), default=2, help="env actors of the real run on this machine"
     )

@@ -12,7 +12,6 @@ import tempfile
 import time
 import tracemalloc
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +21,7 @@ from rich.console import Console
 from wpray.cli.display import RunDisplay, logging_to
 from wpray.config import Config
 from wpray.orchestration.actors import Attempt, Host, RunContext
-from wpray.orchestration.driver import TOGETHER, Crew, Driver
+from wpray.orchestration.driver import Driver, RunRecord
 from wpray.orchestration.events import Event, Finished, PolicyFiles, PolicyReady, Ready
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.results.encode import EncodedEpisode
@@ -50,11 +49,12 @@ def measure(env_actors: int, episodes: int, *, memory: bool = False) -> DriverLo
     trials = [Trial(task, trial, 0) for task in tasks for trial in range(task.num_trials)]
     console = Console(file=io.StringIO())
     tally = Tally.planned((task, task.num_trials) for task in tasks)
-    crew, folder = _PaperCrew(), _NoFolder(len(trials), memory)
+    actors, folder = _PaperActors(), _NoFolder(len(trials), memory)
     context = RunContext("paper", Config.model_validate({"task_suite": "fake", "policy": "noop"}), b"")
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path, logging_to(Path(path) / "run.log", console):
         shown = RunDisplay(console, tally, 1)
-        driver = Driver(context, cast(Crew, crew), cast(RunFolder, folder), tally, shown, lambda _: None)
+        pools: tuple[Any, Any, Any] = (actors, actors, actors)
+        driver = Driver(context, *pools, cast(RunFolder, folder), tally, shown, RunRecord())
         scheduler = Scheduler(trials, 1)
         if memory:
             tracemalloc.start()
@@ -67,19 +67,24 @@ def measure(env_actors: int, episodes: int, *, memory: bool = False) -> DriverLo
     return DriverLoad(env_actors, len(trials), 1e3 * seconds / len(trials), folder.kept_bytes)
 
 
-class _PaperCrew:
-    """Crew, Pool and Replicas in one, whose actors finish in the order in which they got their trials."""
+class _PaperActors:
+    """Both pools and the queue of events in one; its actors finish in the order in which they got their trials."""
 
     busy_s = 0.0
 
     def __init__(self) -> None:
-        self.pool = self.replicas = self
         self.size = self.replicas_ready = 0
         self._events: deque[Event] = deque([PolicyReady(0, _HOST, 1.0), PolicyFiles({})])
 
-    def next_events(self, _: float) -> Iterator[Event]:
-        for _ in range(min(len(self._events), TOGETHER)):
-            yield self._events.popleft()
+    @property
+    def empty(self) -> bool:
+        return not self._events
+
+    def next(self, _: float) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    def check(self) -> None:
+        """Find no actor that hangs."""
 
     def start(self) -> None:
         self._events.append(Ready(f"env-{self.size}", _HOST))

@@ -1,4 +1,4 @@
-"""Figure with the curves of `bench scale`."""
+"""Figure with the curves of `scale`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wpray.bench.scale_curves import Point, bends
+from tests.bench.scale_curves import Point, bends
 from wpray.errors import BadInputError
 
 

@@ -32,7 +32,7 @@ def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as folder:
         options = {
             "task_suite": "fake",
-            "policy": "wpray.bench.sleeping",
+            "policy": "tests.bench.sleeping",
             "tasks": f"0-{_TASKS - 1}",
             "num_trials_per_task": -(-episodes // _TASKS),
             "num_parallel": env_actors,

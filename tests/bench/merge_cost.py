@@ -39,7 +39,7 @@ def measure(num_parts: int) -> MergeCost:
     """Create `num_parts` parts of 20 decisions each and merge them."""
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path:
         make_parts(RunFolder(Path(path)), num_parts)
-        command = [sys.executable, "-m", "wpray.bench.merge_cost", path, str(num_parts)]
+        command = [sys.executable, "-m", "tests.bench.merge_cost", path, str(num_parts)]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         found = subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
         return MergeCost(**json.loads(found.stdout))

@@ -1,0 +1,28 @@
+"""`python -m tests.bench NAME ...`, in a clone of the repository."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from wpray.cli.command import run_command
+from wpray.errors import BadInputError
+
+BENCHMARKS = {"scale": "growth of a run over env actors and GPUs, and what limits it"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark that `argv` names. Raise BadInputError if there is none."""
+    if argv and argv[0] in ("-h", "--help"):
+        for name, about in BENCHMARKS.items():
+            print(f"python -m tests.bench {name:<7} {about}")
+        return 0
+    if not argv or argv[0] not in BENCHMARKS:
+        raise BadInputError(f"use: python -m tests.bench {' | '.join(BENCHMARKS)} (each has --help)")
+    result: int = importlib.import_module(f"tests.bench.{argv[0]}").main(argv[1:])
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
