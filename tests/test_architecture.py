@@ -37,7 +37,7 @@ ALLOWED = {
     "cli": {"types", "errors", "config", "system", "results", "storage"},
     "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
-    "cluster.process_env": set(),  # imported before everything that reads the environment
+    "cluster.process_env": {"system.one_thread"},  # imported before everything that reads the environment
     "transport": {"types", "errors", "system", "policies.base", "policies.batching", "cluster.gather"},
     "orchestration": {
         "types",
@@ -61,6 +61,7 @@ ALLOWED = {
     "video": {"types", "errors", "config", "benchmarks", "results", "cli", "cluster", "orchestration"},
     "video.selection": set(),
     "video.frames": {"types", "errors", "benchmarks.base", "results"},
+    "testing": {"types", "errors", "benchmarks"},
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
     "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
     | {"provenance", "storage", "results", "cli", "cluster"},

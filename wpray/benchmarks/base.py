@@ -119,7 +119,7 @@ class Benchmark(Protocol):
     """
 
     cameras: ClassVar[tuple[str, ...]] = ()  # that Environment.render knows, by name
-    video_cameras: ClassVar[tuple[str, ...]] = ()  # side by side in videos
+    video_cameras: ClassVar[tuple[str, ...]] = ()  # those of observation_spec, side by side in videos
     uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
     solved_by: ClassVar[tuple[str, str] | None] = None  # suite and policy that solves its first task, for the doctor

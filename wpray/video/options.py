@@ -69,6 +69,8 @@ def cameras_of(config: Config, named: Sequence[str] | None) -> tuple[str, ...]:
     Raises BadInputError for a name that the benchmark's scenes do not have.
     """
     benchmark = config.load_benchmark()
+    if not benchmark.cameras:
+        raise BadInputError(f"task_suite: the benchmark of {config.task_suite} has no cameras, so there are no videos")
     for name in named or ():
         if name not in benchmark.cameras:
             there = ", ".join(benchmark.cameras)
