@@ -1,4 +1,4 @@
-"""What wpray needs of a benchmark, and of its environments. LIBERO and the fake one are the two that come with it.
+"""Benchmarks and their environments, as the rest of wpray sees them. LIBERO and the fake one come with it.
 
 `wpray.testing.check_benchmark` checks that an implementation keeps these promises.
 """
@@ -74,7 +74,7 @@ class Environment(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SuiteSize:
-    """How large a suite is, as far as that is known without its simulator."""
+    """Size of a suite, as far as it is known without the simulator."""
 
     tasks: int
     max_steps: int  # control steps after the wait steps
@@ -92,7 +92,7 @@ class DecisivePackage:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What a run wants of a benchmark, for its checks."""
+    """Wishes of a run that a benchmark's checks look at."""
 
     suite: str
     tasks: Sequence[int] | None  # None: all

@@ -1,4 +1,4 @@
-"""Environment variables that keep libraries to one thread. Imports nothing: set them before the libraries are imported."""
+"""Environment variables that keep libraries to one thread, if they are set before those are imported."""
 
 # One environment is one process is one core: libraries that start a thread for each core only fight each other.
 ONE_THREAD = {

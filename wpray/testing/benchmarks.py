@@ -1,4 +1,4 @@
-"""What every benchmark promises, as checks that run against any of them: LIBERO and the fake one pass them, too.
+"""Promises of a benchmark, as checks that run against any of them: LIBERO and the fake one keep them, too.
 
 from wpray.testing import check_benchmark
 
@@ -39,7 +39,7 @@ class Cell:
 
     @property
     def offered(self) -> ObservationSpec:
-        """What environments can show."""
+        """The specification of all that environments can show."""
         return self.benchmark.observation_spec(self.suite)
 
     @property
@@ -71,7 +71,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Episode:
-    """What a trial came to: everything that must not depend on what ran before."""
+    """Outcome of a trial: everything that must not depend on what ran before."""
 
     scene: SceneState
     states: list[SimState] = field(default_factory=list)

@@ -13,14 +13,14 @@ from wpray.types import ImageArray
 
 
 class SceneRenderer:
-    """Renders states of one scene. One a process: robosuite's GL contexts disturb each other.
+    """Renderer of one scene's states. One a process, because robosuite's GL contexts disturb each other.
 
     Images show the kinematics at the entry of the sampled substep, so states are posed in a second MjData: the
     simulation itself is not touched.
     """
 
     def __init__(self, env: Any) -> None:
-        """Makes a GL context for `env` (a second or two). Raises what the GL library raises if it does not work."""
+        """Make a GL context for `env` (a second or two). Raises what the GL library raises if it does not work."""
         binding = load("robosuite.utils.binding_utils")
         egl_devices.settle()
         self._model = env.sim.model
@@ -30,7 +30,7 @@ class SceneRenderer:
         self._context.vopt.geomgroup[1] = 1
 
     def render(self, camera: str, height: int, width: int, qpos: Any, site_alpha: Any) -> ImageArray:
-        """(height, width, 3) uint8, rows from the bottom as robosuite's; `qpos` (nq,), `site_alpha` (nsite,)."""
+        """Return (height, width, 3) uint8, rows from the bottom as robosuite's; `qpos` (nq,), `site_alpha` (nsite,)."""
         model, data = self._model._model, self._pose._data
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
@@ -48,7 +48,7 @@ class SceneRenderer:
 
 
 class _Posed:
-    """What a robosuite render context needs of a simulation, with a pose of our own instead of the simulation's."""
+    """Stand-in for the simulation of a robosuite render context, with a pose of our own."""
 
     def __init__(self, model: Any, data: Any) -> None:
         self.model, self.data = model, data
@@ -62,5 +62,5 @@ class _Posed:
 
 
 def upright(image: ImageArray) -> ImageArray:
-    """robosuite's image turned so that up is up (it is upside down), left and right as the camera sees them."""
+    """Return robosuite's image turned so that up is up (it is upside down), left and right as the camera sees them."""
     return np.ascontiguousarray(image[::-1])

@@ -1,4 +1,4 @@
-"""Suite names: as people write them, which suite a variant perturbs, and where the instruction of its tasks is from."""
+"""Names of LIBERO's suites, their step limits, and where the instructions of their tasks come from."""
 
 from __future__ import annotations
 

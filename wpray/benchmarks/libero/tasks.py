@@ -55,7 +55,7 @@ def bddl_file(suite: str, task_id: int) -> Path:
 
 
 def initial_states(suite: str, task_id: int) -> FloatArray:
-    """(N, 1 + nq + nv) flattened simulator states: time, qpos, qvel; one row a trial."""
+    """Return (N, 1 + nq + nv) flattened simulator states: time, qpos, qvel; one row a trial."""
     return _read_states(_states_file(_benchmark(suite).tasks[task_id]))
 
 
@@ -121,7 +121,7 @@ def _missing(path: Path) -> BadInputError:
 
 
 def _count_states(path: Path) -> int:
-    """Rows of `_read_states`, from the header alone where that is possible: suites have many files."""
+    """Return the rows of `_read_states`, from the header alone where possible, because suites have many files."""
     if path.suffix != ".npz":
         return len(_read_states(path))
     with _one_line_errors(path), zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
@@ -132,7 +132,7 @@ def _count_states(path: Path) -> int:
 
 
 def _read_states(path: Path) -> FloatArray:
-    """(N, 1 + nq + nv). Raises BadInputError for anything but a table of numbers; runs no code that a file holds."""
+    """Return (N, 1 + nq + nv); run no code of the file. Raises BadInputError for anything but a table of numbers."""
     with _one_line_errors(path):
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
@@ -149,7 +149,7 @@ def _check_states(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
 
 
 def _read_torch(path: Path) -> Any:
-    """The official package stores numpy arrays in a torch pickle: only what such an array needs may be unpickled."""
+    """Read numpy arrays that the official package stores in a torch pickle; unpickle only what such an array needs."""
     import torch
 
     multiarray = np._core.multiarray  # type: ignore[attr-defined]
@@ -163,7 +163,7 @@ def _read_torch(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
-    """Turns whatever the readers raise for a file that is not what it should be into a BadInputError."""
+    """Turn whatever the readers raise for a file that is not what it should be into a BadInputError."""
     try:
         yield
     except (*_UNREADABLE, zipfile.BadZipFile, pickle.UnpicklingError) as error:
