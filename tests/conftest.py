@@ -49,7 +49,8 @@ def _environment_given_back() -> Iterator[None]:
     finally:
         if os.environ != before:
             for name in os.environ.keys() - before.keys():
-                del os.environ[name]
+                if not name.startswith("RAY_"):  # Ray read it and keeps it in memory: nodes started without it differ
+                    del os.environ[name]
             os.environ.update(before)
 
 

@@ -30,6 +30,7 @@ ALLOWED = {
     "policies": {"types", "errors", "config", "tracking", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
+    "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
     "provenance": {"errors", "benchmarks", "system.packages"},
     "provenance.record": {"benchmarks.factory", "system.packages"},
@@ -38,7 +39,15 @@ ALLOWED = {
     "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
     "cluster.process_env": {"system.one_thread"},  # imported before everything that reads the environment
-    "transport": {"types", "errors", "system", "policies.base", "policies.batching", "cluster.gather"},
+    "transport": {
+        "types",
+        "errors",
+        "system",
+        "policies.base",
+        "policies.batching",
+        "policies.relay",
+        "cluster.gather",
+    },
     "orchestration": {
         "types",
         "errors",
@@ -52,16 +61,17 @@ ALLOWED = {
     }
     | {"cluster", "transport", "system"},
     "orchestration.scheduler": {"types"},
+    "orchestration.loop_options": {"config", "rollout", "tracking"},  # no Ray
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
     "report": {"types", "errors", "results", "cli"},
     "compare": {"errors", "results", "cli"},
+    "soup": {"", "errors", "models.averaging", "provenance.record", "cli"},
     "dataset_stats": {"types", "errors", "system", "results.atomic", "cli"},
     "dataset_stats.rlds": {"types", "errors", "system.lfs"},
     "export": {"types", "errors", "results", "benchmarks", "cli", "cluster", "video"},
     "video": {"types", "errors", "config", "benchmarks", "results", "cli", "cluster", "orchestration"},
     "video.selection": set(),
     "video.frames": {"types", "errors", "benchmarks.base", "results"},
-    "testing": {"types", "errors", "benchmarks"},
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
     "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
     | {"provenance", "storage", "results", "cli", "cluster"},
@@ -71,7 +81,11 @@ ALLOWED = {
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}
 ONLY_IN = {
-    "torch": ("models", "policies.waypoint_vla.policy", "bench.policy", "benchmarks.libero", "doctor"),
+    "torch": (
+        "benchmarks.init_states_file",
+        *("models", "policies.waypoint_vla.policy", "benchmarks.libero", "doctor"),
+        *("testing.golden", "bench.policy", "bench.policy_layouts", "bench.policy_rates"),
+    ),
     "triton": ("models.kernels", "models.decode_kernel", "models.row_kernels"),
     "mujoco": ("benchmarks.libero", "system.gl", "bench.env", "bench.env_subjects", "doctor", "video"),
     "robosuite": ("benchmarks.libero", "bench.env", "bench.env_subjects", "doctor"),
@@ -84,7 +98,15 @@ ONLY_IN = {
     "fsspec": ("storage.store",),
     "requests": ("jobs.client",),
     "aiohttp": ("jobs.follow",),
-    "pydantic": ("config", "cli.configuration", "video.options", "policies.factory", "policies.settings"),
+    "pydantic": (
+        "config",
+        "cli.configuration",
+        "video.options",
+        "policies.factory",
+        "policies.settings",
+        "policies.remote",
+        "policies.process.policy",
+    ),
     "matplotlib": (),
     "msgpack": ("policies.remote",),
     "websockets": ("policies.remote",),

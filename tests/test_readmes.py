@@ -50,15 +50,15 @@ def _anchors(path: Path) -> set[str]:
 
 
 @functools.cache
-def _help(command: str) -> str:
-    """What `wpray COMMAND --help` prints."""
+def _help(command: str, policy: str | None = None) -> str:
+    """What `wpray COMMAND [--policy NAME] --help` prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         if command == "models.synthetic":
             pytest.importorskip("torch")
             importlib.import_module("wpray.models.synthetic").main(["--help"])
         else:
-            dispatch([command, "--help"])
+            dispatch([command, *(["--policy", policy] if policy else []), "--help"])
     return printed.getvalue()
 
 
@@ -90,7 +90,8 @@ def test_commands_have_the_options_that_are_named(path: Path) -> None:
         if command == "bench":  # its own commands import what their machine may lack
             assert all(f"wpray.bench {name} " in _help("bench") for name in rest.split()[0].split("\\|")), rest
             continue
-        unknown = [option for option in OPTION.findall(rest) if f"{option} " not in _help(command)]
+        shown = _help(command, *re.findall(r"--policy (\w+)(?=\s)", rest)[:1])
+        unknown = [option for option in OPTION.findall(rest) if f"{option} " not in shown]
         assert not unknown, f"{command}{rest}"
 
 
@@ -108,14 +109,14 @@ def test_files_that_are_named_exist(path: Path) -> None:
 
 
 def test_the_example_policy_runs_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = next(block for block in _python_blocks() if "def spec_of" in block)
+    example = next(block for block in _python_blocks() if "class MyPolicy" in block)
     (tmp_path / "readme_lab").mkdir()
     (tmp_path / "readme_lab" / "policy.py").write_text(example)
     monkeypatch.syspath_prepend(str(tmp_path))
-    policy = LocalPolicyClient(build_policy(Config(policy="readme_lab.policy", task_suite="fake")))
+    policy = LocalPolicyClient(build_policy(Config(policy="readme_lab.policy:MyPolicy", task_suite="fake")))
     task = list_tasks("fake", None)[0]
     result = run_trial(make_environment("fake", "wpray"), policy, Trial(task, 0, 0))
-    assert result.num_plans > 1 and {decision.kind for decision in result.decisions} == {"plan", "segment"}
+    assert (result.num_chunks or 0) > 1 and {decision.kind for decision in result.decisions} == {"chunk"}
 
 
 def test_the_example_query_reads_the_recorded_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from wpray.benchmarks.views import center_crop, policy_view
 from wpray.policies.base import PolicySpec
 from wpray.rollout import NOOP_ACTION, LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.types import (
+    ChunkReply,
+    ChunkRequest,
     EpisodeResult,
     FloatArray,
     ImageArray,
@@ -266,3 +269,79 @@ def test_a_policy_may_see_the_middle_of_both_images() -> None:
             image = getattr(full.observation, name)
             assert np.array_equal(getattr(cropped.observation, name), center_crop(image, 0.9))
             assert not np.array_equal(getattr(cropped.observation, name), image)
+
+
+class Chunks:
+    """Gives chunks of `length` actions, numbered; remembers what it was asked."""
+
+    def __init__(self, length: int = 8, execute_steps: int = 0, actions: object = None) -> None:
+        self.spec = PolicySpec("toy", False, False, 0, 1, kind="chunk", execute_steps=execute_steps)
+        self.length, self.actions = length, actions
+        self.asked: list[ChunkRequest] = []
+
+    def predict(self, request: ChunkRequest) -> ChunkReply:
+        self.asked.append(request)
+        actions = np.full((self.length, 7), request.chunk_index / 100) if self.actions is None else self.actions
+        metrics = (
+            {"calls": float(len(self.asked)), "first": 1.0} if request.chunk_index == 0 else {"calls": len(self.asked)}
+        )
+        return ChunkReply(actions, metrics=metrics)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("execute_steps", "each"), [(0, 8), (3, 3), (8, 8)])
+def test_a_chunk_policy_is_asked_again_after_the_steps_that_it_says(execute_steps: int, each: int) -> None:
+    env, policy = CountingEnv(solved_at=10 + 2 * each + 1), Chunks(execute_steps=execute_steps)
+    result = run_trial(env, policy, TRIAL)
+    assert (result.success, result.num_steps, result.num_chunks) == (True, 11 + 2 * each, 3)
+    assert (result.num_plans, result.num_segments) == (0, 0)
+    assert env.observed_at == [10, 10 + each, 10 + 2 * each]
+    assert [request.chunk_index for request in policy.asked] == [0, 1, 2]
+    assert result.trajectory.actions[10:, 0].tolist() == [0.0] * each + [0.01] * each + [0.02]
+    policys = {name: value for name, value in result.metrics.items() if not name.startswith("progress/")}
+    assert policys == {"calls": 3.0, "first": 1.0}  # the last value of each counts
+
+
+def test_a_chunks_decision_invents_no_waypoints() -> None:
+    result = run_trial(CountingEnv(), Chunks(execute_steps=5), TRIAL)
+    assert result.num_steps == 60 and len(result.decisions) == result.num_chunks == 10
+    assert [decision.step for decision in result.decisions] == list(range(10, 60, 5))
+    for index, decision in enumerate(result.decisions):
+        assert (decision.kind, decision.chunk_index, decision.duration, decision.steps) == ("chunk", index, 5, 5)
+        nothing = (decision.plan_index, decision.segment_index, decision.waypoints, decision.durations)
+        assert nothing == (None,) * 4 and decision.waypoint_index is None
+
+
+def test_a_step_budget_that_is_not_strict_lets_the_chunk_in_hand_end() -> None:
+    settings = RolloutSettings(loop=LoopOptions(strict_step_budget=False))
+    assert run_trial(CountingEnv(), Chunks(length=16), TRIAL, settings).num_steps == 10 + 4 * 16
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        (np.zeros((0, 7)), "shape (0, 7), expected (1 or more, 7)"),
+        (np.zeros((8, 6)), "shape (8, 6), expected (8 or more, 7)"),
+        (np.zeros(7), "shape (7,), expected"),
+        (0.0, "shape (1,), expected"),
+        (np.full((8, 7), np.inf), "not finite"),
+        (["left", "right"], "no array of numbers"),
+        ([[0.0] * 7, [0.0] * 6], "no array of numbers"),
+    ],
+)
+def test_what_cannot_be_executed_is_the_policys_error(actions: object, said: str) -> None:
+    with pytest.raises(PolicyOutputError, match=re.escape(said)):
+        run_trial(CountingEnv(), Chunks(actions=actions), TRIAL)
+
+
+def test_a_chunk_shorter_than_what_is_executed_is_an_error() -> None:
+    with pytest.raises(PolicyOutputError, match=re.escape("shape (4, 7), expected (6 or more, 7)")):
+        run_trial(CountingEnv(), Chunks(length=4, execute_steps=6), TRIAL)
+
+
+def test_a_metric_that_is_no_number_is_the_policys_error() -> None:
+    class Odd(Chunks):
+        def predict(self, request: ChunkRequest) -> ChunkReply:
+            return ChunkReply(np.zeros((8, 7)), metrics={"mood": "good"})  # type: ignore[dict-item]
+
+    with pytest.raises(PolicyOutputError, match="metric 'mood' is 'good'"):
+        run_trial(CountingEnv(), Odd(), TRIAL)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 
-_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "video")
+_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "testing", "video")
 _COMMANDS = {
     "launch": "evaluate a policy (no arguments: the quickstart)",
     "doctor": "check everything that a run needs",
@@ -18,6 +18,8 @@ _COMMANDS = {
     "compare": "is run B better than run A, on the same trials?",
     "video": "render videos of a run's episodes",
     "export": "write a run's episodes in another tool's format (lerobot)",
+    "soup": "average checkpoints of one layout",
+    "testing": "hold a checkpoint against recorded numbers (golden)",
     "bench": "benchmarks: env, e2e, policy",
 }
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wpray.cli.arguments import file_to_write, number, place, whole
+from wpray.cli.arguments import file_to_write, location, number, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.results import Run, load
 from wpray.results.atomic import write_for_user
@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.compare", description=_ABOUT)
-    parser.add_argument("run_a", type=place, metavar="RUN_A", help="result folder of the reference, or its URL")
-    parser.add_argument("run_b", type=place, metavar="RUN_B", help="result folder that is compared with it, or its URL")
+    parser.add_argument("run_a", type=location, metavar="RUN_A", help="result folder of the reference, or its URL")
+    parser.add_argument("run_b", type=location, metavar="RUN_B", help="result folder to compare with it, or its URL")
     parser.add_argument("--anyway", action="store_true", help="compare even if seed, protocol or simulator differ")
     parser.add_argument("--flips", type=whole(0), default=20, metavar="N", help="list at most N flipped trials (20)")
     parser.add_argument(
@@ -117,7 +117,7 @@ def _show(console: Console, a: Run, b: Run, comparison: Comparison, most_flips: 
         config = run.info["config"]
         named = config.get("joint_checkpoint") or config.get("vlm_checkpoint")
         checkpoint = f", {named}" if named else ""
-        console.print(f"[bold]{side}[/]  {escape(run.place)}  ({escape(str(config.get('policy')) + checkpoint)})")
+        console.print(f"[bold]{side}[/]  {escape(run.location)}  ({escape(str(config.get('policy')) + checkpoint)})")
     console.print(_task_table(comparison))
     console.print()
     flipped = [pair for pair in comparison.pairs if pair.flipped]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -260,6 +262,19 @@ class Config(_Group):
         None, min_length=1, description="task ids, such as 0,3 or 0-4; default: all of the suite"
     )
     num_trials_per_task: PositiveInt = Field(1, le=100_000, description="trials of each task, from its initial states")
+    task_start: int = Field(0, ge=0, le=100_000, description="first task id of the suite, in place of tasks")
+    task_end: PositiveInt | None = Field(None, description="task id before which it ends; default: the suite's end")
+    trial_start: int = Field(
+        0, ge=0, le=100_000, description="first trial of each task; num_trials_per_task stays the end of them"
+    )
+    stop_after_successes: PositiveInt | None = Field(
+        None, le=100_000, description="end a task at its n-th success; the trials that run are those of a serial run"
+    )
+    init_states_file: FilePath | None = Field(
+        None,
+        description="initial states in place of the suite's: NPZ, pickle or torch file, task name -> (trials, numbers "
+        "of a state); nothing in it is executed, and a task with fewer states than trials has fewer trials",
+    )
     num_steps_wait: int = Field(10, ge=0, le=1000, description="zero actions at the start while objects settle")
     num_parallel: ActorCount | None = Field(None, description="environments at once (as ray.num_env_actors)")
     seed: int = Field(0, ge=0, lt=2**32, description="seeds every trial, with its own key")
@@ -335,6 +350,17 @@ class Config(_Group):
     )
     stop_on_d0: bool = Field(
         False, description="a zero duration ends the episode; as a plan's first one only if two plans do so in a row"
+    )
+    planner_mode: Literal["auto", "token_ar", "block_ar"] = Field(
+        "auto",
+        description="the planner that the checkpoint must hold: a token (token_ar) or a waypoint (block_ar) at a time; "
+        "auto: what it holds",
+    )
+    temperature: float = Field(
+        0.0, ge=0, le=100, description="a plan's tokens are drawn from softmax(scores / temperature); 0: the best ones"
+    )
+    forbid_terminal_first_waypoint: bool = Field(
+        False, description="the duration of a plan's first waypoint is never 0, which would execute nothing"
     )
     replan_on_deviation: bool = Field(
         False, description="plan again after a segment that ends too far from its waypoint (deviation_threshold)"
@@ -428,10 +454,28 @@ class Config(_Group):
             raise ValueError("use_actual_proprio means segment_start_from: actual, not predicted: give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _one_choice_of_trials(self) -> Config:
+        if self.tasks is not None and (self.task_start or self.task_end is not None):
+            raise ValueError("tasks and task_start or task_end choose the same: give one of them")
+        if self.task_end is not None and self.task_start >= self.task_end:
+            raise ValueError(f"task_start {self.task_start} leaves no task before task_end {self.task_end}")
+        if self.stop_after_successes is not None and self.stop_when != StopWhenConfig():
+            raise ValueError("stop_after_successes and stop_when exclude each other: tasks would end unlike each other")
+        return self
+
     @property
     def starts_from_actual(self) -> bool:
         """Later segments of a plan start where the robot is, under either name."""
         return self.use_actual_proprio or self.segment_start_from == "actual"
+
+    def task_ids(self, known: Iterable[int]) -> list[int] | None:
+        """Return the tasks of a suite with the ids `known` that are evaluated; None: all of them."""
+        if self.tasks is not None or (self.task_start == 0 and self.task_end is None):
+            return self.tasks
+        end = math.inf if self.task_end is None else self.task_end
+        chosen = [task_id for task_id in known if self.task_start <= task_id < end]
+        return chosen or [self.task_start]  # beyond the last one, which is refused by name
 
     @property
     def longest_plan_prompt(self) -> int:
@@ -462,9 +506,29 @@ def path_fields() -> tuple[str, ...]:
     )
 
 
+# Settings of the training code's evaluators that change what a policy's success rate means: `compare` refuses to pair
+# runs that differ in one.
+EVALUATION_OPTIONS = (
+    *("trial_start", "stop_after_successes", "max_segments_per_replan", "segment_start_from"),
+    *("strict_step_budget", "stop_on_d0", "replan_on_deviation", "deviation_threshold", "deviation_metric"),
+    *("temperature", "forbid_terminal_first_waypoint", "center_crop", "center_crop_scale", "noise", "eval_seed"),
+    *("vlm_max_token_len", "ae_max_token_len"),
+)
+
 # What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.
 _NO_OUTCOME = frozenset(
-    {"tasks", "num_trials_per_task", "num_parallel", "output_dir", "resume", "record", "video_out_path", "ray"}
+    {
+        "tasks",
+        "task_start",
+        "task_end",
+        "num_trials_per_task",
+        "num_parallel",
+        "output_dir",
+        "resume",
+        "record",
+        "video_out_path",
+        "ray",
+    }
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
 )
 
@@ -480,6 +544,12 @@ DONE_WITHOUT: dict[str, Any] = {
     "lm_head_precision": "auto",
     "vlm_max_token_len": None,
     "ae_max_token_len": 64,
+    "trial_start": 0,
+    "stop_after_successes": None,
+    "init_states_file": None,
+    "planner_mode": "auto",
+    "temperature": 0.0,
+    "forbid_terminal_first_waypoint": False,
     "max_segments_per_replan": 0,
     "use_actual_proprio": False,
     "segment_start_from": "predicted",
@@ -514,6 +584,19 @@ def outcome_fields(config: Config) -> dict[str, Any]:
         for name, value in flat.items()
         if name not in _NO_OUTCOME and not (name in DONE_WITHOUT and DONE_WITHOUT[name] == value)
     }
+
+
+def comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outcome fields of a run's run.json such that two runs that do the same have the same.
+
+    What was not a setting yet has the value of what was done; of settings that say the same, only one is kept.
+    """
+    found = DONE_WITHOUT | dict(fields)
+    if found.pop("use_actual_proprio"):
+        found["segment_start_from"] = "actual"
+    if not found["replan_on_deviation"]:
+        found |= {name: DONE_WITHOUT[name] for name in ("deviation_threshold", "deviation_metric")}
+    return found
 
 
 def fingerprint(config: Config) -> str:

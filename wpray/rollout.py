@@ -1,26 +1,32 @@
-"""One episode, as the protocol defines it. Knows neither Ray nor torch nor MuJoCo.
+"""One episode, as the protocol defines it. Imports neither Ray nor torch nor MuJoCo.
 
-Protocol: reset to the trial's initial state, wait, then plan; follow the plan's waypoints one segment at a time, each
-on a fresh observation and starting at the waypoint just aimed at; plan again when the plan is used up; until the
-task is solved, the environment ends the episode, or the step limit is reached. Success during the wait steps counts.
-`LoopOptions` vary this.
+Every episode begins with a reset to the trial's initial state and the wait steps; success during those counts. It ends
+when the task is solved, the environment ends it, or the step limit is reached. In between, the policy's kind decides:
+
+- A chunk policy gives a chunk of actions and its spec says how many of them are executed before it gives the next one.
+- A waypoint policy plans. The plan's waypoints are followed one segment at a time, each on a fresh observation and
+  starting at the waypoint just aimed at; when the plan is used up, the policy plans again. `LoopOptions` vary this.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any, cast
 
 import numpy as np
 
 from wpray.benchmarks.base import Environment
-from wpray.policies.base import PolicyClient
+from wpray.policies.base import ChunkClient, PolicyClient, WaypointClient
 from wpray.tracking import DeviationRule, track
 from wpray.types import (
     ACTION_DIM,
     MAX_SEGMENT_STEPS,
     PROPRIO_DIM,
+    ChunkReply,
+    ChunkRequest,
     Decision,
     EpisodeResult,
     EpisodeTimes,
@@ -31,7 +37,6 @@ from wpray.types import (
     PlanEnd,
     PlanReply,
     PlanRequest,
-    Segment,
     SegmentReply,
     SegmentRequest,
     SimState,
@@ -77,19 +82,15 @@ class RolloutSettings:
 def run_trial(
     env: Environment, policy: PolicyClient, trial: Trial, settings: RolloutSettings | None = None
 ) -> EpisodeResult:
-    """Runs one episode of `trial` and returns its outcome.
+    """Run one episode of `trial` and return its outcome.
 
     Raises whatever the environment or the policy raises: an error is never an outcome.
     """
-    episode = _Episode(env, policy, trial, settings or RolloutSettings())
+    kind = _ChunkEpisode if policy.spec.kind == "chunk" else _WaypointEpisode
+    episode = kind(env, cast(Any, policy), trial, settings or RolloutSettings())
     episode.reset()
     episode.wait()
-    while not episode.over:
-        reply = episode.plan()
-        if len(reply.plan.waypoints) == 0:
-            break
-        if not episode.follow(reply) and not episode.ended:
-            episode.execute([NOOP_ACTION])
+    episode.run()
     return episode.result()
 
 
@@ -98,7 +99,7 @@ _NOTHING_YET = Step(terminated=False)
 
 @dataclass(slots=True)
 class _Episode:
-    """An episode under way: counts steps and calls, and records them."""
+    """An episode under way: counts steps and calls, and records them. `run` is the policy's kind of loop."""
 
     env: Environment
     policy: PolicyClient
@@ -106,12 +107,10 @@ class _Episode:
     settings: RolloutSettings
     last: Step = _NOTHING_YET
     ended: bool = False  # by a plan that says so
-    empty_plans: int = 0  # in a row whose first duration is zero
-    num_plans: int = 0
-    num_segments: int = 0
     actions: list[FloatArray] = field(default_factory=list)
     states: list[SimState] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)  # of the policy
     reset_s: float = 0.0
     env_s: float = 0.0
     policy_wait_s: float = 0.0
@@ -124,13 +123,13 @@ class _Episode:
 
     @property
     def over(self) -> bool:
-        """No plan is asked for any more."""
+        """Whether the policy is asked for nothing any more."""
         limit = self.settings.num_steps_wait + self.trial.task.max_steps
         return self._stopped or self.ended or len(self.actions) >= limit
 
     @property
     def halted(self) -> bool:
-        """No step is taken any more, of the plan in hand either."""
+        """Whether no step is taken any more, not even of the plan in hand."""
         return self.over if self.settings.loop.strict_step_budget else self._stopped
 
     @property
@@ -148,7 +147,7 @@ class _Episode:
         self.execute([NOOP_ACTION] * self.settings.num_steps_wait)
 
     def execute(self, actions: Iterable[FloatArray]) -> None:
-        """Steps through `actions` until they, or the episode, end."""
+        """Step through `actions` until they, or the episode, end."""
         for action in actions:
             if self.halted:
                 return
@@ -161,6 +160,93 @@ class _Episode:
             if self.settings.on_step is not None:
                 self.settings.on_step(len(self.actions))
 
+    def observe(self) -> Observation:
+        return self.env.observe(_cropped(self.policy.spec.observation, self.settings.loop.crop_scale))
+
+    def result(self) -> EpisodeResult:
+        wall_s = time.perf_counter() - self.started
+        actions = np.array(self.actions, dtype=np.float64).reshape(-1, ACTION_DIM)
+        scene = self.env.scene() if self.settings.record_states else None
+        return EpisodeResult(
+            trial=self.trial,
+            success=self.success,
+            num_steps=len(self.actions),
+            num_plans=0,
+            num_segments=0,
+            decisions=tuple(self.decisions),
+            trajectory=Trajectory(actions, tuple(self.states), scene),
+            times=EpisodeTimes(self.reset_s, self.env_s, self.env.render_s, self.policy_wait_s, wall_s),
+            metrics=self.metrics | {f"progress/{name}": value for name, value in self.last.progress.items()},
+        )
+
+
+@dataclass(slots=True)
+class _ChunkEpisode(_Episode):
+    """An episode of a chunk policy."""
+
+    policy: ChunkClient
+    num_chunks: int = 0
+    memory: bytes | None = None  # of the policy
+
+    def run(self) -> None:
+        while not self.over:
+            actions = self.predict()
+            before = len(self.actions)
+            self.execute(actions)
+            self.decisions[-1] = replace(self.decisions[-1], steps=len(self.actions) - before)
+
+    def predict(self) -> FloatArray:
+        """Return the actions to be executed before the policy is asked again; none if it ends the episode."""
+        request = ChunkRequest(self.trial, self.num_chunks, self.observe(), self.memory)
+        began = time.perf_counter()
+        reply = self.policy.predict(request)
+        waited = time.perf_counter() - began
+        self.policy_wait_s += waited
+        self.memory, self.ended = reply.memory, reply.done
+        steps = self.policy.spec.execute_steps
+        actions = np.zeros((0, ACTION_DIM)) if reply.done else _first_actions(reply.actions, steps)
+        self.metrics.update(_numbers(reply.metrics))
+        self.decisions.append(self._decision(reply, len(actions), began, waited))
+        self.num_chunks += 1
+        return actions
+
+    def result(self) -> EpisodeResult:
+        return replace(_Episode.result(self), num_chunks=self.num_chunks)
+
+    def _decision(self, reply: ChunkReply, duration: int, began: float, waited: float) -> Decision:
+        return Decision(
+            kind="chunk",
+            step=len(self.actions),
+            plan_index=None,
+            segment_index=None,
+            waypoints=None,
+            durations=None,
+            waypoint_index=None,
+            duration=duration,
+            wait_s=waited,
+            timing=reply.timing,
+            asked_s=began - self.started,
+            chunk_index=self.num_chunks,
+        )
+
+
+@dataclass(slots=True)
+class _WaypointEpisode(_Episode):
+    """An episode of a policy that plans waypoints."""
+
+    policy: WaypointClient
+    empty_plans: int = 0  # in a row whose first duration is zero
+    num_plans: int = 0
+    num_segments: int = 0
+
+    def run(self) -> None:
+        while not self.over:
+            reply = self.plan()
+            if len(reply.plan.waypoints) == 0:
+                break
+            if not self.follow(reply) and not self.ended:
+                self.execute([NOOP_ACTION])
+
     def plan(self) -> PlanReply:
         request = PlanRequest(self.trial, self.num_plans, self.num_segments, self.observe())
         began = time.perf_counter()
@@ -172,7 +258,7 @@ class _Episode:
         return reply
 
     def follow(self, reply: PlanReply) -> int:
-        """Executes the plan's segments; returns how many actions it executed."""
+        """Execute the plan's segments and return the number of executed actions."""
         self._check_space(reply.space)
         before, at, skipped = len(self.actions), len(self.decisions) - 1, 0
         start: Float32Array | None = reply.plan.start
@@ -196,10 +282,10 @@ class _Episode:
         return len(self.actions) - before
 
     def segment(self, index: int, steps: int, answer: SegmentReply, waited: float) -> None:
-        """Executes the first `steps` actions of the answer to waypoint `index`."""
+        """Execute the first `steps` actions of the answer to waypoint `index`."""
         self.decisions.append(self._segment_decision(index, steps, waited, answer))
         self.num_segments += 1
-        self.execute(_executable(answer.segment, steps))
+        self.execute(_executable(answer.segment.actions, steps))
         self.empty_plans = 0
 
     def _plan_end(self, index: int, duration: int) -> PlanEnd | None:
@@ -247,24 +333,8 @@ class _Episode:
         self.policy_wait_s += waited
         return reply, waited
 
-    def observe(self) -> Observation:
-        return self.env.observe(_cropped(self.policy.spec.observation, self.settings.loop.crop_scale))
-
     def result(self) -> EpisodeResult:
-        wall_s = time.perf_counter() - self.started
-        actions = np.array(self.actions, dtype=np.float64).reshape(-1, ACTION_DIM)
-        scene = self.env.scene() if self.settings.record_states else None
-        return EpisodeResult(
-            trial=self.trial,
-            success=self.success,
-            num_steps=len(self.actions),
-            num_plans=self.num_plans,
-            num_segments=self.num_segments,
-            decisions=tuple(self.decisions),
-            trajectory=Trajectory(actions, tuple(self.states), scene),
-            times=EpisodeTimes(self.reset_s, self.env_s, self.env.render_s, self.policy_wait_s, wall_s),
-            metrics={f"progress/{name}": value for name, value in self.last.progress.items()},
-        )
+        return replace(_Episode.result(self), num_plans=self.num_plans, num_segments=self.num_segments)
 
     def _plan_decision(self, reply: PlanReply, began: float, waited: float) -> Decision:
         return Decision(
@@ -304,12 +374,29 @@ def _cropped(spec: ObservationSpec, scale: float | None) -> ObservationSpec:
     return replace(spec, cameras={role: replace(view, crop_scale=scale) for role, view in spec.cameras.items()})
 
 
-def _executable(segment: Segment, steps: int) -> FloatArray:
-    """The segment's first `steps` actions, checked: NaN or a short chunk would fail silently inside the simulator."""
-    actions = segment.actions[:steps]
+def _first_actions(chunk: object, steps: int) -> FloatArray:
+    """Return the first `steps` actions of a chunk as an array, or all of them if 0, checked."""
+    try:
+        actions = np.asarray(chunk, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise PolicyOutputError(f"the policy's action chunk is no array of numbers: {error}") from error
+    return _executable(np.atleast_1d(actions), steps or max(1, actions.shape[0] if actions.ndim else 1))
+
+
+def _executable(chunk: FloatArray, steps: int) -> FloatArray:
+    """Return the first `steps` actions, checked: NaN or a short chunk would fail silently inside the simulator."""
+    actions = chunk[:steps]
     if actions.shape != (steps, ACTION_DIM):
         wanted = f"({steps} or more, {ACTION_DIM})"
-        raise PolicyOutputError(f"the policy's action chunk has shape {segment.actions.shape}, expected {wanted}")
+        raise PolicyOutputError(f"the policy's action chunk has shape {chunk.shape}, expected {wanted}")
     if not np.isfinite(actions).all():
         raise PolicyOutputError("the policy's action chunk holds a value that is not finite")
     return actions
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a reply, checked: a name that is no text would fail once the episode is over."""
+    for name, value in metrics.items():
+        if not isinstance(name, str) or not isinstance(value, Real):
+            raise PolicyOutputError(f"the policy's metric {name!r} is {value!r}, which is no named number")
+    return {name: float(value) for name, value in metrics.items()}

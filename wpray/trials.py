@@ -25,15 +25,22 @@ def select_tasks(tasks: Sequence[Task], wanted: Sequence[int] | None) -> tuple[T
     return tuple(by_id[task_id] for task_id in sorted(set(wanted)))
 
 
-def make_trials(tasks: Sequence[Task], num_trials: int, seed: int) -> tuple[Trial, ...]:
-    """(task, trial) pairs, tasks in order; raises BadInputError if a task has fewer initial states than trials."""
+def make_trials(tasks: Sequence[Task], num_trials: int, seed: int, first: int = 0) -> tuple[Trial, ...]:
+    """Return the trials `first` to `num_trials` (excluded) of each task, tasks in order.
+
+    Raises BadInputError if a task has fewer initial states than that, or no trial is left.
+    """
+    if first >= num_trials:
+        raise BadInputError(
+            f"trial_start: {first} leaves no trial of num_trials_per_task {num_trials}; give less than {num_trials}"
+        )
     for task in tasks:
         if num_trials > task.num_trials:
             raise BadInputError(
                 f"num_trials_per_task: {num_trials} trials asked for, but task {task.task_id} ({task.name}) of "
                 f"{task.suite} has {task.num_trials} initial states; use at most {task.num_trials}"
             )
-    return tuple(Trial(task, trial, seed) for task in tasks for trial in range(num_trials))
+    return tuple(Trial(task, trial, seed) for task in tasks for trial in range(first, num_trials))
 
 
 def remaining(trials: Sequence[Trial], recorded: Collection[tuple[str, int, int]]) -> tuple[Trial, ...]:

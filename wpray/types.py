@@ -45,18 +45,19 @@ class Trial:
     """One episode's identity: everything its outcome may depend on besides the configuration."""
 
     task: Task
-    trial: int  # index of the initial state
+    init_state: int  # index of the initial state; the column `trial` of the results
     seed: int  # the run's seed, the same for every trial
+    own_state: tuple[float, ...] | None = None  # in place of the suite's own: time, qpos, qvel
 
     @property
     def key(self) -> TrialKey:
         """Unique within a run."""
-        return (self.task.suite, self.task.task_id, self.trial)
+        return (self.task.suite, self.task.task_id, self.init_state)
 
     @property
     def label(self) -> str:
         """For people: `Task 3 pick_up_the_bbq_sauce trial 2`."""
-        return f"Task {self.task.task_id} {self.task.name} trial {self.trial}"
+        return f"Task {self.task.task_id} {self.task.name} trial {self.init_state}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class ChunkRequest:
     trial: Trial
     chunk_index: int  # counted over the episode
     observation: Observation
+    memory: bytes | None = None  # what the last reply of the episode gave; None before the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ class ChunkReply:
     actions: FloatArray  # (H, 7) executable, one row a control step
     timing: Timing = field(default_factory=Timing)
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name for the episode's row; the last counts
+    memory: bytes | None = None  # comes back with the episode's next request, because any replica may answer that
+    done: bool = False  # the policy ends the episode, and none of the actions is executed
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,21 +287,22 @@ class Tracking:
 class Decision:
     """One policy call of an episode; a row of decisions.parquet."""
 
-    kind: Literal["plan", "segment"]
+    kind: Literal["plan", "segment", "chunk"]
     step: int  # control steps taken before it, wait steps included
-    plan_index: int
-    segment_index: int
+    plan_index: int | None  # None: a chunk, as the next
+    segment_index: int | None
     waypoints: Float32Array | None  # plan: (M, 8) normalized
     durations: IntArray | None  # plan: (M,)
     waypoint_index: int | None  # segment: which waypoint of the plan it aims at
-    duration: int | None  # segment: control steps
+    duration: int | None  # segment, chunk: control steps
     wait_s: float  # request to reply, seen by the environment
     timing: Timing
     asked_s: float = 0.0  # when it was asked, seconds after the episode began
     plan_end: PlanEnd | None = None  # plan: why it was followed no further
     skipped: int | None = None  # plan: waypoints passed over for their negative duration
-    steps: int | None = None  # segment: control steps executed
+    steps: int | None = None  # segment, chunk: control steps executed
     tracking: Tracking | None = None  # segment: None if the policy's waypoints have no known space
+    chunk_index: int | None = None  # chunk: counted over the episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +349,7 @@ class EpisodeResult:
     trajectory: Trajectory
     times: EpisodeTimes
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name that environment and policy add
+    num_chunks: int | None = None  # None: the policy's kind is another
 
 
 def first_executable(durations: IntArray) -> int | None:

@@ -28,6 +28,7 @@ from wpray.orchestration.env_actor_pool import EnvActorPool
 from wpray.orchestration.events import EventQueue
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment, Scheduler
+from wpray.policies.factory import policy_spec
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -91,7 +92,7 @@ def measure(num_actors: int, num_episodes: int, instant: bool = False) -> Driver
 def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console, instant: bool) -> DriverCost:
     tasks = list_tasks(config.task_suite)
     trials = make_trials(tasks, config.num_trials_per_task, config.seed)
-    context = RunContext("bench", config, secrets.token_bytes(32))
+    context = RunContext("bench", config, secrets.token_bytes(32), spec=policy_spec(config))
     tally = Tally.planned((task, config.num_trials_per_task) for task in tasks)
     events = EventQueue()
     policy_actors = PolicyActorPool(context, 0, 1, events)

@@ -24,6 +24,7 @@ from wpray.orchestration.actors import Attempt, Host, RunContext
 from wpray.orchestration.driver import Driver, RunRecord
 from wpray.orchestration.events import Event, Finished, PolicyFiles, PolicyReady, Ready
 from wpray.orchestration.scheduler import Assignment, Scheduler
+from wpray.policies.factory import policy_spec
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -50,7 +51,8 @@ def measure(env_actors: int, episodes: int, *, memory: bool = False) -> DriverLo
     console = Console(file=io.StringIO())
     tally = Tally.planned((task, task.num_trials) for task in tasks)
     actors, folder = _PaperActors(), _NoFolder(len(trials), memory)
-    context = RunContext("paper", Config.model_validate({"task_suite": "fake", "policy": "noop"}), b"")
+    config = Config.model_validate({"task_suite": "fake", "policy": "noop"})
+    context = RunContext("paper", config, b"", spec=policy_spec(config))
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as path, logging_to(Path(path) / "run.log", console):
         shown = RunDisplay(console, tally, 1)
         pools: tuple[Any, Any, Any] = (actors, actors, actors)

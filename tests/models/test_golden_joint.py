@@ -218,4 +218,4 @@ def test_the_condition_is_the_recorded_one(stored: Path, variant: Variant) -> No
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_flows_times_are_the_recorded_ones(stored: Path, variant: Variant) -> None:
     golden = _golden(variant)
-    assert _models(stored / f"{variant}_float32", golden)[1]._times() == golden["ae_times"].tolist()
+    assert _models(stored / f"{variant}_float32", golden)[1].times() == golden["ae_times"].tolist()

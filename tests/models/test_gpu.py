@@ -141,7 +141,7 @@ def test_a_pick_is_that_of_torch(count: int) -> None:
 
 
 def _vlm(precision: Precision, graphs: bool) -> WaypointVLM:
-    from wpray.bench.policy import random_weights
+    from wpray.bench.policy_layouts import random_weights
 
     config = VlmConfig.full()
     weights = random_weights(vlm_manifest(config, "bfloat16"), precision)
@@ -198,7 +198,7 @@ def test_a_full_size_vlm_in_bfloat16_is_captured_to_the_bit_and_near_float32_alo
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 5e-2)])
 def test_a_full_size_action_expert_agrees_alone_batched_and_captured(precision: Precision, tolerance: float) -> None:
-    from wpray.bench.policy import random_weights
+    from wpray.bench.policy_layouts import random_weights
 
     config, images = ActionExpertConfig.full(), _images(5)
     manifest = action_expert_manifest(config, "bfloat16")
@@ -226,7 +226,7 @@ def test_a_full_size_action_expert_agrees_alone_batched_and_captured(precision: 
 def test_full_size_joint_models_are_captured_to_the_bit_and_share_features(
     precision: Precision, changes: dict[str, Any]
 ) -> None:
-    from wpray.bench.policy import random_weights
+    from wpray.bench.policy_layouts import random_weights
 
     size, images = replace(ActionExpertConfig.full(), **changes), _images(5)
     manifest = action_expert_manifest(size, "bfloat16")

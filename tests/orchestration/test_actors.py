@@ -23,13 +23,15 @@ from wpray.orchestration.events import Event, EventQueue, PolicyFiles, PolicyLos
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.batching import Batcher, PolicyError
+from wpray.policies.factory import policy_spec
 from wpray.policies.noop import NoopPolicy
 from wpray.rollout import PolicyOutputError
 from wpray.transport import connection
 from wpray.transport.connection import Address, PolicyServer
 from wpray.types import Trial
 
-CONTEXT = RunContext("run", Config.model_validate({"task_suite": "fake", "policy": "noop"}), b"key")
+CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
+CONTEXT = RunContext("run", CONFIG, b"key", spec=policy_spec(CONFIG))
 LOADED = Health(0.0, loaded=Loaded(Host("here", 1, None, {}), 1.0))
 
 
@@ -161,7 +163,7 @@ class _Impl(PolicyActorImpl):
     """Loads at once, without Ray."""
 
     def __init__(self) -> None:
-        policy = NoopPolicy(actors.policy_spec(CONTEXT.config))
+        policy = NoopPolicy(CONTEXT.spec)
         self._batcher = Batcher(policy, 1, 0.0)
         self._server = PolicyServer(self._batcher, "127.0.0.1", b"key")
         self._loading = ThreadPoolExecutor(1).submit(lambda: cast(Loaded, LOADED.loaded))

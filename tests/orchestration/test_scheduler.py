@@ -52,7 +52,7 @@ def test_rounds_bring_every_task_to_the_same_trial_and_change_task_seldom() -> N
     scheduler, order = Scheduler(_trials([6, 6, 6]), max_attempts=1, round_size=2), []
     while not scheduler.finished:
         assignment = _next(scheduler, "a")
-        order.append((_task_id(assignment), assignment.trial.trial))
+        order.append((_task_id(assignment), assignment.trial.init_state))
         assert scheduler.done(assignment)
     assert sorted(order) == [(task, trial) for task in range(3) for trial in range(6)]
     counts = [[sum(key[0] == task for key in order[:end]) for task in range(3)] for end in range(1, 19)]
@@ -76,9 +76,9 @@ def test_an_evened_out_schedule_ends_with_as_many_trials_of_every_task() -> None
     while (assignment := scheduler.next_for("a")) is not None:
         order.append(assignment)
         scheduler.done(assignment)
-    most = 1 + max(assignment.trial.trial for assignment in order)
+    most = 1 + max(assignment.trial.init_state for assignment in order)
     assert scheduler.finished and 1 < most < 9
-    assert sorted((_task_id(x), x.trial.trial) for x in order) == [(t, k) for t in range(3) for k in range(most)]
+    assert sorted((_task_id(x), x.trial.init_state) for x in order) == [(t, k) for t in range(3) for k in range(most)]
 
 
 def test_a_worker_keeps_its_task_until_it_is_used_up_and_then_helps_with_another() -> None:
@@ -110,7 +110,7 @@ def test_a_failed_trial_goes_first_to_whoever_asks_next_until_its_attempts_are_u
     assert (second.trial, second.attempt) == (first.trial, 2)
     assert not scheduler.failed(second)
     third = _next(scheduler, "b")
-    assert (third.trial.trial, third.attempt) == (1, 1)
+    assert (third.trial.init_state, third.attempt) == (1, 1)
 
 
 def test_a_late_result_of_an_attempt_that_was_given_up_is_dropped() -> None:

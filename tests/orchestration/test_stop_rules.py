@@ -130,13 +130,13 @@ def _run_until_decided(rates: np.ndarray, rule: StopWhenConfig, workers: int, se
     idle = [f"env-{number}" for number in range(workers)]
     while not scheduler.finished:
         while idle and (assignment := scheduler.next_for(idle[-1])) is not None:
-            hit = bool(hits[assignment.trial.task.task_id, assignment.trial.trial])
+            hit = bool(hits[assignment.trial.task.task_id, assignment.trial.init_state])
             heapq.heappush(busy, (now + (115 if hit else 290), idle.pop(), hit, assignment))
         now, worker, hit, assignment = heapq.heappop(busy)
         scheduler.done(assignment)
         idle.append(worker)
         tally.add(assignment.trial.key, "success" if hit else "failure", 115 if hit else 290)
-        reason = reason or decided(lambda: tally.even, rule)
+        reason = reason or decided(lambda: tally.balanced_rate, rule)
         if reason is not None:
             scheduler.even_out()
     return reason or "", tally
@@ -146,8 +146,8 @@ def test_only_trials_that_all_tasks_have_run_count_for_a_decision() -> None:
     tally = Tally.planned((task, 3) for task in TASKS[:2])
     for trial in (0, 1, 2):
         tally.add(("fake", 0, trial), "success", 100)
-    assert tally.even.trials == 0 and tally.overall.trials == 3
+    assert tally.balanced_rate.trials == 0 and tally.overall.trials == 3
     tally.add(("fake", 1, 1), "failure", 290)
-    assert tally.even.trials == 0  # its trial 0 still runs
+    assert tally.balanced_rate.trials == 0  # its trial 0 still runs
     tally.add(("fake", 1, 0), "error", 0)
-    assert (tally.even.successes, tally.even.trials) == (2, 3)
+    assert (tally.balanced_rate.successes, tally.balanced_rate.trials) == (2, 3)

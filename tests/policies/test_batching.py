@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 import threading
@@ -19,6 +20,8 @@ from wpray.policies import batching
 from wpray.policies.base import PolicySpec
 from wpray.policies.batching import Batcher, PolicyError
 from wpray.types import (
+    ChunkReply,
+    ChunkRequest,
     Observation,
     PlanReply,
     PlanRequest,
@@ -54,7 +57,7 @@ class RecordingPolicy:
         return [SegmentReply(Segment(np.full((1, 7), float(number)))) for number in self._note("act", requests)]
 
     def _note(self, kind: str, requests: Sequence[PlanRequest] | Sequence[SegmentRequest]) -> list[int]:
-        numbers = [request.trial.trial for request in requests]
+        numbers = [request.trial.init_state for request in requests]
         self.batches.append((kind, numbers))
         self.holding.set()
         assert self.gate.wait(LONG_S)
@@ -258,9 +261,9 @@ class _PreparingPolicy(RecordingPolicy):
         self.bad, self.prepared = frozenset(bad), list[int]()
 
     def prepare(self, request: PlanRequest) -> PlanRequest:
-        if request.trial.trial in self.bad:
+        if request.trial.init_state in self.bad:
             raise ValueError("no image")
-        self.prepared.append(request.trial.trial)
+        self.prepared.append(request.trial.init_state)
         return replace(request, plan_index=7)
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
@@ -396,7 +399,7 @@ class _ExitingPolicy(RecordingPolicy):
         raise self.error
 
     def prepare(self, request: PlanRequest) -> PlanRequest:
-        if request.trial.trial == 1:
+        if request.trial.init_state == 1:
             raise self.error
         return request
 
@@ -460,12 +463,12 @@ class _ParticularPolicy(RecordingPolicy):
     """Cannot answer request 2, nor prepare request 5."""
 
     def prepare(self, request: PlanRequest) -> PlanRequest:
-        if request.trial.trial == 5:
+        if request.trial.init_state == 5:
             raise InvalidRequestError("has no image")
         return request
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
-        if any(request.trial.trial == 2 for request in requests):
+        if any(request.trial.init_state == 2 for request in requests):
             raise InvalidRequestError("has no image")
         return super().plan(requests)
 
@@ -504,3 +507,65 @@ def test_a_watchdog_sees_a_preparation_that_does_not_end() -> None:
         assert int(reply.result(LONG_S).plan.start[0]) == 1
     batcher.close()
     assert batcher.busy_since is None
+
+
+class ChunkNumbers:
+    """Chunk policy that answers with each request's number, which preparing raises by 100."""
+
+    spec = PolicySpec("chunks", False, False, num_gpus=0, max_batch_size=8, kind="chunk")
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def prepare(self, request: ChunkRequest) -> ChunkRequest:
+        return dataclasses.replace(request, chunk_index=request.chunk_index + 100)
+
+    def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
+        self.batches.append([request.chunk_index for request in requests])
+        if any(request.chunk_index == 103 for request in requests):
+            raise InvalidRequestError("the third is not for me")
+        return [ChunkReply(np.full((1, 7), float(request.chunk_index))) for request in requests]
+
+
+def test_chunks_are_prepared_batched_and_answered_each() -> None:
+    policy = ChunkNumbers()
+    batcher = Batcher(policy, 4, 10.0)  # so long that only full batches go
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(batcher.predict, ChunkRequest(_trial(0), number, _seen())) for number in (0, 1, 2, 4)]
+            replies = [future.result(LONG_S) for future in asked]
+        assert [reply.actions[0, 0] for reply in replies] == [100, 101, 102, 104]
+        assert [sorted(batch) for batch in policy.batches] == [[100, 101, 102, 104]]
+        assert [reply.timing.batch_size for reply in replies] == [4] * 4
+    finally:
+        batcher.close()
+
+
+def test_a_chunk_at_fault_fails_alone() -> None:
+    batcher = Batcher(ChunkNumbers(), 2, 10.0)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            good, bad = (pool.submit(batcher.predict, ChunkRequest(_trial(0), number, _seen())) for number in (1, 3))
+            assert good.result(LONG_S).actions[0, 0] == 101
+            with pytest.raises(PolicyError, match="the third is not for me") as caught:
+                bad.result(LONG_S)
+        assert caught.value.invalid
+    finally:
+        batcher.close()
+
+
+def test_a_request_of_another_kind_is_the_policys_error() -> None:
+    batcher = Batcher(ChunkNumbers(), 1, 0.0)
+    try:
+        with pytest.raises(PolicyError, match="a policy of kind 'chunk' has no method act"):
+            batcher.act(_act_request(0), lambda: None)
+    finally:
+        batcher.close()
+
+
+def _trial(number: int) -> Trial:
+    return Trial(TASK, number, 0)
+
+
+def _seen() -> Observation:
+    return Observation(np.zeros(8))

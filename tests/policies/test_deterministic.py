@@ -54,7 +54,7 @@ def test_a_deterministic_batch_does_not_show_in_the_answers(checkpoints: Path, p
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_neither_does_one_of_full_size_in_captured_graphs(checkpoints: Path, precision: Precision) -> None:
-    from wpray.bench.policy import random_weights
+    from wpray.bench.policy_layouts import random_weights
 
     policy = _random_policy(checkpoints, VlmConfig.full(), ActionExpertConfig.full(), random_weights, precision)
     policy.capture()
@@ -80,7 +80,7 @@ def test_a_joint_models_batch_does_not_show_in_the_answers(
 def test_neither_does_one_of_a_full_size_joint_model_in_captured_graphs(
     joint_checkpoints: Path, precision: Precision, changes: dict[str, Any]
 ) -> None:
-    from wpray.bench.policy import random_weights
+    from wpray.bench.policy_layouts import random_weights
 
     size = replace(ActionExpertConfig.full(), **changes)
     weights = random_weights(action_expert_manifest(size, "bfloat16"), precision)

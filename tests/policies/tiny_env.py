@@ -39,9 +39,9 @@ class TinyEnv:
     def load(self, task: Task) -> None: ...
 
     def reset(self, trial: Trial) -> None:
-        initial = _INITIAL[trial.trial]
+        initial = _INITIAL[trial.init_state]
         self._position, self._rotation, self._finger = initial[:3].copy(), initial[3:6].copy(), float(initial[6])
-        self._calls, self._done_after = 0, _DONE_AFTER[trial.trial]
+        self._calls, self._done_after = 0, _DONE_AFTER[trial.init_state]
 
     def step(self, action: FloatArray) -> Step:
         self._calls += 1

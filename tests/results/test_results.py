@@ -306,7 +306,7 @@ def test_rows_that_do_not_fit_together_are_kept_one_by_one(tmp_path: Path, monke
 
     monkeypatch.setattr(os, "unlink", free)
     tally = Tally.planned([(TASK, 3)])
-    listener = SimpleNamespace(on_episode=lambda trial, _: shown.append(trial.trial))
+    listener = SimpleNamespace(on_episode=lambda trial, _: shown.append(trial.init_state))
     recorder = Recorder(Config(task_suite="fake"), folder, tally, cast(Any, listener))
     rows = [(Trial(TASK, trial, 0), _light(trial)) for trial in range(3)]
     with pytest.raises(DiskFullError):

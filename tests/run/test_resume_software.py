@@ -17,6 +17,7 @@ from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Host, RunContext, lost_row
 from wpray.orchestration.scheduler import Assignment
+from wpray.policies.factory import policy_spec
 from wpray.provenance import record
 from wpray.provenance.origins import Origin
 from wpray.results.sessions import sessions
@@ -202,6 +203,7 @@ def test_a_killed_session_has_no_end(tmp_path: Path, machine: Machine) -> None:
 def test_rows_name_their_session() -> None:
     trial = Trial(fake_tasks()[0], 0, 0)
     for session in (3, None):
-        context = RunContext("r1", Config(task_suite="fake"), b"", session=session)
+        config = Config(task_suite="fake")
+        context = RunContext("r1", config, b"", session=session, spec=policy_spec(config))
         part = lost_row(context, Assignment(trial, 1, "env-0"), "gone").part
         assert pq.read_table(pa.BufferReader(part))["session"].to_pylist() == [session]

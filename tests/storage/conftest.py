@@ -9,7 +9,7 @@ import pytest
 
 from tests.storage.servers import S3
 from wpray.storage.store import Store
-from wpray.storage.url import StoreUrl, place_of
+from wpray.storage.url import StoreUrl, location_of
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,6 @@ def store(request: pytest.FixtureRequest, s3: S3, tmp_path: Path) -> Store:
 
 
 def connect(url: str) -> Store:
-    place = place_of(url)
+    place = location_of(url)
     assert isinstance(place, StoreUrl)
     return Store.connect(place)

@@ -7,9 +7,9 @@ import sys
 from wpray.cli.command import run_command
 from wpray.launch import main
 from wpray.orchestration import row_sink
-from wpray.storage import mirror
+from wpray.storage import uploader
 
-mirror.MOST_BEHIND, mirror.PATIENCE_S = 2, 12.0
+uploader.MOST_BEHIND, uploader.PATIENCE_S = 2, 12.0
 row_sink._PAUSE_S = 0.5
 
 if __name__ == "__main__":

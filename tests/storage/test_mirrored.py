@@ -23,9 +23,9 @@ from wpray.results.mirrored import MirroredFolder, staging_path
 from wpray.results.videos import VideoFolder
 from wpray.results.writer import RunFolder
 from wpray.storage import lease
-from wpray.storage.mirror import Mirror
 from wpray.storage.store import Store
-from wpray.storage.url import StoreUrl, place_of
+from wpray.storage.uploader import Uploader
+from wpray.storage.url import StoreUrl, location_of
 from wpray.types import Trial
 from wpray.video.render import jobs_for
 
@@ -53,7 +53,7 @@ def opened(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     def get(machine: str = "one") -> MirroredFolder:
         (tmp_path / machine).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / machine)
-        place = place_of(url)
+        place = location_of(url)
         assert isinstance(place, StoreUrl)
         folder = MirroredFolder(place)
         folder.path = folder.path.absolute()
@@ -79,7 +79,7 @@ def _record(
         folder.write_episodes(_outcome(trial, success))
     if merged:
         merge(folder)
-        folder.deliver()
+        folder.flush()
     folder.close()
 
 
@@ -134,20 +134,20 @@ def test_a_driver_killed_between_its_merge_and_the_upload_of_the_tables_loses_no
     for name in there.sizes():
         if "000_00001" in name:
             there.delete(name)  # the upload in hand
-    merge(folder)  # and then, before `deliver`, kill -9: the parts here are gone
+    merge(folder)  # and then, before `flush`, kill -9: the parts here are gone
     assert not folder.parts() and "episodes.parquet" not in there.sizes()
     second = opened("two")
     assert _keys(second) == {0}, "the store has no more"
     second.write_episodes(_outcome(2, False))
     merge(second)
-    second.deliver()
+    second.flush()
     second.close()
     assert not [name for name in there.sizes() if name.startswith("parts/")]
     back = opened("one")  # its tables hold trial 1 alone, the store's trial 2
     assert _keys(back) == {0, 1, 2}
     assert "trajectories/fake_000_00001.parquet" in there.sizes()
     merge(back)
-    back.deliver()
+    back.flush()
     back.close()
     run = load(str(there.url))
     assert (
@@ -191,7 +191,7 @@ def test_what_is_damaged_in_the_store_is_set_aside_and_runs_again(
     part = "parts/fake/000_00001.parquet"
     assert f"{part}.damaged" in there.sizes() and part not in there.sizes()
     folder.write_episodes(_outcome(1, False))
-    folder.deliver()
+    folder.flush()
     assert there.read("trajectories/fake_000_00001.parquet") == _outcome(1, False).trajectory
     assert load(str(there.url)).episodes["trial"].to_pylist() == [0, 1, 2]
 
@@ -210,7 +210,7 @@ def test_a_trial_in_the_tables_whose_trajectory_is_damaged_in_the_store_runs_aga
     assert "the trajectory is damaged, or of another attempt; its trial runs again" in caplog.text
     folder.write_episodes(_outcome(1, False))
     merge(folder)
-    folder.deliver()
+    folder.flush()
     assert there.read(name) == whole
     assert load(str(there.url)).episodes["trial"].to_pylist() == [0, 1, 2]
 
@@ -287,10 +287,10 @@ def test_readers_see_a_run_under_way_and_then_its_end(opened: Opened, there: Sto
         load(url)
     for trial in range(3):
         folder.write_episodes(_outcome(trial))
-        folder._running.drain()
+        folder._running.flush()
         assert load(url).episodes.num_rows == trial + 1
     merge(folder, VideoFolder.of(folder.path, None))
-    folder.deliver()
+    folder.flush()
     run = load(url)
     assert run.episodes.num_rows == 3 and not (run.path / "parts").exists()
     shutil.rmtree(run.path)
@@ -323,6 +323,6 @@ def test_ctrl_c_while_the_rest_is_uploaded_gives_lock_and_lease_back(
     folder = opened()
     folder.write_info(INFO)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Mirror, "drain", interrupted)
+        patch.setattr(Uploader, "flush", interrupted)
         folder.close()
     assert there.read(lease.NAME) is None and not folder.is_locked()

@@ -20,7 +20,7 @@ from wpray.storage.store import Store, StoreError
 
 
 def test_files_go_there_and_come_back(store: Store, tmp_path: Path) -> None:
-    assert store.sizes() == {} and store.top() == set() and store.read("a/b.txt") is None
+    assert store.sizes() == {} and store.list_names() == set() and store.read("a/b.txt") is None
     assert not store.holds("a/b.txt") and store.modified("nothing") is None
     store.write("a/b.txt", b"old and long")
     store.write("a/b.txt", b"new")
@@ -28,7 +28,7 @@ def test_files_go_there_and_come_back(store: Store, tmp_path: Path) -> None:
     source.write_bytes(bytes(range(256)) * 10_000)
     store.upload("big", source)
     assert store.sizes() == {"a/b.txt": 3, "big": 2_560_000}
-    assert store.top() == {"a", "big"} and store.holds("a/b.txt") and not store.holds("a")
+    assert store.list_names() == {"a", "big"} and store.holds("a/b.txt") and not store.holds("a")
     assert store.read("a/b.txt") == b"new"
     fetch(store, ["a/b.txt", "big"], tmp_path / "copy")
     assert (tmp_path / "copy" / "big").read_bytes() == source.read_bytes()

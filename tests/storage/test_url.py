@@ -8,17 +8,17 @@ import pytest
 
 from wpray.errors import BadInputError
 from wpray.results.mirrored import staging_path
-from wpray.storage.url import StoreUrl, place_of
+from wpray.storage.url import StoreUrl, location_of
 
 
 @pytest.mark.parametrize("text", ["runs/a", "/mnt/a:b", "C:/a", "a:b", "./s3"])
 def test_folders_stay_folders(text: str) -> None:
-    assert place_of(text) == Path(text)
+    assert location_of(text) == Path(text)
 
 
 @pytest.mark.parametrize("text", ["file:///mnt/a%20b", "file:/mnt/a b", "file://localhost/mnt/a b", "FILE:///mnt/a b"])
 def test_a_file_url_is_a_folder(text: str) -> None:
-    assert place_of(text) == Path("/mnt/a b")
+    assert location_of(text) == Path("/mnt/a b")
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def test_a_file_url_is_a_folder(text: str) -> None:
     ],
 )
 def test_a_url_is_a_store(text: str, known: str) -> None:
-    place = place_of(text)
+    place = location_of(text)
     assert isinstance(place, StoreUrl) and str(place) == known
-    assert place_of(str(place)) == place
+    assert location_of(str(place)) == place
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_url_is_a_store(text: str, known: str) -> None:
 )
 def test_what_is_no_url_is_refused(text: str, hint: str) -> None:
     with pytest.raises(BadInputError, match=hint.replace(".", r"\.")):
-        place_of(text)
+        location_of(text)
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_what_is_no_url_is_refused(text: str, hint: str) -> None:
 )
 def test_credentials_are_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(BadInputError, match="credentials come from the environment") as refused:
-        place_of(text)
+        location_of(text)
     assert "SECRET" not in str(refused.value)
 
 
 def test_the_staging_folder_follows_from_the_url_alone_and_stays_under_runs() -> None:
     urls = ["s3://bucket/a", "s3://bucket/a?region=eu", "gs://bucket/a", "s3://bucket/a/b", f"s3://{'x' * 400}/a"]
-    paths = [staging_path(place) for url in urls if isinstance(place := place_of(url), StoreUrl)]
+    paths = [staging_path(place) for url in urls if isinstance(place := location_of(url), StoreUrl)]
     assert len({*paths}) == len(urls) and all(path.parent == Path("runs") for path in paths)
     assert all(len(path.name) < 200 and path.name.startswith(("s3_", "gs_")) for path in paths)
     assert staging_path(StoreUrl("s3", "s3://bucket/a", "")) == paths[0]

@@ -37,30 +37,30 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", range(4))
 def test_the_gpu_that_ray_assigned_is_the_one_that_renders(number: int) -> None:
-    assert egl_devices.choose({"CUDA_VISIBLE_DEVICES": str(number)}) == EGL_OF[number]
-    assert egl_devices.choose({"CUDA_VISIBLE_DEVICES": UUIDS[number]}) == EGL_OF[number]
-    assert egl_devices.choose({"CUDA_VISIBLE_DEVICES": UUIDS[number][:6]}) == EGL_OF[number]
+    assert egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": str(number)}) == EGL_OF[number]
+    assert egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": UUIDS[number]}) == EGL_OF[number]
+    assert egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": UUIDS[number][:6]}) == EGL_OF[number]
 
 
 def test_numbers_mean_what_they_mean_to_cuda_and_uuids_are_nvidia_smis(machine: list[str]) -> None:
-    egl_devices.choose({"CUDA_VISIBLE_DEVICES": "1"})
-    egl_devices.choose({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-    egl_devices.choose({"CUDA_VISIBLE_DEVICES": UUIDS[1]})
+    egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": "1"})
+    egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": UUIDS[1]})
     assert machine == ["FASTEST_FIRST", "PCI_BUS_ID", "PCI_BUS_ID"]
 
 
 def test_environments_spread_over_the_gpus_that_no_policy_owns() -> None:
     names = [f"env-{number}" for number in range(0, 400, 2)]
     for owned in (["0", "3"], [UUIDS[0], UUIDS[3]]):
-        found = Counter(egl_devices.choose({}, lambda owned=owned: owned, name) for name in names)
+        found = Counter(egl_devices.select_egl_device({}, lambda owned=owned: owned, name) for name in names)
         assert set(found) == {EGL_OF[1], EGL_OF[2]}
         assert min(found.values()) > 70
-    everywhere = Counter(egl_devices.choose({}, list, name) for name in names)
+    everywhere = Counter(egl_devices.select_egl_device({}, list, name) for name in names)
     assert set(everywhere) == set(EGL_OF.values())
 
 
 def test_where_policies_own_every_gpu_they_are_shared() -> None:
-    found = {egl_devices.choose({}, lambda: ["0", "1", "2", "3"], f"env-{number}") for number in range(50)}
+    found = {egl_devices.select_egl_device({}, lambda: ["0", "1", "2", "3"], f"env-{number}") for number in range(50)}
     assert found == set(EGL_OF.values())
 
 
@@ -68,7 +68,7 @@ def test_an_assigned_gpu_is_kept_without_asking_for_the_policies() -> None:
     def owned() -> list[str]:
         raise AssertionError("there is no choice")
 
-    assert egl_devices.choose({"CUDA_VISIBLE_DEVICES": "2"}, owned) == EGL_OF[2]
+    assert egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": "2"}, owned) == EGL_OF[2]
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,16 @@ def test_without_the_drivers_word(
     visible: str | None, devices: list[None], found: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(egl_devices, "_ask_driver", lambda _: devices)
-    assert egl_devices.choose({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) == found
+    assert egl_devices.select_egl_device({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) == found
 
 
 def test_what_the_user_named_stays_and_osmesa_has_no_device() -> None:
     for given in ({"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "7"}, {"MUJOCO_GL": "osmesa"}):
         environ = {**given, "CUDA_VISIBLE_DEVICES": "1"}
-        egl_devices.settle(environ)
+        egl_devices.set_egl_device(environ)
         assert environ == {**given, "CUDA_VISIBLE_DEVICES": "1"}
     environ = {"MUJOCO_GL": "egl", "CUDA_VISIBLE_DEVICES": "1"}
-    egl_devices.settle(environ)
+    egl_devices.set_egl_device(environ)
     assert environ["MUJOCO_EGL_DEVICE_ID"] == "4"
 
 
@@ -141,8 +141,8 @@ def test_an_nvidia_like_libegl_is_asked_with_every_gpu_in_sight(
     except FileNotFoundError:
         pytest.skip("no C compiler")
     environ = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "1"}
-    assert egl_devices.choose({**environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}) == 4
-    assert egl_devices.choose({**environ, "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}) == 1
+    assert egl_devices.select_egl_device({**environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}) == 4
+    assert egl_devices.select_egl_device({**environ, "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}) == 1
 
 
 @pytest.mark.libero

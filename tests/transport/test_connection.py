@@ -41,9 +41,9 @@ class Policy:
         self.gate.set()
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
-        self.asked += [request.trial.trial for request in requests]
+        self.asked += [request.trial.init_state for request in requests]
         assert self.gate.wait(LONG_S)
-        return [self._reply(request.trial.trial) for request in requests]
+        return [self._reply(request.trial.init_state) for request in requests]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         raise NotImplementedError

@@ -22,7 +22,8 @@ from rich.table import Table
 from wpray.bench.figures import write_figures
 from wpray.cli.arguments import file_to_write, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser, validate
+from wpray.cli.configuration import validate
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.config import Config
 from wpray.errors import RunStoppedError

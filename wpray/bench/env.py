@@ -28,7 +28,7 @@ from wpray.bench.figures import write_figures
 from wpray.benchmarks.libero import tasks
 from wpray.cli.arguments import file_to_write, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.trials import make_trials, select_tasks
 from wpray.types import FloatArray, Task, Trial
 

@@ -88,7 +88,7 @@ class _Stock:
         del env.env.object_property_initializers[self._initialisers :]
         env.seed(reset_seed(trial))
         env.reset()
-        env.set_init_state(self._states[trial.trial])
+        env.set_init_state(self._states[trial.init_state])
 
 
 class _Ours:

@@ -3,260 +3,175 @@
 The weights are random, of full size, and captured as in a run. A figure is the median over calls, from host arrays to
 host arrays. The floor of a call is a sum over its phases (vision, prefix, decoding passes, flow passes). Each phase
 takes the longer of streaming the weights once and multiplying, at the rates that this card has just reached.
+
+`--layout joint` and `--layout block` measure that layout and, in the same run, the pair of files that it replaces.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import gc
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from wpray.bench.figures import write_figures
+from wpray.bench.policy_layouts import Call, Layout, MeasuredModels, Settings
+from wpray.bench.policy_rates import Rates, measure_rates, timed
 from wpray.cli.arguments import file_to_write, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
-from wpray.config import BatchingConfig
+from wpray.cli.parser import ArgumentParser
 from wpray.errors import BadInputError
-from wpray.models import loading
-from wpray.models.action_expert import NUM_STEPS, PROMPT_SIZES
-from wpray.models.checkpoint import TABLES
-from wpray.models.config import (
-    IMAGE_TOKENS,
-    ActionExpertConfig,
-    GemmaConfig,
-    Manifest,
-    Precision,
-    SiglipConfig,
-    VlmConfig,
-    action_expert_manifest,
-    vlm_manifest,
-)
-from wpray.models.loading import Computing
-from wpray.models.staging import fetch
-from wpray.models.token_layout import BINS256
-from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
 
-_HEADER = (4022, 235292, 235248)
-_PROMPT, _SHORT_PROMPT = 56, 20  # tokens of a LIBERO prompt, for the VLM and the action expert
-_PASSES, _SUFFIX = 62, 34
-_TARGETS = {"plan": {1: 125.0, 8: 22.0, 32: 10.0}, "segment": {1: 18.0, 8: 6.8, 32: 5.8}}  # ms per request
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Best rates of the card, as measured here."""
-
-    bytes_per_s: float  # memory reads
-    flops: float  # matrix products in the compute precision
+_TARGETS: Mapping[tuple[Layout, Call], Mapping[int, float]] = {  # ms per request on an H100, by batch
+    ("two", "plan"): {1: 125.0, 8: 22.0, 32: 10.0},
+    ("two", "segment"): {1: 18.0, 8: 6.8, 32: 5.8},
+    ("block", "plan"): {1: 25.0, 32: 6.0},
+}
+_CHEAPER = 0.15  # a joint model's plan with its first segment, than the pair's
+_CHEAPER_AT = (1, 8, 32)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """Figures of one kind of call at one batch size, milliseconds."""
 
-    kind: str
+    layout: Layout
+    kind: Call
     batch: int
     call_ms: float
     request_ms: float
     floor_ms: float  # per request
     target_ms: float | None  # per request
+    pair_ms: float | None = None  # per request, of the two-file layout
+
+    @property
+    def saved(self) -> float | None:
+        """Share of the pair's time that is saved."""
+        return None if self.pair_ms is None else 1 - self.request_ms / self.pair_ms
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark; return 1 if a target is missed, else 0. Raise BadInputError without a GPU."""
-    parser = ArgumentParser(prog="python -m wpray.bench policy", description=__doc__)
-    parser.add_argument("--batch", type=whole(1, 256), nargs="+", default=[1, 8, 32])
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--variant", choices=("full", "tiny"), default="full")
-    parser.add_argument(
-        "--deterministic",
-        action=argparse.BooleanOptionalAction,
-        default=BatchingConfig().deterministic,
-        help="in shapes that give the same bits, as batching.deterministic",
-    )
-    parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
-    parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
-    args = parser.parse_args(argv)
-    if not torch.cuda.is_available():
-        raise BadInputError("bench policy measures a GPU and finds none; run it on a machine with one")
-    rates = measure_rates(args.precision)
-    rows = _plans(args, rates)
-    torch.cuda.empty_cache()
-    rows += _segments(args, rates)
-    result = _result(args, rates, rows)
+    """Run the benchmark; return 1 if a target is missed, else 0. Raise BadInputError for full size without a GPU."""
+    args = _parser().parse_args(argv)
+    settings = _settings(args)
+    rates = measure_rates(settings.precision, settings.device)
+    rows: list[Row] = []
+    memory: dict[str, float] = {}
+    for layout in dict.fromkeys(("two", args.layout)):
+        rows += _measured(layout, settings, rates, rows, args.calls)
+        if settings.device.type == "cuda":
+            memory[layout] = _free() / 1e9
+    result = _result(args, settings, rates, memory, rows)
     _print(result, rows)
     write_figures(args.json, result)
     return int(any(row.target_ms is not None and row.request_ms > row.target_ms for row in rows))
 
 
-def random_weights(manifest: Manifest, precision: Precision) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return the tensors of a manifest on the GPU, and the embedding table on the host.
-
-    They are in compute precision, and scaled so that activations keep their size.
-    """
-    torch.manual_seed(0)
-    weights = {}
-    for name, (shape, dtype) in manifest.items():
-        kind = getattr(torch, dtype) if precision == "bfloat16" else torch.float32
-        gain = 0.01 if "lm_head" in name else float(np.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 0.02
-        weights[name] = (torch.randn(shape, device="cuda") * gain).to(kind)
-    (table,) = TABLES & manifest.keys()
-    return weights, weights.pop(table).cpu()
+def _free() -> int:
+    """Free the GPU for the next layout, and return the most bytes that the last one took."""
+    most = torch.cuda.max_memory_allocated()
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return most
 
 
-def measure_rates(precision: Precision) -> Rates:
-    """Return the best read bandwidth and matrix rate of a few attempts."""
-    kind = getattr(torch, precision)
-    big = torch.empty(2**31, dtype=torch.uint8, device="cuda").view(torch.int64)
-    read_s = min(timed(lambda: big.sum()) for _ in range(3))
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=kind) for _ in range(2))
-    product_s = min(timed(lambda: a @ b) for _ in range(3))
-    return Rates(big.numel() * 8 / read_s, 2 * 8192**3 / product_s)
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m wpray.bench policy", description=__doc__)
+    parser.add_argument("--layout", choices=get_args(Layout), default="two", help="of the checkpoints (default: two)")
+    parser.add_argument("--batch", type=whole(1, 256), nargs="+", default=[1, 8, 32])
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--variant", choices=("full", "tiny"), default="full", help="tiny needs no GPU")
+    parser.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="in shapes that give the same bits, as batching.deterministic",
+    )
+    parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
+    parser.add_argument("--calls", type=whole(1, 1000), default=10, help="of which the median is taken")
+    parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
+    return parser
 
 
-def timed(function: Callable[[], Any], calls: int = 10) -> float:
-    """Return the median seconds per call, including the GPU's work."""
-    for _ in range(2):
-        function()
-    torch.cuda.synchronize()
-    seconds = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        function()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+def _settings(args: argparse.Namespace) -> Settings:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and args.variant == "full":
+        raise BadInputError("bench policy measures a GPU and finds none; run it on a machine with one")
+    batches = tuple(sorted(set(args.batch), reverse=True))  # the largest first: the others' graphs fit into its memory
+    return Settings(args.variant, args.precision, not args.eager, args.deterministic, batches, device)
 
 
-def _plans(args: argparse.Namespace, rates: Rates) -> list[Row]:
-    config = VlmConfig.full() if args.variant == "full" else VlmConfig.tiny()
-    weights = random_weights(vlm_manifest(config, "bfloat16"), args.precision)
-    model = loading.vlm(*weights, config, BINS256, _HEADER, _computing(args))
-    shapes = _shapes(args, PLAN, model.trace)
-    size = 4 if args.precision == "float32" else 2
-
-    def run(batch: int) -> Callable[[], Any]:
-        images, prompts = _images(batch), [list(range(2, 2 + _PROMPT))] * batch
-        parts = [
-            (images[rows], prompts[: len(rows)], shape)
-            for rows, shape in shapes.cut([model.prompt_size(_PROMPT)] * batch)
-        ]
-        return lambda: [fetch(model.plan(seen, asked, shape=shape).durations) for seen, asked, shape in parts]
-
-    def floor(batch: int) -> float:
-        prefix = _gemma_floor(config.text, batch * (2 * IMAGE_TOKENS + _PROMPT + len(_HEADER) + 1), size, rates)
-        passes = _PASSES * _gemma_floor(config.text, batch, size, rates)
-        return _vision_floor(config.vision, batch, size, rates) + prefix + passes
-
-    return [_row("plan", batch, args, run(batch), floor(batch)) for batch in sorted(args.batch, reverse=True)]
+def _measured(layout: Layout, settings: Settings, rates: Rates, before: Sequence[Row], calls: int) -> list[Row]:
+    """Return the figures of a layout; `before` holds those of the pair, if it was measured."""
+    models, pair = MeasuredModels(layout, settings), {(row.kind, row.batch): row.request_ms for row in before}
+    rows = []
+    for kind in get_args(Call):
+        for batch in settings.batches:
+            call_ms = 1e3 * timed(models.call(kind, batch), calls)
+            floor_ms = 1e3 * models.floor_s(kind, batch, rates) / batch
+            beside = pair.get((kind, batch))
+            target = _target(layout, kind, batch, settings, beside)
+            rows.append(Row(layout, kind, batch, call_ms, call_ms / batch, floor_ms, target, beside))
+    return rows
 
 
-def _segments(args: argparse.Namespace, rates: Rates) -> list[Row]:
-    config = ActionExpertConfig.full() if args.variant == "full" else ActionExpertConfig.tiny()
-    weights = random_weights(action_expert_manifest(config, "bfloat16"), args.precision)
-    model = loading.action_expert(*weights, config, _computing(args))
-    shapes = _shapes(args, SEGMENT, model.trace)
-    size = 4 if args.precision == "float32" else 2
-
-    def run(batch: int) -> Callable[[], Any]:
-        images, prompts = _images(batch), [list(range(2, 2 + _SHORT_PROMPT))] * batch
-        start, end = torch.rand(2, batch, config.action_dim)
-        duration, noise = torch.full((batch,), 16), torch.randn(batch, config.horizon, config.action_dim)
-        parts = [
-            (images[rows], prompts[: len(rows)], start[rows], end[rows], duration[rows], noise[rows], shape)
-            for rows, shape in shapes.cut([PROMPT_SIZES[0]] * batch)
-        ]
-        return lambda: [fetch(model.act(*part)) for part in parts]
-
-    def floor(batch: int) -> float:
-        prefix = _gemma_floor(config.text, batch * (2 * IMAGE_TOKENS + _SHORT_PROMPT), size, rates)
-        passes = NUM_STEPS * _gemma_floor(config.expert, batch * _SUFFIX, size, rates)
-        return _vision_floor(config.vision, batch, size, rates) + prefix + passes
-
-    return [_row("segment", batch, args, run(batch), floor(batch)) for batch in sorted(args.batch, reverse=True)]
+def _target(layout: Layout, kind: Call, batch: int, settings: Settings, pair_ms: float | None) -> float | None:
+    if settings.variant != "full" or settings.precision != "bfloat16":
+        return None
+    if layout == "joint" and kind == "plan + segment" and batch in _CHEAPER_AT and pair_ms is not None:
+        return (1 - _CHEAPER) * pair_ms
+    return _TARGETS.get((layout, kind), {}).get(batch)
 
 
-def _computing(args: argparse.Namespace) -> Computing:
-    return Computing(args.precision, args.precision, "float32", graphs=not args.eager, device=torch.device("cuda"))
-
-
-def _shapes(args: argparse.Namespace, kind: Kind, trace: TraceOf) -> BatchShapes:
-    """Return the batch shapes that a run would use."""
-    most = max(args.batch)
-    if not args.deterministic:
-        return BatchShapes(kind.up_to(most))
-    return fixed_shapes(kind, trace, args.precision, most)
-
-
-def _images(batch: int) -> torch.Tensor:
-    return torch.randint(0, 256, (batch, 2, 224, 224, 3), dtype=torch.uint8).pin_memory()
-
-
-def _row(kind: str, batch: int, args: argparse.Namespace, call: Callable[[], Any], floor_s: float) -> Row:
-    seconds = timed(call)
-    target = _TARGETS[kind].get(batch) if args.variant == "full" and args.precision == "bfloat16" else None
-    return Row(kind, batch, 1e3 * seconds, 1e3 * seconds / batch, 1e3 * floor_s / batch, target)
-
-
-def _gemma_floor(config: GemmaConfig, tokens: int, size: int, rates: Rates) -> float:
-    """Return the least seconds of one pass over `tokens` tokens; attention and norms are left out."""
-    inner = config.heads * config.head_dim
-    layer = config.width * (2 * inner + 2 * config.head_dim) + 3 * config.width * config.mlp
-    return _floor(config.depth * layer, tokens, size, rates)
-
-
-def _vision_floor(config: SiglipConfig, batch: int, size: int, rates: Rates) -> float:
-    layer = 4 * config.width**2 + 2 * config.width * config.mlp
-    return _floor(config.depth * layer, 2 * IMAGE_TOKENS * batch, size, rates)
-
-
-def _floor(weights: int, tokens: int, size: int, rates: Rates) -> float:
-    return max(weights * size / rates.bytes_per_s, 2 * weights * tokens / rates.flops)
-
-
-def _result(args: argparse.Namespace, rates: Rates, rows: list[Row]) -> dict[str, Any]:
+def _result(
+    args: argparse.Namespace, settings: Settings, rates: Rates, memory: dict[str, float], rows: list[Row]
+) -> dict[str, Any]:
+    cuda = settings.device.type == "cuda"
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "gpu": torch.cuda.get_device_name(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
         "torch": torch.__version__,
-        "precision": args.precision,
-        "graphs": not args.eager,
-        "deterministic": args.deterministic,
+        "layout": args.layout,
+        "variant": settings.variant,
+        "precision": settings.precision,
+        "graphs": settings.graphs and cuda,
+        "deterministic": settings.deterministic,
         "read_tb_per_s": rates.bytes_per_s / 1e12,
         "matrix_tflops": rates.flops / 1e12,
-        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "peak_memory_gb": memory,  # by layout, graphs and batches included
         "rows": [asdict(row) for row in rows],
     }
 
 
 def _print(result: dict[str, Any], rows: list[Row]) -> None:
+    memory = "".join(f"; {layout}: {peak:.1f} GB at most" for layout, peak in result["peak_memory_gb"].items())
     title = (
-        f"{result['gpu']}, {result['precision']}: reads {result['read_tb_per_s']:.2f} TB/s, multiplies "
-        f"{result['matrix_tflops']:.0f} TFLOP/s, at most {result['peak_memory_gb']:.1f} GB for one model"
+        f"{result['gpu'] or 'CPU'}, {result['precision']}: reads {result['read_tb_per_s']:.2f} TB/s, multiplies "
+        f"{result['matrix_tflops']:.3g} TFLOP/s{memory}"
     )
     table = Table(title=title, box=None)
-    for name in ("call", "batch", "ms a call", "ms a request", "floor", "floor / measured", "target"):
+    columns = ("layout", "call", "batch", "ms a call", "ms a request", "floor", "floor / measured", "to two", "target")
+    for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
-        target = (
-            "-"
-            if row.target_ms is None
-            else f"{row.target_ms:g} {'met' if row.request_ms <= row.target_ms else 'MISSED'}"
-        )
-        share = f"{row.floor_ms / row.request_ms:.0%}"
+        share, saved = f"{row.floor_ms / row.request_ms:.0%}", "-" if row.saved is None else f"{-row.saved:+.1%}"
         figures = (f"{row.call_ms:.1f}", f"{row.request_ms:.2f}", f"{row.floor_ms:.2f}")
-        table.add_row(row.kind, str(row.batch), *figures, share, target)
+        table.add_row(row.layout, row.kind, str(row.batch), *figures, share, saved, _verdict(row))
     Console(width=130).print(table)
+
+
+def _verdict(row: Row) -> str:
+    if row.target_ms is None:
+        return "-"
+    return f"{row.target_ms:.4g} {'met' if row.request_ms <= row.target_ms else 'MISSED'}"
 
 
 if __name__ == "__main__":

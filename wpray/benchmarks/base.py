@@ -95,8 +95,9 @@ class RunRequest:
     """Wishes of a run that a benchmark's checks look at."""
 
     suite: str
-    tasks: Sequence[int] | None  # None: all
+    task_ids: Callable[[Iterable[int]], list[int] | None]  # of those that the suite has; None: all
     num_trials: int  # of each task
+    own_states: bool  # a file gives the initial states
     max_steps: int | None
     instruction: InstructionSource
 
@@ -122,6 +123,7 @@ class Benchmark(Protocol):
     video_cameras: ClassVar[tuple[str, ...]] = ()  # those of observation_spec, side by side in videos
     uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
+    takes_own_states: ClassVar[bool] = False  # resets to `Trial.own_state` where a trial has one (init_states_file)
     solved_by: ClassVar[tuple[str, str] | None] = None  # suite and policy that solves its first task, for the doctor
     stand_in: ClassVar[bool] = False  # for tests: in milliseconds, so that its times tell nothing of other benchmarks
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wpray.errors import BadInputError
-from wpray.storage.url import place_of
+from wpray.storage.url import location_of
 from wpray.system.paths import expand
 
 
@@ -44,7 +44,7 @@ def number(least: float, most: float = 1e6, *, above: bool = False) -> Callable[
     return read
 
 
-def place(text: str) -> str:
+def location(text: str) -> str:
     """Take a path, with `~` and environment variables expanded, or a URL."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the name is empty")
@@ -80,7 +80,7 @@ def folder_to_write(text: str) -> Path:
 def expanded_path(text: str) -> Path:
     """Take a path of the file system, or its URL."""
     try:
-        path = place_of(place(text))
+        path = location_of(location(text))
     except BadInputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     if not isinstance(path, Path):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import re
 import reprlib
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from wpray.cli.parser import ArgumentParser, unknown_key
 from wpray.cli.policy_args import add_policy_help, split_policy_args
+from wpray.cli.training_yaml import flatten
 from wpray.cli.unique_yaml import load_unique
 from wpray.config import Config, path_fields
 from wpray.errors import BadInputError
@@ -28,31 +28,6 @@ _ABOUT = (
     "Evaluate a policy on LIBERO in parallel. Without --config: LIBERO-Object, scripted policy, this machine. "
     "Every field below can be set in the YAML file and as --field VALUE; the command line wins."
 )
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Says no default where there is none: the text says what happens then."""
-
-    def _expand_help(self, action: argparse.Action) -> str:
-        return re.sub(r" \(default: (null|None|)\)$", "", super()._expand_help(action))
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Raises BadInputError where argparse would print a usage text and exit."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
-
-    def error(self, message: str) -> NoReturn:
-        """Turns argparse's complaint into one line."""
-        found, _, rest = message.partition("unrecognized arguments: ")
-        if not found and rest.startswith("--"):
-            raise BadInputError(self._unknown(rest.split()[0].lstrip("-").partition("=")[0]))
-        raise BadInputError(f"{message} (see --help)")
-
-    def _unknown(self, option: str) -> str:
-        own = [name[2:] for name in self._option_string_actions if name.startswith("--")]
-        return unknown_key(option, own, prefix="--")
 
 
 def launch_parser() -> ArgumentParser:
@@ -153,7 +128,10 @@ def _given(argv: Sequence[str], parser: ArgumentParser) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, dotted keys expanded; raises BadInputError if there is none."""
+    """Return the mapping in a YAML file, dotted keys expanded and a training file's sections flat (training_yaml.py).
+
+    Raises BadInputError if there is none.
+    """
     _refuse_special_file("--config", str(path))
     try:
         with path.open("rb") as file:
@@ -165,7 +143,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     data = _parse_yaml(path, raw)
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise BadInputError(f"{path}: must hold 'key: value' lines, such as 'task_suite: libero_object'")
-    return _expand_dots(path, data)
+    return _expand_dots(path, flatten(data, _wrong_with_setting))
+
+
+def _wrong_with_setting(name: str) -> str | None:
+    """Return what is wrong with a dotted name; None if it is a setting, or a group of them."""
+    is_setting = name in Config.model_fields or name in field_names()
+    return None if is_setting else unknown_key(name, list(field_names()))
 
 
 def validate(data: dict[str, Any]) -> Config:
@@ -183,14 +167,6 @@ def field_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[s
             yield from field_names(info.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name
-
-
-def unknown_key(name: str, names: Sequence[str], prefix: str = "") -> str:
-    """The one line for a key that is none of `names`, naming the nearest one."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    near = near or [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]]
-    hint = f"did you mean {prefix}{near[0]}?" if near else "--help lists them all"
-    return f"unknown key {prefix}{name}: {hint}"
 
 
 class _CliConfig(Config, BaseSettings):

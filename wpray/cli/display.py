@@ -90,7 +90,7 @@ class RunDisplay:
         """Logs an episode's line, its replans before it."""
         self._env_busy_s += episode.utilisation[0]
         if self._is_live:
-            self._progress.update(self._bar, completed=self._tally.done)
+            self._progress.update(self._bar, completed=self._tally.done, total=self._tally.total)
         replans = [f"{trial.label} {line}" for line in episode.replans]
         _LOG.info(episode_line(trial, episode), extra={_BEFORE: replans})
 
@@ -145,7 +145,7 @@ def print_summary(console: Console, tally: Tally, folder: RunFolder, report: Pat
         link = f"[link={report.resolve().as_uri()}]{escape(str(report))}[/link]"
         console.print(f"Report with charts and videos: {link}", highlight=False, soft_wrap=True)
     table = folder.path / "episodes.parquet"
-    on_their_way = "" if folder.place == str(folder.path) else f", which go to {folder.place} now"
+    on_their_way = "" if folder.location == str(folder.path) else f", which go to {folder.location} now"
     console.print(f"Results in {folder.path}{on_their_way}", highlight=False, markup=False, soft_wrap=True)
     query = f"SELECT task_name, avg(success::int) AS rate FROM '{table}' GROUP BY task_name ORDER BY rate"
     console.print(f'Query them: duckdb -c "{query}"', highlight=False, soft_wrap=True, markup=False)

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 
-def answers(asked: Sequence[Any], timeout_s: float) -> Iterator[tuple[int, Any]]:
+def gather_within(asked: Sequence[Any], timeout_s: float) -> Iterator[tuple[int, Any]]:
     """(index in `asked`, what came back) of every call that ended without an error within `timeout_s`, in order."""
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
     for index, reference in enumerate(asked):

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from wpray.cluster.gather import answers
+from wpray.cluster.gather import gather_within
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.provenance import origins, record
@@ -39,7 +39,7 @@ def ask_nodes(timeout_s: float = _TIMEOUT_S, config: Config | None = None) -> No
     """Return the versions on every node that is there now, with digests of what decides outcomes of `config`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     asked = [_versions.options(scheduling_strategy=_on(node)).remote(*_asked(config)) for node in nodes]
-    said = dict(answers(asked, timeout_s))
+    said = dict(gather_within(asked, timeout_s))
     silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
     found: dict[str, dict[str, str]] = {}
     for host, versions in said.values():

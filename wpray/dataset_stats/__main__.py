@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wpray.cli.arguments import expanded_path
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.dataset_stats import rlds
 from wpray.errors import BadInputError
 from wpray.results.atomic import DiskFullError, write_atomic

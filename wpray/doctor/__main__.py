@@ -11,7 +11,8 @@ from rich.text import Text
 
 from wpray.checks import Result
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser, read_config
+from wpray.cli.configuration import read_config
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 
 _ABOUT = (

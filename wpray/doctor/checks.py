@@ -85,7 +85,8 @@ def carry_out(name: str, check: Check, config: Config) -> list[Result]:
 def request_of(config: Config) -> RunRequest:
     """Return what a run of `config` wants of its benchmark."""
     trials, steps = config.num_trials_per_task, config.env.max_steps
-    return RunRequest(config.task_suite, config.tasks, trials, steps, config.instruction_source)
+    own = config.init_states_file is not None
+    return RunRequest(config.task_suite, config.task_ids, trials, own, steps, config.instruction_source)
 
 
 def _of_benchmark(config: Config, *, quick: bool) -> list[tuple[str, Check]]:

@@ -23,7 +23,7 @@ def render(renderer: str) -> dict[str, Any]:
     from wpray.system import egl_devices, gl
 
     gl.prepare("egl" if renderer == "egl" else "osmesa")
-    egl_devices.settle()
+    egl_devices.set_egl_device()
     import mujoco
 
     model = mujoco.MjModel.from_xml_string(_FRAME)

@@ -11,7 +11,7 @@ from wpray.config import Auto, Config
 from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store
-from wpray.storage.url import StoreUrl, place_of
+from wpray.storage.url import StoreUrl, location_of
 from wpray.system.hardware import cores, memory_left
 
 _MEMINFO = Path("/proc/meminfo")
@@ -64,7 +64,7 @@ def check_cores(config: Config) -> list[Result]:
 def check_output(config: Config) -> list[Result]:
     """Whether the result folder can be written, and the store that it goes to."""
     found = [result for path in _outputs(config) for result in _check_writable(path)]
-    store = None if config.output_dir is None else place_of(config.output_dir)
+    store = None if config.output_dir is None else location_of(config.output_dir)
     if isinstance(store, StoreUrl):
         Store.connect(store).check()
         found.append(Result("output", "pass", f"{store} can be written"))
@@ -107,7 +107,7 @@ def _size(num_bytes: float) -> str:
 
 
 def _outputs(config: Config) -> list[Path]:
-    output = place_of(config.output_dir or "runs")
+    output = location_of(config.output_dir or "runs")
     here = output if isinstance(output, Path) else staging_path(output)
     videos = [VideoFolder.of(here, config.video_out_path).path] if config.video_out_path else []
     return [here.absolute(), *videos]

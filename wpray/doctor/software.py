@@ -47,7 +47,7 @@ def check_opengl(config: Config) -> list[Result]:
     """Whether the library that renders is there; rendering with it is another check."""
     if not config.load_benchmark().uses_opengl:
         return []
-    renderer = gl.choose(config.env.renderer)
+    renderer = gl.select_renderer(config.env.renderer)
     return [Result("OpenGL", "pass", f"{renderer}: its library is installed")]
 
 

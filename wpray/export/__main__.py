@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from wpray.cli.arguments import folder_to_write, place
+from wpray.cli.arguments import folder_to_write, location
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.video.options import add_choices, add_where, config_of, wanted
@@ -37,12 +37,12 @@ def main(argv: Sequence[str]) -> int:
     process_env.prepare(joins_a_cluster=options.address is not None)
     from wpray.export import lerobot
     from wpray.results import load
-    from wpray.video.selection import choose
+    from wpray.video.selection import select_episodes
 
     run, out = load(options.run_dir), options.out
     if out.exists():
         raise BadInputError(f"{out}: is there already; name a new folder")
-    rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
+    rows = select_episodes([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     episodes = [episode for row in rows if len((episode := lerobot.read_episode(run, row)).action)]
     if not episodes:
         raise BadInputError(f"{run.path}: no episode is as asked (errors have no trajectory); ask for others")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.export", description=_ABOUT)
     parser.add_argument("format", choices=("lerobot",), help="format of the data set")
-    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     parser.add_argument(
         "out", type=folder_to_write, metavar="OUT", help="folder of the data set; it must not be there yet"
     )
@@ -79,7 +79,7 @@ def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
         try:
             check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
         except BadInputError as error:
-            where = f"{run.place}: task {row['task_id']} trial {row['trial']}"
+            where = f"{run.location}: task {row['task_id']} trial {row['trial']}"
             raise BadInputError(f"{where}: {error}; --no-videos exports states and actions alone") from error
 
 
@@ -87,18 +87,18 @@ def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, 
     """Render every episode's videos into the data set, camera by camera; return the levels of their pixels."""
     from wpray.export import lerobot
     from wpray.results.videos import VideoFolder
-    from wpray.video.frames import Look
+    from wpray.video.frames import VideoStyle
     from wpray.video.render import jobs_for, render
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     jobs = jobs_for(run, [episode.row for episode in episodes])
     config = config_of(run, options)
     for key, camera in zip(lerobot.VIDEO_KEYS, config.load_benchmark().video_cameras, strict=False):
-        look = Look((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
+        style = VideoStyle((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
         named = [replace(job, name=lerobot.video_file(key, number)) for number, job in enumerate(jobs)]
         for job in named:
             (out / job.name).parent.mkdir(parents=True, exist_ok=True)
-        failed = render(config, named, look, VideoFolder(out, ""), Console(soft_wrap=True))
+        failed = render(config, named, style, VideoFolder(out, ""), Console(soft_wrap=True))
         if failed:
             raise RunStoppedError(f"{failed} videos could not be rendered, so {out} is no data set")
     return [

@@ -69,7 +69,7 @@ def read_episode(run: Run, row: Mapping[str, Any]) -> Episode:
     state = np.concatenate([matrix(table, "eef_pos"), turns, matrix(table, "gripper_qpos")], axis=1)
     if not (np.isfinite(state).all() and np.isfinite(matrix(table, "action")).all()):
         raise DamagedRunError(
-            f"{run.place}: the trajectory of {row['task_name']} trial {row['trial']} is not all numbers"
+            f"{run.location}: the trajectory of {row['task_name']} trial {row['trial']} is not all numbers"
         )
     first = max(1, run.info["config"].get("num_steps_wait") or 0)
     return Episode(row, state[first - 1 : -1], matrix(table, "action")[first:], first - 1)

@@ -57,7 +57,9 @@ class ActionExpert:
         self._durations = weights["duration_embed.weight"] if config.duration_embed else None  # (34, width)
         self._ahead = 2 if self._durations is None else 3  # tokens before the actions
         self._counts_down = joint
+        self._conditions = self._all_conditions()
         self._modulations = self._all_modulations(weights, stem)
+        self.passed: dict[str, Tensor] | None = None  # set to a dict to collect what a flow's first step computes
         self._caches = KvCaches(config.text.depth, config.text.head_dim, self._tokens.rows)
         captured = graphs and self.device.type == "cuda"
         self._read: Callable[..., Any] = GraphCache(self._prefill, pool) if captured else self._prefill
@@ -128,9 +130,11 @@ class ActionExpert:
         modulations = [[Modulation(*norm.unbind(1)) for norm in step] for step in self._modulations[:, :, condition]]
         x = noise
         for step in range(NUM_STEPS):
-            x = x - (1.0 / NUM_STEPS) * self._velocity(
-                x, ahead, modulations[step], cache, cos, sin, bias, real.shape[1]
-            )
+            velocity = self._velocity(x, ahead, modulations[step], cache, cos, sin, bias, real.shape[1])
+            if self.passed is not None and step == 0:
+                begins = torch.cat([ahead, self._apply("action_in_proj", x[:, :2])], dim=1)
+                self.passed |= {"condition": self._conditions[0, condition], "suffix": begins, "velocity": velocity}
+            x = x - (1.0 / NUM_STEPS) * velocity
         return x
 
     def _ahead_rows(self, start: Tensor, end: Tensor, duration: Tensor) -> Tensor:
@@ -177,22 +181,29 @@ class ActionExpert:
         They depend on nothing else, so they are computed once; the norms' `weights` are taken out. Norms are in order:
         before and after each layer's attention, then the final one.
         """
+        layers = range(self.config.expert.depth)
+        parts = ("input_layernorm", "post_attention_layernorm")
+        names = [*(f"{stem}layers.{layer}.{part}.dense" for layer in layers for part in parts), f"{stem}norm.dense"]
+        given = self._conditions
+        every = [F.linear(given, weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")) for name in names]
+        return torch.stack(every, dim=1).view(NUM_STEPS, len(names), given.shape[1], 3, self.config.expert.width)
+
+    @torch.inference_mode()
+    def _all_conditions(self) -> Tensor:
+        """Return the norms' condition of every flow step and duration, (10, 34, width) float32; (10, 1, width) where
+        the duration is a token.
+        """
         width, device = self.config.expert.width, self.device
-        times = torch.tensor(self._times(), dtype=torch.float64)
+        times = torch.tensor(self.times(), dtype=torch.float64)
         conditions = _sincos(times, width)[:, None]
         if self._durations is None:
             durations = torch.arange(_LONGEST + 1, dtype=torch.float64) / _LONGEST
             grid = (NUM_STEPS, len(durations), width)
             conditions = torch.cat([conditions.expand(grid), _sincos(durations, width).expand(grid)], dim=-1)
         hidden = F.silu(self._apply("time_mlp_in", conditions.to(device)))
-        condition = F.silu(self._apply("time_mlp_out", hidden))
-        layers = range(self.config.expert.depth)
-        parts = ("input_layernorm", "post_attention_layernorm")
-        names = [*(f"{stem}layers.{layer}.{part}.dense" for layer in layers for part in parts), f"{stem}norm.dense"]
-        every = [F.linear(condition, weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")) for name in names]
-        return torch.stack(every, dim=1).view(NUM_STEPS, len(names), conditions.shape[1], 3, width)
+        return F.silu(self._apply("time_mlp_out", hidden))
 
-    def _times(self) -> list[float]:
+    def times(self) -> list[float]:
         """Of the flow's steps. Joint models' references count them down in float32, whose error the short periods of
         `_sincos` amplify a thousandfold.
         """

@@ -17,6 +17,7 @@ from wpray.models import ops
 from wpray.models.backbone import Backbone
 from wpray.models.config import BLOCK_PLANNER, IMAGE_TOKENS, Precision
 from wpray.models.gemma import bias_of, rope_tables
+from wpray.models.sampling import GREEDY, Sampling
 from wpray.models.token_layout import TokenLayout
 from wpray.models.vlm import WaypointVLM
 
@@ -33,6 +34,7 @@ class BlockPlanner(WaypointVLM):
         graphs: bool,
         pool: Any = None,
         head: Precision = "bfloat16",
+        sampling: Sampling = GREEDY,
     ) -> None:
         """`weights` as Checkpoint's `tensors` give them; the block planner's are taken out. Else as WaypointVLM."""
         kind = backbone.tokens.rows.dtype
@@ -42,7 +44,7 @@ class BlockPlanner(WaypointVLM):
         )
         assert query is not None and slots is not None  # the layout's own rule
         self._query, self._slots, self._blocks = query, slots, blocks  # (K, width), (K, width), (M, width) or None
-        super().__init__(backbone, layout, header, graphs, pool, head)
+        super().__init__(backbone, layout, header, graphs, pool, head, sampling)
 
     def _begins(self, header: Sequence[int]) -> list[int]:
         return list(header)
@@ -50,7 +52,15 @@ class BlockPlanner(WaypointVLM):
     def _new_slots(self, num_waypoints: int) -> int:
         return self.layout.tokens_per_waypoint * num_waypoints
 
-    def _answers(self, layers: Tensor, real: Tensor, hidden: Tensor, lengths: Tensor, forced: Tensor) -> Tensor:
+    def _answers(
+        self,
+        layers: Tensor,
+        real: Tensor,
+        hidden: Tensor,
+        lengths: Tensor,
+        forced: Tensor,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """(B, M, V) sampled values after prompts that `layers` (depth, B, slots, 2 D) hold.
 
         `real` (B, S) are the prefix slots that may be seen; `hidden` is not read.
@@ -64,9 +74,9 @@ class BlockPlanner(WaypointVLM):
             slots = torch.arange(block * rows, (block + 1) * rows, device=self.device)
             tables = rope_tables(first[:, None] + slots, self._text.head_dim)
             reached = torch.arange(layers.shape[2] - prefix, device=self.device) < (block + 1) * rows
-            bias = bias_of(torch.cat([real, reached.expand(len(real), -1)], dim=1)[:, None])
-            states = self._block(x, layers, prefix + block * rows, tables, bias)
-            chosen, embedded = self._choose(states, forced[:, block])
+            visible = bias_of(torch.cat([real, reached.expand(len(real), -1)], dim=1)[:, None])
+            states = self._block(x, layers, prefix + block * rows, tables, visible)
+            chosen, embedded = self._choose(states, forced[:, block], bias, block)
             values.append(chosen)
             x = self._shifted(embedded, block + 1)
         return torch.stack(values, dim=1)
@@ -88,7 +98,7 @@ class BlockPlanner(WaypointVLM):
             self.hidden.append(normed)
         return normed
 
-    def _choose(self, states: Tensor, forced: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(self, states: Tensor, forced: Tensor, bias: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
         """Values (B, V) of a block's hidden states (B, K, width), and the block's embedded tokens (B, K, width).
 
         <wp> and <dur> are what they must be; the others are chosen, each by itself.
@@ -100,6 +110,7 @@ class BlockPlanner(WaypointVLM):
             stop = next((place for place in range(start, last + 1) if self._choices[place] is not choice), last + 1)
             shift = 1 + (start == last)  # <wp> comes before, and <dur> before the duration
             scores = self._scores(states[:, start + shift : stop + shift], choice)
+            scores = self._sampled(scores, bias, block, start, stop - start)
             own = forced[:, start:stop].reshape(-1)
             value, embedded = ops.pick(scores.flatten(0, 1), own, choice.embedded, None)
             values.append(value.view(batch, -1))

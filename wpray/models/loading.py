@@ -15,6 +15,7 @@ from wpray.models.block_planner import BlockPlanner
 from wpray.models.checkpoint import Checkpoint
 from wpray.models.config import ActionExpertConfig, Precision, VlmConfig
 from wpray.models.layouts import ModelFiles
+from wpray.models.sampling import GREEDY, Sampling
 from wpray.models.stored_table import Table
 from wpray.models.token_layout import TokenLayout
 from wpray.models.vlm import WaypointVLM
@@ -33,6 +34,7 @@ class Computing:
     graphs: bool
     device: torch.device
     pool: Any = None
+    sampling: Sampling = GREEDY  # of the planner
 
 
 def load(files: ModelFiles, header: Sequence[int], how: Computing) -> tuple[WaypointVLM, ActionExpert]:
@@ -59,7 +61,7 @@ def vlm(
     """A planner with a backbone of its own; what is used is taken out of `weights`."""
     always = (*header, tokens.waypoint)
     backbone = Backbone(weights, table, VLM_STEM, config.vision, config.text, always, graphs=how.graphs, pool=how.pool)
-    return WaypointVLM(backbone, tokens, header, how.graphs, how.pool, how.head)
+    return WaypointVLM(backbone, tokens, header, how.graphs, how.pool, how.head, how.sampling)
 
 
 def action_expert(
@@ -86,9 +88,9 @@ def joint_models(
         weights, table, EXPERT_STEM, config.vision, config.text, always, joint=True, graphs=how.graphs, pool=how.pool
     )
     if config.planner is None:
-        planner = WaypointVLM(backbone, tokens, header, how.graphs, how.pool, how.head)
+        planner = WaypointVLM(backbone, tokens, header, how.graphs, how.pool, how.head, how.sampling)
     else:
-        planner = BlockPlanner(backbone, weights, tokens, header, how.graphs, how.pool, how.head)
+        planner = BlockPlanner(backbone, weights, tokens, header, how.graphs, how.pool, how.head, how.sampling)
     return planner, ActionExpert(backbone, weights, config, how.graphs, how.pool, joint=True)
 
 

@@ -21,7 +21,7 @@ import sentencepiece
 
 from wpray.cli.arguments import folder_to_write, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.models.config import (
     ActionExpertConfig,

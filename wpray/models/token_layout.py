@@ -65,6 +65,15 @@ class TokenLayout:
         return len(self.families) + 2
 
     @property
+    def scores(self) -> int:
+        """Candidates of a waypoint's values, of all families together."""
+        return self.first_score(len(self.families))
+
+    def first_score(self, index: int) -> int:
+        """Return the number of candidates of a waypoint's values before number `index`."""
+        return sum(family.count for family in self.families[:index])
+
+    @property
     def lowest_id(self) -> int:
         """No id of the layout is lower."""
         return min(self.waypoint, self.duration, *(family.ids[-1] for family in self.families))

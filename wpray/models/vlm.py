@@ -1,4 +1,4 @@
-"""The waypoint VLM: two images and a prompt in, seven waypoints out, greedily.
+"""The waypoint VLM: two images and a prompt in, seven waypoints out, greedily or sampled (sampling.py).
 
 What the answer must contain is known beforehand: every waypoint is `<wp>`, proprio bins (and a gripper token), `<dur>`,
 a duration (token_layout.py). The header and the first `<wp>` are part of the prefill; every later forced token is fed
@@ -24,6 +24,7 @@ from wpray.models.config import IMAGE_TOKENS, Precision
 from wpray.models.gemma import GemmaLayer, aligned, bias_of, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
 from wpray.models.same_bits import fingerprints, made_up
+from wpray.models.sampling import GREEDY, Sampling
 from wpray.models.token_layout import TokenLayout
 
 _TEXT_SIZES = (64, 96, 128, 192, 256, 512)  # prompt and answer's header together are padded to the next of these
@@ -52,6 +53,7 @@ class _Prefix:
     tokens: Tensor  # (B, P) prompt, as rows of the embeddings on the device, right-padded with 0
     lengths: Tensor  # (B,) prompt tokens
     forced: Tensor  # (B, M, V) values to feed instead of the sampled ones where >= 0
+    bias: Tensor | None  # (B, M, S) to add to the scores of a waypoint's values, one family after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class WaypointVLM:
         graphs: bool,
         pool: Any = None,
         head: Precision = "float32",
+        sampling: Sampling = GREEDY,
     ) -> None:
         """A `backbone` that has been loaded with `always` = `header` (the ids of "Action: ") and <wp>.
 
@@ -101,7 +104,7 @@ class WaypointVLM:
         self.backbone, self.layout = backbone, layout
         self._layers, self._norm, self._tokens = backbone.layers, backbone.norm, backbone.tokens
         self.device, self._text = backbone.device, backbone.config
-        self._rounds = head == "bfloat16"
+        self._rounds, self.sampling = head == "bfloat16", sampling
         self._answer = torch.tensor(self._tokens.places([self._begins(header)])[0], device=self.device)
         choices = {family: self._choice(family.ids) for family in dict.fromkeys(layout.families)}
         self._choices = [choices[family] for family in layout.families]
@@ -128,15 +131,17 @@ class WaypointVLM:
         num_waypoints: int = 7,
         forced: Tensor | None = None,
         shape: BatchShape | None = None,
+        bias: Tensor | None = None,
     ) -> VlmOutput:
         """Waypoints for images (B, 2, 224, 224, 3) uint8 [base, wrist] and prompts (BOS first, any mix of lengths).
 
         `forced` (B, M, V): feed these values instead of the sampled ones (to compare hidden states).
-        `shape`: what to compute it in; as it is if None. Raises ValueError for a prompt over 500 tokens,
+        `shape`: what to compute it in; as it is if None. `bias` (B, M, S): each request's, which `sampling` asks for
+        (`sampling.bias`). Raises ValueError for a prompt over 500 tokens,
         torch.cuda.OutOfMemoryError when the batch is too large.
         """
         shape = shape or BatchShape.whole(len(prompts))
-        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, forced)
+        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, forced, bias)
         *_, values = self._run(prefix, shape)
         return VlmOutput(values[: len(prompts)].clone(), prefix.seen)
 
@@ -144,7 +149,8 @@ class WaypointVLM:
     def trace(self, start: int, stop: int, shape: BatchShape, prompt_size: int = 60, num_waypoints: int = 7) -> Tensor:
         """Fingerprints (B, pieces) of all that made-up requests of these numbers are planned from (same_bits.py)."""
         images, prompts, _ = made_up(start, stop, prompt_size)
-        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, None)
+        bias = torch.zeros((stop - start, num_waypoints, self.layout.scores)) if self.sampling.needs_bias else None
+        prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, None, bias)
         cache, hidden, values = self._run(prefix, shape)
         return fingerprints(*(part[: stop - start] for part in (*cache, hidden, values)))
 
@@ -156,8 +162,8 @@ class WaypointVLM:
         length = 2 * IMAGE_TOKENS + prefix.tokens.shape[1] + len(self._answer)
         cache = self._caches.take(shape.rows, aligned(length + self._new_slots(num_waypoints)))
         hidden, real = read_parts(self._read, shape, (prefix.seen, prefix.tokens, prefix.lengths), cache)
-        lengths, forced = (padded(part, shape.rows) for part in (prefix.lengths, prefix.forced))
-        return cache, hidden, self._decode(cache, real, hidden, lengths, forced)
+        given = (prefix.lengths, prefix.forced, *(() if prefix.bias is None else (prefix.bias,)))
+        return cache, hidden, self._decode(cache, real, hidden, *(padded(part, shape.rows) for part in given))
 
     def prompt_size(self, tokens: int) -> int:
         """The length that a prompt is padded to. Raises ValueError if it is too long."""
@@ -165,7 +171,12 @@ class WaypointVLM:
         return padded_size(tokens + header, _TEXT_SIZES) - header
 
     def _prefix(
-        self, seen: Tensor, prompts: Sequence[Sequence[int]], num_waypoints: int, forced: Tensor | None
+        self,
+        seen: Tensor,
+        prompts: Sequence[Sequence[int]],
+        num_waypoints: int,
+        forced: Tensor | None,
+        bias: Tensor | None,
     ) -> _Prefix:
         size = self.prompt_size(max(map(len, prompts)))
         rows = torch.tensor([[*row, *[0] * (size - len(row))] for row in self._tokens.places(prompts)])
@@ -173,9 +184,17 @@ class WaypointVLM:
         if forced is None:
             forced = torch.full((len(prompts), num_waypoints, len(self._choices)), -1)
         to = self.device
-        return _Prefix(seen, rows.to(to), lengths.to(to), forced.to(to))
+        return _Prefix(seen, rows.to(to), lengths.to(to), forced.to(to), None if bias is None else bias.to(to))
 
-    def _answers(self, layers: Tensor, real: Tensor, hidden: Tensor, lengths: Tensor, forced: Tensor) -> Tensor:
+    def _answers(
+        self,
+        layers: Tensor,
+        real: Tensor,
+        hidden: Tensor,
+        lengths: Tensor,
+        forced: Tensor,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """(B, M, V) sampled values after prompts that `layers` (depth, B, slots, 2 D) hold.
 
         `real` (B, S) are the prefix slots that may be seen, `hidden` (B, width) what the first value is read from.
@@ -189,7 +208,7 @@ class WaypointVLM:
         for waypoint in range(num_waypoints):
             for index, choice in enumerate(self._choices):
                 follower = self._follower(index)
-                scores = self._scores(hidden, choice)
+                scores = self._sampled(self._scores(hidden, choice), bias, waypoint, index)
                 value, new = ops.pick(scores, forced[:, waypoint, index], choice.embedded, follower)
                 values.append(value)
                 if len(values) == num_waypoints * len(self._choices):
@@ -205,6 +224,20 @@ class WaypointVLM:
         """(B, N) float32 of hidden states (B, width)."""
         scores = ops.linear(hidden, choice.scoring)
         return scores.to(hidden.dtype).float() if self._rounds else scores
+
+    def _sampled(self, scores: Tensor, bias: Tensor | None, waypoint: int, first: int, places: int = 1) -> Tensor:
+        """Return the scores (..., N) of a waypoint's values from number `first` on, as the best of them is a sample."""
+        if bias is None:
+            return scores
+        start, count = self.layout.first_score(first), scores.shape[-1]
+        own = bias[:, waypoint, start : start + places * count].reshape(scores.shape)
+        return scores / self.sampling.temperature + own if self.sampling.temperature else scores + own
+
+    @torch.inference_mode()
+    def best(self, hidden: Tensor, index: int) -> Tensor:
+        """Return the values (B,) that hidden states (B, width) choose as a waypoint's value number `index`."""
+        scores = self._scores(hidden, self._choices[index])
+        return scores.shape[1] - 1 - scores.flip(-1).argmax(-1)
 
     def _follower(self, index: int) -> Tensor | None:
         """The forced token (width,) that must follow a waypoint's value number `index`."""

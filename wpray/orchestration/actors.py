@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +19,16 @@ from wpray.benchmarks.base import Environment
 from wpray.cluster import node_versions
 from wpray.config import Config
 from wpray.errors import wrapping_errors
+from wpray.orchestration.loop_options import loop_options
+from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.scheduler import Assignment
-from wpray.policies.base import Policy, Sources
-from wpray.policies.batching import Batcher, PolicyError
-from wpray.policies.factory import build_policy, policy_spec
+from wpray.policies.base import AnyPolicy, PolicySpec, Sources
+from wpray.policies.batching import PolicyError
+from wpray.policies.factory import build_policy
+from wpray.policies.relay import answering
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
-from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
-from wpray.tracking import DeviationRule
+from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.transport.connection import Address, PolicyServer, RemotePolicy
 from wpray.transport.replica_selection import Gpus, ReplicaSelector
 
@@ -44,6 +46,11 @@ class RunContext:
     key: bytes  # both ends of a policy connection prove that they know it
     versions: dict[str, str] = field(default_factory=dict)  # that env actors must have, where nodes may differ
     session: int | None = None  # of the run, which its rows name
+    spec: PolicySpec = field(kw_only=True)
+
+    def for_environments(self) -> RunContext:
+        """Return what env actors need: not the policy's own settings, whose types may be defined beside its weights."""
+        return replace(self, config=self.config.model_copy(update={"policy_args": {}}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class Health:
     idle_s: float  # since the last step, reply or start of work; 0 when there is nothing to do
     busy_s: float = 0.0  # at work, in all
     loaded: Loaded | None = None  # policy: None while it loads
+    notices: tuple[str, ...] = ()  # policy: lines for the run's log
 
 
 # "request": the policy cannot answer this request, whatever its process (InvalidRequestError).
@@ -104,6 +112,7 @@ class PolicyActorImpl:
 
     def __init__(self, replica: int, context: RunContext) -> None:
         self._replica, self._context = replica, context
+        self._notices = NoticeKeeper()
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         # In a thread of its own: a replica that loads for minutes is told from one that is frozen.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load").submit(self._load)
@@ -119,15 +128,14 @@ class PolicyActorImpl:
         host = _this_host(None, getattr(policy, "gpu", None))
         return Loaded(host, time.perf_counter() - began, sources)
 
-    def _serve(self, policy: Policy) -> None:
+    def _serve(self, policy: AnyPolicy) -> None:
         context = self._context
         files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies are loaded from none
         self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): record.file_sha256(path) for path in files})
-        batching = context.config.batching
-        size = min(batching.max_batch_size, policy.spec.max_batch_size)
-        self._batcher = Batcher(policy, size, batching.max_wait_ms / 1000)
+        self._answering = answering(policy, context.config.batching)
+        self._remote = policy.spec.remote
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._server = PolicyServer(self._batcher, host, context.key)
+        self._server = PolicyServer(self._answering, host, context.key)
         self._node = ray.get_runtime_context().get_node_id()
 
     def file_hashes(self) -> dict[str, str]:
@@ -153,7 +161,7 @@ class PolicyActorImpl:
             raise ConnectionError("the policy is loading")
 
     def _check_threads(self) -> None:
-        self._batcher.check()
+        self._answering.check()
         self._server.check()
 
     def gpus(self) -> Gpus:
@@ -167,10 +175,11 @@ class PolicyActorImpl:
         Raises what loading the policy raised, and ThreadDiedError if this process must be replaced.
         """
         if not self._loading.done():
-            return Health(0.0)
-        loaded, since = self._loading.result(), self._batcher.busy_since
+            return Health(0.0, notices=self._notices.take())
+        loaded, since = self._loading.result(), None if self._remote else self._answering.busy_since
         self._check_threads()
-        return Health(0.0 if since is None else time.monotonic() - since, self._batcher.busy_s, loaded)
+        idle_s = 0.0 if since is None else time.monotonic() - since
+        return Health(idle_s, self._answering.busy_s, loaded, self._notices.take())
 
 
 class EnvActorImpl:
@@ -194,7 +203,7 @@ class EnvActorImpl:
         node_versions.check_this_host(self._context.versions, config)
         renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
         self._env: Environment = config.load_benchmark().make_environment(config.task_suite, config.env.protocol)
-        self._policy = RemotePolicy(policy_spec(config), self._selector.select, self._context.key, self._alive)
+        self._policy = RemotePolicy(self._context.spec, self._selector.select, self._context.key, self._alive)
         return _this_host(renderer)
 
     @ray.method(concurrency_group="work", enable_task_events=False)  # the driver would tell Ray of each episode thrice
@@ -275,17 +284,7 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
 
 def rollout_settings(config: Config, on_step: Callable[[int], None] | None = None) -> RolloutSettings:
     """What `config` says of an episode."""
-    loop = LoopOptions(
-        starts_from_actual=config.starts_from_actual,
-        max_segments_per_replan=config.max_segments_per_replan,
-        strict_step_budget=config.strict_step_budget,
-        stop_on_d0=config.stop_on_d0,
-        crop_scale=config.center_crop_scale if config.center_crop else None,
-        replan_on=DeviationRule(config.deviation_threshold, config.deviation_metric)
-        if config.replan_on_deviation
-        else None,
-    )
-    return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop)
+    return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop_options(config))
 
 
 _remote: Any = ray.remote  # its stubs know only some of its options
@@ -305,9 +304,9 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
         return None
     from wpray.system import egl_devices, gl
 
-    renderer = gl.choose(config.env.renderer)
+    renderer = gl.select_renderer(config.env.renderer)
     gl.prepare(renderer)
-    egl_devices.settle(owned=owned, name=name)
+    egl_devices.set_egl_device(owned=owned, name=name)
     return renderer
 
 

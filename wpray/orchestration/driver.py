@@ -214,7 +214,8 @@ class Driver:
     def _succeeded(self, event: Finished) -> None:
         self._idle.append(event.assignment.worker)
         self._policy_has_answered = True
-        if self._scheduler.done(event.assignment):  # else a late result of an attempt already given up
+        solved = event.attempt.episode.status == "success"
+        if self._scheduler.done(event.assignment, solved):  # else a late result of an attempt already given up
             self._keep(event.assignment.trial, event.attempt.episode)
 
     def _failed(self, event: Finished) -> None:

@@ -53,7 +53,7 @@ class EnvActorPool:
             num_cpus=config.ray.env_cpus,
             memory=env_memory(config),
             **demands(config.ray.env_resources),
-        ).remote(name, self._context, self._replicas)
+        ).remote(name, self._context.for_environments(), self._replicas)
         # On a cluster it may wait for a node first, as long as it likes.
         self._workers[name] = _Worker(handle, exists_since=None if config.ray.address else time.monotonic())
         self._events.watch(handle.health.remote(), partial(self._exists, name))

@@ -95,6 +95,8 @@ class PolicyActorPool:
             return self._failed(number, error)
         health: Health = future.result()
         self._silent_since, replica.alive = None, True
+        for notice in health.notices:
+            _LOG.warning("%s", notice)
         if health.busy_s < replica.busy_s:
             replica.past_s += replica.busy_s
         replica.busy_s = health.busy_s

@@ -72,7 +72,7 @@ class Recorder:
         reason = self._errors.reason_to_stop(self._rows)
         if reason is not None:
             return Stop(reason)
-        enough = decided(lambda: self._tally.even, self._stop_when)
+        enough = decided(lambda: self._tally.balanced_rate, self._stop_when)
         return None if enough is None else Stop(enough, intended=True)
 
     def _write_when_possible(self, episode: EncodedEpisode, stopping: Callable[[], bool]) -> None:

@@ -9,7 +9,7 @@ Every trial ends exactly once: in a result, or, after too many lost attempts, as
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -30,25 +30,55 @@ class Assignment:
         trial, task = self.trial, self.trial.task
         about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
         errors = [astuple(error) for error in self.errors]
-        return [about, trial.trial, trial.seed, self.attempt, self.worker, errors]
+        return [about, trial.init_state, trial.seed, trial.own_state, self.attempt, self.worker, errors]
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Assignment:
         """The assignment that `plain` was made of."""
-        about, trial, seed, attempt, worker, errors = plain
-        return cls(Trial(Task(*about), trial, seed), attempt, worker, tuple(AttemptError(*error) for error in errors))
+        about, trial, seed, state, attempt, worker, errors = plain
+        return cls(
+            Trial(Task(*about), trial, seed, state), attempt, worker, tuple(AttemptError(*error) for error in errors)
+        )
+
+
+class SuccessQuota:
+    """Number of successes that are wanted of each task; no trial of a task is run beyond the last of them.
+
+    No more trials of a task are in hand than successes are missing. So those that run are the ones that a serial run
+    would have reached, however many actors there are: before each of them, fewer successes than wanted are possible.
+    """
+
+    def __init__(self, wanted: int, solved: Mapping[TaskKey, int]) -> None:
+        """`solved`: successes of each task so far."""
+        self._wanted, self._solved = wanted, Counter(solved)
+
+    def is_open(self, task: TaskKey, in_hand: int) -> bool:
+        """Return whether another trial of `task` may run beside `in_hand` of them."""
+        return self._solved[task] + in_hand < self._wanted
+
+    def add(self, task: TaskKey) -> bool:
+        """Count a success; return whether it is the last that is wanted."""
+        self._solved[task] += 1
+        return self._solved[task] >= self._wanted
 
 
 class Scheduler:
     """Hands out trials and remembers who has which."""
 
-    def __init__(self, trials: Iterable[Trial], max_attempts: int, round_size: int | None = None) -> None:
+    def __init__(
+        self,
+        trials: Iterable[Trial],
+        max_attempts: int,
+        round_size: int | None = None,
+        quota: SuccessQuota | None = None,
+    ) -> None:
         """`round_size`: so many trials of every task before the next ones of any (an actor may
         be a round ahead if others are at work on the tasks that are behind)."""
-        self._max_attempts, self._round_size = max_attempts, round_size
+        self._max_attempts, self._round_size, self._quota = max_attempts, round_size, quota
         self._pending: dict[TaskKey, deque[Trial]] = {}
         for trial in trials:
-            self._pending.setdefault(_task_of(trial), deque()).append(trial)
+            if quota is None or quota.is_open(_task_of(trial), 0):
+                self._pending.setdefault(_task_of(trial), deque()).append(trial)
         self._running: dict[str, Assignment] = {}
         self._task: dict[str, TaskKey] = {}
         self._workers_on: Counter[TaskKey] = Counter()
@@ -82,29 +112,39 @@ class Scheduler:
     def even_out(self) -> None:
         """Keeps of every task only as many trials as the task furthest ahead has begun: a mean over equal shares."""
         for task, queue in self._pending.items():
-            self._pending[task] = deque(trial for trial in queue if trial.trial < self._begun)
+            self._pending[task] = deque(trial for trial in queue if trial.init_state < self._begun)
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
     def next_for(self, worker: str) -> Assignment | None:
         """The next attempt for an idle `worker`, or None if there is nothing left to hand out."""
         if not self._taking or self.num_pending == 0 or worker in self._running:
             return None
-        task = self._choose(worker)
+        open_tasks = self._open_tasks()
+        if not open_tasks:
+            return None
+        task = self._choose(worker, open_tasks)
         self._move(worker, task)
         trial = self._pending[task].popleft()
         self.num_pending -= 1
         self._attempts[trial.key] += 1
-        self._begun = max(self._begun, trial.trial + 1)
+        self._begun = max(self._begun, trial.init_state + 1)
         errors = tuple(self._errors.get(trial.key, ()))
         assignment = Assignment(trial, self._attempts[trial.key], worker, errors)
         self._running[worker] = assignment
         return assignment
 
-    def done(self, assignment: Assignment) -> bool:
-        """Closes an attempt; False if it had been given up before, so that a late result must be dropped."""
+    def done(self, assignment: Assignment, solved: bool = False) -> bool:
+        """Closes an attempt; False if it had been given up before, so that a late result must be dropped.
+
+        `solved`: its trial is a success, perhaps the last that is wanted of its task.
+        """
         if self._running.get(assignment.worker) != assignment:
             return False
         del self._running[assignment.worker]
+        task = _task_of(assignment.trial)
+        if self._quota is not None and solved and self._quota.add(task):
+            self.num_pending -= len(self._pending[task])
+            self._pending[task].clear()
         return True
 
     def failed(self, assignment: Assignment, error: AttemptError | None = None) -> bool:
@@ -127,8 +167,16 @@ class Scheduler:
         self._leave(worker)
         return self._running.get(worker)
 
-    def _choose(self, worker: str) -> TaskKey:
-        rounds = {task: self._round(queue[0]) for task, queue in self._pending.items() if queue}
+    def _open_tasks(self) -> list[TaskKey]:
+        """Tasks of which a trial may be handed out now."""
+        waiting = [task for task, queue in self._pending.items() if queue]
+        if self._quota is None:
+            return waiting
+        in_hand = Counter(_task_of(assignment.trial) for assignment in self._running.values())
+        return [task for task in waiting if self._quota.is_open(task, in_hand[task])]
+
+    def _choose(self, worker: str, among: Sequence[TaskKey]) -> TaskKey:
+        rounds = {task: self._round(self._pending[task][0]) for task in among}
         first, current = min(rounds.values()), self._task.get(worker)
         behind = [task for task, its_round in rounds.items() if its_round == first]
         cared_for = all(self._workers_on[task] for task in behind)
@@ -137,7 +185,7 @@ class Scheduler:
         return max(behind, key=self._urgency)
 
     def _round(self, trial: Trial) -> int:
-        return trial.trial // self._round_size if self._round_size else 0
+        return trial.init_state // self._round_size if self._round_size else 0
 
     def _urgency(self, task: TaskKey) -> float:
         """Steps still to come for each actor that would share them."""

@@ -76,7 +76,7 @@ def round_size(settings: StopWhenConfig) -> int | None:
 def decided(overall: Callable[[], Rate], settings: StopWhenConfig) -> str | None:
     """Why the outcomes so far are enough, as `settings` asks; None if they are not, or it asks for nothing.
 
-    `overall` gives the rate over trials that all tasks have run (`Tally.even`), on which both rules rest.
+    `overall` gives the rate over trials that all tasks have run (`Tally.balanced_rate`), on which both rules rest.
     `half_width`: of the 95% interval. `reference_rate`: Wald's sequential probability ratio tests of the reference
     against a rate that is `difference` better, and one that is `difference` worse, each at half of `alpha`.
     """

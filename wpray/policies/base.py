@@ -20,6 +20,8 @@ from wpray.types import (
     SegmentRequest,
 )
 
+NOTICES = "wpray.notices"  # logger whose warnings, of a policy's process, come into the run's log
+
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
@@ -35,6 +37,13 @@ class PolicySpec:
     cameras: Mapping[str, ImageSpec] = field(default_factory=lambda: BASE_AND_WRIST)  # seen if `images`
     proprio: tuple[str, ...] = PROPRIO_FIELDS
     action: ActionSpec = field(default_factory=ActionSpec)
+    # Chunk: another process answers, so that a wait for it is no sign of a hang. With a max_batch_size of 1, requests
+    # are not batched here: many threads call `predict`, each with one request.
+    remote: bool = False
+
+    def __post_init__(self) -> None:
+        """Copy the cameras, because a read-only view of a mapping cannot travel to another process."""
+        object.__setattr__(self, "cameras", dict(self.cameras))
 
     @property
     def observation(self) -> ObservationSpec:
@@ -75,8 +84,8 @@ class Policy(Protocol):
 class ChunkPolicy(Protocol):
     """Answers batches with action chunks: observation in, H actions out, as nearly every VLA does.
 
-    Its requests must not depend on each other, and its errors mean what Policy's mean. `prepare`, `files` and
-    `sources` are read as Policy's are.
+    A reply must not depend on the other requests of its batch, and errors mean what Policy's mean. `prepare`, `files`
+    and `sources` are read as Policy's are, and `chunk_sizes` as its `plan_sizes`.
     """
 
     spec: PolicySpec  # kind "chunk"
@@ -85,13 +94,28 @@ class ChunkPolicy(Protocol):
         """Return one reply a request, in order."""
 
 
-class PolicyClient(Protocol):
-    """What an episode sees of a policy: one blocking call at a time."""
+AnyPolicy = Policy | ChunkPolicy
+
+
+class WaypointClient(Protocol):
+    """What an episode sees of a policy that plans waypoints: one blocking call at a time."""
 
     spec: PolicySpec
 
     def plan(self, request: PlanRequest) -> PlanReply:
-        """Asks for a plan and its first segment."""
+        """Return the plan and its first segment."""
 
     def act(self, request: SegmentRequest) -> SegmentReply:
-        """Asks for one segment."""
+        """Return one segment."""
+
+
+class ChunkClient(Protocol):
+    """What an episode sees of a chunk policy: one blocking call at a time."""
+
+    spec: PolicySpec
+
+    def predict(self, request: ChunkRequest) -> ChunkReply:
+        """Return one chunk."""
+
+
+PolicyClient = WaypointClient | ChunkClient

@@ -1,9 +1,10 @@
 """Dynamic batching: requests of many episodes, answered together by one policy.
 
-Two queues (plans, segments) and one thread that computes. While a batch computes, the next ones collect: whoever asks
-prepares the request (tokens, noise, images into page-locked memory) in its own thread, if the policy can. A batch goes
-when it is full or its oldest request has waited long enough. Of two that may go, segments overtake plans for a while,
-and then the one that has waited longer goes, so neither kind starves however long the other's batches take.
+A queue for each kind of request (plans and segments, or chunks) and one thread that computes. While a batch computes,
+the next ones collect, and each request is prepared (tokens, noise, images into page-locked memory) in the thread that
+asks, if the policy can. A batch goes when it is full or its oldest request has waited long enough. Of two that may go,
+segments overtake plans for a while, and then the one that has waited longer goes, so that neither kind starves however
+long the other's batches take.
 
 Requests of one kind are taken in the order in which they came. One that must be isolated (it may kill the process) is a
 batch of its own when its turn comes; one whose asker has gone is dropped. Whatever ends the thread fails every request,
@@ -25,9 +26,17 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from wpray.errors import InvalidRequestError, ThreadDiedError, wrapping_errors
-from wpray.policies.base import Policy
+from wpray.policies.base import AnyPolicy
 from wpray.system.threads import WatchedThread
-from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
+from wpray.types import (
+    ChunkReply,
+    ChunkRequest,
+    PlanReply,
+    PlanRequest,
+    SegmentReply,
+    SegmentRequest,
+    Timing,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,8 +46,8 @@ _GATHER = 3.0
 _RECENT = 0.2  # weight of the last batch in what one of its size takes
 _WORTH_WAITING = 0.1  # of what a batch takes: a longer wait for company costs more than the company saves
 
-Request = TypeVar("Request", bound=PlanRequest | SegmentRequest)
-Reply = TypeVar("Reply", bound=PlanReply | SegmentReply)
+Request = TypeVar("Request", bound=PlanRequest | SegmentRequest | ChunkRequest)
+Reply = TypeVar("Reply", bound=PlanReply | SegmentReply | ChunkReply)
 Done = TypeVar("Done")
 
 
@@ -179,6 +188,15 @@ def _measured(own: Timing, queue_s: float, compute_s: float, batch_size: int) ->
     return dataclasses.replace(own, queue_s=queue_s, compute_s=compute_s, batch_size=batch_size)
 
 
+def _queue_of(policy: AnyPolicy, method: str, sizes: str) -> _Queue[Any, Any]:
+    """Return the queue of what `method` answers; a request of a kind that the policy has no method for fails."""
+
+    def unanswerable(_: list[Any]) -> list[Any]:
+        raise TypeError(f"a policy of kind {policy.spec.kind!r} has no method {method}")
+
+    return _Queue(getattr(policy, method, unanswerable), getattr(policy, sizes, ()))
+
+
 def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyError:
     """What the policy's `work` gives. Whatever it raises, except `but`, belongs to its requests, never to the actor."""
     try:
@@ -196,11 +214,12 @@ def _in_words(error: BaseException) -> PolicyError:
 class Batcher:
     """Answers requests of many threads with one policy."""
 
-    def __init__(self, policy: Policy, max_batch_size: int, max_wait_s: float) -> None:
+    def __init__(self, policy: AnyPolicy, max_batch_size: int, max_wait_s: float) -> None:
         self._size, self._wait_s = max_batch_size, max_wait_s
         self._prepare: Callable[[Any], Any] | None = getattr(policy, "prepare", None)
-        self._plans: _Queue[PlanRequest, PlanReply] = _Queue(policy.plan, getattr(policy, "plan_sizes", ()))
-        self._acts: _Queue[SegmentRequest, SegmentReply] = _Queue(policy.act, getattr(policy, "segment_sizes", ()))
+        self._plans: _Queue[PlanRequest, PlanReply] = _queue_of(policy, "plan", "plan_sizes")
+        self._acts: _Queue[SegmentRequest, SegmentReply] = _queue_of(policy, "act", "segment_sizes")
+        self._chunks: _Queue[ChunkRequest, ChunkReply] = _queue_of(policy, "predict", "chunk_sizes")
         self._changed = threading.Condition()
         self._closed = False
         self._open: set[_Waiting[Any, Any]] = set()  # not answered, the batch in hand included
@@ -248,6 +267,15 @@ class Batcher:
     ) -> SegmentReply:
         """Answers one segment request; blocks until its batch is done. Arguments and errors: as in `plan`."""
         return self._ask(self._acts, request, announce, gone)
+
+    def predict(
+        self,
+        request: ChunkRequest,
+        announce: Callable[[], None] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> ChunkReply:
+        """Answer one chunk request; block until its batch is done. Arguments and errors are those of `plan`."""
+        return self._ask(self._chunks, request, announce, gone)
 
     def close(self) -> None:
         """Stops the thread after the batch in hand; what still waits fails with ThreadDiedError."""
@@ -315,17 +343,23 @@ class Batcher:
         """Waits until a batch may go; None when closed."""
         with self._changed:
             while not self._closed:
-                plans_due, acts_due = (queue.due(self._size, self._wait_s) for queue in (self._plans, self._acts))
+                queues: tuple[_Queue[Any, Any], ...] = (self._plans, self._acts, self._chunks)
+                due = [queue.due(self._size, self._wait_s) for queue in queues]
                 now = time.perf_counter()
-                if min(plans_due, acts_due) > now:
-                    pause = min(plans_due, acts_due) - now
+                if min(due) > now:
+                    pause = min(due) - now
                     self._changed.wait(pause if pause < 3600 else None)
                     continue
-                plan_goes = self._plan_goes(plans_due <= now, acts_due <= now)
-                run = self._take(self._plans) if plan_goes else self._take(self._acts)
+                run = self._take(self._first(*(instant <= now for instant in due)))
                 if run is not None:
                     return run
         return None
+
+    def _first(self, plan_may: bool, act_may: bool, chunk_may: bool) -> _Queue[Any, Any]:
+        """Return the queue whose batch goes, of those that may. Chunks wait for nothing: their policy has no plans."""
+        if chunk_may:
+            return self._chunks
+        return self._plans if self._plan_goes(plan_may, act_may) else self._acts
 
     def _plan_goes(self, plan_may: bool, act_may: bool) -> bool:
         """Of two batches that may go, the one that has waited longer; but segments overtake plans that gather.

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.policies.base import Policy, PolicySpec
+from wpray.policies.base import AnyPolicy, PolicySpec
 from wpray.policies.settings import GROUP, given_settings, read_settings
 from wpray.registry import Registry
 
@@ -25,10 +25,11 @@ POLICIES = Registry(
         "noop": "wpray.policies.noop",
         "random": "wpray.policies.random_policy",
         "waypoint_vla": "wpray.policies.waypoint_vla.policy",
+        "openpi": "wpray.policies.remote.openpi:OpenpiPolicy",
     },
 )
 _LIGHT_SPECS = {"waypoint_vla": "wpray.policies.waypoint_vla.spec"}  # where the policy's own module imports torch
-_METHODS = {"waypoints": ("plan", "act")}  # of each kind of policy
+_METHODS = {"waypoints": ("plan", "act"), "chunk": ("predict",)}  # of each kind of policy
 _FORM = "a policy is a class with spec or spec_of, or a module with spec_of and build"
 
 
@@ -41,7 +42,7 @@ def policy_spec(config: Config) -> PolicySpec:
     return _loaded(config).spec()
 
 
-def build_policy(config: Config) -> Policy:
+def build_policy(config: Config) -> AnyPolicy:
     """Return the configured policy, ready to answer (a learned one has loaded its weights).
 
     Raises BadInputError for an unknown name, and whatever is wrong with its files.
@@ -98,13 +99,13 @@ class _Loaded:
             raise BadInputError(f"policy: {said} of {self.name} {verb} a PolicySpec, {wrong}")
         return cast(PolicySpec, spec)
 
-    def build(self) -> Policy:
+    def build(self) -> AnyPolicy:
         if isinstance(self.part, ModuleType):
-            return cast(Policy, self.part.build(self.config))
+            return cast(AnyPolicy, self.part.build(self.config))
         spec, policy = self.spec(), self.part(*self._arguments)
         if not hasattr(policy, "spec"):
             policy.spec = spec
-        return cast(Policy, policy)
+        return cast(AnyPolicy, policy)
 
     @property
     def _arguments(self) -> tuple[Any, ...]:

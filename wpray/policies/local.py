@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from wpray.policies.base import Policy, PolicySpec
-from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
+from typing import Any
+
+from wpray.policies.base import AnyPolicy, PolicySpec
+from wpray.types import ChunkReply, ChunkRequest, PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 
 class LocalPolicyClient:
-    """Answers each request at once, as a batch of one."""
+    """Client that answers each request at once, as a batch of one. It raises what the policy raises."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: AnyPolicy) -> None:
+        self._policy: Any = policy  # of either kind: `spec` says which methods it has
         self.spec: PolicySpec = policy.spec
 
     def plan(self, request: PlanRequest) -> PlanReply:
-        """Answers one plan request; raises what the policy raises."""
-        return self._policy.plan([request])[0]
+        """Return the plan and its first segment."""
+        reply: PlanReply = self._policy.plan([request])[0]
+        return reply
 
     def act(self, request: SegmentRequest) -> SegmentReply:
-        """Answers one segment request; raises what the policy raises."""
-        return self._policy.act([request])[0]
+        """Return one segment."""
+        reply: SegmentReply = self._policy.act([request])[0]
+        return reply
+
+    def predict(self, request: ChunkRequest) -> ChunkReply:
+        """Return one chunk."""
+        reply: ChunkReply = self._policy.predict([request])[0]
+        return reply

@@ -66,6 +66,6 @@ def _random_segment(trial: Trial, segment_index: int) -> Segment:
 
 def _generator(trial: Trial, kind: str, index: int) -> np.random.Generator:
     task = trial.task
-    key = f"{trial.seed}/{task.suite}/{task.task_id}/{trial.trial}/{kind}/{index}"
+    key = f"{trial.seed}/{task.suite}/{task.task_id}/{trial.init_state}/{kind}/{index}"
     digest = hashlib.sha256(key.encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

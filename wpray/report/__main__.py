@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from wpray.cli.arguments import file_to_write, number, place
+from wpray.cli.arguments import file_to_write, location, number
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.report.page import EMBED_BYTES, write_report
 
 _ABOUT = "Writes one self-contained HTML page about a run, finished or not. It opens in any browser, without a network."
@@ -16,7 +16,7 @@ _ABOUT = "Writes one self-contained HTML page about a run, finished or not. It o
 def main(argv: Sequence[str]) -> int:
     """Write the report; return exit code 0. Raise BadInputError, which is exit code 2."""
     parser = ArgumentParser(prog="python -m wpray.report", description=_ABOUT)
-    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     where = "where to write it (RUN_DIR/report.html; of a URL, beside its copy here)"
     parser.add_argument("-o", "--out", type=file_to_write, metavar="FILE", help=where)
     parser.add_argument(

@@ -33,8 +33,9 @@ _CONFIG: Mapping[str, type | tuple[type, ...]] = {
 }
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _LARGEST = 10_000_000  # a task's or a trial's number: a report has a row or column for each
-_POSITIVE = ("task_id", "trial", "num_steps", "max_steps", "num_plans", "num_segments")
+_POSITIVE = ("task_id", "trial", "num_steps", "max_steps", "num_plans", "num_segments", "num_chunks")
 _SECONDS = ("reset_s", "env_s", "render_s", "policy_wait_s", "wall_s")
+_INDEX_OF = {"plan": "plan_index", "segment": "segment_index", "chunk": "chunk_index"}  # kind of decision -> column
 _DECISION_NUMBERS = ("step", "asked_s", "wait_s", "queue_s", "compute_s", "planner_s", "expert_s")
 
 
@@ -95,7 +96,10 @@ def check_decisions(decisions: pa.Table, name: str) -> None:
     for column in _DECISION_NUMBERS:
         _refuse(pc.invert(_is_time(decisions[column])), f"{name}: column {column} is no number from 0")
     _refuse(pc.less(decisions["batch_size"], 1), f"{name}: column batch_size is under 1")
-    _refuse(pc.invert(pc.is_in(decisions["kind"], pa.array(["plan", "segment"]))), f"{name}: column kind is odd")
+    _refuse(pc.invert(pc.is_in(decisions["kind"], pa.array([*_INDEX_OF]))), f"{name}: column kind is odd")
+    for kind, column in _INDEX_OF.items():
+        lacking = pc.and_(pc.equal(decisions["kind"], kind), pc.is_null(decisions[column]))
+        _refuse(lacking, f"{name}: column {column} is null for a {kind}")
 
 
 def _is_success(episodes: pa.Table) -> Any:

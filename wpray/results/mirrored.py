@@ -21,8 +21,8 @@ from wpray.results.unpack import unpack
 from wpray.results.writer import Outcome, RunFolder, parse_info, part_status, safe_name
 from wpray.storage.fetch import fetch
 from wpray.storage.lease import Lease
-from wpray.storage.mirror import Mirror
 from wpray.storage.store import Store, StoreError
+from wpray.storage.uploader import Uploader
 from wpray.storage.url import StoreUrl
 from wpray.types import TrialKey
 
@@ -53,24 +53,24 @@ class MirroredFolder(RunFolder):
         super().__init__(staging_path(url))
         self._store = Store.connect(url)
         self._lease = Lease(self._store)
-        self._mirror: Mirror | None = None
+        self._uploader: Uploader | None = None
         self._there: dict[str, int] = {}  # the store's files and their sizes when this run began
         self._parts_there: set[str] = set()  # names of the parts that the store has, or is to have
-        self._is_announced = self._is_delivered = False
+        self._is_announced = self._is_flushed = False
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The URL."""
         return str(self._store.url)
 
-    def top(self) -> set[str]:
+    def list_names(self) -> set[str]:
         """Names of what lies directly under the URL."""
         with _as_bad_input():
-            return {name for name in self._store.top() if not name.startswith(".")}
+            return {name for name in self._store.list_names() if not name.startswith(".")}
 
     def has_rows(self) -> bool:
         """Whether any trial may have a row in the store."""
-        return bool({"parts", EPISODES} & self.top())
+        return bool({"parts", EPISODES} & self.list_names())
 
     def open(self) -> None:
         """Takes the folder's lock and the store's lease, and makes run.json here that of the store.
@@ -85,16 +85,16 @@ class MirroredFolder(RunFolder):
             self._there = self._store.sizes()
             fetch(self._store, [name for name in (_INFO, _RUN_LOG) if self._is_newer_there(name)], self.path)
             unless_opened.pop_all()
-        self._mirror = Mirror(self._store, self.path, lambda: self._lease.taken_by)
+        self._uploader = Uploader(self._store, self.path, lambda: self._lease.taken_by)
 
     def read_info(self) -> dict[str, Any] | None:
         """The store's run.json, or None if there is none."""
         with _as_bad_input():
             data = self._store.read(_INFO)
-        return None if data is None else parse_info(data, f"{self.place}: its run.json")
+        return None if data is None else parse_info(data, f"{self.location}: its run.json")
 
     def write_info(self, data: dict[str, Any]) -> None:
-        """Replaces run.json here; the first time in the store, too, before the first result: later, `deliver` does."""
+        """Replaces run.json here; the first time in the store, too, before the first result: later, `flush` does."""
         super().write_info(data)
         if not self._is_announced:
             with _as_bad_input():
@@ -106,7 +106,7 @@ class MirroredFolder(RunFolder):
 
         Raises RunStoppedError if the store takes nothing for long, BadInputError if it gives nothing.
         """
-        _LOG.info("results go to %s, by way of %s", self.place, self.path)
+        _LOG.info("results go to %s, by way of %s", self.location, self.path)
         self._parts_there = {name for name in self._there if PART.fullmatch(name)}
         beside = [name for name in self._there if _BESIDE.fullmatch(name) and not (self.path / name).exists()]
         with _as_bad_input():
@@ -115,7 +115,7 @@ class MirroredFolder(RunFolder):
             packed = self._packed(errors=False)
             wanted = [name for name in self._parts_there if name not in packed and not self._has_outcome(name)]
             if wanted or beside:
-                _LOG.info("bringing back %d files from %s", len(wanted) + len(beside), self.place)
+                _LOG.info("bringing back %d files from %s", len(wanted) + len(beside), self.location)
             fetch(self._store, wanted, self.path)
         found = super().finished()
         self._make_alike()
@@ -123,36 +123,36 @@ class MirroredFolder(RunFolder):
 
     def write_episodes(self, *episodes: EncodedEpisode) -> None:
         """Writes them here and has them brought to the store. Raises PausedError, too, while it is far behind."""
-        mirror = self._running
-        mirror.check()
+        uploader = self._running
+        uploader.check()
         super().write_episodes(*episodes)
         for episode in episodes:
             trajectory = [] if episode.trajectory is None else [self.trajectory_path(episode.key)]
             part = self._name(self.part_path(episode.key))
             self._parts_there.add(part)
-            mirror.put(*map(self._name, trajectory), part)
+            uploader.enqueue(*map(self._name, trajectory), part)
 
-    def deliver(self) -> None:
+    def flush(self) -> None:
         """Brings tables, report, videos and log to the store, run.json last. Raises RunStoppedError if it fails."""
-        self._is_delivered = True
-        mirror = self._running
-        mirror.put(*(name for name in _MADE_AT_THE_END if (self.path / name).exists()))
+        self._is_flushed = True
+        uploader = self._running
+        uploader.enqueue(*(name for name in _MADE_AT_THE_END if (self.path / name).exists()))
         for path in sorted((self.path / "videos").glob("*.mp4")):
             if self._there.get(self._name(path)) != path.stat().st_size:
-                mirror.put(self._name(path))
-        mirror.drain()
+                uploader.enqueue(self._name(path))
+        uploader.flush()
         self._remove_packed()
-        mirror.put(_INFO)
-        mirror.drain()
+        uploader.enqueue(_INFO)
+        uploader.flush()
 
     def close(self) -> None:
         """Gives lease and lock back; a run that an error has ended brings what it can."""
-        mirror, self._mirror = self._mirror, None
+        uploader, self._uploader = self._uploader, None
         try:
-            if mirror is not None:
-                if not self._is_delivered:
-                    self._deliver_what_is_possible(mirror)
-                mirror.close()
+            if uploader is not None:
+                if not self._is_flushed:
+                    self._flush_what_is_possible(uploader)
+                uploader.close()
         finally:  # Ctrl-C ends the waiting, too
             self._lease.give_back()
             super().close()
@@ -174,7 +174,7 @@ class MirroredFolder(RunFolder):
 
     def _is_better(self, theirs: Path) -> bool:
         """Whether to take the tables in `theirs`; what only those here hold is in parts then."""
-        there, here = _whole(theirs, self.place), _whole(self.path, str(self.path))
+        there, here = _whole(theirs, self.location), _whole(self.path, str(self.path))
         if there is None:  # damaged: without others `finished` sets it aside
             return not (self.path / EPISODES).exists()
         if here is not None and here.digest is not None and here.digest == there.digest:
@@ -201,15 +201,15 @@ class MirroredFolder(RunFolder):
                 self._parts_there.discard(name)
 
     @property
-    def _running(self) -> Mirror:
-        assert self._mirror is not None, "open() comes first"
-        return self._mirror
+    def _running(self) -> Uploader:
+        assert self._uploader is not None, "open() comes first"
+        return self._uploader
 
-    def _deliver_what_is_possible(self, mirror: Mirror) -> None:
+    def _flush_what_is_possible(self, uploader: Uploader) -> None:
         names = [name for name in (*_MADE_AT_THE_END, _INFO) if (self.path / name).exists()]
-        mirror.put(*(names if self._is_announced else ()))
+        uploader.enqueue(*(names if self._is_announced else ()))
         try:
-            mirror.drain(_PATIENCE_AFTER_AN_ERROR_S)
+            uploader.flush(_PATIENCE_AFTER_AN_ERROR_S)
         except RunStoppedError as error:
             _LOG.warning("%s", error)
 
@@ -230,23 +230,23 @@ class MirroredFolder(RunFolder):
 
     def _make_alike(self) -> None:
         """Afterwards every part here is in the store, and damaged ones are there as they are here."""
-        mirror = self._running
+        uploader = self._running
         for name in sorted(self._packed(errors=False)):
             trajectory = self._name(self._trajectory_of(self.path / name))
             if (self.path / trajectory).exists() and self._there.get(trajectory) != self._size(trajectory):
-                mirror.put(trajectory)
+                uploader.enqueue(trajectory)
         for path in self.parts():
             names = [self._name(beside) for beside in (self._trajectory_of(path), path) if beside.exists()]
             self._parts_there.add(self._name(path))
             if any(self._there.get(name) != self._size(name) for name in names):
-                mirror.put(*names)
+                uploader.enqueue(*names)
         for name in sorted(self._parts_there):
             damaged = f"{name}.damaged"
             if not (self.path / name).exists() and (self.path / damaged).exists():
-                mirror.put(damaged)
-                mirror.delete(name)
+                uploader.enqueue(damaged)
+                uploader.delete(name)
                 self._parts_there.discard(name)
-        mirror.drain()
+        uploader.flush()
 
     def _trajectory_of(self, part: Path) -> Path:
         return self.path / "trajectories" / f"{part.parent.name}_{part.name}"

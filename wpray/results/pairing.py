@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wpray.config import DONE_WITHOUT
+from wpray.config import EVALUATION_OPTIONS, comparable
 from wpray.provenance.record import DECISIVE_PACKAGES, differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
@@ -23,6 +23,7 @@ _SAME_FIELDS = (
     "env.protocol",
     "env.max_steps",
     "env.instruction",
+    *EVALUATION_OPTIONS,
 )
 
 
@@ -84,12 +85,18 @@ def obstacles(a: Run, b: Run) -> list[str]:
     fields_a, fields_b = a.info.get("outcome_fields") or {}, b.info.get("outcome_fields") or {}
     lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
     found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
-    fields_a, fields_b = DONE_WITHOUT | fields_a, DONE_WITHOUT | fields_b
+    fields_a, fields_b = comparable(fields_a), comparable(fields_b)
     found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
     found += [_differ(name, _versions(a, name), _versions(b, name)) for name in DECISIVE_PACKAGES]
     ours, theirs = _newest(a), _newest(b)
     found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _recorded(ours, theirs))]
+    found.append(_differ("init_states_file's content", *(_states_digest(run) for run in (a, b))))
     return [text for text in found if text]
+
+
+def _states_digest(run: Run) -> str | None:
+    states = run.info.get("init_states")
+    return str(states.get("sha256"))[:12] if isinstance(states, dict) else None
 
 
 def remarks(a: Run, b: Run) -> list[str]:

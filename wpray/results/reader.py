@@ -20,7 +20,7 @@ from wpray.results.merged import DECISIONS, EPISODES, MergedTables, Overlay, joi
 from wpray.results.remote import RemoteRun
 from wpray.results.schema import TRAJECTORY_FIELDS
 from wpray.results.writer import RunFolder, parse_info
-from wpray.storage.url import place_of
+from wpray.storage.url import location_of
 from wpray.types import FloatArray, TrialKey
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Run:
     notes: tuple[str, ...] = ()  # what of it is missing or not merged, a line each; `load` has logged them
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Folder or URL, for people."""
         return str(self.path if self.remote is None else self.remote.store.url)
 
@@ -50,7 +50,7 @@ class Run:
         """
         path = self.trajectory_file(key)
         if path is None:
-            raise BadInputError(f"{self.place}: no trajectory of {key}; was it an error, or the run's record: none?")
+            raise BadInputError(f"{self.location}: no trajectory of {key}; was it an error, or the run's record: none?")
         table = _read_trajectory(path, columns, self._known.get(key, (None, None))[0])
         steps = self._known.get(key, (None, None))[1]
         if steps is not None and len(table) != steps:
@@ -78,7 +78,7 @@ class Run:
 
     def _brought(self, path: Path) -> Path:
         if self.remote is not None and path.is_relative_to(self.path) and ".." not in path.parts:
-            self.remote.bring(path.relative_to(self.path).as_posix())
+            self.remote.download(path.relative_to(self.path).as_posix())
         return path
 
 
@@ -90,7 +90,7 @@ def load(run_dir: str | Path) -> Run:
     damaged, NewerSchemaError if a newer version has written them, BadInputError if a store does not answer.
     """
     try:
-        place = place_of(run_dir)
+        place = location_of(run_dir)
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, BadInputError):
             raise

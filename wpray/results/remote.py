@@ -45,7 +45,7 @@ class RemoteRun:
             run._copy_all()
         return run
 
-    def bring(self, name: str) -> None:
+    def download(self, name: str) -> None:
         """Copies one more file of the run, unless it is here or the store has none. Raises BadInputError."""
         path = self.copy / name
         with _as_bad_input():

@@ -8,7 +8,7 @@ from wpray.types import Decision
 
 
 def replan_lines(policy: str, decisions: Iterable[Decision]) -> tuple[str, ...]:
-    """`[replan 1] VLM: 7 waypoints, durations [12, 9, ...], step 10, 0.14 s` for each plan."""
+    """`[replan 1] VLM: 7 waypoints, durations [12, 9, ...], step 10, 0.14 s` for each plan; none of chunks."""
     planner = "VLM" if policy == "waypoint_vla" else policy
     return tuple(_line(planner, decision) for decision in decisions if decision.kind == "plan")
 
@@ -16,4 +16,5 @@ def replan_lines(policy: str, decisions: Iterable[Decision]) -> tuple[str, ...]:
 def _line(planner: str, decision: Decision) -> str:
     durations = [] if decision.durations is None else decision.durations.tolist()
     plan = f"{len(durations)} waypoints, durations {durations}"
-    return f"[replan {decision.plan_index + 1}] {planner}: {plan}, step {decision.step}, {decision.wait_s:.2f} s"
+    number = 1 + (decision.plan_index or 0)
+    return f"[replan {number}] {planner}: {plan}, step {decision.step}, {decision.wait_s:.2f} s"

@@ -69,27 +69,29 @@ EPISODE_FIELDS = [
     _field("trajectory_crc32", pa.int64(), "CRC-32 of the trajectory's file; null if none was recorded", nullable=True),
     _field("part_digest", pa.int64(), "first 8 bytes of the SHA-256 of the part that became this row", nullable=True),
     _field("session", pa.int32(), "index of the session that ran it in run.json; null in older rows", nullable=True),
+    # since 1.2
+    _field("num_chunks", pa.int32(), "chunk requests; null if the policy plans waypoints", nullable=True),
 ]
 EPISODE_SCHEMA = _schema(EPISODE_FIELDS)
 
 # Columns that the number of actors, retries, crashes and batch sizes must not change.
 OUTCOME_COLUMNS = (
     *("policy", "protocol", "suite", "task_id", "task_name", "instruction", "trial", "seed", "status", "success"),
-    *("num_steps", "max_steps", "num_plans", "num_segments"),
+    *("num_steps", "max_steps", "num_plans", "num_segments", "num_chunks"),
 )
 
 _STATE = pa.list_(pa.float32())
 _NORMALIZED = "normalized proprio, 8 numbers, or 6 and the gripper (1 open)"
 _POSE = pa.list_(pa.float32(), 6)
 _DECISION_FIELDS = [
-    _field("kind", pa.string(), "plan | segment"),
+    _field("kind", pa.string(), "plan | segment | chunk (since 1.2)"),
     _field("step", pa.int32(), "control steps taken before it", "control steps"),
-    _field("plan_index", pa.int32(), "which plan of the episode"),
-    _field("segment_index", pa.int32(), "which segment of the episode"),
+    _field("plan_index", pa.int32(), "which plan of the episode; chunk: null", nullable=True),
+    _field("segment_index", pa.int32(), "which segment of the episode; chunk: null", nullable=True),
     _field("waypoints", pa.list_(pa.list_(pa.float32())), "plan: (M, 8), normalized proprio", nullable=True),
     _field("durations", pa.list_(pa.int32()), "plan: (M,)", "control steps", nullable=True),
     _field("waypoint_index", pa.int32(), "segment: the waypoint it aims at", nullable=True),
-    _field("duration", pa.int32(), "segment: its length", "control steps", nullable=True),
+    _field("duration", pa.int32(), "segment, chunk: steps of it to be executed", "control steps", nullable=True),
     _field("asked_s", pa.float64(), "when it was asked, after the episode's start", "s"),
     _field("wait_s", pa.float64(), "request to reply as the environment sees it", "s"),
     _field("queue_s", pa.float64(), "waiting for a batch inside the policy", "s"),
@@ -106,7 +108,7 @@ _DECISION_FIELDS = [
         nullable=True,
     ),
     _field("skipped_waypoints", pa.int32(), "plan: waypoints passed over for their negative duration", nullable=True),
-    _field("steps_executed", pa.int32(), "segment: control steps executed", "control steps", nullable=True),
+    _field("steps_executed", pa.int32(), "segment, chunk: control steps executed", "control steps", nullable=True),
     _field("planned_state", _STATE, "segment: the waypoint it aims at", _NORMALIZED, nullable=True),
     _field("reached_state", _STATE, "segment: the robot after it", _NORMALIZED, nullable=True),
     _field("tracking_error", _STATE, "segment: reached_state minus planned_state", _NORMALIZED, nullable=True),
@@ -114,6 +116,7 @@ _DECISION_FIELDS = [
     _field("reached_pose", _POSE, "segment: position and axis-angle after it", "m, rad", nullable=True),
     _field("planned_open", pa.bool_(), "segment: whether the gripper was to be open at its end", nullable=True),
     _field("reached_open", pa.bool_(), "segment: whether the gripper was open at its end", nullable=True),
+    _field("chunk_index", pa.int32(), "chunk: which one of the episode", nullable=True),
 ]
 _KEY_FIELDS = [EPISODE_SCHEMA.field(name) for name in ("run_id", "suite", "task_id", "trial")]
 DECISION_SCHEMA = _schema([*_KEY_FIELDS, *_DECISION_FIELDS])

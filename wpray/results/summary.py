@@ -19,6 +19,8 @@ class TaskTally:
 
     task: Task
     planned: int
+    start: int = 0  # the first trial
+    wanted: int | None = None  # successes after which no further trial runs
     successes: int = 0
     failures: int = 0
     errors: int = 0
@@ -37,13 +39,20 @@ class TaskTally:
             self.errors += 1
 
     @property
-    def unbroken(self) -> int:
+    def contiguous_prefix(self) -> int:
         """How many trials from the first on have a row, without a gap."""
-        return next((trial for trial in range(self.planned) if trial not in self.statuses), self.planned)
+        trials = range(self.start, self.start + self.planned)
+        return next((trial - self.start for trial in trials if trial not in self.statuses), self.planned)
+
+    @property
+    def to_run(self) -> int:
+        """Trials that run in all: those that have run once enough of them are successes."""
+        enough = self.wanted is not None and self.successes >= self.wanted
+        return len(self.statuses) if enough else self.planned
 
     def first(self, trials: int) -> tuple[int, int]:
         """(successes, episodes with an outcome) of the first `trials`."""
-        seen = [self.statuses[trial] for trial in range(trials)]
+        seen = [self.statuses[self.start + number] for number in range(trials)]
         return seen.count("success"), len(seen) - seen.count("error")
 
     @property
@@ -61,9 +70,12 @@ class Tally:
     attempt_errors: Counter[str] = field(default_factory=Counter)  # of those attempts, by kind
 
     @classmethod
-    def planned(cls, planned: Iterable[tuple[Task, int]]) -> Tally:
-        """A tally of `(task, number of trials)` with nothing done yet."""
-        return cls({(task.suite, task.task_id): TaskTally(task, count) for task, count in planned})
+    def planned(cls, planned: Iterable[tuple[Task, int]], start: int = 0, wanted: int | None = None) -> Tally:
+        """Return a tally of `(task, number of trials)` with nothing done yet.
+
+        `start` is the first trial of each, `wanted` how many successes end a task.
+        """
+        return cls({(task.suite, task.task_id): TaskTally(task, count, start, wanted) for task, count in planned})
 
     def add(self, key: tuple[str, int, int], status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
         """Counts the episode of (suite, task_id, trial); `retried`: kinds of the errors of the attempts before it."""
@@ -82,12 +94,12 @@ class Tally:
         return stratified([(row.successes, row.successes + row.failures) for row in self.tasks.values()])
 
     @property
-    def even(self) -> Rate:
+    def balanced_rate(self) -> Rate:
         """The rate over the trials that all tasks have run: no easy task, and no quick success, weighs more in it.
 
         Successes end early and tasks run one after the other, so what has finished at some moment is no fair sample.
         """
-        rounds = min((row.unbroken for row in self.tasks.values()), default=0)
+        rounds = min((row.contiguous_prefix for row in self.tasks.values()), default=0)
         return stratified([row.first(rounds) for row in self.tasks.values()])
 
     @property
@@ -102,8 +114,8 @@ class Tally:
 
     @property
     def total(self) -> int:
-        """Episodes planned."""
-        return sum(row.planned for row in self.tasks.values())
+        """Episodes planned, less those that enough successes of their task spare."""
+        return sum(row.to_run for row in self.tasks.values())
 
 
 def log_lines(tally: Tally) -> list[str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from wpray.errors import BadInputError
 from wpray.results.writer import safe_name
-from wpray.storage.url import StoreUrl, place_of
+from wpray.storage.url import StoreUrl, location_of
 
 _DEFAULT = "videos"
 
@@ -31,7 +31,7 @@ class VideoFolder:
         """
         if video_out_path is None:
             return cls(run / _DEFAULT, _DEFAULT)
-        place = place_of(video_out_path)
+        place = location_of(video_out_path)
         if isinstance(place, StoreUrl):
             raise BadInputError(f"{place}: videos need a folder; leave it out, and they go where the run's results go")
         path = place.absolute()

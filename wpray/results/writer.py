@@ -47,11 +47,11 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the results end up, for people."""
         return str(self.path)
 
-    def top(self) -> set[str]:
+    def list_names(self) -> set[str]:
         """Names of what lies directly in it. Raises BadInputError if it cannot be read."""
         try:
             return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
@@ -96,8 +96,8 @@ class RunFolder:
             return False
         return False
 
-    def deliver(self) -> None:
-        """Brings everything to `place`, at a run's end: it is there."""
+    def flush(self) -> None:
+        """Brings everything to `location`, at a run's end: it is there."""
 
     def close(self) -> None:
         """Gives the lock back."""

@@ -8,7 +8,7 @@ import secrets
 import signal
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,21 @@ from wpray.orchestration.driver import Driver
 from wpray.orchestration.env_actor_pool import EnvActorPool
 from wpray.orchestration.events import EventQueue
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
-from wpray.orchestration.scheduler import Scheduler
+from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import PolicySpec
-from wpray.policies.factory import all_policy_args, policy_spec, with_policy_args
+from wpray.policies.factory import all_policy_args, with_policy_args
 from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
 from wpray.report.page import write_report
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
-from wpray.results.writer import Outcome, RunFolder
+from wpray.results.writer import RunFolder
+from wpray.run.fitting import fitting_spec
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
-from wpray.trials import make_trials, remaining, select_tasks
-from wpray.types import Task, Trial, TrialKey
+from wpray.run.selection import select
+from wpray.trials import remaining
+from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
 
 _LOG = logging.getLogger(__name__)
@@ -63,32 +65,35 @@ def evaluate(config: Config) -> int:
     # Listed first where that is cheap: a misspelt suite is not the policy's fault.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
     config = with_policy_args(config)
-    spec = policy_spec(config)
+    spec = fitting_spec(config)
     console = display.RunConsole(soft_wrap=True)
     with contextlib.ExitStack() as stack:
         versions: dict[str, str] = {}
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
             versions = check_nodes(config)
-        tasks = select_tasks(local_tasks or cluster_tasks(config), config.tasks)
-        trials = make_trials(tasks, config.num_trials_per_task, config.seed)
+        chosen = select(config, local_tasks or cluster_tasks(config))
+        trials = chosen.trials
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
-        facts |= {"policy_settings": all_policy_args(config)}
+        facts |= {"policy_settings": all_policy_args(config), "policy_spec": asdict(spec), **chosen.facts}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
         if config.instruction_source == "bddl":
             _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
+        chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
         todo = remaining(trials, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
         if info.resumed:
-            _LOG.info("resuming %s: %d of %d episodes are finished", folder.place, len(trials) - len(todo), len(trials))
+            _LOG.info(
+                "resuming %s: %d of %d episodes are finished", folder.location, len(trials) - len(todo), len(trials)
+            )
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
-        run = _Run(config, spec, folder, todo, _tally(tasks, config.num_trials_per_task, finished), info)
+        run = _Run(config, spec, folder, todo, chosen.tally(config, finished), info)
         if not (todo and info.knows_files):  # else once the policy's files are known to be those of the results
             info.save("running")
         if todo and config.ray.address is None:
@@ -99,7 +104,7 @@ def evaluate(config: Config) -> int:
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
     """Runs what is left to do, on env actors with the given versions; returns why it stopped early, if it did."""
     config = run.config
-    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session)
+    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session, spec=run.spec)
     num_workers = num_env_actors(config, len(run.todo))
     num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
     _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
@@ -110,7 +115,7 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
             driver = Driver(context, env_actors, policy_pool, events, run.folder, run.tally, shown, run.info)
             with _ctrl_c(driver):
-                driver.run(Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when)), num_workers)
+                driver.run(_scheduler(run), num_workers)
             if driver.stop is not None and driver.stop.at_once:
                 _LOG.warning("stopping now, keeping what is finished")
         run.info.add_hosts(driver.hosts)
@@ -189,9 +194,8 @@ def _ctrl_c(driver: Driver) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _tally(tasks: Sequence[Task], num_trials: int, finished: dict[TrialKey, Outcome]) -> Tally:
-    tally = Tally.planned((task, num_trials) for task in tasks)
-    for key, outcome in finished.items():
-        if key[:2] in tally.tasks and key[2] < num_trials:
-            tally.add(key, outcome.status, outcome.num_steps, outcome.retried)
-    return tally
+def _scheduler(run: _Run) -> Scheduler:
+    config, wanted = run.config, run.config.stop_after_successes
+    solved = {key: task.successes for key, task in run.tally.tasks.items()}
+    quota = None if wanted is None else SuccessQuota(wanted, solved)
+    return Scheduler(run.todo, config.retry.max_attempts, round_size(config.stop_when), quota)

@@ -30,4 +30,4 @@ def check_machine(config: Config) -> tuple[dict[str, Any], list[str]]:
         if result.status != "pass":
             odd.append(f"{result.name}: {result.text}")
     known = joins or not config.load_benchmark().uses_opengl
-    return {"renderer": config.env.renderer if known else gl.choose(config.env.renderer)}, odd
+    return {"renderer": config.env.renderer if known else gl.select_renderer(config.env.renderer)}, odd

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wpray.config import DONE_WITHOUT, Config, fingerprint, outcome_fields
+from wpray.config import Config, comparable, fingerprint, outcome_fields
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Host
 from wpray.orchestration.driver import RunRecord
@@ -24,10 +24,11 @@ from wpray.results.names import safe_name
 from wpray.results.schema import SCHEMA_VERSION
 from wpray.results.sessions import PROTOCOL, decisive, gpus, noted, sessions
 from wpray.results.writer import RunFolder
-from wpray.storage.url import place_of
+from wpray.storage.url import location_of
 
 _LOG = logging.getLogger(__name__)
 _ROOT = Path("runs")
+_TRIALS = {"tasks": None, "task_start": 0, "task_end": None, "num_trials_per_task": 1}  # with what they are by default
 
 
 def choose_folder(config: Config, claim: bool = False, software: Mapping[str, str] | None = None) -> RunFolder:
@@ -38,7 +39,7 @@ def choose_folder(config: Config, claim: bool = False, software: Mapping[str, st
     Raises BadInputError, touching nothing, if the configured one is of something else than a run.
     """
     if config.output_dir is not None:
-        place = place_of(config.output_dir)
+        place = location_of(config.output_dir)
         folder = RunFolder(place) if isinstance(place, Path) else MirroredFolder(place)
         _check_is_a_run_or_empty(folder)
         return folder
@@ -58,7 +59,7 @@ def opened(folder: RunFolder, config: Config, software: Mapping[str, str] | None
     `software`: versions and digests of what will run, as `check_nodes` returns them; default: this machine's.
     """
     if config.resume == "only" and folder.read_info() is None:
-        raise BadInputError(f"resume only: {folder.place} holds no run to go on with; use resume auto")
+        raise BadInputError(f"resume only: {folder.location} holds no run to go on with; use resume auto")
     check_what_is_there(folder, config, software)  # before anything is created
     folder.open()
     try:
@@ -66,7 +67,7 @@ def opened(folder: RunFolder, config: Config, software: Mapping[str, str] | None
             folder, config, software
         )  # again: another driver may have come and gone before the lock was ours
         yield folder
-        folder.deliver()
+        folder.flush()
     finally:
         folder.close()
 
@@ -150,7 +151,7 @@ class RunInfo(RunRecord):
         for path, digest in hashes.items():
             if known.setdefault(path, digest) != digest:
                 raise BadInputError(
-                    f"{path} has changed since the run in {self.folder.place} began; choose another output_dir"
+                    f"{path} has changed since the run in {self.folder.location} began; choose another output_dir"
                 )
         with contextlib.suppress(DiskFullError):  # the run goes on, or says so itself
             self.save("running")
@@ -169,7 +170,7 @@ class RunInfo(RunRecord):
 
 
 def _check_is_a_run_or_empty(folder: RunFolder) -> None:
-    names, place = folder.top(), folder.place
+    names, place = folder.list_names(), folder.location
     if names - {".lock", "parts", "trajectories"} and "run.json" not in names:
         raise BadInputError(f"output_dir: {place} holds files but no run.json, so not a run; choose another output_dir")
     if "run.json" not in names and folder.has_rows():
@@ -181,11 +182,11 @@ def check_what_is_there(folder: RunFolder, config: Config, software: Mapping[str
     info = folder.read_info()
     if info is None:
         return
-    _check_same_run(info, config, folder.place)
+    _check_same_run(info, config, folder.location)
     other = decisive(sessions(info)[-1], _ours(config, software))
     if other:
         raise BadInputError(
-            f"output_dir: {folder.place} holds results of other software, which differs in: {', '.join(other)}; "
+            f"output_dir: {folder.location} holds results of other software, which differs in: {', '.join(other)}; "
             "go on with what made them, or choose another output_dir"
         )
 
@@ -218,7 +219,7 @@ def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None
     theirs, ours = info.get("outcome_fields"), outcome_fields(config)
     if not isinstance(theirs, dict) or not isinstance(info.get("run_id"), str) or "started_at" not in info:
         raise BadInputError(f"output_dir: the run.json in {place} does not describe a run; choose another output_dir")
-    ours, theirs = DONE_WITHOUT | ours, DONE_WITHOUT | theirs
+    ours, theirs = comparable(ours), comparable(theirs)
     different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if different:
         listed = ", ".join(f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)" for name in different[:5])
@@ -234,7 +235,7 @@ def _goes_on_with(path: Path, config: Config, software: Mapping[str, str]) -> bo
     if not isinstance(info, dict) or not isinstance(info.get("config"), dict) or info.get("state") == "finished":
         return False
     asked = config.model_dump(mode="json")
-    same_trials = all(info["config"].get(name) == asked[name] for name in ("tasks", "num_trials_per_task"))
+    same_trials = all(info["config"].get(name, default) == asked[name] for name, default in _TRIALS.items())
     same = same_trials and info.get("fingerprint") == fingerprint(config)
     return same and not decisive(sessions(info)[-1], software) and not RunFolder(path).is_locked()
 

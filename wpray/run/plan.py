@@ -18,13 +18,15 @@ from wpray.cluster.setup import env_memory
 from wpray.config import Config
 from wpray.doctor.resources import free_memory
 from wpray.errors import BadInputError
-from wpray.policies.factory import policy_spec, with_policy_args
+from wpray.policies.factory import with_policy_args
 from wpray.results import Run, load
 from wpray.results.writer import RunFolder
+from wpray.run.fitting import fitting_spec
 from wpray.run.forecast import Forecast, Layout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
+from wpray.run.selection import select
 from wpray.system.hardware import cores
-from wpray.trials import make_trials, remaining, select_tasks
+from wpray.trials import remaining
 
 _RUNS = Path("runs")
 # Without a measured run. The env actor: 290 steps of 5.5 ms, 17 looks of 5 ms, a reset of 50 ms. The policy: 3 plans
@@ -47,7 +49,7 @@ def show_plan(config: Config, console: Console | None = None) -> int:
     """Prints the plan; returns 0. Starts nothing and writes nothing. Raises BadInputError as the run itself would."""
     console = console or Console(soft_wrap=True, highlight=False)
     config = with_policy_args(config)
-    num_gpus = config.ray.policy_resources.get("GPU", policy_spec(config).num_gpus)
+    num_gpus = config.ray.policy_resources.get("GPU", fitting_spec(config).num_gpus)
     work = _work(config)
     speeds = _measured(config, work.folder.path) or _defaults(num_gpus)
     layout, notes = _layout(config, num_gpus, speeds)
@@ -60,10 +62,10 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 
 def _work(config: Config) -> _Work:
     listed = list_tasks(config.task_suite, config.env.max_steps, config.instruction_source, config.benchmark)
-    tasks = select_tasks(listed, config.tasks)
-    trials = make_trials(tasks, config.num_trials_per_task, config.seed)
-    folder = choose_folder(config)
+    chosen = select(config, listed)
+    trials, folder = chosen.trials, choose_folder(config)
     check_what_is_there(folder, config)
+    chosen.check_same_states(folder.read_info(), folder.location)
     return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
 
 
@@ -71,7 +73,7 @@ def _recorded(folder: RunFolder) -> set[tuple[str, int, int]]:
     """Trials that have an outcome. Reads only: a driver may be at work in the folder."""
     if folder.read_info() is None or not folder.has_rows():
         return set()
-    rows = load(folder.place).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
+    rows = load(folder.location).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
     return {(row["suite"], row["task_id"], row["trial"]) for row in rows if row["status"] != "error"}
 
 
@@ -177,7 +179,7 @@ def _gpus_here() -> int:
 
 def _table(work: _Work, found: Forecast, layout: Layout) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
-    already = f" ({work.finished} of {work.planned} are finished in {work.folder.place})" if work.finished else ""
+    already = f" ({work.finished} of {work.planned} are finished in {work.folder.location})" if work.finished else ""
     table.add_row("episodes", f"{found.episodes}{already}")
     actors = (counted(layout.env_actors, "env actor"), counted(layout.policy_actors, "policy actor"))
     table.add_row("actors", ", ".join(actors))

@@ -81,7 +81,7 @@ class Store:
             raise BadInputError(f"{error}; {_REMEDY}") from error
         return now
 
-    def top(self) -> set[str]:
+    def list_names(self) -> set[str]:
         """Return the names directly under the URL."""
         return {name.partition("/")[0] for name in self._list(recursive=False)}
 

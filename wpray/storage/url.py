@@ -34,7 +34,7 @@ class StoreUrl:
         return f"{self.base}?{self.query}" if self.query else self.base
 
 
-def place_of(text: str | Path) -> Path | StoreUrl:
+def location_of(text: str | Path) -> Path | StoreUrl:
     """Return the folder (also for `file://`) or the store that `text` names.
 
     Raise BadInputError for a URL that is malformed or holds credentials; the message does not repeat them.

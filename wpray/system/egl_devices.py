@@ -23,7 +23,7 @@ _MOST_DEVICES = 64
 _EGL_EXTENSIONS, _EGL_CUDA_DEVICE_NV = 0x3055, 0x323A
 
 
-def settle(
+def set_egl_device(
     environ: MutableMapping[str, str] = os.environ,
     owned: Callable[[], Iterable[str]] = tuple,
     name: str = "",
@@ -34,12 +34,14 @@ def settle(
     other. It is asked only where there is a choice. Environments spread over the GPUs by `name`.
     """
     if environ.get("MUJOCO_GL") == "egl" and _DEVICE not in environ:
-        device = choose(environ, owned, name)
+        device = select_egl_device(environ, owned, name)
         if device is not None:
             environ[_DEVICE] = str(device)
 
 
-def choose(environ: Mapping[str, str], owned: Callable[[], Iterable[str]] = tuple, name: str = "") -> int | None:
+def select_egl_device(
+    environ: Mapping[str, str], owned: Callable[[], Iterable[str]] = tuple, name: str = ""
+) -> int | None:
     """EGL's number of a GPU that CUDA_VISIBLE_DEVICES allows; None if EGL may take whichever works."""
     visible = environ.get(_VISIBLE)
     entries = None if visible is None else [entry.strip() for entry in visible.split(",")]

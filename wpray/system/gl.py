@@ -32,7 +32,7 @@ _VENDOR_FOLDERS = (
 )
 
 
-def choose(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
+def select_renderer(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
     """The renderer that `wanted` (auto, osmesa or egl) means on this machine.
 
     `auto` obeys MUJOCO_GL and PYOPENGL_PLATFORM, else takes EGL where an NVIDIA driver is present and OSMesa elsewhere.
@@ -46,7 +46,7 @@ def choose(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
 
 
 def resolve(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
-    """As `choose`, whether or not the library is there."""
+    """As `select_renderer`, whether or not the library is there."""
     known: dict[str, Renderer] = {"osmesa": "osmesa", "egl": "egl"}
     asked = (wanted, environ.get("MUJOCO_GL", "").lower(), environ.get("PYOPENGL_PLATFORM", "").lower())
     default: Renderer = "egl" if _has_nvidia_egl() else "osmesa"
@@ -56,7 +56,7 @@ def resolve(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
 def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) -> None:
     """Sets what MuJoCo, robosuite and their libraries read at import: renderer, one thread each.
 
-    Only the two renderer variables are overwritten: they must agree, and `choose` has heeded them.
+    Only the two renderer variables are overwritten: they must agree, and `select_renderer` has heeded them.
     """
     environ["MUJOCO_GL"] = renderer
     environ["PYOPENGL_PLATFORM"] = renderer

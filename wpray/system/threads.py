@@ -5,8 +5,8 @@ What notices the end of each:
   the replica's `health` raises, so that the driver replaces the process.
 - accept (transport/connection.py): `health` raises, as above.
 - connection (transport/connection.py): closes its connection, so that the env actor at the other end asks again.
-- mirror (storage/mirror.py): the next row that is written, or `drain`, stops the run.
-- lease (storage/lease.py): as for mirror, because another driver could take the place unnoticed.
+- uploader (storage/uploader.py): the next row that is written, or `flush`, stops the run.
+- lease (storage/lease.py): as for the uploader, because another driver could take the lease unnoticed.
 """
 
 from __future__ import annotations

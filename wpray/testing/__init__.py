@@ -1,4 +1,4 @@
-"""Conformance checks for other people's policies and benchmarks: those that wpray's own pass."""
+"""Checks that users run on their own checkpoints and parts: `python -m wpray.testing NAME ...`, or from their tests."""
 
 from wpray.testing.benchmarks import check_benchmark
 

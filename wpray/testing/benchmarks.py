@@ -321,7 +321,7 @@ def a_trial_depends_on_nothing_that_ran_before_it(cell: Cell) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
         alone = fresh.submit(_run_alone, type(cell.benchmark), cell.suite).result()
     for before in (cell.trial(0, 5), cell.trial(1, 7), cell.trial(1, 2)):
-        run(cell, before, steps=15, look=before.trial == 7)
+        run(cell, before, steps=15, look=before.init_state == 7)
     assert_equal(run(cell, cell.trial(1, 2)), alone, "episode")
 
 

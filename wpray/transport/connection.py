@@ -28,11 +28,14 @@ from typing import Any
 
 from wpray.errors import ThreadDiedError
 from wpray.policies.base import PolicySpec
-from wpray.policies.batching import Batcher, PolicyError, tried
+from wpray.policies.batching import PolicyError, tried
+from wpray.policies.relay import Answering
 from wpray.system.threads import WatchedThread
-from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
+from wpray.types import ChunkReply, ChunkRequest, PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 _LOG = logging.getLogger(__name__)
+_Request = PlanRequest | SegmentRequest | ChunkRequest
+_Reply = PlanReply | SegmentReply | ChunkReply
 _RETRY_S = 0.5
 _PATIENCE_S = 1.0
 _BLOCKED_S = 5  # a peer that takes no byte and sends none of a message begun for so long is frozen
@@ -62,7 +65,7 @@ class Address:
 class _Question:
     """What an env actor sends."""
 
-    request: PlanRequest | SegmentRequest
+    request: _Request
     is_retry: bool  # a policy actor died while it had it
 
 
@@ -74,7 +77,7 @@ class _Started:
 class PolicyServer:
     """Serves a batcher on a TCP port of one host address, a thread for each connection."""
 
-    def __init__(self, batcher: Batcher, host: str, key: bytes) -> None:
+    def __init__(self, batcher: Answering, host: str, key: bytes) -> None:
         self._batcher, self._key = batcher, key
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
         self._listener.settimeout(_LOOK_S)
@@ -152,9 +155,7 @@ class PolicyServer:
             if failure is not None:
                 connection.send(failure)
 
-    def _answer(
-        self, question: _Question, connection: Connection, gone: Callable[[], bool]
-    ) -> PlanReply | SegmentReply | PolicyError:
+    def _answer(self, question: _Question, connection: Connection, gone: Callable[[], bool]) -> _Reply | PolicyError:
         def started() -> None:
             with contextlib.suppress(OSError):  # whoever asked has left
                 connection.send(_Started())
@@ -163,6 +164,8 @@ class PolicyServer:
         try:
             if isinstance(request, PlanRequest):
                 return self._batcher.plan(request, on_start, gone)
+            if isinstance(request, ChunkRequest):
+                return self._batcher.predict(request, on_start, gone)
             return self._batcher.act(request, on_start, gone)
         except PolicyError as error:
             return error
@@ -227,6 +230,11 @@ class RemotePolicy:
         reply: SegmentReply = self._ask(request)
         return reply
 
+    def predict(self, request: ChunkRequest) -> ChunkReply:
+        """Return a chunk. Raises PolicyError if the policy failed on this request."""
+        reply: ChunkReply = self._ask(request)
+        return reply
+
     @property
     def connected_to(self) -> str | None:
         """Life of the replica at the other end; None without a connection."""
@@ -238,7 +246,7 @@ class RemotePolicy:
             self._connection.close()
             self._connection = None
 
-    def _ask(self, request: PlanRequest | SegmentRequest) -> Any:
+    def _ask(self, request: _Request) -> Any:
         """The reply, whatever becomes of the replicas meanwhile; but a request that kills one alone has failed."""
         exchange = _Exchange(_Question(request, is_retry=False))
         while True:

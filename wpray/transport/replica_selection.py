@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from wpray.cluster.gather import answers
+from wpray.cluster.gather import gather_within
 from wpray.transport.connection import Address
 
 _ANSWER_S = 5.0  # a replica that takes longer to say where it listens is loading or gone
@@ -56,11 +56,13 @@ class ReplicaSelector:
 
     def gpus_here(self) -> list[str]:
         """The GPUs that replicas on this node own, as in CUDA_VISIBLE_DEVICES; waits for those that are starting."""
-        owners = [gpus for _, gpus in answers([handle.gpus.remote() for handle in self._handles], _PLACED_S)]
+        owners = [gpus for _, gpus in gather_within([handle.gpus.remote() for handle in self._handles], _PLACED_S)]
         return [name for gpus in owners if gpus.node == _this_node() for name in gpus.names]
 
     def _addresses(self) -> list[Address]:
-        return [address for _, address in answers([handle.address.remote() for handle in self._handles], _ANSWER_S)]
+        return [
+            address for _, address in gather_within([handle.address.remote() for handle in self._handles], _ANSWER_S)
+        ]
 
 
 def select_replica(known: Sequence[Address], here: str, number: int, current: str | None = None) -> Address:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from wpray.cli.arguments import folder_to_write, place, whole
+from wpray.cli.arguments import folder_to_write, location, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import ArgumentParser
+from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.config import Config
 from wpray.errors import BadInputError
@@ -44,25 +44,26 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _render(run: Run, config: Config, options: argparse.Namespace, videos: VideoFolder) -> int:
-    from wpray.video.frames import Look
+    from wpray.video.frames import VideoStyle
     from wpray.video.render import jobs_for, render, renderable
-    from wpray.video.selection import choose
+    from wpray.video.selection import select_episodes
 
-    rows = choose([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
+    rows = select_episodes([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
     if not rows:
-        raise BadInputError(f"{run.place}: no episode is as asked (errors have no video); ask for others")
+        raise BadInputError(f"{run.location}: no episode is as asked (errors have no video); ask for others")
     every = config.video.every if options.every is None else options.every
     fps = config.video.fps if options.fps is None else options.fps
-    look = Look(cameras_of(config, options.camera), options.size, every, fps, options.overlay or config.video.overlay)
+    cameras, overlay = cameras_of(config, options.camera), options.overlay or config.video.overlay
+    style = VideoStyle(cameras, options.size, every, fps, overlay)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     whole = renderable(run, rows)
-    failed = render(config, jobs_for(run, whole), look, videos, Console(soft_wrap=True))
+    failed = render(config, jobs_for(run, whole), style, videos, Console(soft_wrap=True))
     return failed + len(rows) - len(whole)
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT)
-    parser.add_argument("run_dir", type=place, metavar="RUN_DIR", help="result folder, or its URL")
+    parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
     look = parser.add_argument_group("how they look")
     look.add_argument("--camera", nargs="+", metavar="NAME", help="side by side (the scene's and the wrist's)")

@@ -23,8 +23,8 @@ _COLOURS: dict[Status, str] = {"success": "#7ee2a8", "failure": "#ffb199", "erro
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How a video looks."""
+class VideoStyle:
+    """Cameras, size, frames and captions of a video."""
 
     cameras: tuple[str, ...]  # side by side
     size: int = SIZE  # height and width of each camera's image, pixels
@@ -80,18 +80,20 @@ def steps_shown(num_steps: int, every: int) -> list[int]:
     return steps if not steps or steps[-1] == num_steps - 1 else [*steps, num_steps - 1]
 
 
-def frames(env: Environment, job: VideoJob, trajectory: bytes, look: Look) -> Iterator[ImageArray]:
+def frames(env: Environment, job: VideoJob, trajectory: bytes, style: VideoStyle) -> Iterator[ImageArray]:
     """(size, cameras x size, 3) images of the task that `env` has loaded, upright, cameras side by side.
 
     `trajectory` is the content of the job's file.
     """
     recording = read_recording(trajectory)
     count = len(recording.qpos)
-    for step in steps_shown(count, look.every):
+    for step in steps_shown(count, style.every):
         state = _state(recording, step)
-        views = [env.render(state, recording.scene, camera=c, height=look.size, width=look.size) for c in look.cameras]
-        image: ImageArray = np.concatenate([view[:, ::-1] if look.rotated else view for view in views], axis=1)
-        yield _captioned(image, caption(job, step, count), job.status) if look.overlay else image
+        views = [
+            env.render(state, recording.scene, camera=c, height=style.size, width=style.size) for c in style.cameras
+        ]
+        image: ImageArray = np.concatenate([view[:, ::-1] if style.rotated else view for view in views], axis=1)
+        yield _captioned(image, caption(job, step, count), job.status) if style.overlay else image
 
 
 def caption(job: VideoJob, step: int, count: int) -> str:
@@ -107,7 +109,7 @@ def _waypoint_at(segments: Sequence[tuple[int, int]], step: int) -> int | None:
 
 
 def _state(recording: Recording, step: int) -> SimState:
-    nothing = np.zeros(0)  # rendering looks at the two recorded fields alone
+    nothing = np.zeros(0)  # rendering reads the two recorded fields alone
     qpos, alpha = recording.qpos[step], recording.site_alpha[step].astype(np.float32)
     return SimState(qpos, nothing, nothing, nothing, nothing, qpos, alpha)
 

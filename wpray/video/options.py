@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from wpray.cli.arguments import whole
-from wpray.cli.configuration import ArgumentParser, validate
+from wpray.cli.configuration import validate
+from wpray.cli.parser import ArgumentParser
 from wpray.config import Config, TaskIds
 from wpray.errors import BadInputError, DamagedRunError
 
@@ -52,12 +53,12 @@ def config_of(run: Run, options: argparse.Namespace) -> Config:
     }
     if "task_suite" not in known:
         raise DamagedRunError(
-            f"{run.place}: the config in its run.json names no task_suite, so nothing can be rendered"
+            f"{run.location}: the config in its run.json names no task_suite, so nothing can be rendered"
         )
     try:
         config = validate(known)  # keys of a later version do not change how a scene looks
     except BadInputError as error:
-        raise DamagedRunError(f"{run.place}: the config in its run.json is not usable ({error})") from error
+        raise DamagedRunError(f"{run.location}: the config in its run.json is not usable ({error})") from error
     actors = options.num_actors or "auto"
     here = config.ray.model_copy(update={"address": options.address, "num_env_actors": actors})
     return config.model_copy(update={"ray": here, "num_parallel": None})

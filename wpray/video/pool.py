@@ -14,7 +14,7 @@ from wpray.config import Config
 from wpray.orchestration.actors import prepare_rendering
 from wpray.orchestration.events import failure_of
 from wpray.video.encode import encode
-from wpray.video.frames import Look, VideoJob, frames
+from wpray.video.frames import VideoJob, VideoStyle, frames
 
 _ATTEMPTS = 2  # of a video whose actor died
 _PATIENCE_S = 900.0  # without a single video: the machine hangs, or no node has room
@@ -23,8 +23,8 @@ _PATIENCE_S = 900.0  # without a single video: the machine hangs, or no node has
 class VideoActorImpl:
     """Holds one environment in a process of its own and renders recorded episodes with it."""
 
-    def __init__(self, config: Config, look: Look) -> None:
-        self._config, self._look = config, look
+    def __init__(self, config: Config, style: VideoStyle) -> None:
+        self._config, self._style = config, style
         self._env: Any = None
 
     def render(self, job: VideoJob, trajectory: bytes) -> bytes:
@@ -37,7 +37,7 @@ class VideoActorImpl:
             prepare_rendering(self._config, name=str(os.getpid()))  # spread over the GPUs
             self._env = self._config.load_benchmark().make_environment(suite, self._config.env.protocol)
         self._env.load(job.task)
-        return encode(frames(self._env, job, trajectory, self._look), self._look.fps, self._look.keyframe_every)
+        return encode(frames(self._env, job, trajectory, self._style), self._style.fps, self._style.keyframe_every)
 
 
 _remote: Any = ray.remote  # its stubs know only some of its options
@@ -63,11 +63,11 @@ class _Seat:
 
 
 @dataclass(slots=True)
-class VideoCrew:
+class VideoPool:
     """Renders jobs on up to `size` actors; needs a Ray that is initialized."""
 
     config: Config
-    look: Look
+    style: VideoStyle
     size: int
     _seats: dict[Any, _Seat] = field(default_factory=dict)  # by the reference of the call in flight
 
@@ -110,7 +110,7 @@ class VideoCrew:
     def _start(self) -> Any:
         config = self.config
         placed = {"num_cpus": config.ray.env_cpus, "memory": env_memory(config), **demands(config.ray.env_resources)}
-        return VideoActor.options(**placed).remote(config, self.look)
+        return VideoActor.options(**placed).remote(config, self.style)
 
     def _give(self, actor: Any, job: VideoJob, attempt: int) -> None:
         """Reads the recording only now: of all jobs, no more are in memory than there are actors."""

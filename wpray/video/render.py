@@ -20,9 +20,9 @@ from wpray.results.reader import Run, load
 from wpray.results.videos import VideoFolder, video_name
 from wpray.results.writer import RunFolder
 from wpray.types import Task
-from wpray.video.frames import Look, VideoJob, check_recording
-from wpray.video.pool import VideoCrew
-from wpray.video.selection import Row, choose
+from wpray.video.frames import VideoJob, VideoStyle, check_recording
+from wpray.video.pool import VideoPool
+from wpray.video.selection import Row, select_episodes
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def after_run(config: Config, folder: RunFolder, console: Console) -> None:
     merge(folder, videos)
 
 
-def render(config: Config, jobs: Sequence[VideoJob], look: Look, videos: VideoFolder, console: Console) -> int:
+def render(config: Config, jobs: Sequence[VideoJob], style: VideoStyle, videos: VideoFolder, console: Console) -> int:
     """Writes the jobs' videos; returns how many could not be made (each with a warning).
 
     Raises OSError if the folder cannot be written.
@@ -53,7 +53,7 @@ def render(config: Config, jobs: Sequence[VideoJob], look: Look, videos: VideoFo
     with _ray(config), _progress(console) as progress:
         bar = progress.add_task("videos", total=len(jobs))
         size = num_env_actors(config, len(jobs))
-        for result in VideoCrew(config, look, size).render(jobs):
+        for result in VideoPool(config, style, size).render(jobs):
             progress.advance(bar)
             if result.video is None:
                 failed += 1
@@ -85,7 +85,7 @@ def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
         except BadInputError as error:
             reasons.append(str(error))
     if not whole:
-        raise BadInputError(f"{run.place}: none of {len(rows)} episodes can be rendered: {reasons[0]}")
+        raise BadInputError(f"{run.location}: none of {len(rows)} episodes can be rendered: {reasons[0]}")
     for reason in reasons:
         _LOG.warning("left out: %s", reason)
     return whole
@@ -100,20 +100,20 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
         console.print("No videos: the benchmark has no cameras", highlight=False)
         return
     run = load(folder.path)
-    chosen = choose(run.episodes.to_pylist(), config.video.mode, config.video.max_count)
+    chosen = select_episodes(run.episodes.to_pylist(), config.video.mode, config.video.max_count)
     rows = [row for row in chosen if not videos.has(row)]
     if not rows:
         return
     console.print(f"Rendering {len(rows)} videos (Ctrl-C skips them)", highlight=False)
-    look = Look(cameras, every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
-    render(config, jobs_for(run, rows), look, videos, console)
+    style = VideoStyle(cameras, every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
+    render(config, jobs_for(run, rows), style, videos, console)
 
 
 def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...]) -> VideoJob:
     key = (row["suite"], row["task_id"], row["trial"])
     path = run.trajectory_file(key)
     if path is None:
-        raise BadInputError(f"{run.place}: no trajectory of {key} was recorded; videos need runs with record full")
+        raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
     task = Task(row["suite"], row["task_id"], row["task_name"], row["instruction"], 0, row["max_steps"])
     return VideoJob(task, row["trial"], row["status"], video_name(row), path, segments)
 

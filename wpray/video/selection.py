@@ -9,7 +9,7 @@ Mode = Literal["none", "failures", "sample", "all"]
 Row = Mapping[str, Any]  # of episodes.parquet
 
 
-def choose(rows: Sequence[Row], mode: Mode, max_count: int | None) -> list[Row]:
+def select_episodes(rows: Sequence[Row], mode: Mode, max_count: int | None) -> list[Row]:
     """The rows to render, in (task, trial) order; episodes that ended in an error have nothing to show.
 
     `sample`: of each task the first success and the first failure. Where `max_count` cuts, failures come before

@@ -36,5 +36,5 @@ class ParticularPolicy(slow.SlowPolicy):
 
 
 def _refuse(request: PlanRequest | SegmentRequest, task_id: int) -> None:
-    if (request.trial.task.task_id, request.trial.trial) == (task_id, 0):
+    if (request.trial.task.task_id, request.trial.init_state) == (task_id, 0):
         raise InvalidRequestError("the prompt has 65 tokens")

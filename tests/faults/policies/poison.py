@@ -44,7 +44,7 @@ class PoisonPolicy(slow.SlowPolicy):
         task = request.trial.task.task_id
         if task >= BREAKS_ENV:
             return PlanReply(reply.plan, Harm(int, "no number"))  # type: ignore[arg-type]
-        if request.trial.trial != 0:
+        if request.trial.init_state != 0:
             return reply
         if task == RAISES:
             raise FloatingPointError("not a number in the hidden state")

@@ -78,8 +78,18 @@ FAMILIES = [
     (arrays.pack, arrays.unpack),
     (arrays.pack_str_keys, arrays.unpack_str_keys),
     (arrays.pack_npy, arrays.unpack_npy),
+    (arrays.pack_json, arrays.unpack_json),
 ]
-FAMILY_NAMES = ["openpi", "vla_eval", "gr00t"]
+FAMILY_NAMES = ["openpi", "vla_eval", "gr00t", "json_numpy"]
+# Written by json_numpy 2.1.1.
+OFT_REQUEST = {"full_image": IMAGE, "wrist_image": TURNED, "state": STATE, "instruction": "pick up the bowl"}
+OFT_JSON = (
+    '{"full_image": {"__numpy__": "AAECAwQFBgcICQoLDA0ODxAR", "dtype": "|u1", "shape": [2, 3, 3]}, '
+    '"wrist_image": {"__numpy__": "DxARDA0OCQoLBgcIAwQFAAEC", "dtype": "|u1", "shape": [2, 3, 3]}, '
+    '"state": {"__numpy__": '
+    '"AAAAAAAA8L+3bdu2bdvmv9y2bdu2bdu/lCRJkiRJwr+QJEmSJEnCP9i2bdu2bds/tm3btm3b5j8AAAAAAADwPw==", '
+    '"dtype": "<f8", "shape": [8]}, "instruction": "pick up the bowl"}'
+)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -96,8 +106,9 @@ def _same(one: Any, other: Any) -> bool:
         (arrays.pack, OPENPI_REQUEST, OPENPI_REQUEST_HEX),
         (arrays.pack, OPENPI_REPLY, OPENPI_REPLY_HEX),
         (arrays.pack_str_keys, VLA_EVAL_MESSAGE, VLA_EVAL_HEX),
+        (arrays.pack_json, OFT_REQUEST, OFT_JSON.encode().hex()),
     ],
-    ids=["openpi request", "openpi reply", "vla-eval observation"],
+    ids=["openpi request", "openpi reply", "vla-eval observation", "OpenVLA-OFT request"],
 )
 def test_the_bytes_are_those_of_the_servers_own_package(
     pack: Callable[[Any], bytes], value: Any, recorded: str
@@ -111,6 +122,7 @@ def test_the_bytes_are_those_of_the_servers_own_package(
         (arrays.unpack, OPENPI_REPLY_HEX, OPENPI_REPLY),
         (arrays.unpack, OPENPI_REQUEST_HEX, OPENPI_REQUEST),
         (arrays.unpack_str_keys, VLA_EVAL_HEX, VLA_EVAL_MESSAGE),
+        (arrays.unpack_json, OFT_JSON.encode().hex(), OFT_REQUEST),
     ],
 )
 def test_recorded_bytes_read_as_what_was_written(unpack: Callable[[bytes], Any], recorded: str, value: Any) -> None:

@@ -52,8 +52,8 @@ class BreakingPolicy(scripted.ScriptedPolicy):
 
 
 def _name(trial: Trial) -> str:
-    return f"{trial.task.task_id}:{trial.trial}"
+    return f"{trial.task.task_id}:{trial.init_state}"
 
 
 def _fails(trial: Trial) -> bool:
-    return (trial.task.task_id, trial.trial) == FAILS
+    return (trial.task.task_id, trial.init_state) == FAILS

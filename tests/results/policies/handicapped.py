@@ -26,7 +26,7 @@ def build(config: Config) -> HandicappedPolicy:
 
 def is_handicapped(trial: Trial) -> bool:
     """Decided by the trial alone."""
-    return bool(np.random.default_rng([17, trial.task.task_id, trial.trial]).random() < SHARE)
+    return bool(np.random.default_rng([17, trial.task.task_id, trial.init_state]).random() < SHARE)
 
 
 class HandicappedPolicy(scripted.ScriptedPolicy):

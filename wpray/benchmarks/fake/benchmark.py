@@ -20,7 +20,7 @@ class FakeBenchmark(Benchmark):
 
     cameras = video_cameras = ("agentview", "robot0_eye_in_hand")  # any name would do
     solved_by = ("fake", "scripted")
-    stand_in = True
+    stand_in = takes_own_states = True
 
     def tasks(self, suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
         """Return the tasks of the one suite. Raises BadInputError for another."""

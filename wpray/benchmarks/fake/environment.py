@@ -61,6 +61,8 @@ class FakeEnvironment:
         self._hand = np.array([0.0, 0.0, 0.3])
         self._cube = np.append(rng.uniform(-0.2, 0.2, 2), _HALF)
         self._goal = np.append(rng.uniform(-0.2, 0.2, 2), 0.0)
+        if trial.own_state is not None:  # x and y of both
+            self._cube[:2], self._goal[:2] = np.array(trial.own_state).reshape(2, 2)
         self._closed = False
         self._velocity = np.zeros(3)
         self.render_s = 0.0

@@ -22,7 +22,7 @@ class LiberoBenchmark(Benchmark):
 
     cameras = SCENE_CAMERAS
     video_cameras = tuple(CAMERAS.values())
-    uses_opengl = True
+    uses_opengl = takes_own_states = True
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "mujoco": ("mujoco",),
         "robosuite": ("robosuite",),

@@ -19,6 +19,7 @@ from wpray.benchmarks.libero.stepper import Sample, Stepper
 from wpray.benchmarks.rotation import axis_angle
 from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
+from wpray.errors import BadInputError
 from wpray.types import (
     FloatArray,
     ImageArray,
@@ -80,7 +81,7 @@ class LiberoEnvironment:
             np.random.seed(reset_seed(trial))
             scene.reset()
         self._stepper = Stepper(scene.env)
-        self._stepper.set_state(self._states[trial.trial])
+        self._stepper.set_state(self._initial(trial))
         self.render_s = 0.0
 
     def step(self, action: FloatArray) -> Step:
@@ -136,6 +137,16 @@ class LiberoEnvironment:
         self._stepper = None  # type: ignore[assignment]
         ctypes.CDLL(None).malloc_trim(0)
 
+    def _initial(self, trial: Trial) -> FloatArray:
+        if trial.own_state is None:
+            state: FloatArray = self._states[trial.init_state]
+            return state
+        size = self._states.shape[1]
+        if len(trial.own_state) != size:
+            text = f"init_states_file: a state of {trial.task.name} has {len(trial.own_state)} numbers, not {size}"
+            raise BadInputError(f"{text}; make it from this task's own scene")
+        return np.array(trial.own_state)
+
     def _loaded(self) -> Scene:
         if self._scene is None:
             raise RuntimeError("no task is loaded: call load(task) first")
@@ -172,9 +183,9 @@ class _SerialDraws:
         if self._of != (trial.task, trial.seed):
             np.random.seed(trial.seed)
             self._of, self._states = (trial.task, trial.seed), [np.random.get_state()]
-        for number in range(len(self._states) - 1, trial.trial):
+        for number in range(len(self._states) - 1, trial.init_state):
             np.random.set_state(self._states[number])
             scene.reset(rounds=number + 1)
             self._states.append(np.random.get_state())
-        np.random.set_state(self._states[trial.trial])
-        scene.reset(rounds=trial.trial + 1)
+        np.random.set_state(self._states[trial.init_state])
+        scene.reset(rounds=trial.init_state + 1)

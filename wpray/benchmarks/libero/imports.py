@@ -37,7 +37,7 @@ def prepare() -> Path:
     """
     root = package_root()
     if "MUJOCO_GL" not in os.environ:  # robosuite reads it at import and would take EGL without asking
-        gl.prepare(gl.choose("auto"))
+        gl.prepare(gl.select_renderer("auto"))
     text = yaml.safe_dump(_paths(root))
     name = f"libero-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if not _is_inherited(name, text):

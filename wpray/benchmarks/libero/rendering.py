@@ -22,7 +22,7 @@ class SceneRenderer:
     def __init__(self, env: Any) -> None:
         """Make a GL context for `env` (a second or two). Raises what the GL library raises if it does not work."""
         binding = load("robosuite.utils.binding_utils")
-        egl_devices.settle()
+        egl_devices.set_egl_device()
         self._model = env.sim.model
         self._pose = binding.MjData(self._model)
         self._context = binding.MjRenderContextOffscreen(_Posed(self._model, self._pose), device_id=-1)

@@ -7,7 +7,6 @@ import difflib
 import io
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from wpray.benchmarks.base import InstructionSource
+from wpray.benchmarks.init_states_file import read_torch
 from wpray.benchmarks.libero.imports import load, package_root, prepare
 from wpray.benchmarks.libero.suites import BASE_STEPS, base_of, instruction_source
 from wpray.errors import BadInputError
@@ -138,7 +138,7 @@ def _read_states(path: Path) -> FloatArray:
             with np.load(path, allow_pickle=False) as archive:
                 states = archive[archive.files[0]]
         else:
-            states = np.asarray(_read_torch(path))
+            states = np.asarray(read_torch(path))
         _check_states(states.shape, states.dtype)
         return np.asarray(states, dtype=np.float64)
 
@@ -146,19 +146,6 @@ def _read_states(path: Path) -> FloatArray:
 def _check_states(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if len(shape) != 2 or dtype.kind != "f":
         raise ValueError(f"holds {dtype} of shape {shape}")
-
-
-def _read_torch(path: Path) -> Any:
-    """Read numpy arrays that the official package stores in a torch pickle; unpickle only what such an array needs."""
-    import torch
-
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
-    floats = [type(np.dtype(kind)) for kind in (np.float64, np.float32)]
-    # Files written by numpy 1 name the same function by its older module.
-    older = (multiarray._reconstruct, "numpy.core.multiarray._reconstruct")
-    allowed = [np.dtype, np.ndarray, multiarray._reconstruct, multiarray.scalar, older, *floats]
-    with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
-        return torch.load(path, weights_only=True)
 
 
 @contextlib.contextmanager

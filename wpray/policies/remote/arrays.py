@@ -1,11 +1,13 @@
-"""Arrays in msgpack, as each server family writes them; what arrives is checked and never executed.
+"""Arrays in msgpack and JSON, as each server family writes them; what arrives is checked and never executed.
 
 Every function here raises MalformedError for bytes that are not what the protocol says.
 """
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -59,13 +61,43 @@ def unpack_npy(data: bytes) -> Any:
     return _decoded(data, _npy_value)
 
 
+def pack_json(value: Any) -> bytes:
+    """Return `value` as json_numpy writes it, to the byte."""
+    return json.dumps(value, default=_json_form).encode()
+
+
+def unpack_json(data: bytes) -> Any:
+    """Return what json_numpy's `dumps` was given; a text that holds such JSON is read, too."""
+    found = _parsed(f"JSON of {len(data)} bytes", lambda: json.loads(data, object_hook=_json_value))
+    if isinstance(found, str) and found[:1] in ("[", "{"):
+        return _parsed(f"JSON of {len(data)} bytes", lambda: json.loads(found, object_hook=_json_value))
+    return found
+
+
 def _decoded(data: bytes, hook: Callable[[Mapping[Any, Any]], Any]) -> Any:
+    return _parsed(f"msgpack of {len(data)} bytes", lambda: msgpack.unpackb(data, object_hook=hook))
+
+
+def _parsed(kind: str, parse: Callable[[], Any]) -> Any:
     def malformed(error: Exception) -> MalformedError:  # the parsers of msgpack and numpy raise many kinds
         text = " ".join(str(error).split()) or type(error).__name__
-        return MalformedError(f"no valid msgpack of {len(data)} bytes ({text[:200]})")
+        return MalformedError(f"no valid {kind} ({text[:200]})")
 
     with wrapping_errors(malformed):
-        return msgpack.unpackb(data, object_hook=hook)
+        return parse()
+
+
+def _json_form(value: Any) -> Any:
+    if not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"{type(value).__name__} does not travel")
+    data = base64.b64encode(value.tobytes()).decode("ascii")
+    return {"__numpy__": data, "dtype": _travels(value.dtype).str, "shape": value.shape}
+
+
+def _json_value(found: Mapping[str, Any]) -> Any:
+    if "__numpy__" not in found:
+        return found
+    return _array(base64.b64decode(found["__numpy__"], validate=True), found["dtype"], found["shape"])
 
 
 def _openpi_form(value: Any) -> Any:

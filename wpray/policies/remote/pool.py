@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from wpray.errors import BadInputError, InvalidRequestError
+from wpray.policies.base import NOTICES
 from wpray.policies.remote.trouble import RefusedError, ServerTrouble, in_one_line
 
-_NOTICES = logging.getLogger("wpray.notices")
+_NOTICES = logging.getLogger(NOTICES)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _REMIND_S = 60.0  # a line is logged so often about a server that stays away
 
@@ -38,14 +39,39 @@ class Channel(Protocol):
 
 
 @dataclass(slots=True)
+class Absence:
+    """Lines for the log about a server's absence: at its beginning, at its end, and now and then between them."""
+
+    since: float | None = None
+    reminded: float = 0.0
+
+    def begins(self, trouble: Exception) -> str | None:
+        """Return a line about trouble, unless one was said a moment ago."""
+        now = time.monotonic()
+        if self.since is None:
+            self.since = self.reminded = now
+            return f"gives no answer ({in_one_line(trouble)}); it is asked again until it does"
+        if now - self.reminded < _REMIND_S:
+            return None
+        self.reminded = now
+        return f"gives no answer for {now - self.since:.0f} s ({in_one_line(trouble)}); waiting"
+
+    def ends(self) -> str | None:
+        """Return a line about the end, if there was trouble."""
+        if self.since is None:
+            return None
+        away_s, self.since = time.monotonic() - self.since, None
+        return f"answers again, after {away_s:.1f} s"
+
+
+@dataclass(slots=True)
 class _Server:
     """What is known of one server."""
 
     url: str
     facts: Mapping[str, Any] | None = None  # None until it has answered
     lines: int = 0
-    away_since: float | None = None
-    reminded: float = 0.0
+    absence: Absence = field(default_factory=Absence)
 
 
 @dataclass(slots=True, eq=False)
@@ -198,22 +224,16 @@ class ServerPool:
 
     def _rest(self, line: _Line, trouble: Exception) -> None:
         self._hang_up(line)
-        now = time.monotonic()
-        line.rests_until, line.pause_s = now + line.pause_s, min(2 * line.pause_s, _LONGEST_PAUSE_S)
-        server = line.server
-        if server.away_since is None:
-            server.away_since = server.reminded = now
-            self._note(self._about(line, f"gives no answer ({in_one_line(trouble)}); it is asked again until it does"))
-        elif now - server.reminded >= _REMIND_S:
-            server.reminded, away_s = now, now - server.away_since
-            self._note(self._about(line, f"gives no answer for {away_s:.0f} s ({in_one_line(trouble)}); waiting"))
+        line.rests_until, line.pause_s = time.monotonic() + line.pause_s, min(2 * line.pause_s, _LONGEST_PAUSE_S)
+        self._say(line, line.server.absence.begins(trouble))
 
     def _is_back(self, line: _Line) -> None:
         line.pause_s = _FIRST_PAUSE_S
-        server = line.server
-        if server.away_since is not None:
-            away_s, server.away_since = time.monotonic() - server.away_since, None
-            self._note(self._about(line, f"answers again, after {away_s:.1f} s"))
+        self._say(line, line.server.absence.ends())
+
+    def _say(self, line: _Line, text: str | None) -> None:
+        if text is not None:
+            self._note(self._about(line, text))
 
     def _about(self, line: _Line, text: str) -> str:
         return f"{self._name}: {line.server.url} {text}"

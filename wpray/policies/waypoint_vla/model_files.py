@@ -99,6 +99,7 @@ def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> N
         "model_action_dim": [expert.action_dim],
         "model_proprio_dim": [expert.action_dim],
         "horizon_steps": [expert.horizon],
+        "planner_mode": ["token_ar" if expert.planner is None else "block_ar", "auto"],
     }
     for name, right in found.items():
         if getattr(config, name) not in right:

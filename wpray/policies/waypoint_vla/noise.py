@@ -1,4 +1,4 @@
-"""The flow's initial noise: a function of the request's key alone, never of what else runs.
+"""The flow's initial noise and a sampled plan's: functions of the request's key alone, never of what else runs.
 
 Philox is counter-based and its key is hashed from the request's, so any replica on any machine draws the same numbers.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from wpray.types import Float32Array, PlanRequest, SegmentRequest
 
 _DOMAIN = "wpray flow noise 1"  # change it, and every outcome changes
+_PLANNER_DOMAIN = "wpray planner noise 1"  # the same for plans at a temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,14 @@ def noise_key(request: PlanRequest | SegmentRequest) -> NoiseKey:
 
 def flow_noise(key: NoiseKey, shape: tuple[int, ...]) -> Float32Array:
     """Standard normal noise of `shape`, float32 (drawn in float64)."""
-    text = json.dumps([_DOMAIN, *astuple(key)])
-    digest = hashlib.sha256(text.encode()).digest()
-    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)))
-    return generator.standard_normal(shape).astype(np.float32)
+    return _generator(_DOMAIN, key).standard_normal(shape).astype(np.float32)
+
+
+def planner_generator(key: NoiseKey) -> np.random.Generator:
+    """Return what a plan's choices are drawn from."""
+    return _generator(_PLANNER_DOMAIN, key)
+
+
+def _generator(domain: str, key: NoiseKey) -> np.random.Generator:
+    digest = hashlib.sha256(json.dumps([domain, *astuple(key)]).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from wpray.models.config import Precision
 from wpray.models.gemma import padded_size
 from wpray.models.loading import Computing, load
 from wpray.models.reference_noise import episode_seed, segment_noise
+from wpray.models.sampling import Sampling
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.base import Sources
@@ -33,7 +35,7 @@ from wpray.policies.waypoint_vla.model_files import (
     sources_of,
     tokenizer_path,
 )
-from wpray.policies.waypoint_vla.noise import flow_noise, noise_key
+from wpray.policies.waypoint_vla.noise import flow_noise, noise_key, planner_generator
 from wpray.policies.waypoint_vla.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds, load_tokenizer
 from wpray.policies.waypoint_vla.spec import spec_of
@@ -67,7 +69,15 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     graphs = config.torch_compile and device.type == "cuda"
     pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
     head = head_precision(config, files.models)
-    how = Computing(config.precision, planner_precision(config), head, graphs=graphs, device=device, pool=pool)
+    how = Computing(
+        config.precision,
+        planner_precision(config),
+        head,
+        graphs=graphs,
+        device=device,
+        pool=pool,
+        sampling=_sampling(config),
+    )
     vlm, expert = load(files.models, encoder.header, how)
     policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise(config))
     policy.files = (*files.models.files, files.statistics.path, tokenizer)
@@ -103,7 +113,8 @@ class WaypointVlaPolicy:
         # Two batches: the one that computes and the one that gathers meanwhile.
         self._staging = Staging(2 * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
-        self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging)
+        bias = partial(_bias, config, vlm)
+        self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging, bias)
 
     def prepare(self, request: Request) -> Request:
         """Does for a request what needs no batch: tokens, noise, images. From any thread, while a batch computes.
@@ -122,7 +133,7 @@ class WaypointVlaPolicy:
         began = time.perf_counter()
         ready = [self._preparation.plan(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
-        values, seen = self._waypoints(images, [request.prompt for request in ready])
+        values, seen = self._waypoints(images, ready)
         states = self._vlm.layout.states(values)
         plans = [
             WaypointPlan(self._wide(request.state), self._wide(own), own_values[:, -1])
@@ -177,14 +188,16 @@ class WaypointVlaPolicy:
     def _trace_plan(self, start: int, stop: int, shape: BatchShape, prompt_size: int) -> torch.Tensor:
         return self._vlm.trace(start, stop, shape, prompt_size, self._num_waypoints)
 
-    def _waypoints(self, images: torch.Tensor, prompts: Sequence[TokenIds]) -> tuple[IntArray, torch.Tensor]:
+    def _waypoints(self, images: torch.Tensor, ready: Sequence[ReadyPlan]) -> tuple[IntArray, torch.Tensor]:
         """Values (B, M, V), and what a first segment sees: the images, or their features from a shared backbone."""
+        prompts = [request.prompt for request in ready]
         shared = self._vlm.backbone is self._expert.backbone
         values = np.empty((len(prompts), self._num_waypoints, len(self._vlm.layout.families)), np.int64)
         features: list[torch.Tensor | None] = [None] * len(prompts)
         sizes = [self._vlm.prompt_size(len(prompt)) for prompt in prompts]
         for rows, shape in self._plan_shapes.cut(sizes):
-            output = self._vlm.plan(images[rows], [prompts[row] for row in rows], self._num_waypoints, shape=shape)
+            own_prompts, bias = [prompts[row] for row in rows], _stacked([ready[row].bias for row in rows])
+            output = self._vlm.plan(images[rows], own_prompts, self._num_waypoints, shape=shape, bias=bias)
             values[rows] = fetch(output.values)
             for row, own in zip(rows, output.features, strict=True):
                 features[row] = own
@@ -254,6 +267,24 @@ class WaypointVlaPolicy:
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
 
 
+def _sampling(config: Config) -> Sampling:
+    return Sampling(config.temperature, config.forbid_terminal_first_waypoint)
+
+
+def _bias(config: Config, vlm: WaypointVLM, request: PlanRequest) -> Float32Array | None:
+    """A plan's bias, of a planner that samples: a function of the request's key."""
+    if not vlm.sampling.needs_bias:
+        return None
+    key = noise_key(request)
+    generator = planner_generator(key if config.eval_seed is None else replace(key, seed=config.eval_seed))
+    return vlm.sampling.bias(vlm.layout, config.num_waypoints, generator)
+
+
+def _stacked(biases: Sequence[Float32Array | None]) -> torch.Tensor | None:
+    given = [bias for bias in biases if bias is not None]
+    return torch.from_numpy(np.stack(given)) if given else None
+
+
 def _own_noise(config: Config) -> Noise:
     """The noise that `config` asks for."""
 
@@ -263,7 +294,7 @@ def _own_noise(config: Config) -> Noise:
 
     def reference(request: Request, shape: tuple[int, ...]) -> Float32Array:
         assert config.eval_seed is not None  # the config's own rule
-        seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.trial)
+        seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.init_state)
         return fetch(segment_noise(seed, request.segment_index, shape))
 
     return reference if config.noise == "reference" else keyed

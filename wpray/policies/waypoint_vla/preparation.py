@@ -17,6 +17,7 @@ from wpray.types import PROPRIO_DIM, Float32Array, FloatArray, Observation, Plan
 
 Request = PlanRequest | SegmentRequest
 Noise = Callable[[Request, tuple[int, ...]], Float32Array]
+Bias = Callable[[PlanRequest], Float32Array | None]
 State = Callable[[FloatArray], Float32Array]
 
 
@@ -29,6 +30,7 @@ class ReadyPlan(PlanRequest):
     prompt: TokenIds
     action_prompt: TokenIds
     noise: Float32Array  # (H, D)
+    bias: Float32Array | None = None  # (M, S) of a planner that samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,16 @@ class Preparation:
     """Tokenizes, normalizes, draws noise and stages images. Thread-safe."""
 
     def __init__(
-        self, encoder: PromptEncoder, state: State, noise: Noise, noise_shape: tuple[int, int], staging: Staging
+        self,
+        encoder: PromptEncoder,
+        state: State,
+        noise: Noise,
+        noise_shape: tuple[int, int],
+        staging: Staging,
+        bias: Bias = lambda _: None,
     ) -> None:
-        """`state` turns observed proprio (8,) into what the planner's prompt says."""
+        """`state` turns observed proprio (8,) into what the planner's prompt says; `bias` is a plan's own."""
+        self._bias = bias
         self._encoder, self._state, self._staging = encoder, state, staging
         self._noise, self._noise_shape = noise, noise_shape
 
@@ -67,6 +76,7 @@ class Preparation:
             prompt=self._encoder.plan(instruction, state),
             action_prompt=self._encoder.act(instruction),
             noise=self._noise(request, self._noise_shape),
+            bias=self._bias(request),
         )
 
     def segment(self, request: SegmentRequest) -> ReadySegment:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.storage.conftest import connect
 from wpray.errors import PausedError, RunStoppedError, ThreadDiedError
-from wpray.storage import mirror as module
-from wpray.storage.mirror import Mirror
+from wpray.storage import uploader as module
 from wpray.storage.store import Store
+from wpray.storage.uploader import Uploader
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def mirror(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+def uploader(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Uploader]:
     monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.2)
     monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.05)
     for number in range(20):
         (tmp_path / f"{number}").write_bytes(b"x" * number)
-    mirror = Mirror(store, tmp_path, lambda: None)
-    yield mirror
-    mirror.close()
+    uploader = Uploader(store, tmp_path, lambda: None)
+    yield uploader
+    uploader.close()
 
 
 def _until(condition: Callable[[], object]) -> None:
@@ -41,78 +41,80 @@ def _until(condition: Callable[[], object]) -> None:
     assert condition()
 
 
-def test_everything_arrives_and_nothing_waits(mirror: Mirror, store: Store) -> None:
+def test_everything_arrives_and_nothing_waits(uploader: Uploader, store: Store) -> None:
     for number in range(0, 20, 2):
-        mirror.put(str(number), str(number + 1))
-    mirror.check()
-    mirror.drain()
+        uploader.enqueue(str(number), str(number + 1))
+    uploader.check()
+    uploader.flush()
     assert store.sizes() == {str(number): number for number in range(20)}
-    mirror.delete("3")
-    mirror.put("was taken back")
-    mirror.drain()
+    uploader.delete("3")
+    uploader.enqueue("was taken back")
+    uploader.flush()
     assert len(store.sizes()) == 19
 
 
 def test_a_store_that_comes_back_gets_everything_in_order(
-    mirror: Mirror, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    uploader: Uploader, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "MOST_BEHIND", 5)
     (tmp_path / "store").write_text("in its place")
     with caplog.at_level(logging.WARNING, "wpray"):
         began = time.monotonic()
         for number in range(0, 8, 2):
-            mirror.put(str(number), str(number + 1))
-        mirror.check()
-        mirror.put("8", "9")
+            uploader.enqueue(str(number), str(number + 1))
+        uploader.check()
+        uploader.enqueue("8", "9")
         assert time.monotonic() - began < 0.05, "who writes must not wait for the store"
         _until(lambda: caplog.text)
         with pytest.raises(PausedError, match=r"5 episodes wait for local://.*\(.*cannot write"):
-            mirror.check()
+            uploader.check()
         (tmp_path / "store").unlink()
-        mirror.drain()
+        uploader.flush()
     assert len(store.sizes()) == 10
-    mirror.check()
+    uploader.check()
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2, "one line when it begins, one when it ends"
     assert "trying again" in messages[0] and "takes files again" in messages[1]
 
 
-def test_a_store_that_stays_away_stops_the_run(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_stays_away_stops_the_run(
+    uploader: Uploader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 0.5)
     (tmp_path / "store").write_text("in its place")
-    mirror.put("1")
+    uploader.enqueue("1")
     with pytest.raises(RunStoppedError, match=r"1 uploads are open, everything is in .*the same command"):
-        mirror.drain(0.5)
+        uploader.flush(0.5)
     with pytest.raises(RunStoppedError, match="the same command brings it there") as stopped:
-        mirror.check()
+        uploader.check()
     assert not isinstance(stopped.value, PausedError)
 
 
 def test_who_lost_its_place_writes_no_more(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
-    mirror = Mirror(store, tmp_path, lambda: "process 7 on elsewhere")
-    mirror.put("a")
-    for ask in (mirror.check, mirror.drain):
+    uploader = Uploader(store, tmp_path, lambda: "process 7 on elsewhere")
+    uploader.enqueue("a")
+    for ask in (uploader.check, uploader.flush):
         with pytest.raises(RunStoppedError, match=r"another driver \(process 7 on elsewhere\) has taken over"):
             ask()
-    mirror.close()
+    uploader.close()
     assert store.sizes() == {}
 
 
 def test_a_file_that_cannot_be_opened_is_said_and_holds_up_no_other(
-    mirror: Mirror, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    uploader: Uploader, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 0.5)
     (tmp_path / "odd").mkdir()
     for _ in range(7):  # all threads but one
-        mirror.put("odd")
-    mirror.put("1")
+        uploader.enqueue("odd")
+    uploader.enqueue("1")
     _until(lambda: "1" in store.sizes())
     with pytest.raises(RunStoppedError, match=r"Is a directory.* 7 uploads are open"):
-        mirror.drain(0.5)
+        uploader.flush(0.5)
     (tmp_path / "odd").rmdir()
     (tmp_path / "odd").write_bytes(b"odd")
-    mirror.drain(5)
+    uploader.flush(5)
     assert store.sizes() == {"odd": 3, "1": 1}
     assert "trying again" in caplog.text
 
@@ -129,18 +131,18 @@ def test_a_store_that_says_nothing_at_all_stops_the_run(
 
     monkeypatch.setattr(module, "PATIENCE_S", 0.3)
     monkeypatch.setattr(store, "upload", slow)
-    mirror = Mirror(store, tmp_path, lambda: None)
-    mirror.put("slow")
+    uploader = Uploader(store, tmp_path, lambda: None)
+    uploader.enqueue("slow")
     time.sleep(0.6)
-    mirror.check()
+    uploader.check()
     released.set()
-    mirror.drain()
+    uploader.flush()
     released.clear()
-    mirror.put("1")
+    uploader.enqueue("1")
     with pytest.raises(RunStoppedError, match=r"local://.* takes nothing for 0 s; 1 uploads are open"):
-        mirror.drain(0.3)
+        uploader.flush(0.3)
     released.set()
-    mirror.close()
+    uploader.close()
 
 
 def test_closing_waits_once_for_all_uploads_in_hand(
@@ -149,17 +151,17 @@ def test_closing_waits_once_for_all_uploads_in_hand(
     monkeypatch.setattr(module, "_CLOSE_S", 0.3)
     released = threading.Event()
     monkeypatch.setattr(store, "upload", lambda *_: released.wait(10))
-    mirror = Mirror(store, tmp_path, lambda: None)
+    uploader = Uploader(store, tmp_path, lambda: None)
     for _ in range(8):
-        mirror.put("stuck")
-    _until(lambda: mirror._jobs.empty())
+        uploader.enqueue("stuck")
+    _until(lambda: uploader._jobs.empty())
     began = time.monotonic()
-    mirror.close()
+    uploader.close()
     assert time.monotonic() - began < 1
     released.set()
 
 
-@pytest.mark.parametrize("ask", ["check", "drain"])
+@pytest.mark.parametrize("ask", ["check", "flush"])
 def test_an_upload_thread_that_dies_stops_the_run(
     ask: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,19 +171,19 @@ def test_an_upload_thread_that_dies_stops_the_run(
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(store, "upload", die)
-    mirror = Mirror(store, tmp_path, lambda: None)
-    mirror.put("1")
-    _until(lambda: not all(thread.is_alive() for thread in mirror._threads))
-    with pytest.raises(RunStoppedError, match=r"mirror-\d died: KeyError: 'a mistake of ours'; everything is in"):
-        getattr(mirror, ask)()
-    mirror.close()
+    uploader = Uploader(store, tmp_path, lambda: None)
+    uploader.enqueue("1")
+    _until(lambda: not all(thread.is_alive() for thread in uploader._threads))
+    with pytest.raises(RunStoppedError, match=r"uploader-\d died: KeyError: 'a mistake of ours'; everything is in"):
+        getattr(uploader, ask)()
+    uploader.close()
 
 
 def test_a_place_that_nobody_keeps_any_more_stops_the_run(store: Store, tmp_path: Path) -> None:
     def unknown() -> None:
         raise ThreadDiedError("the thread lease died")
 
-    mirror = Mirror(store, tmp_path, unknown)
+    uploader = Uploader(store, tmp_path, unknown)
     with pytest.raises(RunStoppedError, match="the thread lease died; everything is in"):
-        mirror.check()
-    mirror.close()
+        uploader.check()
+    uploader.close()

@@ -9,7 +9,7 @@ import pytest
 
 from wpray.types import Task
 from wpray.video.frames import VideoJob, caption, steps_shown
-from wpray.video.selection import Mode, choose
+from wpray.video.selection import Mode, select_episodes
 
 OUTCOMES = ["ssf", "sss", "fff", "esf"]  # a task each: success, failure, error
 ROWS: list[dict[str, Any]] = [
@@ -32,7 +32,7 @@ ROWS: list[dict[str, Any]] = [
     ],
 )
 def test_modes(mode: Mode, max_count: int | None, expected: list[str]) -> None:
-    assert [f"{row['task_id']}.{row['trial']}" for row in choose(ROWS[::-1], mode, max_count)] == expected
+    assert [f"{row['task_id']}.{row['trial']}" for row in select_episodes(ROWS[::-1], mode, max_count)] == expected
 
 
 def test_the_last_step_is_always_shown() -> None:

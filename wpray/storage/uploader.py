@@ -23,7 +23,7 @@ _CLOSE_S = 30.0  # for uploads in progress
 _Act = Callable[[], None]
 
 
-class Mirror:
+class Uploader:
     """Uploader that starts jobs in order, runs several at once, and retries until it is closed."""
 
     def __init__(self, store: Store, folder: Path, taken_by: Callable[[], str | None]) -> None:
@@ -39,9 +39,9 @@ class Mirror:
         self._moved_at = time.monotonic()  # when the store last accepted a chunk, or was idle
         self._reason = ""
         self._closed = threading.Event()
-        self._threads = [WatchedThread(f"mirror-{number}", self._work) for number in range(_THREADS)]
+        self._threads = [WatchedThread(f"uploader-{number}", self._work) for number in range(_THREADS)]
 
-    def put(self, *names: str) -> None:
+    def enqueue(self, *names: str) -> None:
         """Enqueue the upload of files, each after the one before it has arrived. Return at once."""
         self._add([lambda name=name: self._upload(name) for name in names])  # type: ignore[misc]
 
@@ -51,25 +51,25 @@ class Mirror:
 
     def check(self) -> None:
         """Raise PausedError while too many jobs wait for the store, RunStoppedError once waiting is useless."""
-        self.check_place()
+        self.check_lease()
         if self._stuck_s() > PATIENCE_S:
             raise self._given_up()
         if self._open >= MOST_BEHIND:
             raise PausedError(f"{self._open} episodes wait for {self._store.url}{self._because()}")
 
-    def drain(self, patience_s: float = PATIENCE_S) -> None:
+    def flush(self, patience_s: float = PATIENCE_S) -> None:
         """Wait until everything is in the store.
 
         Raise RunStoppedError if the store accepts nothing for `patience_s`, or another driver takes the lease.
         """
         while self._open:
-            self.check_place()
+            self.check_lease()
             if self._stuck_s() > patience_s:
                 raise self._given_up()
             with self._changed:
                 self._changed.wait(timeout=0.2)
 
-    def check_place(self) -> None:
+    def check_lease(self) -> None:
         """Raise RunStoppedError if another driver has taken the lease, or an upload thread has died."""
         try:
             other = self._taken_by()
@@ -108,7 +108,7 @@ class Mirror:
                 self._changed.notify_all()
 
     def _insist(self, act: _Act) -> bool:
-        """Retry `act` until it succeeds; return False if the mirror is closed or the lease lost before."""
+        """Retry `act` until it succeeds; return False if the uploader is closed or the lease lost before."""
         pause_s = _FIRST_PAUSE_S
         while not self._closed.is_set() and self._taken_by() is None:
             try:

@@ -1,0 +1,134 @@
+"""YAML files of the training code as flat settings: the section `eval`, and keys that say what is known anyway.
+
+A key is read as what it means, or accepted because any of its values means the same here, or refused: none is passed
+over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from wpray.errors import BadInputError, shown
+
+_SECTION, _DECODE = "eval", "waypoint_decode"
+_IMPLEMENTATIONS = {"legacy": "token_ar", "compact": "token_ar", "jacobi": "token_ar", "block": "block_ar"}
+
+
+def _boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _only(*allowed: Any) -> Callable[[Any], bool]:
+    return lambda value: value in allowed and type(value) in {type(one) for one in allowed}
+
+
+# What nothing depends on here, with the values that are understood, and why it says nothing.
+_INERT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "robot_config_kwargs": (_only({}), "it must be empty: LIBERO's robot has no options"),
+    "max_duration": (_only(32), "no other than 32 is known"),
+    "planner_use_block_embed": (_boolean, "true or false; the checkpoint's tensors decide"),
+    "planner_block0_cond": (_only("none"), "only none is known"),
+    "goal_condition_mode": (_only("none"), "only none is known"),
+    "skip_masked_cameras": (_boolean, "true or false; a camera that is not there is always left out"),
+    "deterministic_sdpa": (_boolean, "true or false; batching.deterministic says what is exact"),
+}
+# Of waypoint_decode: they change how the same plan is computed.
+_DECODE_INERT: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("compact_logits", "pack_forced_tokens", "early_stop", "respect_prefix_pad", "profile"), _boolean),
+    "jacobi_max_iters": _whole,
+}
+_RENAMED = {"max_steps_override": "env.max_steps", "disable_video": "video.mode"}
+_DECODE_MEANT = ("forbid_terminal_first_waypoint", "temperature")
+
+
+def flatten(data: Mapping[str, Any], known: Callable[[str], str | None]) -> dict[str, Any]:
+    """Return a YAML's mapping without `eval`, `waypoint_decode` and keys that say nothing here.
+
+    What the section `eval` gives, unless null, counts before the same key outside of it. `known(name)` returns what is
+    wrong with a name, None if it is a setting. Raises BadInputError, naming the key, for what is not understood.
+    """
+    flat = {name: value for name, value in data.items() if name != _SECTION}
+    section = data.get(_SECTION)
+    if section is not None:
+        flat |= _of_section(section, known)
+    flat = _renamed(_without_inert(flat))
+    return _with_planner(*_split_decode(flat))
+
+
+def _of_section(section: Any, known: Callable[[str], str | None]) -> dict[str, Any]:
+    if not isinstance(section, Mapping):
+        raise BadInputError(f"{_SECTION}: must hold settings, not {shown(str(section))}")
+    for name in map(str, section):
+        own = name in (*_INERT, *_RENAMED) or name.partition(".")[0] == _DECODE or name.startswith(f"{_DECODE}_")
+        wrong = None if own else known(name)
+        if wrong is not None:
+            raise BadInputError(f"{_SECTION}.{name}: {wrong}")
+    return {str(name): value for name, value in section.items() if value is not None}
+
+
+def _without_inert(data: Mapping[str, Any]) -> dict[str, Any]:
+    for name, (fits, remedy) in _INERT.items():
+        value = data.get(name)
+        if value is not None and not fits(value):
+            raise BadInputError(f"{name}: {shown(str(value))} is not understood: {remedy}")
+    return {name: value for name, value in data.items() if name not in _INERT}
+
+
+def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with those under wpray's names that have others here."""
+    flat = {name: value for name, value in data.items() if name not in _RENAMED}
+    for name, meant in _RENAMED.items():
+        value = data.get(name)
+        if value is None:
+            continue
+        if name == "disable_video" and not _boolean(value):
+            raise BadInputError(f"{name}: {shown(str(value))} is neither true nor false")
+        if value is not False:
+            flat[meant] = "none" if value is True else value
+    return flat
+
+
+def _split_decode(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the other settings, and those of waypoint_decode: nested, or flat under names that begin so."""
+    nested = data.get(_DECODE)
+    if nested is not None and not isinstance(nested, Mapping):
+        raise BadInputError(f"{_DECODE}: must hold settings, not {shown(str(nested))}")
+    prefix = f"{_DECODE}_"
+    decode = {name.removeprefix(prefix): value for name, value in data.items() if name.startswith(prefix)}
+    decode |= {str(name): value for name, value in (nested or {}).items() if value is not None}
+    others = {name: value for name, value in data.items() if name != _DECODE and not name.startswith(prefix)}
+    return others, {name: value for name, value in decode.items() if value is not None}
+
+
+def _with_planner(data: dict[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with what `decode` means in them. Raises BadInputError for what it cannot mean."""
+    for name, value in decode.items():
+        if name not in ("impl", *_DECODE_MEANT, *_DECODE_INERT):
+            names = ", ".join(("impl", *_DECODE_MEANT, *_DECODE_INERT))
+            raise BadInputError(f"{_DECODE}.{name}: unknown; its keys are {names}")
+        if name in _DECODE_INERT and not _DECODE_INERT[name](value):
+            raise BadInputError(f"{_DECODE}.{name}: {shown(str(value))} is no value of it")
+    flat = dict(data)
+    for name in _DECODE_MEANT:
+        if name in decode and flat.setdefault(name, decode[name]) != decode[name]:
+            raise BadInputError(f"{_DECODE}.{name}: {decode[name]} contradicts {name}: {flat[name]}; keep one of them")
+    if "impl" in decode:
+        _note_planner(flat, decode)
+    return flat
+
+
+def _note_planner(flat: dict[str, Any], decode: Mapping[str, Any]) -> None:
+    impl = decode["impl"]
+    if not isinstance(impl, str) or impl not in _IMPLEMENTATIONS:
+        raise BadInputError(f"{_DECODE}.impl: {shown(str(impl))}; it is one of {', '.join(_IMPLEMENTATIONS)}")
+    if impl == "jacobi" and decode.get("temperature"):
+        raise BadInputError(f"{_DECODE}.impl: jacobi finds the best plan only; leave temperature out")
+    planner = _IMPLEMENTATIONS[impl]
+    if flat.get("planner_mode") not in (None, "auto", planner):
+        raise BadInputError(f"{_DECODE}.impl: {impl} belongs to planner_mode {planner}, not {flat['planner_mode']}")
+    flat["planner_mode"] = planner

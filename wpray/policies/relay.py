@@ -1,0 +1,109 @@
+"""Requests to a policy that answers for itself elsewhere: each is passed on at once, and nothing is batched here.
+
+It stands in for a Batcher where the policy's spec is `remote` and its requests are not batched. A wait for another
+process is no sign that this one hangs, so that it never counts as busy; and no request can kill it, so that a retry is
+like any other request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from wpray.config import BatchingConfig
+from wpray.policies.base import AnyPolicy, ChunkPolicy
+from wpray.policies.batching import Batcher, PolicyError, tried
+from wpray.types import ChunkReply, ChunkRequest, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
+
+
+class Relay:
+    """Answers requests of many threads with a chunk policy that many threads may ask at once."""
+
+    busy_since: float | None = None
+
+    def __init__(self, policy: ChunkPolicy) -> None:
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._under_way, self._since = 0, 0.0
+        self.busy_s = 0.0  # with a request under way, in all
+        self.batches = 0  # requests, in all
+
+    def check(self) -> None:
+        """Raise nothing: there is no thread that could die."""
+
+    def close(self) -> None:
+        """Close the policy's connections, if it has any."""
+        close = getattr(self._policy, "close", None)
+        if close is not None:
+            close()
+
+    def predict(
+        self,
+        request: ChunkRequest,
+        announce: Callable[[], None] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> ChunkReply:
+        """Return the policy's answer. Raises PolicyError. Nothing is announced and nothing dropped."""
+        began = time.perf_counter()
+        with self._counted():
+            reply = tried(lambda: self._only(request))
+        if isinstance(reply, PolicyError):
+            raise reply
+        return dataclasses.replace(reply, timing=Timing(0.0, time.perf_counter() - began, 1))
+
+    def plan(
+        self,
+        request: PlanRequest,
+        announce: Callable[[], None] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> PlanReply:
+        """Raise PolicyError: a policy behind a relay answers with chunks."""
+        raise _no_chunk()
+
+    def act(
+        self,
+        request: SegmentRequest,
+        announce: Callable[[], None] | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> SegmentReply:
+        """Raise PolicyError: a policy behind a relay answers with chunks."""
+        raise _no_chunk()
+
+    def _only(self, request: ChunkRequest) -> ChunkReply:
+        replies = self._policy.predict([request])
+        if len(replies) != 1:
+            raise ValueError(f"{len(replies)} replies to 1 request")
+        return replies[0]
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._since = self._since if self._under_way else time.monotonic()
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self.batches += 1
+                if not self._under_way:
+                    self.busy_s += time.monotonic() - self._since
+
+
+Answering = Batcher | Relay
+
+
+def answering(policy: AnyPolicy, batching: BatchingConfig) -> Answering:
+    """Return what takes a policy's requests: a Batcher, or a Relay where each is answered elsewhere by itself."""
+    spec = policy.spec
+    if spec.remote and spec.max_batch_size == 1:
+        return Relay(cast(ChunkPolicy, policy))
+    return Batcher(policy, min(batching.max_batch_size, spec.max_batch_size), batching.max_wait_ms / 1000)
+
+
+def _no_chunk() -> PolicyError:
+    return PolicyError("TypeError", "a policy that answers elsewhere has chunks only")

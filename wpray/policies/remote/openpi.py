@@ -1,0 +1,95 @@
+"""`policy: openpi`: asks servers of openpi's websocket protocol, as openpi's own LIBERO client does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from wpray.errors import InvalidRequestError
+from wpray.policies.base import PolicySpec
+from wpray.policies.remote.answers import chunk_of, image_of
+from wpray.policies.remote.openpi_channel import OpenpiChannel
+from wpray.policies.remote.remote_policy import RemotePolicy
+from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, ImageSpec
+
+_EXECUTE = "execute_steps"  # of a chunk, in what a server says of itself
+_REPLAN_STEPS = 5  # of a chunk, as openpi's client executes
+
+
+class OpenpiSettings(ServerSettings):
+    """Where the servers are, and what is sent to them."""
+
+    url: Annotated[list[str], server_urls(8000, "ws", "wss")] = Field(
+        ["ws://localhost:8000"], validate_default=True, description="server, or servers that share the requests"
+    )
+    replan_steps: NonNegativeInt | None = Field(
+        None,
+        description="actions of a chunk that are executed before the next is asked for, 0: all; "
+        f"default: what the server says of itself (execute_steps), else {_REPLAN_STEPS}",
+    )
+    image_size: PositiveInt = Field(
+        POLICY_IMAGE_SIZE, le=1024, description="height and width of both images, padded to a square"
+    )
+    image_key: str = Field("observation/image", description="name of the base camera's image")
+    wrist_key: str | None = Field("observation/wrist_image", description="name of the wrist camera's; none: not sent")
+    state_key: str = Field("observation/state", description="name of position, axis-angle and finger joints")
+    prompt_key: str = Field("prompt", description="name of the instruction")
+
+
+class OpenpiPolicy(RemotePolicy):
+    """Passes each request on to the first server that is free."""
+
+    Settings = OpenpiSettings
+    name = "openpi"
+
+    @classmethod
+    def spec_of(cls, settings: OpenpiSettings) -> PolicySpec:
+        """Return what the servers are shown."""
+        view = ImageSpec(settings.image_size, settings.image_size, resize="pad")
+        roles = ("base", "wrist") if settings.wrist_key else ("base",)
+        cameras = dict.fromkeys(roles, view)
+        return PolicySpec(cls.name, True, False, 0, max_batch_size=1, kind="chunk", cameras=cameras, remote=True)
+
+    def __init__(self, settings: OpenpiSettings) -> None:
+        """Connect, as RemotePolicy does."""
+        self._settings = settings
+        super().__init__(self.spec_of(settings), settings.url, settings.connections)
+
+    def connect(self, url: str) -> OpenpiChannel:
+        """Return an open channel."""
+        settings = self._settings
+        return OpenpiChannel(url, settings.api_key, settings.timeout_s, self.note_of(url))
+
+    def question(self, request: ChunkRequest) -> dict[str, Any]:
+        """Return the map that openpi's LIBERO client sends."""
+        settings = self._settings
+        images = {settings.image_key: image_of(self.name, request, "base")}
+        if settings.wrist_key:
+            images[settings.wrist_key] = image_of(self.name, request, "wrist")
+        words = request.trial.task.instruction
+        return {**images, settings.state_key: request.observation.proprio, settings.prompt_key: words}
+
+    def reply(self, answer: Any) -> ChunkReply:
+        """Return the actions that are executed of a chunk."""
+        if "actions" not in answer:
+            raise InvalidRequestError(f"{self.name}: the answer has no actions, but {sorted(map(str, answer))!r:.200}")
+        return ChunkReply(chunk_of(self.name, answer["actions"], self._steps))
+
+    def conventions(self) -> dict[str, str]:
+        """Return what is sent, and what is done with the actions."""
+        size = self._settings.image_size
+        return {
+            "images": f"{', '.join(self.spec.cameras)}: {size}x{size} uint8, turned by 180 degrees, padded",
+            "state": "end effector's position and axis-angle, two finger joints; m, rad, float64",
+            "actions": "delta position, delta axis-angle, gripper -1 open .. +1 close; executed as they come",
+            "executed": f"{self._steps or 'all'} actions of a chunk",
+        }
+
+    @property
+    def _steps(self) -> int:
+        if self._settings.replan_steps is not None:
+            return self._settings.replan_steps
+        said = next((facts[_EXECUTE] for facts in self.facts.values() if _EXECUTE in facts), None)
+        return said if type(said) is int and said >= 0 else _REPLAN_STEPS

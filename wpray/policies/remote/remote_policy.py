@@ -1,0 +1,78 @@
+"""What policies behind servers have in common: one pool of servers, one question a request, checked answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from wpray.policies.base import NOTICES, PolicySpec, Sources
+from wpray.policies.remote.answers import GripperWatch
+from wpray.policies.remote.pool import Channel, ServerPool
+from wpray.types import ChunkReply, ChunkRequest
+
+_NOTICES = logging.getLogger(NOTICES)
+
+
+class RemotePolicy(ABC):
+    """A chunk policy that another process answers for; many threads may ask it at once."""
+
+    name: str
+
+    def __init__(self, spec: PolicySpec, urls: Sequence[str], connections: int | None) -> None:
+        """Connect; wait until a server answers. Raises BadInputError if all that answer refuse this client."""
+        self.spec = spec
+        self._gripper = GripperWatch(partial(_NOTICES.warning, "%s: %s", self.name))
+        self._pool = ServerPool(self.name, urls, self.connect, connections)
+        self._pool.meet()
+        self.sources = self._sources()
+
+    @property
+    def facts(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each server that was reached has said of itself."""
+        return self._pool.facts
+
+    @abstractmethod
+    def connect(self, url: str) -> Channel:
+        """Return an open channel. Raises ServerTrouble, BadInputError for a server that this run cannot use."""
+
+    @abstractmethod
+    def question(self, request: ChunkRequest) -> Any:
+        """Return what a server is asked. Raises InvalidRequestError for a request that cannot be."""
+
+    @abstractmethod
+    def reply(self, answer: Any) -> ChunkReply:
+        """Return the reply that a server's answer means. Raises InvalidRequestError for one without actions."""
+
+    @abstractmethod
+    def conventions(self) -> dict[str, str]:
+        """Return what is sent and how actions are executed, for run.json and the log."""
+
+    def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
+        """Return one reply a request; from any number of threads."""
+        return [self._answer(request) for request in requests]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+    def _answer(self, request: ChunkRequest) -> ChunkReply:
+        return self._watched(self.reply(self._pool.ask(self.question(request))))
+
+    def _watched(self, reply: ChunkReply) -> ChunkReply:
+        if len(reply.actions):
+            self._gripper.see(reply.actions)
+        return reply
+
+    def note_of(self, url: str) -> Any:
+        """Return what logs a line about a server."""
+        return partial(_NOTICES.warning, "%s: %s: %s", self.name, url)
+
+    def _sources(self) -> Sources:
+        facts, conventions = self.facts, self.conventions()
+        lines = [f"{self.name}: {url} says of itself {json.dumps(said)[:500]}" for url, said in facts.items() if said]
+        how = "; ".join(f"{name}: {text}" for name, text in conventions.items())
+        return Sources({"servers": dict(facts), "conventions": conventions}, (*lines, f"{self.name}: {how}"))

@@ -1,0 +1,17 @@
+"""The policy of a run, once it is known to fit the run's benchmark."""
+
+from __future__ import annotations
+
+from wpray.config import Config
+from wpray.policies.base import PolicySpec
+from wpray.policies.factory import policy_spec
+from wpray.policies.fit import check_fits, check_options
+
+
+def fitting_spec(config: Config) -> PolicySpec:
+    """Return the policy's specification. Raises BadInputError if it does not fit the benchmark or the settings."""
+    spec = policy_spec(config)
+    benchmark, suite = config.load_benchmark(), config.task_suite
+    check_fits(spec, suite, benchmark.observation_spec(suite), benchmark.action_spec(suite))
+    check_options(spec, config)
+    return spec

@@ -1,0 +1,80 @@
+"""The trials that a configuration asks for, of the tasks that a suite has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from wpray.benchmarks.init_states_file import read_init_states
+from wpray.config import Config
+from wpray.errors import BadInputError, shown
+from wpray.provenance.record import file_sha256
+from wpray.results.summary import Tally
+from wpray.results.writer import Outcome
+from wpray.trials import make_trials, select_tasks
+from wpray.types import FloatArray, Task, TaskKey, Trial, TrialKey
+
+_STATES = "init_states"  # what run.json says of the file
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A run's trials."""
+
+    trials: tuple[Trial, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for run.json
+
+    def tally(self, config: Config, finished: Mapping[TrialKey, Outcome]) -> Tally:
+        """Return the counts of what is finished of these trials."""
+        planned: dict[TaskKey, tuple[Task, int]] = {}
+        for trial in self.trials:
+            planned[trial.key[:2]] = (trial.task, planned.get(trial.key[:2], (trial.task, 0))[1] + 1)
+        tally = Tally.planned(planned.values(), config.trial_start, config.stop_after_successes)
+        keys = {trial.key for trial in self.trials}
+        for key, outcome in finished.items():
+            if key in keys:
+                tally.add(key, outcome.status, outcome.num_steps, outcome.retried)
+        return tally
+
+    def check_same_states(self, info: Mapping[str, Any] | None, place: str) -> None:
+        """Raise BadInputError if the run that run.json describes, in `place`, began with other initial states."""
+        theirs, ours = (info or {}).get(_STATES), self.facts.get(_STATES)
+        if isinstance(theirs, Mapping) and ours is not None and theirs.get("sha256") != ours["sha256"]:
+            raise BadInputError(
+                f"init_states_file: {ours['path']} has changed since the run in {place} began; "
+                "choose another output_dir"
+            )
+
+
+def select(config: Config, listed: Sequence[Task]) -> Selection:
+    """Return the trials of `config` among the tasks that its suite has.
+
+    Raises BadInputError for tasks or trials that do not exist, and for a damaged or incomplete init_states_file.
+    """
+    tasks = select_tasks(listed, config.task_ids(task.task_id for task in listed))
+    first, end = config.trial_start, config.num_trials_per_task
+    if config.init_states_file is None:
+        return Selection(make_trials(tasks, end, config.seed, first))
+    path = Path(config.init_states_file)
+    if not config.load_benchmark().takes_own_states:
+        raise BadInputError(f"init_states_file: {config.task_suite} takes no initial states from a file; leave it out")
+    states = read_init_states(path)
+    own = [_states_of(task, states, path) for task in tasks]
+    trials = [
+        replace(trial, own_state=tuple(rows[trial.init_state].tolist()))
+        for task, rows in zip(tasks, own, strict=True)
+        for trial in make_trials([replace(task, num_trials=len(rows))], min(end, len(rows)), config.seed, first)
+    ]
+    return Selection(tuple(trials), {_STATES: {"path": str(path), "sha256": file_sha256(path)}})
+
+
+def _states_of(task: Task, states: Mapping[str, FloatArray], path: Path) -> FloatArray:
+    if task.name not in states:
+        found = ", ".join(map(shown, list(states)[:3]))
+        raise BadInputError(
+            f"init_states_file: {path} has no states of task {task.task_id} ({task.name}), only of {found}"
+            f"{' and others' if len(states) > 3 else ''}; add them, or leave the task out with tasks"
+        )
+    return states[task.name]
