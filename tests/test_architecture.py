@@ -65,6 +65,7 @@ ALLOWED = {
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
     "report": {"types", "errors", "results", "cli"},
     "compare": {"errors", "results", "cli"},
+    "table": {"types", "errors", "config", "results", "cli"},
     "soup": {"", "errors", "models.averaging", "provenance.record", "cli"},
     "dataset_stats": {"types", "errors", "system", "results.atomic", "cli"},
     "dataset_stats.rlds": {"types", "errors", "system.lfs"},

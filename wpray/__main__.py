@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 
-_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "testing", "video")
+_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "table", "testing", "video")
 _COMMANDS = {
     "launch": "evaluate a policy (no arguments: the quickstart)",
     "doctor": "check everything that a run needs",
     "dataset_stats": "dataset_statistics.json from RLDS data sets",
     "report": "a run as one HTML page",
     "compare": "is run B better than run A, on the same trials?",
+    "table": "runs as a table: policies by suites (Markdown, LaTeX, CSV)",
     "video": "render videos of a run's episodes",
     "export": "write a run's episodes in another tool's format (lerobot)",
     "soup": "average checkpoints of one layout",

@@ -21,16 +21,19 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from wpray.benchmarks.base import Benchmark, InstructionSource
-from wpray.benchmarks.factory import benchmark_name, benchmark_of, canonical_suite
+from wpray.benchmarks.factory import benchmark_name, benchmark_of, canonical_suite, expanded_suites
 from wpray.system.paths import check_name
 
 Auto = Literal["auto"]
+_SUITE_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 _MOST_OF_A_RESOURCE = 1e6  # of one node
 
 
@@ -51,7 +54,56 @@ def _expand_range(part: Any) -> list[Any]:
     return [part]
 
 
+def _by_suite(value: Any, info: ValidationInfo) -> Any:
+    """Read `libero_goal:0-4,libero_10:3`, in which ids without a suite belong to the one before."""
+    if isinstance(value, dict):
+        return {_canonical(str(suite), info): _checked_ids(suite, ids) for suite, ids in value.items()}
+    if not isinstance(value, str | list) or not any(":" in item for item in _parts(value) if isinstance(item, str)):
+        return value
+    found: dict[str, list[Any]] = {}
+    suite = ""
+    for item in _parts(value):
+        name, colon, ids = item.partition(":") if isinstance(item, str) else ("", "", item)
+        suite = name.strip() if colon else suite
+        if not suite:
+            raise ValueError("the first ids have no suite; write SUITE:IDS, such as libero_goal:0-4,libero_10:3")
+        found.setdefault(_canonical(suite, info), []).append(ids if colon else item)
+    return {suite: _checked_ids(suite, ids) for suite, ids in found.items()}
+
+
+def _canonical(suite: str, info: ValidationInfo) -> str:
+    return canonical_suite(suite, info.data.get("benchmark", "auto"))
+
+
+def _checked_ids(suite: Any, ids: Any) -> list[int]:
+    try:
+        return _TASK_IDS.validate_python(ids)
+    except ValidationError as error:
+        raise ValueError(f"{suite}: {error.errors()[0]['msg']}") from error
+
+
+def _parts(value: Any) -> list[Any]:
+    items = value if isinstance(value, list) else [value]
+    return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+
+
+def _named_suites(value: Any, info: ValidationInfo) -> Any:
+    """Take one suite or several (a list, or separated by commas), and libero_all; one alone is no list."""
+    if isinstance(value, str | list) and all(isinstance(item, str) for item in _parts(value)):
+        names = expanded_suites(_parts(value), info.data.get("benchmark", "auto"))
+        if not names:
+            raise ValueError("names no suite; leave it out for libero_object")
+        for name in names:
+            if not _SUITE_NAME.fullmatch(name):
+                raise ValueError(f"{name[:40]!r} is no suite's name, which has letters, digits and _")
+        return names[0] if len(names) == 1 else names
+    return value
+
+
 TaskIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_expand_ranges)]
+
+
+_TASK_IDS: TypeAdapter[list[int]] = TypeAdapter(TaskIds)
 
 
 def _not_blank(text: str) -> str:
@@ -74,6 +126,8 @@ def _without_booleans(value: Any) -> Any:
     return value
 
 
+SuiteNames = Annotated[str | list[str], BeforeValidator(_named_suites)]
+TasksOfSuites = Annotated[TaskIds | dict[str, TaskIds], BeforeValidator(_by_suite)]
 PolicyArgs = dict[str, Any]  # the policy's own settings, which it validates itself
 
 
@@ -253,13 +307,15 @@ class Config(_Group):
         description="libero | fake, an installed one's name, or PACKAGE.MODULE:CLASS; auto: the one whose name begins "
         "the suite's",
     )
-    task_suite: str = Field(
+    task_suite: SuiteNames = Field(
         "libero_object",
-        pattern=r"^[A-Za-z0-9_]{1,100}$",
-        description="suite of the benchmark; LIBERO-Object, libero_long (libero_10), libero_goal_no_noops, too",
+        description="suite of the benchmark, or several; LIBERO-Object, libero_long (libero_10) and "
+        "libero_goal_no_noops are understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10",
     )
-    tasks: TaskIds | None = Field(
-        None, min_length=1, description="task ids, such as 0,3 or 0-4; default: all of the suite"
+    tasks: TasksOfSuites | None = Field(
+        None,
+        min_length=1,
+        description="task ids, such as 0,3 or 0-4, of every suite, or libero_goal:0-4,libero_10:3; default: all",
     )
     num_trials_per_task: PositiveInt = Field(1, le=100_000, description="trials of each task, from its initial states")
     task_start: int = Field(0, ge=0, le=100_000, description="first task id of the suite, in place of tasks")
@@ -429,10 +485,20 @@ class Config(_Group):
                 raise ValueError("vlm_precision is of a pair: a joint_checkpoint computes in precision")
         return self
 
-    @field_validator("task_suite", mode="before")
-    @classmethod
-    def _canonical_suite(cls, value: Any, info: ValidationInfo) -> Any:
-        return canonical_suite(value, info.data.get("benchmark", "auto")) if isinstance(value, str) else value
+    @model_validator(mode="after")
+    def _tasks_are_of_the_suites(self) -> Config:
+        if isinstance(self.tasks, dict):
+            for name, ids in self.tasks.items():
+                if name not in self.suites:
+                    raise ValueError(f"tasks: names suite {name}, which task_suite does not; add it there")
+                if not ids:
+                    raise ValueError(f"tasks: names no task of {name}; leave the suite out for all")
+        if len(self.suites) > 1 and self.init_states_file is not None:
+            raise ValueError("init_states_file: holds one suite's states; evaluate its suite by itself")
+        names = sorted({benchmark_name(suite, self.benchmark) for suite in self.suites})
+        if len(names) > 1:
+            raise ValueError(f"task_suite: names suites of {' and '.join(names)}; evaluate each benchmark by itself")
+        return self
 
     @model_validator(mode="after")
     def _one_number_of_environments(self) -> Config:
@@ -469,10 +535,10 @@ class Config(_Group):
         """Later segments of a plan start where the robot is, under either name."""
         return self.use_actual_proprio or self.segment_start_from == "actual"
 
-    def task_ids(self, known: Iterable[int]) -> list[int] | None:
+    def task_ids(self, suite: str, known: Iterable[int]) -> list[int] | None:
         """Return the tasks of a suite with the ids `known` that are evaluated; None: all of them."""
         if self.tasks is not None or (self.task_start == 0 and self.task_end is None):
-            return self.tasks
+            return self.tasks_of(suite)
         end = math.inf if self.task_end is None else self.task_end
         chosen = [task_id for task_id in known if self.task_start <= task_id < end]
         return chosen or [self.task_start]  # beyond the last one, which is refused by name
@@ -488,13 +554,27 @@ class Config(_Group):
         return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
 
     @property
-    def instruction_source(self) -> InstructionSource:
-        """Where the instructions of this run's tasks are from: `env.instruction`, with `auto` decided."""
-        return self.load_benchmark().instruction_source(self.task_suite, self.env.instruction)
+    def suites(self) -> tuple[str, ...]:
+        """All suites of the run, in order."""
+        return (self.task_suite,) if isinstance(self.task_suite, str) else tuple(self.task_suite)
+
+    def tasks_of(self, suite: str) -> list[int] | None:
+        """Return the ids of the suite's tasks that are asked for; None: all."""
+        return self.tasks.get(suite) if isinstance(self.tasks, dict) else self.tasks
+
+    def instruction_of(self, suite: str) -> InstructionSource:
+        """Return where the instructions of the suite's tasks are from: `env.instruction`, with `auto` decided."""
+        return self.load_benchmark().instruction_source(suite, self.env.instruction)
+
+    @property
+    def instruction_source(self) -> InstructionSource | dict[str, InstructionSource]:
+        """Where the instructions of this run's tasks are from; by suite if the suites differ."""
+        sources = {suite: self.instruction_of(suite) for suite in self.suites}
+        return sources if len(set(sources.values())) > 1 else sources[self.suites[0]]
 
     def load_benchmark(self) -> Benchmark:
-        """Return the benchmark that has the suite. Raises BadInputError for one that cannot be loaded."""
-        return benchmark_of(self.task_suite, self.benchmark)
+        """Return the benchmark that has the suites. Raises BadInputError for one that cannot be loaded."""
+        return benchmark_of(self.suites[0], self.benchmark)
 
 
 def path_fields() -> tuple[str, ...]:
@@ -577,7 +657,7 @@ def outcome_fields(config: Config) -> dict[str, Any]:
         else:
             flat[name] = value
     flat["env.instruction"] = config.instruction_source
-    if config.benchmark == benchmark_name(config.task_suite):
+    if config.benchmark == benchmark_name(config.suites[0]):
         flat["benchmark"] = "auto"
     return {
         name: value

@@ -1,4 +1,4 @@
-"""How closely segments reach the waypoints they aim at: what is recorded of it, and when it calls for a new plan.
+"""Distances between waypoints and the poses that segments reach: what is recorded, and when a new plan is due.
 
 Nothing here changes an outcome unless `replan_on_deviation` is set: a reached pose is read, never acted on.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from wpray.errors import BadInputError
-from wpray.types import Task, Trial
+from wpray.types import Task, Trial, TrialKey
 
 
 def select_tasks(tasks: Sequence[Task], wanted: Sequence[int] | None) -> tuple[Task, ...]:
@@ -43,6 +43,6 @@ def make_trials(tasks: Sequence[Task], num_trials: int, seed: int, first: int = 
     return tuple(Trial(task, trial, seed) for task in tasks for trial in range(first, num_trials))
 
 
-def remaining(trials: Sequence[Trial], recorded: Collection[tuple[str, int, int]]) -> tuple[Trial, ...]:
+def remaining(trials: Sequence[Trial], recorded: Collection[TrialKey]) -> tuple[Trial, ...]:
     """Those of `trials` whose key is not in `recorded`."""
     return tuple(trial for trial in trials if trial.key not in recorded)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,42 @@ Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 ImageArray = NDArray[np.uint8]
 Status = Literal["success", "failure", "error"]
-TaskKey = tuple[str, int]  # suite, task_id
-TrialKey = tuple[str, int, int]  # suite, task_id, trial
+# "request": no process of the policy can answer the request (InvalidRequestError); "actor": the env actor died.
+Origin = Literal["policy", "request", "environment", "actor"]
 PlanEnd = Literal["used_up", "zero_duration", "segment_limit", "deviation", "step_budget", "success", "truncated"]
 
 ACTION_DIM = 7
 PROPRIO_DIM = 8
 POLICY_IMAGE_SIZE = 224
 MAX_SEGMENT_STEPS = 32
+
+
+class TaskKey(NamedTuple):
+    """Identity of a task among all suites."""
+
+    suite: str
+    task_id: int
+
+
+class TrialKey(NamedTuple):
+    """Identity of a trial within a run: it names the trial's row, its files and its random numbers."""
+
+    suite: str
+    task_id: int
+    init_state: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> TrialKey:
+        """Return the key of a row of episodes.parquet or decisions.parquet."""
+        return cls(row["suite"], row["task_id"], row["trial"])
+
+    @property
+    def task(self) -> TaskKey:
+        """The key of its task."""
+        return TaskKey(self.suite, self.task_id)
+
+    def __str__(self) -> str:
+        return f"{self.suite} task {self.task_id} trial {self.init_state}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +66,11 @@ class Task:
     instruction: str
     num_trials: int  # initial states available
     max_steps: int  # control steps after the wait steps
+
+    @property
+    def key(self) -> TaskKey:
+        """Unique among all suites."""
+        return TaskKey(self.suite, self.task_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +85,7 @@ class Trial:
     @property
     def key(self) -> TrialKey:
         """Unique within a run."""
-        return (self.task.suite, self.task.task_id, self.init_state)
+        return TrialKey(self.task.suite, self.task.task_id, self.init_state)
 
     @property
     def label(self) -> str:
@@ -326,14 +359,47 @@ class EpisodeTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptError:
-    """Why an attempt of a trial failed that was followed by another."""
+class Failure:
+    """Error of an attempt, made where it happens and kept as it is up to the trial's row."""
 
-    attempt: int  # from 1
-    origin: Literal["policy", "request", "environment", "actor"]
+    origin: Origin
     kind: str  # class of the error
     message: str
+    traceback: str = ""
+
+    @property
+    def text(self) -> str:
+        """Message and traceback, as a row holds them."""
+        return f"{self.message}\n{self.traceback}" if self.traceback else self.message
+
+    @property
+    def summary(self) -> str:
+        """Kind and first line, for the log."""
+        return f"{self.kind}: {(self.text.strip().splitlines() or [''])[0]}"
+
+    def shortened(self, most: int) -> Failure:
+        """Return the failure with at most `most` characters of text."""
+        return Failure(self.origin, self.kind, self.text[:most])
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptError:
+    """Failed attempt of a trial that was followed by another."""
+
+    attempt: int  # from 1
     worker: str
+    failure: Failure
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the entry of the column `attempt_errors`."""
+        failure = self.failure
+        return {
+            "attempt": self.attempt,
+            "origin": failure.origin,
+            "kind": failure.kind,
+            "message": failure.text,
+            "worker": self.worker,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def measure(num_actors: int, num_episodes: int, instant: bool = False) -> Driver
 
 
 def _run(config: Config, folder: _TimedFolder, num_actors: int, console: Console, instant: bool) -> DriverCost:
-    tasks = list_tasks(config.task_suite)
+    tasks = list_tasks(config.suites[0])
     trials = make_trials(tasks, config.num_trials_per_task, config.seed)
     context = RunContext("bench", config, secrets.token_bytes(32), spec=policy_spec(config))
     tally = Tally.planned((task, config.num_trials_per_task) for task in tasks)

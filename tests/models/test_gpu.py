@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from wpray.models import gemma, loading, ops
+from wpray.models.batch_parts import BatchShape
 from wpray.models.config import (
     ActionExpertConfig,
     BlockPlannerConfig,
@@ -22,6 +23,7 @@ from wpray.models.config import (
 )
 from wpray.models.gemma import Modulation
 from wpray.models.loading import Computing
+from wpray.models.sampling import Sampling
 from wpray.models.token_layout import BINS256, BINS300
 from wpray.models.vlm import WaypointVLM
 
@@ -247,3 +249,33 @@ def test_full_size_joint_models_are_captured_to_the_bit_and_share_features(
     for values, actions in answers[1:]:
         assert torch.equal(values, answers[0][0])
         assert torch.equal(actions, answers[0][1])
+
+
+@pytest.mark.parametrize("planner", [None, BlockPlannerConfig(10, 7)], ids=["token", "block"])
+def test_sampled_plans_are_captured_to_the_bit_and_follow_their_own_bias(planner: BlockPlannerConfig | None) -> None:
+    from wpray.bench.policy_layouts import random_weights
+
+    size = replace(ActionExpertConfig.full(), duration_embed=True, planner=planner)
+    manifest, sampling, images = action_expert_manifest(size, "bfloat16"), Sampling(0.7, True), _images(5)
+    generators = [np.random.default_rng(row) for row in range(5)]
+    bias = torch.from_numpy(np.stack([sampling.bias(BINS300, 7, generator) for generator in generators]))
+    wanted = torch.from_numpy(
+        np.stack([np.random.default_rng(9).integers(1, family.count, (5, 7)) for family in BINS300.families], axis=-1)
+    )
+    forcing = torch.zeros_like(bias)
+    for place in range(len(BINS300.families)):
+        forcing.scatter_(2, BINS300.first_score(place) + wanted[..., place : place + 1], 1e6)
+    found = []
+    for graphs in (False, True):
+        how = replace(_computing("bfloat16", graphs), sampling=sampling)
+        vlm, _ = loading.joint_models(*random_weights(manifest, "bfloat16"), size, BINS300, HEADER, how)
+        for _ in range(2):
+            assert torch.equal(vlm.plan(images, PROMPTS, bias=forcing).values.cpu(), wanted)
+            found.append(vlm.plan(images, PROMPTS, bias=bias).values.cpu())
+        vlm.trace(0, 2, BatchShape.whole(2))
+        del vlm
+        gc.collect()
+        torch.cuda.empty_cache()
+    assert all(torch.equal(values, found[0]) for values in found)
+    assert (found[0][:, 0, -1] > 0).all()
+    assert len(np.unique(found[0].numpy(), axis=0)) == 5

@@ -20,6 +20,7 @@ from wpray.errors import ThreadDiedError
 from wpray.orchestration import actors, policy_actor_pool
 from wpray.orchestration.actors import EnvActorImpl, Health, Host, Loaded, PolicyActorImpl, RunContext, row_context
 from wpray.orchestration.events import Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady
+from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.batching import Batcher, PolicyError
@@ -28,7 +29,7 @@ from wpray.policies.noop import NoopPolicy
 from wpray.rollout import PolicyOutputError
 from wpray.transport import connection
 from wpray.transport.connection import Address, PolicyServer
-from wpray.types import Trial
+from wpray.types import Failure, Trial
 
 CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
 CONTEXT = RunContext("run", CONFIG, b"key", spec=policy_spec(CONFIG))
@@ -164,8 +165,9 @@ class _Impl(PolicyActorImpl):
 
     def __init__(self) -> None:
         policy = NoopPolicy(CONTEXT.spec)
-        self._batcher = Batcher(policy, 1, 0.0)
-        self._server = PolicyServer(self._batcher, "127.0.0.1", b"key")
+        self._answering = Batcher(policy, 1, 0.0)
+        self._server = PolicyServer(self._answering, "127.0.0.1", b"key")
+        self._remote, self._notices = False, NoticeKeeper()
         self._loading = ThreadPoolExecutor(1).submit(lambda: cast(Loaded, LOADED.loaded))
         self._replica, self._node = 0, "node"
 
@@ -178,12 +180,12 @@ def test_health_raises_once_a_thread_has_died(thread: str, monkeypatch: pytest.M
     shell = _Impl()
     shell._loading.result()
     assert shell.health().loaded is not None and shell.address().replica == 0
-    monkeypatch.setattr(shell._batcher if thread == "policy" else shell._server, "check", die)
+    monkeypatch.setattr(shell._answering if thread == "policy" else shell._server, "check", die)
     for ask in (shell.health, shell.address):
         with pytest.raises(ThreadDiedError):
             ask()
     shell._server.close()
-    shell._batcher.close()
+    shell._answering.close()
 
 
 def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,8 +205,8 @@ def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("error", "origin"),
     [
-        (PolicyError("PromptTooLongError", "65 tokens", "", True), "request"),
-        (PolicyError("RuntimeError", "sick"), "policy"),
+        (PolicyError(Failure("request", "PromptTooLongError", "65 tokens")), "request"),
+        (PolicyError(Failure("policy", "RuntimeError", "sick")), "policy"),
         (PolicyOutputError("a short chunk"), "policy"),
         (RuntimeError("the simulator"), "environment"),
     ],
@@ -215,5 +217,5 @@ def test_an_attempt_says_whose_fault_its_error_is(error: Exception, origin: str)
     assignment = Assignment(Trial(fake_tasks()[0], 0, 0), 1, "env-0")
     shell._row_context = lambda given, started: row_context(CONTEXT, given, "node", started)  # type: ignore[method-assign]
     attempt = shell._failed(assignment, datetime.now(UTC), error)
-    assert attempt.error_from == origin
+    assert attempt.failure is not None and attempt.failure.origin == origin
     assert attempt.episode.status == "error"

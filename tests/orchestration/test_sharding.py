@@ -29,7 +29,7 @@ from wpray.results.schema import DECISION_SCHEMA, OUTCOME_COLUMNS
 from wpray.results.writer import RunFolder
 from wpray.rollout import RolloutSettings, run_trial
 from wpray.trials import make_trials, remaining
-from wpray.types import Trial
+from wpray.types import Failure, Trial
 
 ROOT = Path(__file__).parents[2]
 NOT_OUTCOME = {"run_id", "asked_s", "wait_s", "queue_s", "compute_s", "batch_size"}
@@ -96,7 +96,9 @@ def _context(assignment: Assignment) -> EpisodeContext:
 
 
 def _error(assignment: Assignment) -> EncodedEpisode:
-    return encode_error(assignment.trial, _context(assignment), "Interrupted", "again and again")
+    return encode_error(
+        assignment.trial, _context(assignment), Failure("environment", "Interrupted", "again and again")
+    )
 
 
 def _evaluate(path: Path, trials: Sequence[Trial], policy: PolicyClient, data: st.DataObject) -> Results:

@@ -13,7 +13,7 @@ from wpray.orchestration.scheduler import Scheduler
 from wpray.orchestration.stop_rules import ErrorBook, PolicyErrors, decided, round_size, too_many_errors
 from wpray.results.statistics import Rate, wilson
 from wpray.results.summary import Tally
-from wpray.types import Task, Trial
+from wpray.types import Task, Trial, TrialKey
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_reason_names_the_most_frequent_error() -> None:
 
 def test_a_policy_error_repeats_when_a_fresh_process_fails_on_the_same_trial() -> None:
     book = PolicyErrors()
-    one, other = ("fake", 0, 0), ("fake", 0, 1)
+    one, other = TrialKey("fake", 0, 0), TrialKey("fake", 0, 1)
     assert not book.repeat(one, "A", "first incarnation")
     assert not book.repeat(one, "A", "first incarnation")
     assert not book.repeat(other, "A", "second incarnation")
@@ -145,9 +145,9 @@ def _run_until_decided(rates: np.ndarray, rule: StopWhenConfig, workers: int, se
 def test_only_trials_that_all_tasks_have_run_count_for_a_decision() -> None:
     tally = Tally.planned((task, 3) for task in TASKS[:2])
     for trial in (0, 1, 2):
-        tally.add(("fake", 0, trial), "success", 100)
+        tally.add(TrialKey("fake", 0, trial), "success", 100)
     assert tally.balanced_rate.trials == 0 and tally.overall.trials == 3
-    tally.add(("fake", 1, 1), "failure", 290)
+    tally.add(TrialKey("fake", 1, 1), "failure", 290)
     assert tally.balanced_rate.trials == 0  # its trial 0 still runs
-    tally.add(("fake", 1, 0), "error", 0)
+    tally.add(TrialKey("fake", 1, 0), "error", 0)
     assert (tally.balanced_rate.successes, tally.balanced_rate.trials) == (2, 3)

@@ -107,9 +107,9 @@ def test_a_request_whose_env_actor_has_hung_up_is_not_computed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "invalid"), [(InvalidRequestError("no image"), True), (SystemExit("bye"), False)], ids=repr
+    ("raised", "origin"), [(InvalidRequestError("no image"), "request"), (SystemExit("bye"), "policy")], ids=repr
 )
-def test_whose_fault_an_error_is_travels_with_it(raised: BaseException, invalid: bool) -> None:
+def test_whose_fault_an_error_is_travels_with_it(raised: BaseException, origin: str) -> None:
     def harm(number: int) -> None:
         if number == 1:
             raise raised
@@ -118,7 +118,7 @@ def test_whose_fault_an_error_is_travels_with_it(raised: BaseException, invalid:
         asking = client(server)
         with pytest.raises(PolicyError) as error:
             asking.plan(request(1))
-        assert (error.value.kind, error.value.invalid) == (type(raised).__name__, invalid)
+        assert (error.value.failure.kind, error.value.failure.origin) == (type(raised).__name__, origin)
         assert int(asking.plan(request(2)).plan.start[0]) == 2
 
 
@@ -148,7 +148,7 @@ def test_a_policy_whose_thread_has_died_hangs_up_so_that_another_answers(monkeyp
 
 
 def test_a_listener_that_breaks_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LOOK_S", 0.05)
+    monkeypatch.setattr(connection, "_CHECK_S", 0.05)
     with serving(Policy()) as server:
         server.check()
         os.close(server._listener.detach())  # as if the policy's code had closed it
@@ -158,7 +158,7 @@ def test_a_listener_that_breaks_is_no_secret(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_server_that_is_closed_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LOOK_S", 0.05)
+    monkeypatch.setattr(connection, "_CHECK_S", 0.05)
     with serving(Policy()) as server:
         server.close()
         until(lambda: not server._thread.is_alive())
@@ -210,7 +210,7 @@ def _connections() -> set[threading.Thread]:
 
 
 def test_silent_strangers_hold_no_thread_and_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LOOK_S", 0.05)
+    monkeypatch.setattr(connection, "_CHECK_S", 0.05)
     before = _connections()
     with serving(Policy()) as server:
         silent = [socket.create_connection((server.host, server.port)) for _ in range(300)]

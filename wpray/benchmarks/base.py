@@ -94,12 +94,12 @@ class DecisivePackage:
 class RunRequest:
     """Wishes of a run that a benchmark's checks look at."""
 
-    suite: str
-    task_ids: Callable[[Iterable[int]], list[int] | None]  # of those that the suite has; None: all
+    suites: tuple[str, ...]
+    task_ids: Callable[[str, Iterable[int]], list[int] | None]  # of those that a suite has; None: all
     num_trials: int  # of each task
     own_states: bool  # a file gives the initial states
     max_steps: int | None
-    instruction: InstructionSource
+    instruction_of: Callable[[str], InstructionSource]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,7 @@ class Benchmark(Protocol):
     uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
     takes_own_states: ClassVar[bool] = False  # resets to `Trial.own_state` where a trial has one (init_states_file)
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # of suites that can be named together
     solved_by: ClassVar[tuple[str, str] | None] = None  # suite and policy that solves its first task, for the doctor
     stand_in: ClassVar[bool] = False  # for tests: in milliseconds, so that its times tell nothing of other benchmarks
 

@@ -56,7 +56,7 @@ def flatten(data: Mapping[str, Any], known: Callable[[str], str | None]) -> dict
     section = data.get(_SECTION)
     if section is not None:
         flat |= _of_section(section, known)
-    flat = _renamed(_without_inert(flat))
+    flat = _renamed(_without_inert(flat, known))
     return _with_planner(*_split_decode(flat))
 
 
@@ -71,12 +71,13 @@ def _of_section(section: Any, known: Callable[[str], str | None]) -> dict[str, A
     return {str(name): value for name, value in section.items() if value is not None}
 
 
-def _without_inert(data: Mapping[str, Any]) -> dict[str, Any]:
-    for name, (fits, remedy) in _INERT.items():
+def _without_inert(data: Mapping[str, Any], known: Callable[[str], str | None]) -> dict[str, Any]:
+    inert = {name: rule for name, rule in _INERT.items() if known(name) is not None}
+    for name, (fits, remedy) in inert.items():
         value = data.get(name)
         if value is not None and not fits(value):
             raise BadInputError(f"{name}: {shown(str(value))} is not understood: {remedy}")
-    return {name: value for name, value in data.items() if name not in _INERT}
+    return {name: value for name, value in data.items() if name not in inert}
 
 
 def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The machines of a run must agree on what decides outcomes.
+"""Versions of a run's machines, which must agree on what decides outcomes.
 
-Compared with the machine that starts the run when it joins a cluster, and again by every env actor, for nodes join
-later. Another simulator moves physics and pixels: refused. Another Python, Ray, numpy or torch may change the last bit
-of a sum, as another processor may: a warning.
+Nodes are compared with the machine that starts the run when it joins a cluster, and again by every env actor, because
+nodes join later. Another simulator moves physics and pixels, so it is refused. Another Python, Ray, numpy or torch may
+change the last bit of a sum, as another processor may, so it is a warning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """What the nodes said."""
+    """Answers of the nodes."""
 
     versions: dict[str, dict[str, str]]  # by host
     silent: tuple[str, ...]  # hosts that did not answer in time, or could not
@@ -43,14 +43,14 @@ def ask_nodes(timeout_s: float = _TIMEOUT_S, config: Config | None = None) -> No
     silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
     found: dict[str, dict[str, str]] = {}
     for host, versions in said.values():
-        # Several nodes may be of one host; one that differs is never hidden by one that does not.
+        # A host may have several nodes; one that differs must not be hidden by one that agrees.
         name = host if found.get(host, versions) == versions else f"{host} (another node)"
         found[name] = versions
     return Nodes(found, tuple(silent))
 
 
 def reference(nodes: Nodes, config: Config | None = None) -> dict[str, str]:
-    """Return what nodes are compared with: this machine's versions, for what it lacks the first node's that has it."""
+    """Return the versions that nodes are compared with: this machine's, and what it lacks from the first node."""
     found: dict[str, str] = {}
     for versions in reversed(list(nodes.versions.values())):
         found |= versions
@@ -58,14 +58,14 @@ def reference(nodes: Nodes, config: Config | None = None) -> dict[str, str]:
 
 
 def check_nodes(config: Config | None = None) -> dict[str, str]:
-    """Return the versions that every env actor must have; differences that change no outcome are logged.
+    """Return the versions that every env actor must have; log differences that change no outcome.
 
     Raises BadInputError, naming hosts, packages and versions, if a node has another simulator, or other files of it.
     """
     nodes = ask_nodes(config=config)
     wanted = reference(nodes, config)
     for host in nodes.silent:
-        _LOG.warning("node %s has not told its versions within %g s", host, _TIMEOUT_S)
+        _LOG.warning("node %s has not reported its versions within %g s", host, _TIMEOUT_S)
     odd = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, HARMLESS))]
     if odd:
         _LOG.warning("nodes differ, which may change last bits: %s", "; ".join(odd))
@@ -76,7 +76,7 @@ def check_nodes(config: Config | None = None) -> dict[str, str]:
 
 
 def check_this_host(wanted: Mapping[str, str], config: Config | None = None) -> None:
-    """Raise BadInputError if this process's simulator is not the one `wanted` (empty: anything goes)."""
+    """Raise BadInputError if this process's simulator is not the `wanted` one (empty: no check)."""
     if not wanted:
         return
     ours = origins.identity(*_asked(config))
@@ -91,7 +91,7 @@ def decisive(*found: Mapping[str, str]) -> list[str]:
 
 
 def named(host: str, wanted: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> str:
-    """'host: mujoco 3.4.0 instead of 3.3.2'; empty if nothing that both have differs."""
+    """Return 'host: mujoco 3.4.0 instead of 3.3.2'; empty if nothing that both have differs."""
     different = record.differing(wanted, theirs, names)
     return f"{host}: " + ", ".join(f"{n} {theirs[n]} instead of {wanted[n]}" for n in different) if different else ""
 
@@ -102,7 +102,7 @@ def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
 
 def _asked(config: Config | None) -> tuple[tuple[str, ...], str]:
     """Return the suites and the benchmark whose files count; none without a configuration."""
-    return ((), "auto") if config is None else ((config.task_suite,), config.benchmark)
+    return ((), "auto") if config is None else (config.suites, config.benchmark)
 
 
 @ray.remote(num_cpus=0)

@@ -86,7 +86,7 @@ def request_of(config: Config) -> RunRequest:
     """Return what a run of `config` wants of its benchmark."""
     trials, steps = config.num_trials_per_task, config.env.max_steps
     own = config.init_states_file is not None
-    return RunRequest(config.task_suite, config.task_ids, trials, own, steps, config.instruction_source)
+    return RunRequest(config.suites, config.task_ids, trials, own, steps, config.instruction_of)
 
 
 def _of_benchmark(config: Config, *, quick: bool) -> list[tuple[str, Check]]:

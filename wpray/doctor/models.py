@@ -8,7 +8,7 @@ from pathlib import Path
 from wpray.checks import Result
 from wpray.config import Config
 from wpray.policies.factory import policy_spec
-from wpray.policies.waypoint_vla.statistics import read_statistics
+from wpray.policies.waypoint_vla.statistics import read_for_suites
 
 _GIB = 2**30
 _CUDA = 2.1 * _GIB  # CUDA itself, captured graphs, what the allocator holds: measured, less what is computed here
@@ -57,9 +57,9 @@ def check_statistics(config: Config) -> list[Result]:
     if not _is_local(config) or config.dataset_statistics_path is None:
         return []
     path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
-    found = read_statistics(path, config.task_suite, key)
+    found = read_for_suites(path, config.suites, key, config.norm_type)
     width = found.scaling(config.norm_type).proprio_dim
-    text = f"{found.describe(config.task_suite)}; action 7, proprio {width}, norm_type {config.norm_type}"
+    text = f"{found.describe(config.suites[0])}; action 7, proprio {width}, norm_type {config.norm_type}"
     return [Result("statistics", "pass" if found.fits else "warn", text)]
 
 

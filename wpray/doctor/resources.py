@@ -73,10 +73,12 @@ def check_output(config: Config) -> list[Result]:
 
 def check_disk(config: Config) -> list[Result]:
     """Room for what the configuration records; an estimate on the high side."""
-    size = config.load_benchmark().size(config.task_suite)
-    episodes = config.num_trials_per_task * (len(config.tasks) if config.tasks else size.tasks)
-    steps = config.num_steps_wait + (config.env.max_steps or size.max_steps)
-    needed = episodes * (_ROW_BYTES + steps * _STEP_BYTES[config.record])
+    sizes = {suite: config.load_benchmark().size(suite) for suite in config.suites}
+    tasks = {suite: len(config.tasks_of(suite) or range(size.tasks)) for suite, size in sizes.items()}
+    each = {suite: config.num_steps_wait + (config.env.max_steps or size.max_steps) for suite, size in sizes.items()}
+    steps = sum(tasks[suite] * each[suite] for suite in config.suites) * config.num_trials_per_task
+    episodes = config.num_trials_per_task * sum(tasks.values())
+    needed = episodes * _ROW_BYTES + steps * _STEP_BYTES[config.record]
     if config.video.mode != "none":
         needed += min(episodes, config.video.max_count) * _VIDEO_BYTES
     free = shutil.disk_usage(_existing(_outputs(config)[0])).free

@@ -37,7 +37,7 @@ def check_trials(config: Config) -> list[Result]:
     if solved_by is None:
         return []
     suite, policy = solved_by
-    found = run_probe(_PROBES, "trials", suite, benchmark_name(config.task_suite, config.benchmark), policy)
+    found = run_probe(_PROBES, "trials", suite, benchmark_name(config.suites[0], config.benchmark), policy)
     if found.error:
         return [Result("trials", "fail", found.error, found.remedy)]
     steps = found.values["steps"]

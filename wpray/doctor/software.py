@@ -40,7 +40,7 @@ def check_packages(config: Config) -> list[Result]:
 def check_origins(config: Config) -> list[Result]:
     """Whether what would be imported is what is installed: a checkout on PYTHONPATH takes its place unseen."""
     remedy = "results name its files by digest; to run what is installed, see PYTHONPATH and the working directory"
-    return [Result("origins", "warn", text, remedy) for text in oddities(config.task_suite, config.benchmark)]
+    return [Result("origins", "warn", text, remedy) for text in oddities(config.suites, config.benchmark)]
 
 
 def check_opengl(config: Config) -> list[Result]:

@@ -72,12 +72,13 @@ def _parser() -> ArgumentParser:
 
 def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
     """Raise BadInputError before anything is written if one has no states that can be rendered."""
+    from wpray.types import TrialKey
     from wpray.video.frames import check_recording
 
     for episode in episodes:
         row = episode.row
         try:
-            check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
+            check_recording(run.trajectory(TrialKey.from_row(row)))
         except BadInputError as error:
             where = f"{run.location}: task {row['task_id']} trial {row['trial']}"
             raise BadInputError(f"{where}: {error}; --no-videos exports states and actions alone") from error

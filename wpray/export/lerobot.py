@@ -21,7 +21,7 @@ from wpray.benchmarks.rotation import axis_angle
 from wpray.errors import DamagedRunError
 from wpray.export.statistics import Statistics, of_levels, of_numbers
 from wpray.results.reader import Run, matrix
-from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray
+from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray, TrialKey
 
 FPS = 20  # control steps per second
 IMAGE_SIZE = 256
@@ -63,7 +63,7 @@ class Episode:
 
 def read_episode(run: Run, row: Mapping[str, Any]) -> Episode:
     """Read one episode. Raise BadInputError if it was not recorded, DamagedRunError if its trajectory is damaged."""
-    table = run.trajectory((row["suite"], row["task_id"], row["trial"]))
+    table = run.trajectory(TrialKey.from_row(row))
     quat = matrix(table, "eef_quat")
     turns = np.array([axis_angle(float(q[3]), q[:3]) for q in quat]).reshape(-1, 3)
     state = np.concatenate([matrix(table, "eef_pos"), turns, matrix(table, "gripper_qpos")], axis=1)

@@ -82,7 +82,7 @@ def send(client: JobsClient, what: Submission) -> None:
             "entrypoint": "python -m wpray.jobs.remote",
             "submission_id": what.job_id,
             "runtime_env": {"working_dir": folder, "env_vars": env_vars},
-            "metadata": {name: what.config[name] for name in ("task_suite", "policy")},
+            "metadata": {name: _text(what.config[name]) for name in ("task_suite", "policy")},
         }
         try:
             _submit(client, job)
@@ -90,6 +90,10 @@ def send(client: JobsClient, what: Submission) -> None:
             remedy = "the head needs ray[default] and a living job agent, see dashboard_agent.log there"
             reason = f"the cluster did not take the job ({one_line(error)})"
             raise BadInputError(f"ray.submit: {reason}; {remedy}") from error
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _submit(client: JobsClient, job: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How a planner chooses among a value's candidates: the best one, or one drawn at a temperature.
+"""Choice of a planner among a value's candidates: the best one, or one drawn at a temperature.
 
 A draw from softmax(scores / T) is the best of scores / T plus Gumbel noise. The noise of a plan is drawn beforehand, on
 the CPU, from the request's key; so a plan depends on its key alone, and the kernels that choose the best stay as they
@@ -23,7 +23,7 @@ class Sampling:
 
     @property
     def needs_bias(self) -> bool:
-        """Whether a plan is computed with a bias."""
+        """Return whether a plan is computed with a bias."""
         return self.temperature > 0 or self.forbids_terminal_first
 
     def bias(self, layout: TokenLayout, num_waypoints: int, generator: np.random.Generator) -> np.ndarray:

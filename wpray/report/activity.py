@@ -9,7 +9,7 @@ import numpy as np
 
 from wpray.report.facts import Row
 from wpray.results.reader import Run
-from wpray.types import FloatArray
+from wpray.types import FloatArray, TrialKey
 
 ACTIVITIES = ("reset", "simulate", "render", "wait", "error", "idle")
 _GAP_S = 60.0  # a longer pause without any activity is cut out, because the run was resumed after it
@@ -91,11 +91,11 @@ class _Waits:
 
     @classmethod
     def read(cls, run: Run, rows: Sequence[Row], starts: FloatArray, workers: FloatArray) -> _Waits:
-        index = {(row["suite"], row["task_id"], row["trial"]): position for position, row in enumerate(rows)}
+        index = {TrialKey.from_row(row): position for position, row in enumerate(rows)}
         names = ("suite", "task_id", "trial", "asked_s", "wait_s", "compute_s", "batch_size")
         columns = {name: run.decisions[name].to_pylist() for name in names}
         keys = zip(*(columns[name] for name in names[:3]), strict=True)
-        episode = np.array([index[key] for key in keys], dtype=int)
+        episode = np.array([index[TrialKey(*key)] for key in keys], dtype=int)
         data: Mapping[str, FloatArray] = {name: np.array(columns[name], dtype=float) for name in names[3:]}
         real = data["wait_s"] > 0  # a plan's first segment comes with the plan
         episode = episode[real]

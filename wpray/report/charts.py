@@ -8,6 +8,7 @@ import numpy as np
 
 from wpray.report.facts import Facts, Row, TaskFacts
 from wpray.report.svg import drawing, shortened, tag, text, ticks, tip
+from wpray.types import TrialKey
 
 WIDTH = 1040.0
 COLOURS = {"success": "#1b9e77", "failure": "#d95f02", "error": "#5b2a86", "missing": "var(--empty)"}
@@ -44,7 +45,7 @@ def task_bars(facts: Facts) -> str:
 def _task_bar(task: TaskFacts, plot: float, row: float) -> str:
     rate, middle = task.rate, row / 2
     said = tip(_task_tip(task))
-    label = text(-10, middle + 4, f"{task.task_id}  {shortened(task.instruction, _CHARACTERS)}", text_anchor="end")
+    label = text(-10, middle + 4, _named(task), text_anchor="end")
     if not rate.trials:
         return tag("g", said + label + text(6, middle + 4, f"no outcome, {task.errors} errors", class_="small"))
     parts = [
@@ -62,11 +63,18 @@ def _task_bar(task: TaskFacts, plot: float, row: float) -> str:
     return tag("g", said + label + "".join(parts))
 
 
+def _named(task: TaskFacts) -> str:
+    """Return the task's id, with its suite if there are several, and its instruction, in the width of a label."""
+    if task.label == str(task.task_id):
+        return f"{task.task_id}  {shortened(task.instruction, _CHARACTERS)}"
+    return shortened(f"{task.label}  {task.instruction}", _CHARACTERS + 3)
+
+
 def _task_tip(task: TaskFacts) -> str:
     rate = task.rate
     steps = "" if task.mean_steps is None else f", {task.mean_steps:.0f} steps to success on average"
     return (
-        f"Task {task.task_id}: {task.instruction}\n{rate.successes} of {rate.trials} succeeded, "
+        f"Task {task.label}: {task.instruction}\n{rate.successes} of {rate.trials} succeeded, "
         f"95% interval {rate.low:.1%} to {rate.high:.1%}{steps}, {task.errors} errors"
     )
 
@@ -84,8 +92,8 @@ def _rate_axis(plot: float, bottom: float) -> str:
     return "".join(parts)
 
 
-def heat_map(facts: Facts, links: dict[tuple[int, int], str]) -> str:
-    """Draw every episode as a cell, task by trial; `links` by (task, trial) lead to videos."""
+def heat_map(facts: Facts, links: dict[TrialKey, str]) -> str:
+    """Draw every episode as a cell, task by trial; `links` lead to videos."""
     trials = 1 + max(row["trial"] for row in facts.rows)
     cell = min(26.0, (WIDTH - _LABEL - 20) / trials)
     height = min(_ROW, max(cell, 15.0))
@@ -99,7 +107,7 @@ def heat_map(facts: Facts, links: dict[tuple[int, int], str]) -> str:
             text(
                 _LABEL - 10,
                 y + height / 2 + 4,
-                f"{task.task_id}  {shortened(task.instruction, _CHARACTERS)}",
+                _named(task),
                 text_anchor="end",
             )
         )
@@ -110,8 +118,8 @@ def heat_map(facts: Facts, links: dict[tuple[int, int], str]) -> str:
     return drawing(WIDTH, 24 + len(facts.tasks) * height, parts, "Outcome of every episode, by task and trial")
 
 
-def _cell(row: Row, x: float, y: float, width: float, height: float, links: dict[tuple[int, int], str]) -> str:
-    link = links.get((row["task_id"], row["trial"]))
+def _cell(row: Row, x: float, y: float, width: float, height: float, links: dict[TrialKey, str]) -> str:
+    link = links.get(TrialKey.from_row(row))
     detail = row["error_type"] if row["status"] == "error" else f"in {row['num_steps']} steps"
     said = tip(
         f"task {row['task_id']} trial {row['trial']}: {row['status']} {detail}" + (" (click: video)" if link else "")

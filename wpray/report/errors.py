@@ -22,13 +22,15 @@ def errors(facts: Facts) -> str:
     if not groups:
         return ""
     kinds = sorted(groups.items(), key=lambda item: -len(item[1]))[:_MOST_ERRORS]
-    content = "".join(_error(kind, line, rows, index == 0) for index, ((kind, line), rows) in enumerate(kinds))
+    content = "".join(
+        _error(kind, line, _labelled(facts, rows), index == 0) for index, ((kind, line), rows) in enumerate(kinds)
+    )
     about = "These episodes have no outcome: neither success nor failure. The same command tries them again."
     return section("Errors", about, content, "errors")
 
 
 def _error(kind: str, line: str, rows: Sequence[Row], shown: bool) -> str:
-    where = ", ".join(f"task {row['task_id']} trial {row['trial']}" for row in rows[:20])
+    where = ", ".join(row["label"] for row in rows[:20])
     more = f" and {len(rows) - 20} more" if len(rows) > 20 else ""
     first = rows[0]
     who = f"{first['node'] or 'an unknown host'}, {first['worker']}, attempt {first['attempt']}"
@@ -52,7 +54,7 @@ def retries(facts: Facts) -> str:
     if not groups:
         return ""
     kinds = sorted(groups.items(), key=lambda item: -len(item[1]))[:_MOST_ERRORS]
-    content = "".join(_retry(kind, line, rows) for (kind, line), rows in kinds)
+    content = "".join(_retry(kind, line, _labelled(facts, rows)) for (kind, line), rows in kinds)
     about = (
         f"{retry_line(len(retried), counts)}. Each trial then ran again from its start: its row is of the last attempt."
     )
@@ -60,12 +62,20 @@ def retries(facts: Facts) -> str:
 
 
 def _retry(kind: str, line: str, rows: Sequence[Row]) -> str:
-    trials = [f"task {row['task_id']} trial {row['trial']} attempt {row['attempt']}" for row in rows]
+    trials = [f"{row['label']} attempt {row['attempt']}" for row in rows]
     where = ", ".join(trials[:20]) + (f" and {len(rows) - 20} more" if len(rows) > 20 else "")
     who = f"the {rows[0]['origin']}, on {rows[0]['worker']}"
     head = f'<span class="badge error">{len(rows)}</span>{escape(kind)}: {escape(line[:300])}'
     ran = escape(f"{where}. The traceback is of {who}.")
     return f"<details><summary>{head}</summary><p>{ran}</p><pre>{escape(rows[0]['message'])}</pre></details>"
+
+
+def _labelled(facts: Facts, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with how a person calls the episode, by its suite, too, if there are several."""
+    several = len({row["suite"] for row in facts.rows}) > 1
+    return [
+        {**row, "label": f"{row['suite']} " * several + f"task {row['task_id']} trial {row['trial']}"} for row in rows
+    ]
 
 
 def _first_line(message: str | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wpray.results.reader import Run
-from wpray.results.statistics import Rate, stratified, wilson
+from wpray.results.statistics import Rate, average_of_tried, stratified, wilson
 
 Row = Mapping[str, Any]  # a row of episodes.parquet
 
@@ -16,8 +16,9 @@ Row = Mapping[str, Any]  # a row of episodes.parquet
 class TaskFacts:
     """Episodes of one task, in trial order."""
 
+    suite: str
     task_id: int
-    name: str
+    label: str  # its id, in a run of several suites with the suite
     instruction: str
     rows: list[Row]
 
@@ -38,6 +39,24 @@ class TaskFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class SuiteFacts:
+    """Episodes of one suite."""
+
+    suite: str
+    tasks: list[TaskFacts]
+
+    @property
+    def rate(self) -> Rate:
+        """Success rate with an interval stratified by task."""
+        return stratified([_counts(task.rows) for task in self.tasks])
+
+    @property
+    def errors(self) -> int:
+        """Number of episodes without an outcome."""
+        return sum(task.errors for task in self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Outcomes of a run."""
 
@@ -47,8 +66,16 @@ class Facts:
 
     @property
     def overall(self) -> Rate:
-        """Success rate with an interval stratified by task."""
-        return stratified([_counts(task.rows) for task in self.tasks])
+        """Success rate with an interval stratified by task; the average over suites if there are several."""
+        return average_of_tried([[_counts(task.rows) for task in suite.tasks] for suite in self.suites])
+
+    @property
+    def suites(self) -> list[SuiteFacts]:
+        """Tasks by suite, in order."""
+        groups: dict[str, list[TaskFacts]] = {}
+        for task in self.tasks:
+            groups.setdefault(task.suite, []).append(task)
+        return [SuiteFacts(suite, tasks) for suite, tasks in groups.items()]
 
     @property
     def errors(self) -> int:
@@ -71,12 +98,19 @@ class Facts:
 def collect(run: Run) -> Facts:
     """Compute the outcomes of `run`."""
     rows = run.episodes.to_pylist()
-    groups: dict[int, list[Row]] = {}
+    groups: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        groups.setdefault(row["task_id"], []).append(row)
+        groups.setdefault((row["suite"], row["task_id"]), []).append(row)
+    several = len({suite for suite, _ in groups}) > 1
     tasks = [
-        TaskFacts(task_id, group[0]["task_name"], group[0]["instruction"], sorted(group, key=lambda row: row["trial"]))
-        for task_id, group in sorted(groups.items())
+        TaskFacts(
+            suite,
+            task_id,
+            f"{suite} {task_id}" if several else str(task_id),
+            group[0]["instruction"],
+            sorted(group, key=lambda row: row["trial"]),
+        )
+        for (suite, task_id), group in sorted(groups.items())
     ]
     config = run.info["config"]
     guess = (config.get("num_trials_per_task") or 0) * len(config.get("tasks") or tasks)

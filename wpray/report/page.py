@@ -9,8 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from wpray.report import activity, facts, sections, videos, waypoints
+from wpray.report import activity, facts, sections, tracking, videos, waypoints
 from wpray.report.errors import errors, retries
+from wpray.report.tracking_section import tracking_section
 from wpray.results.atomic import write_for_user
 from wpray.results.reader import Run, load
 
@@ -25,10 +26,11 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
     shown = videos.collect(run, found.rows, page, embed_bytes)
     config = run.info["config"]
     missed = waypoints.collect(run)
-    title = f"{config.get('policy', 'policy')} on {config.get('task_suite', 'LIBERO')}"
+    title = f"{config.get('policy', 'policy')} on {_suites(config)}"
     parts = [
         _header(title, run),
         sections.headline(found, run.info, [*run.notes, *missed.notes]),
+        sections.suites(found),
         sections.tasks(found),
         sections.episodes(found, shown),
         errors(found),
@@ -37,6 +39,7 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
         sections.steps(found),
         sections.metrics(found),
         sections.waypoints(missed),
+        tracking_section(tracking.collect(run)),
         sections.time(activity.collect(run, found.rows, _BINS)),
         _provenance(run.info),
     ]
@@ -61,6 +64,11 @@ def write_report(run_dir: str | Path, page: Path | None = None, embed_bytes: int
     return page
 
 
+def _suites(config: Mapping[str, Any]) -> str:
+    named = config.get("task_suite", "LIBERO")
+    return ", ".join(map(str, named)) if isinstance(named, list) else str(named)
+
+
 def _header(title: str, run: Run) -> str:
     info = run.info
     state = str(info.get("state", "unknown"))
@@ -78,7 +86,7 @@ def _provenance(info: Mapping[str, Any]) -> str:
         "joint checkpoint": config.get("joint_checkpoint"),
         "VLM checkpoint": config.get("vlm_checkpoint"),
         "action expert checkpoint": config.get("ae_checkpoint"),
-        "suite, trials a task": f"{config.get('task_suite')}, {config.get('num_trials_per_task')}",
+        "suite, trials a task": f"{_suites(config)}, {config.get('num_trials_per_task')}",
         "protocol": (config.get("env") or {}).get("protocol"),
         "seed": config.get("seed"),
         "files of the policy (SHA-256)": _files(info.get("policy_files")),

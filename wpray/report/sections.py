@@ -15,6 +15,9 @@ from wpray.report.facts import Facts, mean
 from wpray.report.svg import tag
 from wpray.report.videos import Video
 from wpray.report.waypoints import Segments
+from wpray.results.statistics import Rate
+from wpray.results.summary import interval
+from wpray.types import TrialKey
 
 _VIDEOS_IN_SIGHT = 6
 
@@ -29,10 +32,30 @@ def headline(facts: Facts, info: Mapping[str, Any], missing: Sequence[str]) -> s
     rate = facts.overall
     figure = f"{rate.rate:.1%}" if rate.trials else "-"
     sure = f"95% interval {rate.low:.1%} to {rate.high:.1%}" if rate.trials else "no episode has an outcome"
+    sure += f", average over {len(facts.suites)} suites" if len(facts.suites) > 1 else ""
     left = f'<div><div class="rate">{figure}</div><div>success: {rate.successes} of {rate.trials} episodes</div>'
     left += f'<div class="sure">{sure}</div></div>'
     notes = [_note(text) for text in (*_notes(facts, info), *missing)]
     return tag("section", f'<div class="head">{left}{_tiles(facts)}</div>{"".join(notes)}', id="headline")
+
+
+def suites(facts: Facts) -> str:
+    """Return the rates by suite; empty if there is one."""
+    listed = facts.suites
+    if len(listed) < 2:
+        return ""
+    names = ("suite", "success", "rate", "95% interval", "errors")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    rows = [_suite_row(suite.suite, suite.rate, suite.errors) for suite in listed]
+    rows.append(_suite_row("average", facts.overall, facts.errors))
+    about = "Every suite counts alike in the average; intervals are stratified by task."
+    return section("Success by suite", about, f"<table><tr>{head}</tr>{''.join(rows)}</table>", "suites")
+
+
+def _suite_row(name: str, rate: Rate, errors: int) -> str:
+    figures = (f"{rate.rate:.1%}", interval(rate)) if rate.trials else ("-", "-")
+    cells = (f"{rate.successes}/{rate.trials}", *figures, str(errors))
+    return f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def tasks(facts: Facts) -> str:
@@ -41,7 +64,7 @@ def tasks(facts: Facts) -> str:
         "Share of solved episodes. The thin line on a bar is its 95% interval, the rates that fit what was seen: "
         "the fewer episodes, the wider."
     )
-    below = [str(task.task_id) for task in facts.tasks if task.rate.trials and task.rate.high < facts.overall.rate]
+    below = [task.label for task in facts.tasks if task.rate.trials and task.rate.high < facts.overall.rate]
     if below:
         about += f" Where it fails: the whole interval lies below the overall rate in task {', '.join(below)}."
     return section("Success by task", about, charts.task_bars(facts), "tasks")
@@ -49,7 +72,7 @@ def tasks(facts: Facts) -> str:
 
 def episodes(facts: Facts, videos: Sequence[Video]) -> str:
     """Return the heat map of all episodes."""
-    links = {(video.row["task_id"], video.row["trial"]): f"#{video.anchor}" for video in videos}
+    links = {TrialKey.from_row(video.row): f"#{video.anchor}" for video in videos}
     kinds = {"success": "success", "failure": "failure", "error": "error (no outcome)", "missing": "not run"}
     legend = _legend({kinds[name]: colour for name, colour in charts.COLOURS.items()})
     about = (
@@ -101,7 +124,8 @@ def videos(shown: Sequence[Video]) -> str:
     if not shown:
         return ""
     ordered = sorted(shown, key=lambda video: video.row["status"] != "failure")
-    figures = [_figure(video) for video in ordered]
+    several = len({video.row["suite"] for video in shown}) > 1
+    figures = [_figure(video, f"{escape(video.row['suite'])}, " if several else "") for video in ordered]
     content = f'<div class="videos">{"".join(figures[:_VIDEOS_IN_SIGHT])}</div>'
     if len(figures) > _VIDEOS_IN_SIGHT:
         more = f"<summary>{len(figures) - _VIDEOS_IN_SIGHT} more</summary>"
@@ -143,13 +167,13 @@ def time(activity: Activity) -> str:
     return section("Where the time went", timeline.bottleneck(activity), legend + "".join(parts), "time")
 
 
-def _figure(video: Video) -> str:
+def _figure(video: Video, where: str) -> str:
     row = video.row
     preload = "auto" if video.source.startswith("data:") else "metadata"  # loads the first frame at once
     player = tag("video", " ", src=video.source, controls="", muted="", playsinline="", loop="", preload=preload)
     caption = (
-        f'<span class="badge {row["status"]}">{row["status"]}</span>task {row["task_id"]}, trial {row["trial"]}, '
-        f"{row['num_steps']} steps: {escape(row['instruction'])}"
+        f'<span class="badge {row["status"]}">{row["status"]}</span>{where}task {row["task_id"]}, '
+        f"trial {row['trial']}, {row['num_steps']} steps: {escape(row['instruction'])}"
     )
     return tag("figure", f"{player}<figcaption>{caption}</figcaption>", id=video.anchor)
 

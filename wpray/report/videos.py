@@ -10,7 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from wpray.report.facts import Row
+from wpray.results.names import safe_name
 from wpray.results.reader import Run
+
+_KEY = ("suite", "task_id", "trial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +28,22 @@ class Video:
 def collect(run: Run, rows: Sequence[Row], page: Path, embed_bytes: int) -> list[Video]:
     """Return the videos: embedded until `embed_bytes` are used up (failures first), the others linked."""
     found = [(row, path) for row in rows if (path := run.video(row["video_path"])) is not None]
+    several = len({row["suite"] for row in rows}) > 1
     videos = []
     for row, path in sorted(
-        found, key=lambda pair: (pair[0]["status"] != "failure", pair[0]["task_id"], pair[0]["trial"])
+        found, key=lambda pair: (pair[0]["status"] != "failure", *(pair[0][name] for name in _KEY))
     ):
         size = path.stat().st_size
         embedded = size <= embed_bytes
         embed_bytes -= size if embedded else 0
         source = _embedded(path) if embedded else _linked(path, page)
-        videos.append(Video(row, source, f"video-{row['task_id']}-{row['trial']}"))
+        videos.append(Video(row, source, _anchor(row, several)))
     return videos
+
+
+def _anchor(row: Row, several: bool) -> str:
+    suite = f"{safe_name(row['suite'])}-" if several else ""
+    return f"video-{suite}{row['task_id']}-{row['trial']}"
 
 
 def _embedded(path: Path) -> str:

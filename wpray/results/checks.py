@@ -28,7 +28,7 @@ _CONFIG: Mapping[str, type | tuple[type, ...]] = {
     "task_suite": (str, list),
     "num_trials_per_task": int,
     "num_steps_wait": int,
-    "tasks": list,
+    "tasks": (list, dict),
     "env": dict,
 }
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)

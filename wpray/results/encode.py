@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from wpray.types import (
     AttemptError,
     Decision,
     EpisodeResult,
+    Failure,
     FloatArray,
     SceneState,
     Status,
@@ -100,15 +101,14 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
     )
 
 
-def encode_error(trial: Trial, context: EpisodeContext, error_type: str, error_message: str) -> EncodedEpisode:
+def encode_error(trial: Trial, context: EpisodeContext, failure: Failure) -> EncodedEpisode:
     """The row of a trial that has no outcome."""
     nothing = {"num_steps": 0, "num_plans": 0, "num_segments": 0, "decisions": []}
     times = dict.fromkeys(("reset_s", "env_s", "render_s", "policy_wait_s", "wall_s"), 0.0)
-    error = {"status": "error", "success": None, "error_type": error_type, "error_message": error_message}
+    error = {"status": "error", "success": None, "error_type": failure.kind, "error_message": failure.text}
     row = _common(trial, context) | nothing | times | error
-    summary = f"{error_type}: {(error_message.strip().splitlines() or [''])[0]}"
     part = _part_bytes(row, None)
-    return EncodedEpisode(trial.key, "error", 0, 0.0, part, None, summary, retried=_kinds(context))
+    return EncodedEpisode(trial.key, "error", 0, 0.0, part, None, failure.summary, retried=_kinds(context))
 
 
 def scene_from_metadata(metadata: dict[bytes, bytes]) -> SceneState:
@@ -136,13 +136,13 @@ def _common(trial: Trial, context: EpisodeContext) -> dict[str, Any]:
         "worker": context.worker,
         "started_at": context.started_at,
         "ended_at": context.ended_at,
-        "attempt_errors": [asdict(error) for error in context.attempt_errors] or None,
+        "attempt_errors": [error.as_row() for error in context.attempt_errors] or None,
         "session": context.session,
     }
 
 
 def _kinds(context: EpisodeContext) -> tuple[str, ...]:
-    return tuple(error.kind for error in context.attempt_errors)
+    return tuple(error.failure.kind for error in context.attempt_errors)
 
 
 def _decision_row(decision: Decision) -> dict[str, Any]:

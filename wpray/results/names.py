@@ -6,8 +6,6 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from wpray.types import TrialKey
-
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 PartKey = tuple[str, int, int]  # a TrialKey, its suite as a safe name
 
@@ -18,12 +16,12 @@ def safe_name(text: str) -> str:
     return _SAFE.sub("_", text).lstrip(".")[:150] or "_"
 
 
-def part_key(key: TrialKey) -> PartKey:
+def part_key(key: tuple[str, int, int]) -> PartKey:
     """Return what a trial's part is named after."""
     return safe_name(key[0]), key[1], key[2]
 
 
-def part_name(key: TrialKey) -> str:
+def part_name(key: tuple[str, int, int]) -> str:
     """Return `SUITE/TASK_TRIAL.parquet`."""
     return f"{safe_name(key[0])}/{key[1]:03d}_{key[2]:05d}.parquet"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +12,12 @@ from wpray.provenance.record import DECISIVE_PACKAGES, differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
 from wpray.results.sessions import decisive_names, sessions, software
-from wpray.types import TrialKey
+from wpray.types import TaskKey, TrialKey
 
-_SAME_FIELDS = (
-    "robot_type",
-    "benchmark",
-    "task_suite",
-    "seed",
-    "num_steps_wait",
-    "env.protocol",
-    "env.max_steps",
-    "env.instruction",
-    *EVALUATION_OPTIONS,
-)
+OF_A_SUITE = ("task_suite", "env.max_steps", "env.instruction")
+_SAME_FIELDS = ("robot_type", "benchmark", "seed", "num_steps_wait", "env.protocol", *EVALUATION_OPTIONS, *OF_A_SUITE)
+CONDITIONS = frozenset({*_SAME_FIELDS, "env.renderer"})  # settings that are not the policy's
+SIMULATOR = DECISIVE_PACKAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +48,11 @@ class Comparison:
         """All pairs."""
         return count(self.pairs)
 
-    def by_task(self) -> dict[tuple[str, int], list[Pair]]:
+    def by_task(self) -> dict[TaskKey, list[Pair]]:
         """Pairs of each (suite, task_id), in order."""
-        tasks: dict[tuple[str, int], list[Pair]] = {}
+        tasks: dict[TaskKey, list[Pair]] = {}
         for pair in self.pairs:
-            tasks.setdefault(pair.key[:2], []).append(pair)
+            tasks.setdefault(pair.key.task, []).append(pair)
         return tasks
 
 
@@ -80,18 +73,40 @@ def count(pairs: Iterable[Pair]) -> Pairs:
     return Pairs(*(outcomes.count(kind) for kind in kinds))
 
 
-def obstacles(a: Run, b: Run) -> list[str]:
-    """Why a trial of `a` is not the same trial in `b`: 'seed (0 in A, 7 in B)'. Empty if it is."""
+def obstacles(a: Run, b: Run, ignored: Collection[str] = ()) -> list[str]:
+    """Return why a trial of `a` is not the same trial in `b`: 'seed (0 in A, 7 in B)'. Empty if it is.
+
+    Settings in `ignored` may differ.
+    """
     fields_a, fields_b = a.info.get("outcome_fields") or {}, b.info.get("outcome_fields") or {}
     lacking = [side for side, fields in (("A", fields_a), ("B", fields_b)) if not fields]
     found = [f"what nobody can tell (the run.json of {' and '.join(lacking)} has no outcome_fields)"] if lacking else []
     fields_a, fields_b = comparable(fields_a), comparable(fields_b)
-    found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in _SAME_FIELDS]
-    found += [_differ(name, _versions(a, name), _versions(b, name)) for name in DECISIVE_PACKAGES]
+    shared = _suites(fields_a) & _suites(fields_b)
+    fields_a, fields_b = (_of_suites(fields, shared) for fields in (fields_a, fields_b))
+    same = [name for name in _SAME_FIELDS if name not in ignored]
+    found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in same]
+    found += [_differ(name, versions_of(a, name), versions_of(b, name)) for name in SIMULATOR]
     ours, theirs = _newest(a), _newest(b)
     found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _recorded(ours, theirs))]
     found.append(_differ("init_states_file's content", *(_states_digest(run) for run in (a, b))))
     return [text for text in found if text]
+
+
+def _suites(fields: Mapping[str, Any]) -> set[str]:
+    named = fields.get("task_suite")
+    return set(named) if isinstance(named, list) else {str(named)}
+
+
+def _of_suites(fields: Mapping[str, Any], shared: Collection[str]) -> dict[str, Any]:
+    """Return the settings as those of the `shared` suites: what a run does on others is no matter of a pair."""
+    if not shared:
+        return dict(fields)
+    names = sorted(shared)
+    by_suite = fields.get("env.instruction")
+    sources = [by_suite.get(name) if isinstance(by_suite, dict) else by_suite for name in names]
+    same = sources[0] if len(set(sources)) == 1 else dict(zip(names, sources, strict=True))
+    return {**fields, "task_suite": names, "env.instruction": same}
 
 
 def _states_digest(run: Run) -> str | None:
@@ -101,7 +116,7 @@ def _states_digest(run: Run) -> str | None:
 
 def remarks(a: Run, b: Run) -> list[str]:
     """Differences that pairing survives, but a reader should know."""
-    found = [_differ("renderer", _renderers(a), _renderers(b))]
+    found = [_differ("renderer", renderers(a), renderers(b))]
     ours, theirs = _newest(a), _newest(b)
     for name in _recorded(ours, theirs):
         if (name in ours) != (name in theirs):  # one was written before files were digested
@@ -122,8 +137,8 @@ def _recorded(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     return [name for name in decisive_names(ours, theirs) if name not in DECISIVE_PACKAGES]
 
 
-def _versions(run: Run, package: str) -> str:
-    """Of the machines that ran episodes; several if they disagreed."""
+def versions_of(run: Run, package: str) -> str:
+    """Return the package's version on the machines that ran episodes; several if they disagreed."""
     hosts = run.info.get("hosts") or {"": run.info}
     found = {str((host.get("versions") or {}).get(package, "not installed")) for host in hosts.values()}
     return ", ".join(sorted(found))
@@ -134,7 +149,8 @@ def _newest(run: Run) -> dict[str, str]:
     return software(sessions(run.info)[-1])
 
 
-def _renderers(run: Run) -> str:
+def renderers(run: Run) -> str:
+    """Return the renderers of the machines that ran episodes."""
     hosts = run.info.get("hosts") or {"": run.info}
     return ", ".join(sorted({str(host["renderer"]) for host in hosts.values() if host.get("renderer")}))
 
@@ -142,7 +158,7 @@ def _renderers(run: Run) -> str:
 def _rows(run: Run) -> dict[TrialKey, Mapping[str, Any]]:
     columns = ["suite", "task_id", "trial", "task_name", "instruction", "success", "num_steps", "video_path"]
     rows = run.episodes.select(columns).to_pylist()
-    return {(row["suite"], row["task_id"], row["trial"]): row for row in rows}
+    return {TrialKey.from_row(row): row for row in rows}
 
 
 def rate(pairs: Iterable[Pair], side: str) -> float:

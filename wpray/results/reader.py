@@ -43,16 +43,18 @@ class Run:
         """Folder or URL, for people."""
         return str(self.path if self.remote is None else self.remote.store.url)
 
-    def trajectory(self, key: TrialKey, columns: list[str] | None = None) -> pa.Table:
+    def trajectory(self, key: tuple[str, int, int], columns: list[str] | None = None) -> pa.Table:
         """The control steps of the episode `(suite, task_id, trial)`, all columns or some.
 
         Raises BadInputError if none was recorded (an error, or `record: none`), DamagedRunError if it is not readable.
         """
         path = self.trajectory_file(key)
         if path is None:
-            raise BadInputError(f"{self.location}: no trajectory of {key}; was it an error, or the run's record: none?")
-        table = _read_trajectory(path, columns, self._known.get(key, (None, None))[0])
-        steps = self._known.get(key, (None, None))[1]
+            raise BadInputError(
+                f"{self.location}: no trajectory of {TrialKey(*key)}; was it an error, or the run's record: none?"
+            )
+        crc32, steps = self._known.get(TrialKey(*key), (None, None))
+        table = _read_trajectory(path, columns, crc32)
         if steps is not None and len(table) != steps:
             raise DamagedRunError(f"{path}: has {len(table)} of the episode's {steps} steps; its trial must run again")
         return table
@@ -62,9 +64,9 @@ class Run:
         """By episode: the CRC-32 of its trajectory's file, and its number of steps."""
         names = ("suite", "task_id", "trial", "trajectory_crc32", "num_steps")
         rows = zip(*(self.episodes[name].to_pylist() for name in names), strict=True)
-        return {(suite, task, trial): (crc32, steps) for suite, task, trial, crc32, steps in rows}
+        return {TrialKey(*key): (crc32, steps) for *key, crc32, steps in rows}
 
-    def trajectory_file(self, key: TrialKey) -> Path | None:
+    def trajectory_file(self, key: tuple[str, int, int]) -> Path | None:
         """Where they are recorded; None if they are not."""
         path = self._brought(RunFolder(self.path).trajectory_path(key))
         return path if path.exists() else None

@@ -51,6 +51,30 @@ def stratified(strata: Sequence[tuple[int, int]], confidence: float = 0.95) -> R
     return _wilson_at(pooled, pooled.trials / (1 - between), float(norm.ppf(0.5 + confidence / 2)) ** 2)
 
 
+def average(suites: Sequence[Sequence[tuple[int, int]]], confidence: float = 0.95) -> Rate:
+    """Return the mean of the suites' rates, each suite counted alike, with an interval stratified by task.
+
+    `suites` are the (successes, trials) of each suite's tasks. NaN if a suite has no trial. Suites of different sizes
+    have different variances, so the distances to the limits of their own intervals are combined as standard errors are
+    (Zou and Donner 2008).
+    """
+    rates = [stratified(tasks, confidence) for tasks in suites]
+    trials = [rate.trials for rate in rates]
+    if not trials or not all(trials):
+        return wilson(0, 0)
+    if len(set(trials)) == 1:
+        return stratified([stratum for tasks in suites for stratum in tasks], confidence)
+    mean = math.fsum(rate.rate for rate in rates) / len(rates)
+    low = mean - math.hypot(*(rate.rate - rate.low for rate in rates)) / len(rates)
+    high = mean + math.hypot(*(rate.high - rate.rate for rate in rates)) / len(rates)
+    return Rate(sum(rate.successes for rate in rates), sum(trials), mean, max(0.0, low), min(1.0, high))
+
+
+def average_of_tried(suites: Sequence[Sequence[tuple[int, int]]]) -> Rate:
+    """Return `average` over those suites that have an outcome, as a run under way needs it."""
+    return average([tasks for tasks in suites if any(n for _, n in tasks)])
+
+
 @lru_cache
 def _chance_spread(strata: int) -> float:
     return float(chi2.ppf(_EVIDENCE, strata - 1))

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from rich.table import Table
 from rich.text import Text
 
-from wpray.results.statistics import Rate, stratified, wilson
-from wpray.types import Status, Task
+from wpray.results.statistics import Rate, average_of_tried, stratified, wilson
+from wpray.types import Status, Task, TaskKey, TrialKey
 
 
 @dataclass(slots=True)
@@ -56,16 +56,21 @@ class TaskTally:
         return seen.count("success"), len(seen) - seen.count("error")
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """(successes, episodes that have an outcome)."""
+        return self.successes, self.successes + self.failures
+
+    @property
     def rate(self) -> Rate:
         """Success rate over the episodes that have an outcome."""
-        return wilson(self.successes, self.successes + self.failures)
+        return wilson(*self.counts)
 
 
 @dataclass(slots=True)
 class Tally:
     """Running counts of a run; fed one finished episode at a time."""
 
-    tasks: dict[tuple[str, int], TaskTally] = field(default_factory=dict)
+    tasks: dict[TaskKey, TaskTally] = field(default_factory=dict)
     retried: int = 0  # trials of which an attempt failed and another followed
     attempt_errors: Counter[str] = field(default_factory=Counter)  # of those attempts, by kind
 
@@ -75,11 +80,11 @@ class Tally:
 
         `start` is the first trial of each, `wanted` how many successes end a task.
         """
-        return cls({(task.suite, task.task_id): TaskTally(task, count, start, wanted) for task, count in planned})
+        return cls({task.key: TaskTally(task, count, start, wanted) for task, count in planned})
 
-    def add(self, key: tuple[str, int, int], status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
-        """Counts the episode of (suite, task_id, trial); `retried`: kinds of the errors of the attempts before it."""
-        self.tasks[key[:2]].add(key[2], status, num_steps)
+    def add(self, key: TrialKey, status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
+        """Counts the episode of the trial `key`; `retried`: kinds of the errors of the attempts before it."""
+        self.tasks[key.task].add(key.init_state, status, num_steps)
         self.retried += bool(retried)
         self.attempt_errors.update(retried)
 
@@ -90,8 +95,16 @@ class Tally:
 
     @property
     def overall(self) -> Rate:
-        """The run's success rate, its interval stratified by task."""
-        return stratified([(row.successes, row.successes + row.failures) for row in self.tasks.values()])
+        """The run's success rate, its interval stratified by task; the average over suites if there are several."""
+        return average_of_tried([[row.counts for row in rows] for rows in self.suites.values()])
+
+    @property
+    def suites(self) -> dict[str, list[TaskTally]]:
+        """Tasks by suite, in order."""
+        groups: dict[str, list[TaskTally]] = {}
+        for row in self.rows:
+            groups.setdefault(row.task.suite, []).append(row)
+        return groups
 
     @property
     def balanced_rate(self) -> Rate:
@@ -124,16 +137,23 @@ def log_lines(tally: Tally) -> list[str]:
     for row in tally.rows:
         errors = f", {row.errors} errors" if row.errors else ""
         lines.append(
-            f"Task {row.task.task_id} {row.task.name}: {_percent(row.rate)} "
+            f"Task {row.task.task_id} {row.task.name}{_of(row.task, tally)}: {_percent(row.rate)} "
             f"({row.successes}/{row.successes + row.failures}){errors}"
         )
+    if len(tally.suites) > 1:
+        lines += [f"Suite {suite}: {_counted(suite_rate(rows))}" for suite, rows in tally.suites.items()]
     overall = tally.overall
     if tally.errors:
         lines.append(f"Errors, counted neither as success nor as failure: {tally.errors}")
     if tally.retried:
         lines.append(retry_line(tally.retried, tally.attempt_errors))
-    lines.append(f"Overall success rate: {_percent(overall)} ({overall.successes}/{overall.trials})")
+    lines.append(f"Overall success rate: {_counted(overall)}")
     return lines
+
+
+def suite_rate(rows: Iterable[TaskTally]) -> Rate:
+    """Return a suite's success rate, its interval stratified by task."""
+    return stratified([row.counts for row in rows])
 
 
 def retry_line(trials: int, kinds: Counter[str]) -> str:
@@ -147,18 +167,32 @@ def task_table(tally: Tally, title: str | None = None) -> Table:
     """A row a task, for a terminal."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     add_columns(table, ("success", "rate", "95% interval", "mean steps", "errors"))
+    several = len(tally.suites) > 1
     for row in tally.rows:
         rate = row.rate
         mean = f"{row.steps_to_success / row.successes:.0f}" if row.successes else "-"
         table.add_row(
             str(row.task.task_id),
-            one_line(row.task.instruction),
+            one_line(f"{row.task.suite}: " * several + row.task.instruction),
             f"{rate.successes}/{rate.trials}" if rate.trials else f"0 of {row.planned}",
             _percent(rate) if rate.trials else "-",
             interval(rate),
             mean,
             f"[red]{row.errors}[/]" if row.errors else "0",
         )
+    return table
+
+
+def suite_table(tally: Tally) -> Table:
+    """A row a suite and their average, for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("suite", no_wrap=True)
+    for name in ("success", "rate", "95% interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rates = {suite: suite_rate(rows) for suite, rows in tally.suites.items()} | {"average": tally.overall}
+    for suite, rate in rates.items():
+        counts = f"{rate.successes}/{rate.trials}"
+        table.add_row(suite, counts, _percent(rate) if rate.trials else "-", interval(rate))
     return table
 
 
@@ -178,6 +212,14 @@ def one_line(instruction: str) -> Text:
 def interval(rate: Rate) -> str:
     """'72.2% to 100.0%', or '-' before the first outcome."""
     return f"{rate.low:.1%} to {rate.high:.1%}" if rate.trials else "-"
+
+
+def _of(task: Task, tally: Tally) -> str:
+    return f" ({task.suite})" if len(tally.suites) > 1 else ""
+
+
+def _counted(rate: Rate) -> str:
+    return f"{_percent(rate)} ({rate.successes}/{rate.trials})"
 
 
 def _percent(rate: Rate) -> str:

@@ -12,6 +12,7 @@ from wpray.results.encode import parquet_bytes
 from wpray.results.merged import MergedTables, Overlay, keys_of, rank
 from wpray.results.names import part_name
 from wpray.results.schema import COLUMNS_CRC32, PART_SCHEMA
+from wpray.types import TrialKey
 
 _KEYS = ("run_id", "suite", "task_id", "trial")
 
@@ -26,7 +27,7 @@ def unpack(tables: MergedTables, others: MergedTables, folder: Path) -> None:
         wanted = keys_of(decisions)
         rows = episodes.select(["suite", "task_id", "trial", "status", "ended_at"]).to_pylist()
         for index, (key, row) in enumerate(zip(keys_of(episodes), rows, strict=True)):
-            path = folder / "parts" / part_name((row["suite"], row["task_id"], row["trial"]))
+            path = folder / "parts" / part_name(TrialKey.from_row(row))
             if not path.exists() and (key not in known or rank(row) > known[key]):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 mask = pa.array([other == key for other in wanted], pa.bool_())

@@ -22,39 +22,42 @@ class VideoFolder:
 
     path: Path
     recorded_as: str  # what episodes.parquet puts before a file's name
+    by_suite: bool = False  # a folder a suite: suites may have tasks of one name
 
     @classmethod
-    def of(cls, run: Path, video_out_path: str | None) -> VideoFolder:
+    def of(cls, run: Path, video_out_path: str | None, by_suite: bool = False) -> VideoFolder:
         """`video_out_path` as configured; None: inside the run's folder, named relative to it.
 
         Raises BadInputError if it is a store's URL: videos are brought there with the rest of the run's folder.
         """
         if video_out_path is None:
-            return cls(run / _DEFAULT, _DEFAULT)
+            return cls(run / _DEFAULT, _DEFAULT, by_suite)
         place = location_of(video_out_path)
         if isinstance(place, StoreUrl):
             raise BadInputError(f"{place}: videos need a folder; leave it out, and they go where the run's results go")
         path = place.absolute()
-        return cls(path, str(path))
+        return cls(path, str(path), by_suite)
 
     def has(self, row: Mapping[str, Any]) -> bool:
         """Whether an episode's video is here. In a folder of several runs, one older than the episode is another's."""
         try:
-            written = (self.path / video_name(row)).stat().st_mtime
+            written = (self.path / video_name(row, self.by_suite)).stat().st_mtime
         except OSError:
             return False
         return self.recorded_as == _DEFAULT or written >= row["ended_at"].timestamp()
 
     def named_in(self, episodes: pa.Table) -> pa.Table:
         """`episodes` with `video_path` set for those whose file is here, null for the others."""
-        here = {entry.name for entry in self.path.glob("*.mp4")}
-        rows = episodes.select(["task_name", "trial", "status", "ended_at"]).to_pylist()
-        names = [name if (name := video_name(row)) in here and self.has(row) else None for row in rows]
+        here = {entry.relative_to(self.path).as_posix() for entry in self.path.glob("*/" * self.by_suite + "*.mp4")}
+        rows = episodes.select(["suite", "task_name", "trial", "status", "ended_at"]).to_pylist()
+        named = [video_name(row, self.by_suite) for row in rows]
+        names = [name if name in here and self.has(row) else None for name, row in zip(named, rows, strict=True)]
         paths = [f"{self.recorded_as}/{name}" if name else None for name in names]
         index = episodes.schema.get_field_index("video_path")
         return episodes.set_column(index, episodes.schema.field(index), pa.array(paths, type=pa.string()))
 
 
-def video_name(row: Mapping[str, Any]) -> str:
-    """`rollout_{task_name}_t{trial}_{status}.mp4` of an episode's row."""
-    return f"rollout_{safe_name(row['task_name'])}_t{row['trial']}_{row['status']}.mp4"
+def video_name(row: Mapping[str, Any], by_suite: bool = False) -> str:
+    """Return `rollout_{task_name}_t{trial}_{status}.mp4` of an episode's row, `by_suite` in a folder of its suite."""
+    name = f"rollout_{safe_name(row['task_name'])}_t{row['trial']}_{row['status']}.mp4"
+    return f"{safe_name(row['suite'])}/{name}" if by_suite else name

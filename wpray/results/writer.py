@@ -130,15 +130,15 @@ class RunFolder:
                     Path(trajectory).unlink(missing_ok=True)
             raise
 
-    def part_path(self, key: TrialKey) -> Path:
+    def part_path(self, key: tuple[str, int, int]) -> Path:
         """parts/SUITE/TASK_TRIAL.parquet."""
         return Path(self._names(key)[1])
 
-    def trajectory_path(self, key: TrialKey) -> Path:
+    def trajectory_path(self, key: tuple[str, int, int]) -> Path:
         """trajectories/SUITE_TASK_TRIAL.parquet."""
         return Path(self._names(key)[0])
 
-    def _names(self, key: TrialKey) -> tuple[str, str]:
+    def _names(self, key: tuple[str, int, int]) -> tuple[str, str]:
         """A trial's trajectory and its part; strings, for the driver: pathlib's objects cost more."""
         name = part_name(key)
         return f"{self.path}/trajectories/{name.replace('/', '_')}", f"{self.path}/parts/{name}"
@@ -197,7 +197,7 @@ class RunFolder:
         for path in self.parts():
             try:
                 row = _plain(read_part(path).drop_columns("decisions"))[0]
-                key = _key_of(row)
+                key = TrialKey.from_row(row)
                 if path != self.part_path(key):
                     raise ValueError(f"it is of {key}, not of the trial that its name says")
                 self._check_trajectory(key, row)
@@ -213,7 +213,7 @@ class RunFolder:
         self._set_damaged_tables_aside()
         merged = MergedTables.read(self.path)
         for row in _plain(merged.episodes) if merged is not None else []:
-            key = _key_of(row)
+            key = TrialKey.from_row(row)
             try:
                 self._check_trajectory(key, row)
             except (OSError, ValueError) as error:
@@ -267,10 +267,6 @@ def _plain(episodes: pa.Table) -> list[dict[str, Any]]:
     names = ("suite", "task_id", "trial", "status", "num_steps", "ended_at", "trajectory_crc32", "attempt_errors")
     rows: list[dict[str, Any]] = episodes.select(names).to_pylist()
     return rows
-
-
-def _key_of(row: Mapping[str, Any]) -> TrialKey:
-    return row["suite"], row["task_id"], row["trial"]
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

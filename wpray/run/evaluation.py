@@ -1,4 +1,4 @@
-"""One evaluation from configuration to summary, in the order in which things may go wrong: cheap checks first."""
+"""One evaluation from configuration to summary, cheap checks first."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What is to be done, and where its results go."""
+    """Trials to run, and where their results go."""
 
     config: Config
     spec: PolicySpec
@@ -57,12 +57,12 @@ class _Run:
 
 
 def evaluate(config: Config) -> int:
-    """Runs the evaluation that `config` describes; returns the exit code (0 all episodes ran, 1 not all).
+    """Run the evaluation that `config` describes; return the exit code (0 all episodes ran, 1 not all).
 
     Raises BadInputError before any actor starts, RunStoppedError when the run had to stop.
     """
     facts, odd = check_machine(config)
-    # Listed first where that is cheap: a misspelt suite is not the policy's fault.
+    # Tasks are listed before the policy is loaded where that is cheap, so that a misspelt suite is reported first.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
     config = with_policy_args(config)
     spec = fitting_spec(config)
@@ -81,8 +81,9 @@ def evaluate(config: Config) -> int:
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
-        if config.instruction_source == "bddl":
-            _LOG.info("instructions are the BDDL files' (env.instruction: %s)", config.env.instruction)
+        if bddl := [suite for suite in config.suites if config.instruction_of(suite) == "bddl"]:
+            of = f" in {', '.join(bddl)}" if len(config.suites) > 1 else ""
+            _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
         chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
         todo = remaining(trials, finished)
@@ -94,7 +95,7 @@ def evaluate(config: Config) -> int:
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
         run = _Run(config, spec, folder, todo, chosen.tally(config, finished), info)
-        if not (todo and info.knows_files):  # else once the policy's files are known to be those of the results
+        if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
             info.save("running")
         if todo and config.ray.address is None:
             stack.enter_context(_ray(config, console))
@@ -102,7 +103,7 @@ def evaluate(config: Config) -> int:
 
 
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
-    """Runs what is left to do, on env actors with the given versions; returns why it stopped early, if it did."""
+    """Run the remaining trials on env actors with the given versions; return why it stopped early, if it did."""
     config = run.config
     context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session, spec=run.spec)
     num_workers = num_env_actors(config, len(run.todo))
@@ -126,9 +127,9 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
-    """Merges the parts, says what came out, shows it, and turns it into an exit code.
+    """Merge the parts, report the outcome, and turn it into an exit code.
 
-    A stop that was asked for while the last episodes ended has stopped nothing but what follows them.
+    A stop that was requested while the last episodes ended has stopped only what follows them.
     """
     merge(run.folder)
     tally = run.tally
@@ -146,9 +147,9 @@ def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
 
 
 def _show(run: _Run, asked: Stop | None, console: Console) -> None:
-    """Renders videos unless a stop was asked for, writes the report and prints the summary.
+    """Render videos unless a stop was requested, write the report and print the summary.
 
-    Ctrl-C leaves out what is not there yet: the episodes' results are.
+    Ctrl-C skips what is not finished; the episodes' results stay.
     """
     config, path, report = run.config, run.folder.path, None
     try:
@@ -163,7 +164,7 @@ def _show(run: _Run, asked: Stop | None, console: Console) -> None:
 
 
 def _report(folder: RunFolder) -> Path | None:
-    """Writes the report; None, with a warning, if it cannot be (no episode has finished, the disk is full)."""
+    """Write the report; return None, with a warning, if that fails (no episode has finished, the disk is full)."""
     try:
         return write_report(folder.path)
     except BadInputError as error:
@@ -181,7 +182,7 @@ def _ray(config: Config, console: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ctrl_c(driver: Driver) -> Iterator[None]:
-    """Ctrl-C once: finish the trials in hand; twice: stop now, keeping what is finished."""
+    """On the first Ctrl-C, finish the current trials; on the second, stop now and keep what is finished."""
 
     def interrupt(*_: Any) -> None:
         driver.request_stop(Stop("interrupted", at_once=driver.stop is not None))

@@ -11,7 +11,8 @@ from wpray.policies.fit import check_fits, check_options
 def fitting_spec(config: Config) -> PolicySpec:
     """Return the policy's specification. Raises BadInputError if it does not fit the benchmark or the settings."""
     spec = policy_spec(config)
-    benchmark, suite = config.load_benchmark(), config.task_suite
-    check_fits(spec, suite, benchmark.observation_spec(suite), benchmark.action_spec(suite))
+    benchmark = config.load_benchmark()
+    for suite in config.suites:
+        check_fits(spec, suite, benchmark.observation_spec(suite), benchmark.action_spec(suite))
     check_options(spec, config)
     return spec

@@ -1,4 +1,4 @@
-"""The trials that a configuration asks for, of the tasks that a suite has."""
+"""The trials that a configuration asks for, of the tasks that its suites have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Selection:
         """Return the counts of what is finished of these trials."""
         planned: dict[TaskKey, tuple[Task, int]] = {}
         for trial in self.trials:
-            planned[trial.key[:2]] = (trial.task, planned.get(trial.key[:2], (trial.task, 0))[1] + 1)
+            planned[trial.task.key] = (trial.task, planned.get(trial.task.key, (trial.task, 0))[1] + 1)
         tally = Tally.planned(planned.values(), config.trial_start, config.stop_after_successes)
         keys = {trial.key for trial in self.trials}
         for key, outcome in finished.items():
@@ -49,11 +49,12 @@ class Selection:
 
 
 def select(config: Config, listed: Sequence[Task]) -> Selection:
-    """Return the trials of `config` among the tasks that its suite has.
+    """Return the trials of `config` among the tasks that its suites have.
 
     Raises BadInputError for tasks or trials that do not exist, and for a damaged or incomplete init_states_file.
     """
-    tasks = select_tasks(listed, config.task_ids(task.task_id for task in listed))
+    by_suite = [[task for task in listed if task.suite == suite] for suite in config.suites]
+    tasks = [task for its in by_suite for task in _selected(config, its)]
     first, end = config.trial_start, config.num_trials_per_task
     if config.init_states_file is None:
         return Selection(make_trials(tasks, end, config.seed, first))
@@ -68,6 +69,12 @@ def select(config: Config, listed: Sequence[Task]) -> Selection:
         for trial in make_trials([replace(task, num_trials=len(rows))], min(end, len(rows)), config.seed, first)
     ]
     return Selection(tuple(trials), {_STATES: {"path": str(path), "sha256": file_sha256(path)}})
+
+
+def _selected(config: Config, listed: Sequence[Task]) -> tuple[Task, ...]:
+    """Return the tasks that are evaluated of one suite's."""
+    ids = [task.task_id for task in listed]
+    return select_tasks(listed, config.task_ids(listed[0].suite, ids) if listed else None)
 
 
 def _states_of(task: Task, states: Mapping[str, FloatArray], path: Path) -> FloatArray:

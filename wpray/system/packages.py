@@ -1,4 +1,4 @@
-"""Where packages are imported from, and which files they have. Imports none of them."""
+"""Places that packages are imported from, and their files, without importing any of them."""
 
 from __future__ import annotations
 

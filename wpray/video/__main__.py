@@ -35,8 +35,9 @@ def main(argv: Sequence[str]) -> int:
 
     run = load(options.run_dir)
     config = config_of(run, options)
-    own = VideoFolder.of(run.path, config.video_out_path)
-    videos = VideoFolder.of(run.path, str(options.out)) if options.out else own
+    several = len(config.suites) > 1
+    own = VideoFolder.of(run.path, config.video_out_path, several)
+    videos = VideoFolder.of(run.path, str(options.out), several) if options.out else own
     failed = _render(run, config, options, videos)
     if videos.path.resolve() == own.path.resolve():
         _remember(run, videos)

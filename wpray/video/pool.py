@@ -33,9 +33,10 @@ class VideoActorImpl:
         Raises BadInputError on a machine or for a recording that cannot be rendered.
         """
         if self._env is None:
-            suite = self._config.task_suite
             prepare_rendering(self._config, name=str(os.getpid()))  # spread over the GPUs
-            self._env = self._config.load_benchmark().make_environment(suite, self._config.env.protocol)
+            self._env = self._config.load_benchmark().make_environment(
+                self._config.suites[0], self._config.env.protocol
+            )
         self._env.load(job.task)
         return encode(frames(self._env, job, trajectory, self._style), self._style.fps, self._style.keyframe_every)
 

@@ -19,7 +19,7 @@ from wpray.results.merge import merge
 from wpray.results.reader import Run, load
 from wpray.results.videos import VideoFolder, video_name
 from wpray.results.writer import RunFolder
-from wpray.types import Task
+from wpray.types import Task, TrialKey
 from wpray.video.frames import VideoJob, VideoStyle, check_recording
 from wpray.video.pool import VideoPool
 from wpray.video.selection import Row, select_episodes
@@ -32,7 +32,7 @@ def after_run(config: Config, folder: RunFolder, console: Console) -> None:
 
     Never raises for a video's sake: the results are complete without; Ctrl-C skips what is left.
     """
-    videos = VideoFolder.of(folder.path, config.video_out_path)
+    videos = VideoFolder.of(folder.path, config.video_out_path, len(config.suites) > 1)
     if config.video.mode != "none" and folder.has_rows():
         try:
             _render_missing(config, folder, videos, console)
@@ -59,7 +59,9 @@ def render(config: Config, jobs: Sequence[VideoJob], style: VideoStyle, videos: 
                 failed += 1
                 _LOG.warning("no video %s: %s", result.job.name, result.reason)
             else:
-                write_atomic(videos.path / result.job.name, result.video)
+                path = videos.path / result.job.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, result.video)
     seconds = time.monotonic() - began
     said = f"Videos: {len(jobs) - failed} in {videos.path} ({seconds:.0f} s)"
     console.print(said, highlight=False, markup=False, soft_wrap=True)
@@ -69,7 +71,8 @@ def render(config: Config, jobs: Sequence[VideoJob], style: VideoStyle, videos: 
 def jobs_for(run: Run, rows: Sequence[Row]) -> list[VideoJob]:
     """What there is to render of each episode. Raises BadInputError if one was not recorded."""
     segments = _segments(run)
-    return [_job(run, row, segments.get((row["task_id"], row["trial"]), ())) for row in rows]
+    by_suite = isinstance(run.info["config"].get("task_suite"), list)
+    return [_job(run, row, segments.get(TrialKey.from_row(row), ()), by_suite) for row in rows]
 
 
 def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
@@ -80,7 +83,7 @@ def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
     whole, reasons = [], []
     for row in rows:
         try:
-            check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
+            check_recording(run.trajectory(TrialKey.from_row(row)))
             whole.append(row)
         except BadInputError as error:
             reasons.append(str(error))
@@ -109,20 +112,20 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
     render(config, jobs_for(run, rows), style, videos, console)
 
 
-def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...]) -> VideoJob:
-    key = (row["suite"], row["task_id"], row["trial"])
+def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...], by_suite: bool) -> VideoJob:
+    key = TrialKey.from_row(row)
     path = run.trajectory_file(key)
     if path is None:
         raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
     task = Task(row["suite"], row["task_id"], row["task_name"], row["instruction"], 0, row["max_steps"])
-    return VideoJob(task, row["trial"], row["status"], video_name(row), path, segments)
+    return VideoJob(task, row["trial"], row["status"], video_name(row, by_suite), path, segments)
 
 
-def _segments(run: Run) -> dict[tuple[int, int], tuple[tuple[int, int], ...]]:
-    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for row in run.decisions.select(["kind", "task_id", "trial", "step", "waypoint_index"]).to_pylist():
+def _segments(run: Run) -> dict[TrialKey, tuple[tuple[int, int], ...]]:
+    found: dict[TrialKey, list[tuple[int, int]]] = {}
+    for row in run.decisions.select(["kind", "suite", "task_id", "trial", "step", "waypoint_index"]).to_pylist():
         if row["kind"] == "segment":
-            found.setdefault((row["task_id"], row["trial"]), []).append((row["step"], row["waypoint_index"]))
+            found.setdefault(TrialKey.from_row(row), []).append((row["step"], row["waypoint_index"]))
     return {key: tuple(pairs) for key, pairs in found.items()}
 
 

@@ -10,7 +10,7 @@ Row = Mapping[str, Any]  # of episodes.parquet
 
 
 def select_episodes(rows: Sequence[Row], mode: Mode, max_count: int | None) -> list[Row]:
-    """The rows to render, in (task, trial) order; episodes that ended in an error have nothing to show.
+    """The rows to render, in (suite, task, trial) order; episodes that ended in an error have nothing to show.
 
     `sample`: of each task the first success and the first failure. Where `max_count` cuts, failures come before
     successes, and every task's first before any task's second.
@@ -30,22 +30,22 @@ def _by_mode(shown: list[Row], mode: Mode) -> list[Row]:
     return shown if mode == "all" else []
 
 
-def _place(row: Row) -> tuple[int, int]:
-    return row["task_id"], row["trial"]
+def _place(row: Row) -> tuple[str, int, int]:
+    return row["suite"], row["task_id"], row["trial"]
 
 
 def _firsts(rows: Iterable[Row]) -> list[Row]:
-    seen: dict[tuple[int, str], Row] = {}
+    seen: dict[tuple[str, int, str], Row] = {}
     for row in rows:
-        seen.setdefault((row["task_id"], row["status"]), row)
+        seen.setdefault((row["suite"], row["task_id"], row["status"]), row)
     return sorted(seen.values(), key=_place)
 
 
 def _by_importance(rows: Sequence[Row]) -> list[Row]:
-    ranks: list[tuple[bool, int, int]] = []
-    counts: dict[tuple[int, str], int] = {}
+    ranks: list[tuple[bool, int, int, str]] = []
+    counts: dict[tuple[str, int, str], int] = {}
     for row in rows:
-        group = (row["task_id"], row["status"])
+        group = (row["suite"], row["task_id"], row["status"])
         counts[group] = counts.get(group, 0) + 1
-        ranks.append((row["status"] != "failure", counts[group], row["task_id"]))
+        ranks.append((row["status"] != "failure", counts[group], row["task_id"], row["suite"]))
     return [rows[index] for index in sorted(range(len(rows)), key=lambda index: ranks[index])]

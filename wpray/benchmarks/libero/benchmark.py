@@ -28,6 +28,7 @@ class LiberoBenchmark(Benchmark):
         "robosuite": ("robosuite",),
         "libero": LIBEROS,
     }
+    groups = names.GROUPS
     solved_by = ("libero_object", "scripted")
 
     def tasks(self, suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:

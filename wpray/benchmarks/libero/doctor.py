@@ -56,24 +56,28 @@ def check_libero_import(request: RunRequest) -> list[Result]:
 
 
 def check_suite(request: RunRequest) -> list[Result]:
-    """Read the suite's tasks, their problem files and their initial states."""
+    """Read the suites' tasks, their problem files and their initial states."""
+    return [_check_suite(request, suite) for suite in request.suites]
+
+
+def _check_suite(request: RunRequest, suite: str) -> Result:
     import numpy as np
 
     from wpray.benchmarks.libero import tasks
 
-    listed = tasks.list_tasks(request.suite, request.max_steps, request.instruction)
-    known = select_tasks(listed, request.task_ids(task.task_id for task in listed))
+    listed = tasks.list_tasks(suite, request.max_steps, request.instruction_of(suite))
+    known = select_tasks(listed, request.task_ids(suite, (task.task_id for task in listed)))
     for task in known:
         states = tasks.initial_states(task.suite, task.task_id)
         file = tasks.bddl_file(task.suite, task.task_id)
         if not file.is_file() or not np.isfinite(states).all():
             what = f"task {task.task_id}: {file} is missing" if not file.is_file() else f"task {task.task_id}: NaN"
-            return [Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")]
+            return Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")
     fewest = min(task.num_trials for task in known)
-    text = f"{request.suite}: {len(known)} tasks, at least {fewest} initial states each"
+    text = f"{suite}: {len(known)} tasks, at least {fewest} initial states each"
     if request.num_trials > fewest and not request.own_states:
-        return [Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")]
-    return [Result("suite", "pass", f"{text}, all readable")]
+        return Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")
+    return Result("suite", "pass", f"{text}, all readable")
 
 
 def check_mujoco(request: RunRequest) -> list[Result]:

@@ -9,6 +9,7 @@ from wpray.benchmarks.names import is_or_varies, normalized
 
 # Control steps after the wait steps, as the LIBERO literature counts them, of the suites that LIBERO itself has.
 BASE_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+GROUPS = {"libero_all": ("libero_spatial", "libero_object", "libero_goal", "libero_10")}
 _OTHER_NAMES = {"libero_long": "libero_10"}
 _DATA_SET_SUFFIX = "_no_noops"  # of the training data's name in RLDS
 

@@ -48,8 +48,9 @@ _REACH = 0.05  # an object whose middle is this close to the hand is between the
 
 def spec_of(config: Config) -> PolicySpec:
     """What this policy needs. Raises BadInputError for a suite that it cannot solve."""
-    if config.task_suite not in ("libero_object", "fake"):
-        raise BadInputError(f"policy scripted solves libero_object only, not {config.task_suite}; use a learned policy")
+    for suite in config.suites:
+        if suite not in ("libero_object", "fake"):
+            raise BadInputError(f"policy scripted solves libero_object only, not {suite}; use a learned policy")
     return ScriptedPolicy.spec
 
 

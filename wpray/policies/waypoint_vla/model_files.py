@@ -11,7 +11,7 @@ from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
 from wpray.models.layouts import ChosenFile, Given, ModelFiles, open_models
 from wpray.policies.base import Sources
 from wpray.policies.waypoint_vla.prompt import find_tokenizer
-from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_statistics
+from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_for_suites
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ def open_files(config: Config) -> PolicyFiles:
     for sizes that are not what the configuration says.
     """
     assert config.dataset_statistics_path  # the config's own rule
-    statistics = read_statistics(Path(config.dataset_statistics_path), config.task_suite, config.dataset_statistics_key)
+    path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
+    statistics = read_for_suites(path, config.suites, key, config.norm_type)
     scaling = statistics.scaling(config.norm_type)
     models = open_models(_given(config, scaling, statistics.path))
     check_sizes(config, models.vlm_config, models.expert_config)
@@ -62,9 +63,9 @@ def sources_of(config: Config, files: PolicyFiles) -> Sources:
         },
         (
             *(f"{setting}: {opened[setting].path}: {text}" for setting, text in unusual.items() if text),
-            f"{statistics.describe(config.task_suite)}, numbers {digest[:16]}",
+            f"{statistics.describe(config.suites[0])}, numbers {digest[:16]}",
         ),
-        (*others, *((statistics.describe(config.task_suite),) if foreign else ())),
+        (*others, *((statistics.describe(config.suites[0]),) if foreign else ())),
     )
 
 

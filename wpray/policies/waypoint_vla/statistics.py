@@ -194,6 +194,25 @@ def read_statistics(path: Path, suite: str, key: str | None = None) -> DataSetSt
     )
 
 
+def read_for_suites(path: Path, suites: Sequence[str], key: str | None, norm_type: NormType) -> DataSetStatistics:
+    """Return the statistics that all suites of a run have, as `read_statistics` chooses them for the first.
+
+    Raises BadInputError as `read_statistics` and `scaling` do, or if the suites' own data sets have other numbers: one
+    policy normalizes by one.
+    """
+    found = [read_statistics(path, suite, key) for suite in suites]
+    digests = [its.scaling(norm_type).digest for its in found] if len(found) > 1 else []
+    for suite, its, digest in zip(suites, found, digests, strict=False):
+        if digest != digests[0]:
+            remedy = f"choose one with {KEY_SETTING}, or evaluate the suites in runs of their own"
+            raise bad_statistics(
+                path,
+                f"{suites[0]} has the data set {found[0].name}, {suite} has {its.name}, with other numbers",
+                remedy,
+            )
+    return found[0]
+
+
 def _unpadded(name: str, value: Sequence[Any]) -> int:
     """Return the number of entries before a statistic's trailing padding."""
     if value[-1] not in _PADDING[name]:

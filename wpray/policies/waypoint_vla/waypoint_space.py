@@ -8,7 +8,7 @@ import numpy as np
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.policies.waypoint_vla.statistics import read_statistics
+from wpray.policies.waypoint_vla.statistics import read_for_suites
 from wpray.types import PROPRIO_DIM
 
 _PHYSICAL = ("scripted",)  # policies whose waypoints are proprio as observed
@@ -25,7 +25,7 @@ def waypoint_space(config: Config) -> dict[str, list[float]] | None:
         return None
     try:
         path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
-        found = read_statistics(path, config.task_suite, key).scaling(config.norm_type)
+        found = read_for_suites(path, config.suites, key, config.norm_type).scaling(config.norm_type)
     except BadInputError:  # the policy actor reads its own copy, and complains if it must
         return None
     offset = found.proprio.denormalize(np.zeros(found.proprio_dim))

@@ -1,0 +1,1 @@
+"""Runs as the table of a paper: policies by suites."""

@@ -1,0 +1,119 @@
+"""A study as Markdown, LaTeX or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+
+from wpray.results.statistics import Rate
+from wpray.table.notes import legend, sources
+from wpray.table.study import Cell, Study
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+}
+_LAST_OF_FONT = "\u017f"  # the Latin letters of LaTeX's default fonts; others stop the compiler
+_CSV_COLUMNS = ("policy", "suite", "rate", "low", "high", "successes", "trials", "errors", "best", "runs")
+
+
+def markdown(study: Study) -> str:
+    """Return the table with its footnotes, as GitHub renders it."""
+    rows = [["policy", *study.columns], ["---", *["---:"] * len(study.columns)]]
+    for number, (entry, cells) in enumerate(zip(study.entries, study.cells, strict=True), 1):
+        shown = (f"**{_text(cell)}**" if cell.best else _text(cell) for cell in cells)
+        rows.append([f"{_escaped_markdown(entry.name)} [{number}]", *shown])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    notes = [*legend(study)]
+    for number, its in enumerate(sources(study), 1):
+        notes += [f"[{number}] {text}" for text in its]
+    return "\n".join([*lines, "", *(f"- {_escaped_markdown(note)}" for note in notes)]) + "\n"
+
+
+def latex(study: Study) -> str:
+    """Return a `table` environment that needs the package booktabs and any LaTeX of 2020 or later."""
+    rows = [_latex_row(["policy", *study.columns], escape=True)]
+    for number, (entry, cells) in enumerate(zip(study.entries, study.cells, strict=True), 1):
+        name = f"{_escaped_latex(entry.name)}\\textsuperscript{{{number}}}"
+        rows.append(_latex_row([name, *(_latex_cell(cell) for cell in cells)]))
+    notes = [_escaped_latex(note) for note in legend(study)]
+    for number, its in enumerate(sources(study), 1):
+        notes += [f"\\textsuperscript{{{number}}}{_escaped_latex(text)}" for text in its]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\begin{{tabular}}{{l{'r' * len(study.columns)}}}",
+        "\\toprule",
+        rows[0],
+        "\\midrule",
+        *rows[1:],
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\par\\smallskip",
+        "\\begin{minipage}{\\linewidth}\\footnotesize\\raggedright",
+        *(f"{note}\\par" for note in notes),
+        "\\end{minipage}",
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(study: Study) -> str:
+    """Return a line for every policy and column, as numbers; rates are shares, empty where nothing was tried."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for entry, cells in zip(study.entries, study.cells, strict=True):
+        runs = " ".join(str(run.info.get("run_id")) for run in entry.runs)
+        for column, cell in zip(study.columns, cells, strict=True):
+            rate = cell.rate
+            numbers = (rate.rate, rate.low, rate.high) if rate.trials else ("", "", "")
+            counts = (rate.successes, rate.trials, cell.errors, str(cell.best).lower())
+            writer.writerow((entry.name, column, *numbers, *counts, runs))
+    return text.getvalue()
+
+
+FORMATS: dict[str, Callable[[Study], str]] = {"md": markdown, "latex": latex, "csv": comma_separated}
+
+
+def _text(cell: Cell) -> str:
+    rate = cell.rate
+    return f"{100 * rate.rate:.1f} [{_bounds(rate)}]" if rate.trials else "-"
+
+
+def _bounds(rate: Rate) -> str:
+    return f"{100 * rate.low:.1f}, {100 * rate.high:.1f}"
+
+
+def _latex_cell(cell: Cell) -> str:
+    if not cell.rate.trials:
+        return "--"
+    number = f"{100 * cell.rate.rate:.1f}"
+    shown = f"\\textbf{{{number}}}" if cell.best else number
+    return f"{shown} {{\\footnotesize [{_bounds(cell.rate)}]}}"
+
+
+def _latex_row(cells: list[str], escape: bool = False) -> str:
+    return " & ".join(_escaped_latex(cell) if escape else cell for cell in cells) + r" \\"
+
+
+def _escaped_latex(text: str) -> str:
+    readable = (char if char <= _LAST_OF_FONT else ascii(char)[1:-1] for char in _printable(text))
+    escaped = "".join(_LATEX.get(char, char) for part in readable for char in part)
+    return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would become a dash
+
+
+def _escaped_markdown(text: str) -> str:
+    return "".join(f"\\{char}" if char in "\\`*_{}<>|#" else char for char in _printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

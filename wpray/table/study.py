@@ -1,0 +1,177 @@
+"""Runs of several policies on several suites, joined into one table of success rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import PurePath
+from typing import Any
+
+from wpray.config import DONE_WITHOUT, path_fields
+from wpray.errors import BadInputError
+from wpray.results import Run
+from wpray.results.paired import Pairs, mcnemar_p
+from wpray.results.pairing import CONDITIONS, OF_A_SUITE, obstacles
+from wpray.results.statistics import Rate, average, stratified
+from wpray.types import TrialKey
+
+AVERAGE = "average"
+LEVEL = 0.05
+_CHECKPOINTS = ("joint_checkpoint", "vlm_checkpoint", "ae_checkpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One policy: a row of the table."""
+
+    name: str
+    runs: list[Run]
+    outcomes: Mapping[TrialKey, bool | None]  # None: the trial ended in an error
+
+    def tasks(self, suite: str) -> list[tuple[int, int]]:
+        """Return (successes, episodes with an outcome) of each task of a suite."""
+        counts: dict[int, tuple[int, int]] = {}
+        for (its_suite, task, _), success in sorted(self.outcomes.items()):
+            if its_suite == suite and success is not None:
+                solved, trials = counts.get(task, (0, 0))
+                counts[task] = (solved + success, trials + 1)
+        return list(counts.values())
+
+    def errors(self, suites: Iterable[str]) -> int:
+        """Return the number of trials of the suites that ended in an error."""
+        among = set(suites)
+        return sum(success is None and key[0] in among for key, success in self.outcomes.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A policy's success rate in one column."""
+
+    rate: Rate
+    errors: int
+    best: bool = False  # the paired test shows it better than every other policy of the column
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The table: `cells[entry][column]`; the last of several columns is the average over suites."""
+
+    entries: list[Entry]
+    suites: list[str]
+    columns: list[str]
+    cells: list[list[Cell]]
+
+
+def tabulate(runs: Sequence[Run], names: Sequence[str] | None = None) -> Study:
+    """Join runs into one table; runs of the same name, or without names of the same policy, share a row.
+
+    Raises BadInputError if two runs of a row hold the same trial.
+    """
+    entries = _entries(runs, names)
+    suites = list(dict.fromkeys(key[0] for entry in entries for key in sorted(entry.outcomes)))
+    groups = [[suite] for suite in suites] + ([suites] if len(suites) > 1 else [])
+    best = [_best(entries, group) for group in groups]
+    cells = [
+        [Cell(_rate(entry, group), entry.errors(group), best[column] is entry) for column, group in enumerate(groups)]
+        for entry in entries
+    ]
+    return Study(entries, suites, suites + [AVERAGE] * (len(groups) > len(suites)), cells)
+
+
+def mixed(runs: Sequence[Run]) -> list[str]:
+    """Return why the runs do not belong into one table, a line for each pair that disagrees; empty if they do."""
+    found = []
+    for a, b in _pairs_to_check(runs):
+        differences = obstacles(a, b, ("task_suite",) if _suites(a) & _suites(b) else OF_A_SUITE)
+        if differences:
+            found.append(f"{a.location} (A) and {b.location} (B) differ in {'; '.join(differences)}")
+    return found
+
+
+def _pairs_to_check(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Every run with the first, and with the first that shares a suite with it: more would only repeat a difference."""
+    pairs = []
+    for index, run in enumerate(runs[1:], 1):
+        sharing = next((other for other in runs[:index] if _suites(other) & _suites(run)), runs[0])
+        pairs += [(runs[0], run)] + ([(sharing, run)] if sharing is not runs[0] else [])
+    return pairs
+
+
+def _suites(run: Run) -> set[str]:
+    return set(run.episodes["suite"].unique().to_pylist())
+
+
+def _entries(runs: Sequence[Run], names: Sequence[str] | None) -> list[Entry]:
+    groups: dict[Any, list[Run]] = {}
+    for index, run in enumerate(runs):
+        groups.setdefault(_policy_of(run) if names is None else names[index], []).append(run)
+    given = list(groups) if names is not None else _distinct([_name(members) for members in groups.values()])
+    return [Entry(name, members, _joined(name, members)) for name, members in zip(given, groups.values(), strict=True)]
+
+
+def _joined(name: str, runs: Sequence[Run]) -> dict[TrialKey, bool | None]:
+    outcomes: dict[TrialKey, bool | None] = {}
+    for run in runs:
+        columns = [run.episodes[column].to_pylist() for column in ("suite", "task_id", "trial", "success")]
+        mine = {TrialKey(*key): success for *key, success in zip(*columns, strict=True)}
+        if twice := outcomes.keys() & mine.keys():
+            raise BadInputError(
+                f"{run.location}: {len(twice)} trials of {min(twice).suite} are in another run of {name}, too; "
+                "leave one of them out, or name the rows with --names"
+            )
+        outcomes |= mine
+    return outcomes
+
+
+def _policy_of(run: Run) -> tuple[Any, ...]:
+    """Return what tells a policy from another: its settings and the content of its files, not where they lie."""
+    fields = DONE_WITHOUT | (run.info.get("outcome_fields") or {})
+    files = sorted((run.info.get("policy_files") or {}).values())
+    left_out = CONDITIONS | (set(path_fields()) if files else set())
+    return (*sorted((name, repr(value)) for name, value in fields.items() if name not in left_out), *files)
+
+
+def _name(runs: Sequence[Run]) -> str:
+    config = runs[0].info["config"]
+    checkpoint = next((config[name] for name in _CHECKPOINTS if config.get(name)), None)
+    policy = str(config.get("policy"))
+    return policy if checkpoint is None else f"{policy} {'/'.join(PurePath(checkpoint).parts[-2:])}"
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number the names that are there several times: 'noop', 'noop (2)'."""
+    seen: dict[str, int] = {}
+    numbered = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        numbered.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return numbered
+
+
+def _rate(entry: Entry, suites: Sequence[str]) -> Rate:
+    tasks = [entry.tasks(suite) for suite in suites]
+    return stratified(tasks[0]) if len(tasks) == 1 else average(tasks)
+
+
+def _best(entries: Sequence[Entry], suites: Sequence[str]) -> Entry | None:
+    """Return the entry that the exact paired test shows better than each of the others; None if there is none.
+
+    All of the tests must agree, so that no correction for their number is needed.
+    """
+    tried = [entry for entry in entries if _rate(entry, suites).trials]
+    beaten = {id(entry): 0 for entry in tried}
+    for a, b in combinations(tried, 2):
+        pairs = paired(a, b, suites)
+        if mcnemar_p(pairs) < LEVEL:
+            beaten[id(a if pairs.only_a > pairs.only_b else b)] += 1
+    winners = [entry for entry in tried if len(tried) > 1 and beaten[id(entry)] == len(tried) - 1]
+    return winners[0] if winners else None
+
+
+def paired(a: Entry, b: Entry, suites: Sequence[str]) -> Pairs:
+    """Count the trials of the suites that have an outcome in both, by what came out."""
+    among = set(suites)
+    shared = [key for key in a.outcomes.keys() & b.outcomes.keys() if key[0] in among]
+    outcomes = [(a.outcomes[key], b.outcomes[key]) for key in shared]
+    return Pairs(*(outcomes.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
