@@ -44,7 +44,7 @@ class Result:
 
     @classmethod
     def of_error(cls, name: str, error: BadInputError) -> Result:
-        """A failed check whose error names the remedy."""
+        """Return a failed check whose error names the remedy."""
         return cls(name, "fail", str(error))
 
 

@@ -97,7 +97,7 @@ class RunRequest:
     suites: tuple[str, ...]
     task_ids: Callable[[str, Iterable[int]], list[int] | None]  # of those that a suite has; None: all
     num_trials: int  # of each task
-    own_states: bool  # a file gives the initial states
+    init_states_file: str | None
     max_steps: int | None
     instruction_of: Callable[[str], InstructionSource]
 

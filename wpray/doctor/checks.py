@@ -1,4 +1,4 @@
-"""The checks, in the order in which they tell most."""
+"""Table of the checks, ordered so that a cause comes before its effects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wpray.errors import BadInputError
 # An empty list: the check does not apply to this configuration.
 Check = Callable[[Config], list[Result]]
 
-# Less than a second together (a learned policy's need torch, which its run imports anyway); `launch` does them, too.
+# Checks that take less than a second together (a learned policy's import torch, as its run does); `launch` runs them.
 QUICK: tuple[tuple[str, Check], ...] = (
     ("Python", software.check_python),
     ("packages", software.check_packages),
@@ -34,9 +34,9 @@ _THOROUGH: tuple[tuple[str, Check], ...] = (
 )
 _SLOW: tuple[tuple[str, Check], ...] = (("policy", models.check_policy),)
 _TRIALS: tuple[str, Check] = ("trials", simulator.check_trials)
-# Without the first, the second can only fail for the same reason.
+# Checks by those that they need: without these, they would fail for the same reason.
 _NEEDS: dict[str, Collection[str]] = {
-    "models": {"statistics"},  # whose width is part of what tells their layout
+    "models": {"statistics"},  # because the layout depends on the width of the statistics
     "tokenizer": {"statistics", "models"},
     "GPU memory": {"statistics", "models"},
     "policy": {"suite", "models", "statistics", "tokenizer"},
@@ -44,13 +44,13 @@ _NEEDS: dict[str, Collection[str]] = {
 
 
 def quick(config: Config) -> Iterator[Result]:
-    """Yield what can be known without running anything."""
+    """Yield the results of the checks that run no simulator and start no process."""
     for name, check in (*QUICK, *_of_benchmark(config, quick=True)):
         yield from carry_out(name, check, config)
 
 
 def everything(config: Config, *, deep: bool) -> Iterator[Result]:
-    """Yield the results of all checks as they are found; `deep` adds whole trials."""
+    """Yield the results of all checks as they finish; `deep` adds whole trials."""
     from wpray.doctor import cluster
 
     slow = (*_THOROUGH, *_of_benchmark(config, quick=False), *_SLOW, ("Ray", cluster.check_ray))
@@ -85,7 +85,7 @@ def carry_out(name: str, check: Check, config: Config) -> list[Result]:
 def request_of(config: Config) -> RunRequest:
     """Return what a run of `config` wants of its benchmark."""
     trials, steps = config.num_trials_per_task, config.env.max_steps
-    own = config.init_states_file is not None
+    own = config.init_states_file
     return RunRequest(config.suites, config.task_ids, trials, own, steps, config.instruction_of)
 
 

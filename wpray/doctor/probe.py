@@ -1,4 +1,4 @@
-"""Programs that the doctor runs in processes of their own: what crashes or hangs in them is a finding, not the end.
+"""Programs that the doctor runs in separate processes, so that a crash or a hang is a result of a check.
 
 `python -m wpray.doctor.probe NAME [ARGUMENT ...]` prints one line of JSON at the end.
 """
@@ -19,7 +19,7 @@ _FRAME = """
 
 
 def render(renderer: str) -> dict[str, Any]:
-    """Renders one frame of a red ball; says with what."""
+    """Render one frame of a red ball. Return the renderer's name, the time and two colours of the frame."""
     from wpray.system import egl_devices, gl
 
     gl.prepare("egl" if renderer == "egl" else "osmesa")
@@ -66,7 +66,7 @@ _PROBES: dict[str, Callable[..., dict[str, Any]]] = {probe.__name__: probe for p
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the probe that `argv` names."""
+    """Run the probe that `argv` names."""
     print(json.dumps(_PROBES[argv[0]](*argv[1:])), flush=True)
     return 0
 

@@ -1,4 +1,4 @@
-"""Checks that only running something answers: rendering, and whole trials."""
+"""Checks that run the simulator: rendering, and whole trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PROBES = "wpray.doctor.probe"
 
 
 def check_rendering(config: Config) -> list[Result]:
-    """Render a frame, and say what rendered it."""
+    """Render a frame and report the renderer."""
     if not config.load_benchmark().uses_opengl:
         return []
     renderer = gl.resolve(config.env.renderer)

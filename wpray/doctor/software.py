@@ -1,4 +1,4 @@
-"""Checks of Python, packages and the OpenGL library; nothing heavy is imported."""
+"""Checks of Python, packages and the OpenGL library, without heavy imports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = (*DECISIVE_PACKAGES, "numpy", "ray", "torch")
 
 
 def check_python(config: Config) -> list[Result]:
-    """The interpreter's version."""
+    """Check the interpreter's version."""
     if _OLDEST <= sys.version_info[:2] <= _NEWEST:
         return [Result("Python", "pass", platform.python_version())]
     remedy = "use one of them: WPRAY_PYTHON=python3.12 bash cluster/bootstrap.sh setup"
@@ -28,7 +28,7 @@ def check_python(config: Config) -> list[Result]:
 
 
 def check_packages(config: Config) -> list[Result]:
-    """Installed packages against what wpray is tested with."""
+    """Compare the installed packages with those that wpray is tested with."""
     problems = [problem for requirement in _requirements(config) if (problem := _check_package(requirement))]
     if problems:
         return problems
@@ -38,13 +38,13 @@ def check_packages(config: Config) -> list[Result]:
 
 
 def check_origins(config: Config) -> list[Result]:
-    """Whether what would be imported is what is installed: a checkout on PYTHONPATH takes its place unseen."""
+    """Warn if an import does not come from its installed distribution, for example because of PYTHONPATH."""
     remedy = "results name its files by digest; to run what is installed, see PYTHONPATH and the working directory"
     return [Result("origins", "warn", text, remedy) for text in oddities(config.suites, config.benchmark)]
 
 
 def check_opengl(config: Config) -> list[Result]:
-    """Whether the library that renders is there; rendering with it is another check."""
+    """Check that the renderer's library is installed; another check renders with it."""
     if not config.load_benchmark().uses_opengl:
         return []
     renderer = gl.select_renderer(config.env.renderer)
@@ -52,7 +52,10 @@ def check_opengl(config: Config) -> list[Result]:
 
 
 def _requirements(config: Config) -> Iterator[Requirement]:
-    """Of wpray, and of its extra for learned policies if one is configured; nothing where wpray is a plain folder."""
+    """Yield the requirements of wpray and of the extra for learned policies if one is configured.
+
+    There are none if wpray is a plain folder.
+    """
     try:
         texts = importlib.metadata.requires("wpray") or []
     except importlib.metadata.PackageNotFoundError:
@@ -69,7 +72,7 @@ def _named(name: str, version: str) -> str:
 
 
 def _check_package(requirement: Requirement) -> Result | None:
-    """Return None if what is installed is what is tested."""
+    """Return a problem with an installed package, or None if the package is tested."""
     remedy = f"run: pip install '{requirement.name}{requirement.specifier}'"
     found = _version(requirement.name)
     if found is None:

