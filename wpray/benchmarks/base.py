@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from wpray.benchmarks.names import normalized
 from wpray.errors import BadInputError
 from wpray.system.packages import Source, files_below, source_of
 
@@ -124,7 +125,6 @@ class Benchmark(Protocol):
     uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
     takes_own_states: ClassVar[bool] = False  # resets to `Trial.own_state` where a trial has one (init_states_file)
-    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # of suites that can be named together
     solved_by: ClassVar[tuple[str, str] | None] = None  # suite and policy that solves its first task, for the doctor
     stand_in: ClassVar[bool] = False  # for tests: in milliseconds, so that its times tell nothing of other benchmarks
 
@@ -140,6 +140,18 @@ class Benchmark(Protocol):
     def canonical(self, suite: str) -> str:
         """Return the name under which results list the suite that people call `suite` (lower case, words with _)."""
         return suite
+
+    def expanded(self, names: Sequence[str]) -> list[str]:
+        """Return the canonical names of suites as people list them, each once; a name may stand for several suites."""
+        return list(dict.fromkeys(self.canonical(normalized(name)) for name in names))
+
+    def group_name(self, suites: Sequence[str]) -> str:
+        """Return one name for several suites."""
+        return "-".join(suites)
+
+    def variation_of(self, suite: str) -> tuple[str, str] | None:
+        """Return (base suite, axis) of a suite that perturbs another; None if it does not."""
+        return None
 
     def instruction_source(self, suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
         """Return where the instructions of the suite's tasks come from, as `env.instruction` says."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -66,19 +66,14 @@ def canonical_suite(suite: str, setting: str = "auto") -> str:
     return benchmark_of(suite, setting).canonical(normalized(suite))
 
 
-def expanded_suites(names: Iterable[str], setting: str = "auto") -> list[str]:
+def expanded_suites(names: Sequence[str], setting: str = "auto") -> list[str]:
     """Return canonical names, each once, with the suites of a group such as libero_all in its place."""
-    found: dict[str, None] = {}
-    for name in names:
-        known = canonical_suite(name, setting)
-        found |= dict.fromkeys(benchmark_of(name, setting).groups.get(known, (known,)))
-    return list(found)
+    return benchmark_of(names[0], setting).expanded(names) if names else []
 
 
 def group_name(suites: Sequence[str], setting: str = "auto") -> str:
     """Return one name for several suites: their group's, or all names joined."""
-    groups = benchmark_of(suites[0], setting).groups
-    return next((group for group, its in groups.items() if set(its) == set(suites)), "-".join(suites))
+    return benchmark_of(suites[0], setting).group_name(suites)
 
 
 def list_tasks(

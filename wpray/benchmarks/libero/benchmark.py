@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wpray.benchmarks.base import Benchmark, BenchmarkCheck, InstructionSource, ResetProtocol, SuiteSize
-from wpray.benchmarks.libero import suites as names
+from wpray.benchmarks.libero import suites as suites_by_name
 from wpray.benchmarks.libero.files import LIBEROS, decisive_packages
 from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, PROPRIO, SCENE_CAMERAS
 
@@ -28,7 +28,6 @@ class LiberoBenchmark(Benchmark):
         "robosuite": ("robosuite",),
         "libero": LIBEROS,
     }
-    groups = names.GROUPS
     solved_by = ("libero_object", "scripted")
 
     def tasks(self, suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
@@ -45,11 +44,19 @@ class LiberoBenchmark(Benchmark):
 
     def canonical(self, suite: str) -> str:
         """Return the name under which LIBERO registers the suite: libero_long is libero_10."""
-        return names.canonical(suite)
+        return suites_by_name.canonical(suite)
+
+    def expanded(self, names: Sequence[str]) -> list[str]:
+        """Return the suites, with those of libero_all, libero_pro or libero_pro:AXIS in the group's place."""
+        return suites_by_name.expanded(names)
+
+    def group_name(self, suites: Sequence[str]) -> str:
+        """Return the group's name, or all names joined."""
+        return suites_by_name.group_name(suites)
 
     def instruction_source(self, suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
         """Return the file names' words for LIBERO's own suites, the BDDL's for all others, or as `setting` says."""
-        return names.instruction_source(suite, setting)
+        return suites_by_name.instruction_source(suite, setting)
 
     def observation_spec(self, suite: str) -> ObservationSpec:
         """Return the scene's and the wrist's camera at stock's size, and what stock's observables say of the robot."""
@@ -60,8 +67,10 @@ class LiberoBenchmark(Benchmark):
 
     def size(self, suite: str) -> SuiteSize:
         """Return the tasks and the limit of LIBERO's own suite that `suite` is or varies."""
-        base = names.base_of(suite)
-        return SuiteSize(tasks=90 if suite == "libero_90" else 10, max_steps=names.BASE_STEPS.get(base or "", 300))
+        base = suites_by_name.base_of(suite)
+        return SuiteSize(
+            tasks=90 if suite == "libero_90" else 10, max_steps=suites_by_name.BASE_STEPS.get(base or "", 300)
+        )
 
     def checks(self) -> tuple[BenchmarkCheck, ...]:
         """Return the checks of the package, its files, its tasks, and of MuJoCo by what it computes."""
