@@ -45,7 +45,7 @@ class ProcessSettings(BaseModel):
 
 
 class WorkerDiedError(RuntimeError):
-    """The other Python ended, or closed its end of the connection."""
+    """End of the other Python, or of its connection."""
 
 
 class ProcessPolicy:

@@ -36,7 +36,7 @@ class StarvlaSettings(ServerSettings):
 
 
 class StarvlaPolicy(RemotePolicy):
-    """Asks each server for its share of a batch; the gripper's command is turned as StarVLA's client does."""
+    """Policy that asks each server for its share of a batch and converts the gripper's command as StarVLA's client."""
 
     Settings = StarvlaSettings
     name = "starvla"

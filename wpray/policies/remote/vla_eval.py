@@ -44,7 +44,7 @@ class VlaEvalSettings(ServerSettings):
 
 
 class VlaEvalPolicy:
-    """Asks a server for each step. Every thread that asks has a connection of its own, as every env actor has."""
+    """Policy that asks a server for each step, with one connection per thread, as every env actor has one."""
 
     Settings = VlaEvalSettings
     name = "vla_eval"
