@@ -315,8 +315,8 @@ class Config(_Group):
     )
     task_suite: SuiteNames = Field(
         "libero_object",
-        description="suite of the benchmark, or several; LIBERO-Object, libero_long (libero_10) and libero_goal_no_noops "
-        "are understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10; libero_pro is these four, "
+        description="suite of the benchmark, or several; LIBERO-Object, libero_long (libero_10), libero_goal_no_noops "
+        "are understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10; libero_pro is these, "
         "each perturbed along lan, object, swap and task, and libero_pro:lan,swap along some of them",
     )
     tasks: TasksOfSuites | None = Field(

@@ -54,6 +54,10 @@ class LiberoBenchmark(Benchmark):
         """Return the group's name, or all names joined."""
         return suites_by_name.group_name(suites)
 
+    def variation_of(self, suite: str) -> tuple[str, str] | None:
+        """Return (libero_goal, lan) of libero_goal_lan."""
+        return suites_by_name.axis_of(suite)
+
     def instruction_source(self, suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
         """Return the file names' words for LIBERO's own suites, the BDDL's for all others, or as `setting` says."""
         return suites_by_name.instruction_source(suite, setting)
@@ -67,10 +71,8 @@ class LiberoBenchmark(Benchmark):
 
     def size(self, suite: str) -> SuiteSize:
         """Return the tasks and the limit of LIBERO's own suite that `suite` is or varies."""
-        base = suites_by_name.base_of(suite)
-        return SuiteSize(
-            tasks=90 if suite == "libero_90" else 10, max_steps=suites_by_name.BASE_STEPS.get(base or "", 300)
-        )
+        limit = suites_by_name.BASE_STEPS.get(suites_by_name.base_of(suite) or "", 300)
+        return SuiteSize(tasks=90 if suite == "libero_90" else 10, max_steps=limit)
 
     def checks(self) -> tuple[BenchmarkCheck, ...]:
         """Return the checks of the package, its files, its tasks, and of MuJoCo by what it computes."""
