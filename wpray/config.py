@@ -1,7 +1,7 @@
-"""The configuration of a run: YAML, then command line, validated before anything heavy is imported.
+"""Configuration of a run: YAML, then command line, validated before anything heavy is imported.
 
-Existing configs keep their flat keys and meaning; everything new is grouped. This module imports no
-other package than pydantic.
+Existing configs keep their flat keys and meaning; new settings are grouped. Of other packages, this module imports
+pydantic only.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from wpray.system.paths import check_name
 
 Auto = Literal["auto"]
 _SUITE_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
-_MOST_OF_A_RESOURCE = 1e6  # of one node
+_MOST_OF_A_RESOURCE = 1e6  # on one node
 
 
 def _expand_ranges(value: Any) -> Any:
-    """Lets task ids be written `3`, `0,3,5` or `0-4` on the command line and in YAML."""
+    """Accept task ids as `3`, `0,3,5` or `0-4`, on the command line and in YAML."""
     items = value if isinstance(value, list) else [value]
     expanded: list[Any] = []
     for item in items:
@@ -108,13 +108,15 @@ def _not_blank(text: str) -> str:
 
 
 _FILE_NAME = AfterValidator(check_name)
-FilePath = Annotated[str, _FILE_NAME]  # what is typed so is one of `path_fields`
-OutputPath = Annotated[str, _FILE_NAME, AfterValidator(_not_blank)]  # blank: the working directory would be filled
-ActorCount = Annotated[PositiveInt, Field(le=10_000)]  # five times the most that the driver was measured with
+FilePath = Annotated[str, _FILE_NAME]  # fields of this type are listed by `path_fields`
+OutputPath = Annotated[
+    str, _FILE_NAME, AfterValidator(_not_blank)
+]  # not blank, because the working directory would be filled
+ActorCount = Annotated[PositiveInt, Field(le=10_000)]  # five times the largest number that the driver was measured with
 
 
 def _without_booleans(value: Any) -> Any:
-    """Refuse `true` for a number: pydantic would read it as 1."""
+    """Refuse `true` for a number, because pydantic would read it as 1."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
     if any(isinstance(item, bool) for item in items):
         raise ValueError("must not be true or false")
@@ -143,7 +145,7 @@ class _Group(BaseModel):
 
 
 class EnvConfig(_Group):
-    """The simulated environment."""
+    """Settings of the simulated environment."""
 
     renderer: Literal["auto", "osmesa", "egl"] = Field(
         "auto",
@@ -167,7 +169,7 @@ class EnvConfig(_Group):
 
 
 class RayConfig(_Group):
-    """Where and how wide the run is."""
+    """Place and size of the run."""
 
     address: str | None = Field(
         None, description="none: a local Ray in this process; auto or ray://HOST:10001: join a cluster"
@@ -231,7 +233,7 @@ class RayConfig(_Group):
 
 
 class BatchingConfig(_Group):
-    """How the policy actor forms batches."""
+    """Batches of the policy actor."""
 
     max_batch_size: PositiveInt = Field(
         32, le=256, description="most requests answered together; never more than num_parallel"
@@ -253,7 +255,7 @@ class VideoConfig(_Group):
 
 
 class RetryConfig(_Group):
-    """What happens when something fails."""
+    """Retries and limits for failures."""
 
     max_attempts: PositiveInt = Field(3, le=100, description="attempts of a trial before it becomes an error row")
     stall_s: float = Field(
@@ -570,7 +572,7 @@ class Config(_Group):
 
     @property
     def starts_from_actual(self) -> bool:
-        """Later segments of a plan start where the robot is, under either name."""
+        """True if later segments of a plan start where the robot is, under either name."""
         return self.use_actual_proprio or self.segment_start_from == "actual"
 
     def task_ids(self, suite: str, known: Iterable[int]) -> list[int] | None:
@@ -606,7 +608,7 @@ class Config(_Group):
 
     @property
     def instruction_source(self) -> suite_names.InstructionSource | dict[str, suite_names.InstructionSource]:
-        """Where the instructions of this run's tasks are from; by suite if the suites differ."""
+        """Source of the tasks' instructions: `env.instruction`, with `auto` resolved."""
         sources = {suite: self.instruction_of(suite) for suite in self.suites}
         return sources if len(set(sources.values())) > 1 else sources[self.suites[0]]
 
@@ -629,7 +631,7 @@ EVALUATION_OPTIONS = (
     *("vlm_max_token_len", "ae_max_token_len"),
 )
 
-# What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.
+# Settings that no episode's outcome depends on: where and how much runs, and what is recorded.
 _NO_OUTCOME = frozenset(
     {
         "tasks",
@@ -647,8 +649,8 @@ _NO_OUTCOME = frozenset(
     | {"lora_dropout"}
 )
 
-# Runs that were recorded before a setting existed do not have it: what they did. A run that does the same leaves it
-# out, so that its folder can be resumed and compared by either version.
+# Behaviour of runs that were recorded before a setting existed. A run that behaves alike leaves the setting out, so
+# that its folder can be resumed and compared by either version.
 DONE_WITHOUT: dict[str, Any] = {
     "env.instruction": "file_name",
     "dataset_statistics_key": None,
@@ -695,9 +697,10 @@ DONE_WITHOUT: dict[str, Any] = {
 
 
 def outcome_fields(config: Config) -> dict[str, Any]:
-    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder.
+    """Return the settings that outcomes depend on, by dotted name.
 
-    `env.instruction` is what it resolves to; settings of `DONE_WITHOUT` are left out where they have that value.
+    Two runs that agree on them may share a result folder. `env.instruction` is resolved; settings of `DONE_WITHOUT` are
+    left out where they have that value.
     """
     flat: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
@@ -727,6 +730,6 @@ def comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(config: Config) -> str:
-    """16 hex digits that name `outcome_fields`."""
+    """Return 16 hex digits that identify `outcome_fields`."""
     text = json.dumps(outcome_fields(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Suite -> trials, minus those already recorded."""
+"""Trials of a run: those of its tasks, minus those already recorded."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def select_tasks(tasks: Sequence[Task], wanted: Sequence[int] | None) -> tuple[T
 
 
 def make_trials(tasks: Sequence[Task], num_trials: int, seed: int, first: int = 0) -> tuple[Trial, ...]:
-    """Return the trials `first` to `num_trials` (excluded) of each task, tasks in order.
+    """Return the trials of every task, tasks in order.
 
-    Raises BadInputError if a task has fewer initial states than that, or no trial is left.
+    Raises BadInputError if a task has fewer initial states than trials.
     """
     if first >= num_trials:
         raise BadInputError(
@@ -44,5 +44,5 @@ def make_trials(tasks: Sequence[Task], num_trials: int, seed: int, first: int = 
 
 
 def remaining(trials: Sequence[Trial], recorded: Collection[TrialKey]) -> tuple[Trial, ...]:
-    """Those of `trials` whose key is not in `recorded`."""
+    """Return those of `trials` whose key is not in `recorded`."""
     return tuple(trial for trial in trials if trial.key not in recorded)
