@@ -1,4 +1,4 @@
-"""What only running it shows: rendering, LIBERO's import, MuJoCo's behaviour, whole trials."""
+"""Checks that run the simulator: rendering, LIBERO's import, MuJoCo's behaviour, whole trials."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from wpray.types import Task
 _TIMEOUT_S = 300
 _MUJOCO = "run: pip install mujoco==3.3.2"
 _OSMESA = "as root: apt-get install -y libosmesa6 libgl1 libglib2.0-0"
-# As MuJoCo 3.3.2 gives them: versions from 3.4 let the bowl slide further, later than 3.3.2 draw libero_object darker.
+# Values of MuJoCo 3.3.2. From 3.4 on, the bowl slides further; versions after 3.3.2 render libero_object darker.
 _SLIDE_CM, _SLIDE_TOLERANCE = 1.46, 0.3
 _BRIGHTNESS, _BRIGHTNESS_TOLERANCE = 139.5, 8.0
-# What a failed probe's last words mean: (words, meaning, remedy).
+# Meanings of a failed probe's output: (words, meaning, remedy).
 _KNOWN = (
     ("glGetError", "PyOpenGL found no libOSMesa", _OSMESA),
     ("OSMesa", "libOSMesa cannot be loaded", _OSMESA),
@@ -49,7 +49,7 @@ _KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a probe said, or why it did not."""
+    """Values that a probe printed, or the error that stopped it."""
 
     values: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -57,7 +57,7 @@ class Finding:
 
 
 def run_probe(name: str, *arguments: str, environ: dict[str, str] | None = None) -> Finding:
-    """Runs a probe without a terminal."""
+    """Run a probe without a terminal."""
     package = str(Path(wpray.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "wpray.doctor.probe", name, *arguments]
@@ -74,7 +74,7 @@ def run_probe(name: str, *arguments: str, environ: dict[str, str] | None = None)
 
 
 def check_rendering(config: Config) -> list[Result]:
-    """Renders a frame, and says what rendered it."""
+    """Render a frame and report the renderer."""
     if FAKE_SUITE in config.suites:
         return []
     renderer = gl.resolve(config.env.renderer)
@@ -95,7 +95,7 @@ def check_rendering(config: Config) -> list[Result]:
 
 
 def check_libero_import(config: Config) -> list[Result]:
-    """Imports LIBERO in a fresh home and without a terminal, where the official package would ask a question."""
+    """Import LIBERO with a fresh home and no terminal, because the official package asks a question there."""
     if FAKE_SUITE in config.suites:
         return []
     with tempfile.TemporaryDirectory() as home:
@@ -107,7 +107,7 @@ def check_libero_import(config: Config) -> list[Result]:
 
 
 def check_suite(config: Config) -> list[Result]:
-    """The suite's tasks, their problem files and their initial states."""
+    """Check the suite's tasks, their problem files and their initial states."""
     if FAKE_SUITE in config.suites:
         return []
     return [_check_suite(config, suite) for suite in config.suites]
@@ -144,7 +144,7 @@ def _check_own_states(path: Path, known: Sequence[Task]) -> Result:
 
 
 def check_mujoco(config: Config) -> list[Result]:
-    """MuJoCo by its physics and its pixels: a number says which version was meant, not which one is loaded."""
+    """Compare MuJoCo's physics and pixels with those of 3.3.2, because a version may be wrong."""
     if FAKE_SUITE in config.suites:
         return []
     found = run_probe("simulator")
@@ -161,7 +161,7 @@ def check_mujoco(config: Config) -> list[Result]:
 
 
 def check_trials(config: Config) -> list[Result]:
-    """Two trials of the scripted policy on libero_object, which must succeed."""
+    """Run two trials of the scripted policy on libero_object, which must succeed."""
     found = run_probe("trials")
     if found.error:
         return [Result("trials", "fail", found.error, found.remedy)]

@@ -1,4 +1,4 @@
-"""Waypoint VLM and action expert in plain torch: imports nothing else of wpray but errors."""
+"""Waypoint VLM and action expert in plain torch, which import nothing else of wpray but errors."""
 
 import os
 
