@@ -163,7 +163,7 @@ class EnvConfig(_Group):
     )
     instruction: Literal["auto", "file_name", "bddl"] = Field(
         "auto",
-        description="what the policy is told to do: the words of the task's file name, or its BDDL's (:language); "
+        description="source of the instruction: the words of the task's file name, or its BDDL's (:language); "
         "auto: file_name for LIBERO's own suites, as their training data has it, bddl for others, such as _lan, _task",
     )
 
@@ -191,7 +191,7 @@ class RayConfig(_Group):
     )
     num_env_actors: ActorCount | Auto = Field(
         "auto",
-        description="environments at once; auto: as many as the CPUs and memory of the nodes that are there hold; "
+        description="environments at once; auto: as many as the CPUs and memory of the present nodes hold; "
         "a number makes a cluster that autoscales grow to it",
     )
     num_policy_actors: ActorCount | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
@@ -426,7 +426,7 @@ class Config(_Group):
         "predicted", description="where a plan's later segments start: at the waypoint just aimed at, or at the robot"
     )
     strict_step_budget: bool = Field(
-        True, description="no step beyond the limit; false: the plan in hand is followed to its end"
+        True, description="no step beyond the limit; false: the current plan is followed to its end"
     )
     stop_on_d0: bool = Field(
         False, description="a zero duration ends the episode; as a plan's first one only if two plans do so in a row"

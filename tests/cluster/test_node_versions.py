@@ -1,4 +1,4 @@
-"""Machines with another simulator take no part in a run, whenever they join; other differences are said."""
+"""Machines with another simulator are refused, whenever they join; other differences are logged."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.
         actors.EnvActorImpl("env-0", RunContext("run", config, b"", wanted, spec=SPEC), []).start()
 
 
-def test_two_renderers_in_one_run_are_said_once(
+def test_two_renderers_in_one_run_are_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)

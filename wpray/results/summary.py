@@ -45,10 +45,14 @@ class TaskTally:
         return next((trial - self.start for trial in trials if trial not in self.statuses), self.planned)
 
     @property
+    def enough(self) -> bool:
+        """No further trial is wanted."""
+        return self.wanted is not None and self.successes >= self.wanted
+
+    @property
     def to_run(self) -> int:
         """Trials that run in all: those that have run once enough of them are successes."""
-        enough = self.wanted is not None and self.successes >= self.wanted
-        return len(self.statuses) if enough else self.planned
+        return len(self.statuses) if self.enough else self.planned
 
     def first(self, trials: int) -> tuple[int, int]:
         """Return (successes, episodes with an outcome) of the first `trials`."""

@@ -37,7 +37,6 @@ from wpray.run.fitting import fitting_spec
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.run.selection import select
-from wpray.trials import remaining
 from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
 
@@ -86,7 +85,8 @@ def evaluate(config: Config) -> int:
             _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
         chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
-        todo = remaining(trials, finished)
+        tally = chosen.tally(config, finished)
+        todo = chosen.left(tally, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
         if info.resumed:
             _LOG.info(
@@ -94,7 +94,7 @@ def evaluate(config: Config) -> int:
             )
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
-        run = _Run(config, spec, folder, todo, chosen.tally(config, finished), info)
+        run = _Run(config, spec, folder, todo, tally, info)
         if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
             info.save("running")
         if todo and config.ray.address is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from wpray.errors import BadInputError
 from wpray.provenance.record import file_sha256
 from wpray.results.summary import Tally
 from wpray.results.writer import Outcome
-from wpray.trials import make_trials, select_tasks
+from wpray.trials import make_trials, remaining, select_tasks
 from wpray.types import Task, TaskKey, Trial, TrialKey
 
 _STATES = "init_states"  # what run.json says of the file
@@ -36,6 +36,11 @@ class Selection:
             if key in keys:
                 tally.add(key, outcome.status, outcome.num_steps, outcome.retried)
         return tally
+
+    def left(self, tally: Tally, finished: Collection[TrialKey]) -> tuple[Trial, ...]:
+        """Return the trials that still have to run, `tally` being that of the `finished` ones."""
+        wanted = {key for key, task in tally.tasks.items() if not task.enough}
+        return tuple(trial for trial in remaining(self.trials, finished) if trial.task.key in wanted)
 
     def check_same_states(self, info: Mapping[str, Any] | None, place: str) -> None:
         """Raise BadInputError if the run that run.json describes, in `place`, began with other initial states."""
