@@ -304,7 +304,8 @@ class Config(_Group):
     task_suite: SuiteNames = Field(
         "libero_object",
         description="LIBERO suite, or several; LIBERO-Object, libero_long (libero_10) and libero_goal_no_noops are "
-        "understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10",
+        "understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10; libero_pro is these four, "
+        "each perturbed along lan, object, swap and task, and libero_pro:lan,swap along some of them",
     )
     tasks: TasksOfSuites | None = Field(
         None,
@@ -597,6 +598,12 @@ class Config(_Group):
     def suites(self) -> tuple[str, ...]:
         """All suites of the run, in order."""
         return (self.task_suite,) if isinstance(self.task_suite, str) else tuple(self.task_suite)
+
+    @property
+    def variations(self) -> dict[str, tuple[str, str]]:
+        """Base suite and axis of each suite that perturbs another: libero_goal_lan -> (libero_goal, lan)."""
+        found = {suite: suite_names.axis_of(suite) for suite in self.suites}
+        return {suite: axis for suite, axis in found.items() if axis is not None}
 
     def tasks_of(self, suite: str) -> list[int] | None:
         """Return the ids of the suite's tasks that are asked for; None: all."""

@@ -53,7 +53,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class LeRobotEpisode:
-    """LeRobotEpisode of the data set."""
+    """Episode of the data set."""
 
     row: Mapping[str, Any]  # of episodes.parquet
     state: FloatArray  # (N, 8) observed before each action

@@ -46,9 +46,14 @@ class SuiteFacts:
     tasks: list[TaskFacts]
 
     @property
+    def counts(self) -> list[tuple[int, int]]:
+        """(successes, episodes with an outcome) of each task."""
+        return [_counts(task.rows) for task in self.tasks]
+
+    @property
     def rate(self) -> Rate:
         """Success rate with an interval stratified by task."""
-        return stratified([_counts(task.rows) for task in self.tasks])
+        return stratified(self.counts)
 
     @property
     def errors(self) -> int:
@@ -67,7 +72,7 @@ class Facts:
     @property
     def overall(self) -> Rate:
         """Success rate with an interval stratified by task; the average over suites if there are several."""
-        return average_of_tried([[_counts(task.rows) for task in suite.tasks] for suite in self.suites])
+        return average_of_tried([suite.counts for suite in self.suites])
 
     @property
     def suites(self) -> list[SuiteFacts]:

@@ -19,7 +19,9 @@ from wpray.results.columns import ColumnsError, check_version
 _INFO: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("run_id", "state", "started_at", "written_at", "stop_reason", "git_commit", "host"), str),
     **dict.fromkeys(("renderer", "platform", "fingerprint"), str),
-    **dict.fromkeys(("config", "outcome_fields", "versions", "hosts", "policy_files", "waypoint_space"), dict),
+    **dict.fromkeys(
+        ("config", "outcome_fields", "versions", "hosts", "policy_files", "waypoint_space", "variations"), dict
+    ),
     "planned_episodes": int,
     "privileged": bool,
 }

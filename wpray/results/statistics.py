@@ -23,6 +23,15 @@ class Rate:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference of two success rates with its interval; NaN where one has no trial."""
+
+    value: float
+    low: float
+    high: float
+
+
 @lru_cache(maxsize=4096)
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
     """Return Wilson's score interval of a proportion."""
@@ -68,6 +77,16 @@ def average(suites: Sequence[Sequence[tuple[int, int]]], confidence: float = 0.9
     low = mean - math.hypot(*(rate.rate - rate.low for rate in rates)) / len(rates)
     high = mean + math.hypot(*(rate.high - rate.rate for rate in rates)) / len(rates)
     return Rate(sum(rate.successes for rate in rates), sum(trials), mean, max(0.0, low), min(1.0, high))
+
+
+def difference(rate: Rate, reference: Rate) -> Difference:
+    """Return `rate` less `reference`, of trials that are no pairs, with its interval (Newcombe 1998, method 10)."""
+    if not (rate.trials and reference.trials):
+        return Difference(math.nan, -1.0, 1.0)
+    found = rate.rate - reference.rate
+    low = found - math.hypot(rate.rate - rate.low, reference.high - reference.rate)
+    high = found + math.hypot(rate.high - rate.rate, reference.rate - reference.low)
+    return Difference(found, max(-1.0, low), min(1.0, high))
 
 
 def average_of_tried(suites: Sequence[Sequence[tuple[int, int]]]) -> Rate:

