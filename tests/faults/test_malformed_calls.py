@@ -109,6 +109,8 @@ CALLS: list[tuple[str, ...]] = [
     ("launch", "--task_suite", "a b"),
     ("launch", "--task_suite", "libero_goal,,libero_10"),
     ("launch", "--task_suite", "libero_goal,fake"),
+    ("launch", "--task_suite", "libero_pro:env"),
+    ("launch", "--task_suite", "libero_pro:"),
     ("launch", "--task_suite", "[]"),
     ("launch", *FAKE, "--tasks", ":0"),
     ("launch", *FAKE, "--tasks", "fake:"),

@@ -1,4 +1,4 @@
-"""What an actor does when something goes wrong outside of its requests, and what the driver makes of it."""
+"""Failures of actors outside of their requests, and how the driver handles them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import ray
 
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import ThreadDiedError
 from wpray.orchestration import actors, policy_actor_pool
@@ -62,7 +62,7 @@ def test_nobody_waits_for_a_machine_that_has_gone(monkeypatch: pytest.MonkeyPatc
 
 
 class Replica:
-    """Answers what it is told to, at once."""
+    """Replica that gives scripted answers at once."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Any]] = {"health": [], "file_hashes": []}
@@ -78,7 +78,7 @@ class Replica:
 
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each replica that is ended: whether Ray is not to restart it."""
+    """List, for each replica that is ended, whether Ray must not restart it."""
     calls: list[bool] = []
     monkeypatch.setattr(ray, "kill", lambda _, no_restart: calls.append(no_restart))
     return calls
@@ -86,7 +86,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Any], list[Any]], list[Event]]:
-    """The events of one replica that gives these answers."""
+    """Return a function that yields the events of one replica with the given answers."""
     replica = Replica()
     options = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: replica))
     monkeypatch.setattr(policy_actor_pool, "PolicyActor", options)
@@ -109,7 +109,7 @@ def _gone_on(error: Exception) -> Exception:
     return cast(Exception, ray.exceptions.RayTaskError("file_hashes", "trace", error))
 
 
-def test_files_are_asked_again_of_a_replica_that_was_restarted_before_it_could_tell(
+def test_digests_are_requested_again_from_a_replica_that_was_restarted_before_it_answered(
     play: Callable[[list[Health], list[Any]], list[Event]],
 ) -> None:
     events = play([LOADED, LOADED, LOADED], [_gone_on(ConnectionError("the policy is loading")), {"a": "1"}])
@@ -117,7 +117,7 @@ def test_files_are_asked_again_of_a_replica_that_was_restarted_before_it_could_t
     assert events[-1] == PolicyFiles({"a": "1"})
 
 
-def test_a_replica_that_came_back_unnoticed_is_ready_anew(
+def test_a_replica_that_came_back_unnoticed_is_ready_again(
     play: Callable[[list[Health], list[Any]], list[Event]],
 ) -> None:
     events = play([LOADED, Health(0.0), LOADED], [{"a": "1"}, {"a": "2"}])
@@ -125,7 +125,7 @@ def test_a_replica_that_came_back_unnoticed_is_ready_anew(
     assert sum(isinstance(event, PolicyReady) for event in events) == 2
 
 
-def test_unreadable_files_are_said(
+def test_unreadable_files_are_logged(
     play: Callable[[list[Health], list[Any]], list[Event]], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "wpray"):
@@ -161,7 +161,7 @@ def test_a_replica_that_is_never_of_use_is_given_up(
 
 
 class _Impl(PolicyActorImpl):
-    """Loads at once, without Ray."""
+    """Policy actor that loads at once, without Ray."""
 
     def __init__(self) -> None:
         policy = NoopPolicy(CONTEXT.spec)
@@ -189,7 +189,7 @@ def test_health_raises_once_a_thread_has_died(thread: str, monkeypatch: pytest.M
 
 
 def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray would take SystemExit for the actor's own wish, and start it again for ever."""
+    """Ray would handle SystemExit as the actor's own end, and restart it for ever."""
 
     def leave(_: Config) -> None:
         raise SystemExit("no licence")
@@ -211,7 +211,7 @@ def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPa
         (RuntimeError("the simulator"), "environment"),
     ],
 )
-def test_an_attempt_says_whose_fault_its_error_is(error: Exception, origin: str) -> None:
+def test_an_attempt_carries_the_origin_of_its_error(error: Exception, origin: str) -> None:
     shell = object.__new__(EnvActorImpl)
     shell._policy = cast(Any, SimpleNamespace(replica=1, incarnation="incarnation"))
     assignment = Assignment(Trial(fake_tasks()[0], 0, 0), 1, "env-0")

@@ -1,4 +1,4 @@
-"""A retry.stall_s that is too short is named as a cause wherever an actor seems to hang."""
+"""Messages about actors that seem to hang name a retry.stall_s that is too short as a possible cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says of itself at its end: run.json's state, the report and the exit code, when it was interrupted."""
+"""End of a run: run.json's state, the report and the exit code, also after an interruption."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.results.recorded import read_json, write_run
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import RunStoppedError
 from wpray.orchestration.stop_rules import Stop
@@ -27,7 +27,7 @@ INTERRUPTED = Stop("interrupted")
 
 @pytest.fixture
 def videos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """The folders whose videos were to be rendered."""
+    """Return the folders whose videos were to be rendered."""
     asked: list[Path] = []
     monkeypatch.setattr(evaluation, "videos_after_run", lambda config, folder, console: asked.append(folder.path))
     yield asked

@@ -14,14 +14,15 @@ import mujoco
 import numpy as np
 
 from wpray.benchmarks.libero import tasks
-from wpray.benchmarks.libero.environment import PROPRIO, LiberoEnvironment
+from wpray.benchmarks.libero.environment import LiberoEnvironment
 from wpray.benchmarks.libero.imports import load
+from wpray.benchmarks.libero.observed import PROPRIO
 from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
 from wpray.types import FloatArray, Observation, ObservationSpec, Trial
 
-Kind = Literal["stock", "stock_blind", "ours"]
-_SEEN = ObservationSpec(proprio=tuple(PROPRIO))  # both cameras as usual, and everything that LIBERO says of the robot
+SubjectKind = Literal["stock", "stock_blind", "ours"]
+_SEEN = ObservationSpec(proprio=PROPRIO)  # both cameras as usual, and everything that LIBERO says of the robot
 _FLOOR_EVERY = 10
 
 
@@ -44,7 +45,7 @@ class Recording:
         return self.reset_s + sum(self.step_s) + self.render_s
 
 
-def open_subject(kind: Kind, suite: str, task_id: int) -> None:
+def open_subject(kind: SubjectKind, suite: str, task_id: int) -> None:
     """Create this process's environment; the initializer of an executor."""
     global _SUBJECT
     _SUBJECT = _Ours(suite, task_id) if kind == "ours" else _Stock(suite, task_id, renders=kind == "stock")

@@ -1,4 +1,4 @@
-"""Memory, disk and the output folder, against what the configuration asks for."""
+"""Checks of memory, cores, disk and the output folder against the configuration."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from wpray.benchmarks.factory import FAKE_SUITE
-from wpray.benchmarks.suites import base_of
+from wpray.checks import Result
 from wpray.config import Auto, Config
-from wpray.doctor.result import Result
 from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store
@@ -18,26 +16,25 @@ from wpray.system.hardware import cores, memory_left
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
-_FAKE_BYTES = 200 * 2**20  # of a fake environment, as it is reserved
-# Measured on libero_object and libero_10, with a margin of a half: bytes of a control step, and of an episode's rows.
+# Bytes per control step, and of an episode's rows: measured on libero_object and libero_10, plus a half.
 _STEP_BYTES = {"full": 1500, "light": 300, "none": 0}
 _ROW_BYTES = 40_000
 _VIDEO_BYTES = 1_000_000
-_LONGEST, _TASKS = {"libero_10": 530, "libero_90": 410}, {"libero_90": 90}
 
 
 def check_memory(config: Config) -> list[Result]:
-    """Room for one environment at least, and for as many as are asked for."""
+    """Compare free memory with the need of the configured environments."""
     free = free_memory()
     if free is None or config.ray.address is not None:
         return []
-    if FAKE_SUITE in config.suites:
-        return _fake_memory(free, config.num_env_actors)
-    each, wanted = config.env.memory_gb, config.num_env_actors
+    needed = env_memory(config)
+    if config.load_benchmark().stand_in:
+        return _memory_of_many(free, needed, config.num_env_actors)
+    each, wanted = needed / _GIB, config.num_env_actors
     text = f"{free / _GIB:.1f} GiB of memory are free, one environment needs {each:g} GiB"
-    if free < each * _GIB:
+    if free < needed:
         return [Result("memory", "fail", text, "close something or lower env.memory_gb")]
-    fitting = int(free / (each * _GIB))
+    fitting = int(free / needed)
     if wanted != "auto" and wanted > fitting:
         remedy = f"set ray.num_env_actors (num_parallel) to {fitting}"
         return [Result("memory", "warn", f"{text}: room for {fitting}, {wanted} are asked for", remedy)]
@@ -47,9 +44,9 @@ def check_memory(config: Config) -> list[Result]:
     return [Result("memory", "pass", f"{text}: room for {fitting}, on {cores()} cores")]
 
 
-def _fake_memory(free: int, wanted: int | Auto) -> list[Result]:
-    """Say so if fewer fit than are asked for: Ray then starts those that do."""
-    fitting = int(free / _FAKE_BYTES)
+def _memory_of_many(free: int, needed: int, wanted: int | Auto) -> list[Result]:
+    """Warn if fewer environments fit than are configured; Ray then starts those that fit."""
+    fitting = int(free / needed)
     if wanted == "auto" or wanted <= fitting:
         return []
     text = f"{free / _GIB:.1f} GiB of memory are free: room for {fitting} environments, {wanted} are asked for"
@@ -57,7 +54,7 @@ def _fake_memory(free: int, wanted: int | Auto) -> list[Result]:
 
 
 def check_cores(config: Config) -> list[Result]:
-    """A core for one environment at least; Ray would wait for ever."""
+    """Check that one environment at least gets a core, because Ray would wait for ever."""
     if config.ray.address is None and config.num_env_actors == "auto" and config.ray.env_cpus > cores():
         text = f"ray.env_cpus: {config.ray.env_cpus:g} CPUs asked for each env actor, this machine has {cores()}"
         return [Result("cores", "fail", text, "lower it, or give ray.num_env_actors")]
@@ -65,7 +62,7 @@ def check_cores(config: Config) -> list[Result]:
 
 
 def check_output(config: Config) -> list[Result]:
-    """Whether the result folder can be written, and the store that it goes to."""
+    """Check that the result folder and its store can be written."""
     found = [result for path in _outputs(config) for result in _check_writable(path)]
     store = None if config.output_dir is None else location_of(config.output_dir)
     if isinstance(store, StoreUrl):
@@ -75,9 +72,11 @@ def check_output(config: Config) -> list[Result]:
 
 
 def check_disk(config: Config) -> list[Result]:
-    """Room for what the configuration records; an estimate on the high side."""
-    tasks = {suite: len(config.tasks_of(suite) or range(_TASKS.get(suite, 10))) for suite in config.suites}
-    steps = sum(tasks[suite] * _steps(config, suite) for suite in config.suites) * config.num_trials_per_task
+    """Compare free disk space with a high estimate of what the run records."""
+    sizes = {suite: config.load_benchmark().size(suite) for suite in config.suites}
+    tasks = {suite: len(config.tasks_of(suite) or range(size.tasks)) for suite, size in sizes.items()}
+    each = {suite: config.num_steps_wait + (config.env.max_steps or size.max_steps) for suite, size in sizes.items()}
+    steps = sum(tasks[suite] * each[suite] for suite in config.suites) * config.num_trials_per_task
     episodes = config.num_trials_per_task * sum(tasks.values())
     needed = episodes * _ROW_BYTES + steps * _STEP_BYTES[config.record]
     if config.video.mode != "none":
@@ -89,12 +88,13 @@ def check_disk(config: Config) -> list[Result]:
     return [Result("disk", "fail", text, "set record: light, or output_dir on a larger disk")]
 
 
-def _steps(config: Config, suite: str) -> int:
-    return config.num_steps_wait + (config.env.max_steps or _LONGEST.get(base_of(suite) or "", 310))
+def env_memory(config: Config) -> int:
+    """Return the bytes that an env actor takes."""
+    return config.load_benchmark().env_memory(int(config.env.memory_gb * _GIB))
 
 
 def free_memory() -> int | None:
-    """Bytes that new processes can use, within a container's limit; None where the system does not tell."""
+    """Return the bytes that new processes can use within a container's limit; None if the system hides them."""
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:
@@ -126,5 +126,5 @@ def _check_writable(path: Path) -> list[Result]:
 
 
 def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """Return the folder, or the nearest one above it that exists."""
     return next(place for place in (path, *path.parents) if place.exists())

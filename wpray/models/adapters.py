@@ -43,7 +43,7 @@ _NOT_LINEAR = ("embed", "block_planner.", "norm.weight")  # parts of names
 
 @dataclass(frozen=True, slots=True)
 class AdapterSettings:
-    """What a configuration says of an adapter."""
+    """Settings of a configuration about an adapter."""
 
     base: str  # the model that it was trained beside
     rank: int
@@ -60,12 +60,12 @@ class AdapterSettings:
 
     @property
     def scale(self) -> float:
-        """What B (A x) is multiplied by."""
+        """Factor of B (A x)."""
         return self.alpha / (math.sqrt(self.rank) if self.by_root else self.rank)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How it is computed, for run.json."""
+        """Form of its computation, for run.json."""
         return {
             "mode": "merged" if self.merge else "active",
             "weights": "ema" if self.ema else "raw",

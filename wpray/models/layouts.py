@@ -1,8 +1,8 @@
-"""Which models a configuration's checkpoints hold: decided from files' headers and from what else is said of them.
+"""Layouts of a configuration's checkpoints, determined from the files' headers and other settings.
 
-A header alone cannot tell. One without `duration_embed` has the names and shapes of an action expert beside a VLM, of a
-joint model with the older tokens and of one with the newer. The witnesses are the setting that names the checkpoint,
-the width of the proprio statistics and `token_layout`; they must agree.
+A header is not sufficient: without `duration_embed`, its names and shapes fit an action expert beside a VLM and joint
+models with older or newer tokens. The setting that names the checkpoint, the width of the proprio statistics and
+`token_layout` decide, and they must agree.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wpray.models.token_layout import BINS256, BINS300, TOKEN_LAYOUTS, TokenLayo
 
 FileName = Literal["model", "model_merged"]
 PlannerMode = Literal["token_ar", "block_ar"]
-# Of each: the file, or the index of its shards.
+# Each name is followed by that of its index of shards.
 _NAMES: dict[FileName, tuple[str, str]] = {
     name: (f"{name}.safetensors", f"{name}.safetensors.index.json") for name in ("model", "model_merged")
 }
@@ -37,33 +37,33 @@ _NAMES: dict[FileName, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a configuration says of its checkpoints: a pair, or a joint one."""
+    """Settings of a configuration about its checkpoints: a pair, or a joint one."""
 
     pair: tuple[str, str] | None  # VLM, action expert
     joint: str | None
-    token_layout: TokenLayoutName | None  # None: not said
-    prefer: FileName  # of a directory's files
+    token_layout: TokenLayoutName | None  # None: not configured
+    prefer: FileName  # the one to take of a directory's files
     proprio_dim: int  # of the statistics, 8 or 6
     statistics: Path
     num_waypoints: int = 7
     adapter: AdapterSettings | None = None  # of a joint model
-    planner: PlannerMode | None = None  # None: not said
+    planner: PlannerMode | None = None  # None: not configured
     block_embed: bool | None = None  # the block planner embeds its waypoints' numbers
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenFile:
-    """A checkpoint's file, and why it is that one."""
+    """File of a checkpoint, and the reason for its choice."""
 
     setting: str
     path: Path
     reason: str
-    passed_over: Path | None  # another file in the same directory that might have been meant
+    passed_over: Path | None  # another candidate in the same directory
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Checkpoints whose headers agree with the layout that they are read as."""
+    """Checkpoints whose headers match their layout."""
 
     vlm: Checkpoint
     vlm_config: VlmConfig
@@ -76,7 +76,7 @@ class ModelFiles:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the checkpoints were found to be, for run.json."""
+        """Properties of the checkpoints, for run.json."""
         duration = "token" if self.expert_config.duration_embed else "condition"
         layout = "joint" if self.joint else "two"
         planner = _planner_of(self.expert_config)
@@ -85,14 +85,14 @@ class ModelFiles:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that hold weights, by the setting that names them."""
+        """Files with weights, by setting."""
         return (*self.vlm.files, *(() if self.joint else self.expert.files))
 
 
 def open_models(given: Given) -> ModelFiles:
-    """The checkpoints that a configuration names; no weight is read.
+    """Open the checkpoints of a configuration without reading weights.
 
-    Raises BadInputError if a file is missing or not of its layout, or if the witnesses contradict one another.
+    Raise BadInputError if a file is missing or not of its layout, or if headers and settings contradict each other.
     """
     warnings: tuple[str, ...] = ()
     if given.joint is not None:
@@ -115,10 +115,10 @@ def open_models(given: Given) -> ModelFiles:
 
 
 def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
-    """The file that the checkpoint `path` of a setting means: itself, or one of a directory's.
+    """Return the file of the checkpoint `path`: the path itself, or a file in the directory.
 
-    Branches of the training code disagree which of model.safetensors and model_merged.safetensors counts if both are
-    there: `prefer` decides. Raises BadInputError if there is neither.
+    Branches of the training code disagree whether model.safetensors or model_merged.safetensors counts if both exist;
+    `prefer` decides. Raise BadInputError if neither exists.
     """
     place = Path(path).expanduser()
     order = sorted(_NAMES, key=lambda name: name != prefer)
@@ -178,7 +178,7 @@ def _planner_of(config: ActionExpertConfig) -> PlannerMode:
 
 
 def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -> None:
-    """Raise BadInputError for a block planner that is not of a joint model, or of another width or length."""
+    """Raise BadInputError for a block planner outside a joint model, or of another width or length."""
     planner, what = config.planner, f"{file.setting}: {file.path}: holds a block planner"
     if given.planner not in (None, _planner_of(config)):
         holds = "no block_planner tensors" if planner is None else "block_planner tensors"
@@ -202,7 +202,7 @@ def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -
 def _token_layout(
     given: Given, chosen: Sequence[ChosenFile], vlm: Checkpoint, config: ActionExpertConfig
 ) -> TokenLayout:
-    """Return the one that all witnesses name."""
+    """Return the token layout that headers and settings agree on."""
     by_width = {layout.proprio_dim: layout for layout in TOKEN_LAYOUTS.values()}[given.proprio_dim]
     witnesses = {f"{given.statistics} describes {given.proprio_dim} proprio dimensions": by_width}
     if given.token_layout is not None:

@@ -1,4 +1,4 @@
-"""The operations of both models: Triton kernels on a GPU, plain torch elsewhere, the same function either way."""
+"""Operations of both models: Triton kernels on a GPU, plain torch elsewhere, the same function in both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wpray.models.lora import Weight, project
 
 
 def add_norm(x: Tensor, branch: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """(x + branch, its RMS norm times `scale`); x (B, T, width), `scale` (width,) float32."""
+    """Return (x + branch, its RMS norm times `scale`); x (B, T, width), `scale` (width,) float32."""
     if x.is_cuda:
         from wpray.models import kernels
 
@@ -27,7 +27,7 @@ def add_norm(x: Tensor, branch: Tensor | None, scale: Tensor) -> tuple[Tensor, T
 def add_adaptive_norm(
     x: Tensor, branch: Tensor | None, gate: Tensor | None, modulation: Modulation
 ) -> tuple[Tensor, Tensor]:
-    """(x + gate * branch, its adaptive norm); x (B, T, width), `gate` (B, width) of the branch's own norm."""
+    """Return (x + gate * branch, its adaptive norm); x (B, T, width), `gate` (B, width) of the branch's own norm."""
     if x.is_cuda:
         from wpray.models import kernels
 
@@ -38,7 +38,7 @@ def add_adaptive_norm(
 
 
 def queries(normed: Tensor, weight: Weight, cos: Tensor, sin: Tensor, config: GemmaConfig, kv: Tensor) -> Tensor:
-    """Rotated queries (B, T, heads, D) of normed tokens; their keys beside values are written to `kv` (B, T, 2 D)."""
+    """Return rotated queries (B, T, heads, D) of normed tokens; write keys beside values to `kv` (B, T, 2 D)."""
     projected = project(normed, weight)
     if normed.is_cuda:
         from wpray.models import kernels
@@ -49,10 +49,10 @@ def queries(normed: Tensor, weight: Weight, cos: Tensor, sin: Tensor, config: Ge
 
 
 def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
-    """Attention of q (B, T, heads, D) over keys beside values kv (B, S, 2 D); returns (B, T, heads * D).
+    """Return the attention (B, T, heads * D) of q (B, T, heads, D) over keys beside values kv (B, S, 2 D).
 
-    `bias` (B or 1, T or 1, S) float32 is 0 where a token may look, else -inf. All heads share the keys, so their
-    queries are rows of one product.
+    `bias` (B or 1, T or 1, S) float32 is 0 for visible slots, else -inf. All heads share the keys, so their queries are
+    rows of one product.
     """
     if not q.is_cuda:
         return gemma.attend(q, kv, bias)
@@ -65,7 +65,7 @@ def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
 
 
 def workspace(cache: Tensor) -> Any:
-    """What `attend_new` needs besides, for a cache (depth, B, S, 2 D)."""
+    """Return the memory that `attend_new` needs for a cache (depth, B, S, 2 D)."""
     if not cache.is_cuda:
         return None
     from wpray.models.decode_kernel import Workspace
@@ -84,9 +84,9 @@ def attend_new(
     bias: Tensor,
     work: Any,
 ) -> Tensor:
-    """Attention (B, T, heads * D) of one or two new tokens over a cache `kv` (B, S, 2 D).
+    """Return the attention (B, T, heads * D) of one or two new tokens over a cache `kv` (B, S, 2 D).
 
-    Their own keys and values are put there first, from slot `cursor`. `tables` are cos and sin (B, T, D / 2), `bias`
+    Their keys and values are written to it first, from slot `cursor` on. `tables` are cos and sin (B, T, D / 2), `bias`
     (B, T, S) is as in `attend`, `work` is the cache's workspace.
     """
     cos, sin = tables
@@ -100,7 +100,7 @@ def attend_new(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A product in float32, (..., N), of x (..., K) of any dtype; on a GPU no row's sums depend on the other rows."""
+    """Return the product (..., N) in float32 of x (..., K); on a GPU, no row's sums depend on other rows."""
     if not x.is_cuda:
         return F.linear(x.float(), weight, bias)
     from wpray.models import row_kernels
@@ -109,10 +109,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def pick(scores: Tensor, forced: Tensor, table: Tensor, follower: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The best of each row's scores (B, N), or the forced value (B,) where that is not negative, and its embedding.
+    """Return the best of each row's scores (B, N), or the forced value (B,) if it is not negative, and its embedding.
 
-    Values (B,) int64 and (B, 1 or 2, width): rows of `table` (N, width), each with the `follower` (width,) if there is
-    one. A tie takes the larger value, which is the lower id.
+    Values are (B,) int64. Embeddings (B, 1 or 2, width) are rows of `table` (N, width), each with the `follower`
+    (width,) if there is one. A tie takes the larger value, which is the lower id.
     """
     if scores.is_cuda:
         from wpray.models import row_kernels
@@ -127,7 +127,7 @@ def pick(scores: Tensor, forced: Tensor, table: Tensor, follower: Tensor | None)
 
 
 def feed_forward(x: Tensor, gate_up: Weight, down: Weight) -> Tensor:
-    """The GELU-gated MLP of normed x."""
+    """Return the GELU-gated MLP of normed x."""
     if not x.is_cuda:
         return gemma.feed_forward(x, gate_up, down)
     from wpray.models import kernels

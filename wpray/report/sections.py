@@ -17,6 +17,7 @@ from wpray.report.videos import Video
 from wpray.report.waypoints import Segments
 from wpray.results.statistics import Rate
 from wpray.results.summary import interval
+from wpray.results.variations import Perturbed, points_text, robustness, variations_of
 from wpray.types import TrialKey
 
 _VIDEOS_IN_SIGHT = 6
@@ -50,6 +51,28 @@ def suites(facts: Facts) -> str:
     rows.append(_suite_row("average", facts.overall, facts.errors))
     about = "Every suite counts alike in the average; intervals are stratified by task."
     return section("Success by suite", about, f"<table><tr>{head}</tr>{''.join(rows)}</table>", "suites")
+
+
+def perturbations(facts: Facts, info: Mapping[str, Any]) -> str:
+    """Return the rates of perturbed suites by suite and axis; empty if there are none."""
+    found = robustness({suite.suite: suite.counts for suite in facts.suites}, variations_of(info))
+    if found is None:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("suite", *found.columns))
+    rows = "".join(
+        f"<tr><th>{escape(base)}</th>{''.join(f'<td>{_perturbed(cell)}</td>' for cell in cells)}</tr>"
+        for base, cells in found.rows.items()
+    )
+    about = "By suite and by what was perturbed. Below a rate: its difference from the unperturbed suite, in points."
+    return section("Success under perturbations", about, f"<table><tr>{head}</tr>{rows}</table>", "perturbations")
+
+
+def _perturbed(cell: Perturbed | None) -> str:
+    if cell is None or not cell.rate.trials:
+        return "-"
+    drop = cell.drop
+    points = f"<br>{points_text(drop)}" if drop is not None and not math.isnan(drop.value) else ""
+    return f"{cell.rate.rate:.1%}{points}"
 
 
 def _suite_row(name: str, rate: Rate, errors: int) -> str:

@@ -1,4 +1,4 @@
-"""How sure a success rate is."""
+"""Intervals of success rates."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import lru_cache
 
 from scipy.stats import binomtest, chi2, norm
 
-_EVIDENCE = 0.9  # how unlikely under equal rates a spread between tasks must be before it counts
+_EVIDENCE = 0.9  # quantile under equal rates that a spread between tasks must exceed to count
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A success rate with its interval; NaN where nothing was tried."""
+    """Success rate with its interval; NaN without trials."""
 
     successes: int
     trials: int
@@ -23,9 +23,18 @@ class Rate:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference of two success rates with its interval; NaN where one has no trial."""
+
+    value: float
+    low: float
+    high: float
+
+
 @lru_cache(maxsize=4096)
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
-    """Wilson's score interval of a proportion."""
+    """Return Wilson's score interval of a proportion."""
     if trials == 0:
         return Rate(0, 0, math.nan, 0.0, 1.0)
     interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
@@ -33,13 +42,13 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
 
 
 def stratified(strata: Sequence[tuple[int, int]], confidence: float = 0.95) -> Rate:
-    """The mean of the strata's rates, each weighted by its trials, with a stratified Wilson interval.
+    """Return the strata's mean rate, weighted by trials, with a stratified Wilson interval.
 
-    `strata` are (successes, trials) of each task. Which tasks are run is no matter of chance, so the variance of the
-    overall rate is that within tasks alone: the pooled p (1 - p) / n less the share that lies between tasks. The
-    interval is Wilson's at the number of trials that has this variance. A few trials a task cannot tell a hard task
-    from bad luck, so only what exceeds the 90% quantile of Pearson's test of equal rates counts as between tasks:
-    without evidence of it, the interval is the pooled one.
+    `strata` are (successes, trials) of each task. Tasks are not drawn at random, so the variance of the overall rate is
+    the variance within tasks: the pooled p (1 - p) / n less the share between tasks. The interval is Wilson's at the
+    number of trials with this variance. Few trials per task cannot distinguish a hard task from bad luck, so only the
+    spread above the 90% quantile of Pearson's test of equal rates counts as variance between tasks. Without such a
+    spread, the interval is the pooled one.
     """
     strata = [(k, n) for k, n in strata if n > 0]
     pooled = wilson(sum(k for k, _ in strata), sum(n for _, n in strata), confidence)
@@ -68,6 +77,16 @@ def average(suites: Sequence[Sequence[tuple[int, int]]], confidence: float = 0.9
     low = mean - math.hypot(*(rate.rate - rate.low for rate in rates)) / len(rates)
     high = mean + math.hypot(*(rate.high - rate.rate for rate in rates)) / len(rates)
     return Rate(sum(rate.successes for rate in rates), sum(trials), mean, max(0.0, low), min(1.0, high))
+
+
+def difference(rate: Rate, reference: Rate) -> Difference:
+    """Return `rate` less `reference`, of trials that are no pairs, with its interval (Newcombe 1998, method 10)."""
+    if not (rate.trials and reference.trials):
+        return Difference(math.nan, -1.0, 1.0)
+    found = rate.rate - reference.rate
+    low = found - math.hypot(rate.rate - rate.low, reference.high - reference.rate)
+    high = found + math.hypot(rate.high - rate.rate, reference.rate - reference.low)
+    return Difference(found, max(-1.0, low), min(1.0, high))
 
 
 def average_of_tried(suites: Sequence[Sequence[tuple[int, int]]]) -> Rate:

@@ -1,4 +1,4 @@
-"""Rows of merged tables as parts again: for tables of two machines that ran the same run, one after the other."""
+"""Conversion of merged rows back to parts, for tables of two machines that ran the same run in turn."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _KEYS = ("run_id", "suite", "task_id", "trial")
 
 
 def unpack(tables: MergedTables, others: MergedTables, folder: Path) -> None:
-    """Write parts of the rows of `tables` that `others` has not, or only as an error; keep parts that are there.
+    """Write parts of the rows of `tables` that `others` lacks or has only as an error; keep existing parts.
 
-    Raises what reading damaged tables raises, and RunStoppedError if the disk does not take a part.
+    Raise what reading damaged tables raises, and RunStoppedError if a part cannot be written.
     """
     known = dict(zip(others.keys, map(rank, others.episodes.select(["status", "ended_at"]).to_pylist()), strict=True))
     for episodes, decisions in Overlay(tables, ()).groups():

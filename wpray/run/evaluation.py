@@ -37,7 +37,6 @@ from wpray.run.fitting import fitting_spec
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.run.selection import select
-from wpray.trials import remaining
 from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
 
@@ -71,13 +70,14 @@ def evaluate(config: Config) -> int:
         versions: dict[str, str] = {}
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
-            versions = check_nodes(config.suites)
+            versions = check_nodes(config)
         chosen = select(config, local_tasks or cluster_tasks(config))
         trials = chosen.trials
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
         facts |= {"policy_settings": all_policy_args(config), "policy_spec": asdict(spec), **chosen.facts}
+        facts |= {"variations": config.variations} if config.variations else {}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
@@ -86,7 +86,8 @@ def evaluate(config: Config) -> int:
             _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
         chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
-        todo = remaining(trials, finished)
+        tally = chosen.tally(config, finished)
+        todo = chosen.left(tally, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
         if info.resumed:
             _LOG.info(
@@ -94,7 +95,7 @@ def evaluate(config: Config) -> int:
             )
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
-        run = _Run(config, spec, folder, todo, chosen.tally(config, finished), info)
+        run = _Run(config, spec, folder, todo, tally, info)
         if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
             info.save("running")
         if todo and config.ray.address is None:

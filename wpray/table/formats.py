@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable
 
 from wpray.results.statistics import Rate
+from wpray.results.variations import Perturbed, points_text
 from wpray.table.notes import legend, sources
-from wpray.table.study import Cell, Study
+from wpray.table.study import Cell, Entry, Study, perturbations
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -34,7 +36,25 @@ def markdown(study: Study) -> str:
     notes = [*legend(study)]
     for number, its in enumerate(sources(study), 1):
         notes += [f"[{number}] {text}" for text in its]
+    for number, entry in enumerate(study.entries, 1):
+        lines += _markdown_perturbations(number, entry)
     return "\n".join([*lines, "", *(f"- {_escaped_markdown(note)}" for note in notes)]) + "\n"
+
+
+def _markdown_perturbations(number: int, entry: Entry) -> list[str]:
+    found = perturbations(entry)
+    if found is None:
+        return []
+    rows = [[f"{_escaped_markdown(entry.name)} [{number}]", *found.columns], ["---", *["---:"] * len(found.columns)]]
+    rows += [[base, *(_perturbed(cell) for cell in cells)] for base, cells in found.rows.items()]
+    return ["", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _perturbed(cell: Perturbed | None) -> str:
+    if cell is None or not cell.rate.trials:
+        return "-"
+    drop = "" if cell.drop is None or math.isnan(cell.drop.value) else f", {points_text(cell.drop)}"
+    return f"{100 * cell.rate.rate:.1f}{drop}"
 
 
 def latex(study: Study) -> str:
@@ -43,6 +63,7 @@ def latex(study: Study) -> str:
     for number, (entry, cells) in enumerate(zip(study.entries, study.cells, strict=True), 1):
         name = f"{_escaped_latex(entry.name)}\\textsuperscript{{{number}}}"
         rows.append(_latex_row([name, *(_latex_cell(cell) for cell in cells)]))
+    others = [line for number, entry in enumerate(study.entries, 1) for line in _latex_perturbations(number, entry)]
     notes = [_escaped_latex(note) for note in legend(study)]
     for number, its in enumerate(sources(study), 1):
         notes += [f"\\textsuperscript{{{number}}}{_escaped_latex(text)}" for text in its]
@@ -50,13 +71,8 @@ def latex(study: Study) -> str:
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "\\centering",
-        f"\\begin{{tabular}}{{l{'r' * len(study.columns)}}}",
-        "\\toprule",
-        rows[0],
-        "\\midrule",
-        *rows[1:],
-        "\\bottomrule",
-        "\\end{tabular}",
+        *_tabular(rows, len(study.columns)),
+        *others,
         "\\par\\smallskip",
         "\\begin{minipage}{\\linewidth}\\footnotesize\\raggedright",
         *(f"{note}\\par" for note in notes),
@@ -64,6 +80,21 @@ def latex(study: Study) -> str:
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tabular(rows: list[str], columns: int) -> list[str]:
+    start = [f"\\begin{{tabular}}{{l{'r' * columns}}}", "\\toprule", rows[0], "\\midrule"]
+    return [*start, *rows[1:], "\\bottomrule", "\\end{tabular}"]
+
+
+def _latex_perturbations(number: int, entry: Entry) -> list[str]:
+    found = perturbations(entry)
+    if found is None:
+        return []
+    name = f"{_escaped_latex(entry.name)}\\textsuperscript{{{number}}}"
+    rows = [_latex_row([name, *map(_escaped_latex, found.columns)])]
+    rows += [_latex_row([base, *map(_perturbed, cells)], escape=True) for base, cells in found.rows.items()]
+    return ["\\par\\medskip", *_tabular(rows, len(found.columns))]
 
 
 def comma_separated(study: Study) -> str:

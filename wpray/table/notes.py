@@ -8,6 +8,7 @@ from wpray.config import DONE_WITHOUT
 from wpray.results import Run
 from wpray.results.pairing import SIMULATOR, renderers, versions_of
 from wpray.results.sessions import PROTOCOL, sessions, software
+from wpray.results.variations import variations_of
 from wpray.table.study import AVERAGE, LEVEL, Study
 
 _SHOWN_DIGITS = 12
@@ -22,6 +23,10 @@ def legend(study: Study) -> list[str]:
     if len(study.entries) > 1:
         lines.append(
             f"Bold: better than every other policy of the column on the same trials (exact McNemar, p < {LEVEL:g})."
+        )
+    if any(variations_of(run.info) for run in runs):
+        lines.append(
+            "Under perturbations: the rate, then its difference from the unperturbed suite in points with its interval."
         )
     lines.append(f"Conditions: {', '.join(_conditions(runs))}.")
     return lines

@@ -14,6 +14,7 @@ from wpray.results import Run
 from wpray.results.paired import Pairs, mcnemar_p
 from wpray.results.pairing import CONDITIONS, OF_A_SUITE, obstacles
 from wpray.results.statistics import Rate, average, stratified
+from wpray.results.variations import Robustness, robustness, variations_of
 from wpray.types import TrialKey
 
 AVERAGE = "average"
@@ -77,6 +78,13 @@ def tabulate(runs: Sequence[Run], names: Sequence[str] | None = None) -> Study:
         for entry in entries
     ]
     return Study(entries, suites, suites + [AVERAGE] * (len(groups) > len(suites)), cells)
+
+
+def perturbations(entry: Entry) -> Robustness | None:
+    """Return the entry's rates by base suite and axis; None if none of its suites perturbs another."""
+    variations = {suite: place for run in entry.runs for suite, place in variations_of(run.info).items()}
+    suites = dict.fromkeys(key[0] for key in sorted(entry.outcomes))
+    return robustness({suite: entry.tasks(suite) for suite in suites}, variations)
 
 
 def mixed(runs: Sequence[Run]) -> list[str]:

