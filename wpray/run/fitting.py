@@ -6,13 +6,13 @@ from wpray.config import Config
 from wpray.policies.base import PolicySpec
 from wpray.policies.factory import policy_spec
 from wpray.policies.fit import check_fits, check_options
-from wpray.types import ActionSpec, ObservationSpec
 
 
 def fitting_spec(config: Config) -> PolicySpec:
     """Return the policy's specification. Raises BadInputError if it does not fit the benchmark or the settings."""
     spec = policy_spec(config)
+    benchmark = config.load_benchmark()
     for suite in config.suites:
-        check_fits(spec, suite, ObservationSpec(privileged=True), ActionSpec())
+        check_fits(spec, suite, benchmark.observation_spec(suite), benchmark.action_spec(suite))
     check_options(spec, config)
     return spec

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wpray.benchmarks.init_states_file import read_init_states, states_of
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.provenance.record import file_sha256
@@ -62,9 +63,9 @@ def select(config: Config, listed: Sequence[Task]) -> Selection:
     first, end = config.trial_start, config.num_trials_per_task
     if config.init_states_file is None:
         return Selection(make_trials(tasks, end, config.seed, first))
-    from wpray.benchmarks.libero.init_states_file import read_init_states, states_of
-
     path = Path(config.init_states_file)
+    if not config.load_benchmark().takes_own_states:
+        raise BadInputError(f"init_states_file: {config.task_suite} takes no initial states from a file; leave it out")
     states = read_init_states(path)
     own = [states_of(task, states, path) for task in tasks]
     trials = [
