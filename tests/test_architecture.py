@@ -62,7 +62,7 @@ ALLOWED = {
     }
     | {"cluster", "transport", "system"},
     "orchestration.scheduler": {"types"},
-    "orchestration.loop_options": {"config", "rollout", "tracking"},  # no Ray
+    "orchestration.loop_options": {"config", "rollout", "tracking"},  # wpray.serve reads it: no Ray
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
     "report": {"types", "errors", "results", "cli"},
     "compare": {"errors", "results", "cli"},
@@ -77,6 +77,7 @@ ALLOWED = {
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
     "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
     | {"provenance", "storage", "results", "cli", "cluster"},
+    "serve": {"types", "errors", "config", "rollout", "policies", "system", "cli"} | {"orchestration.loop_options"},
     "run": {"types", "errors", "config", "trials", "system", "benchmarks", "policies", "provenance", "storage"}
     | {"results", "cli", "cluster", "orchestration", "report", "video", "doctor"},
 }
@@ -111,7 +112,7 @@ ONLY_IN = {
     ),
     "matplotlib": (),
     "msgpack": ("policies.remote", "policies.process.worker"),
-    "websockets": ("policies.remote",),
+    "websockets": ("policies.remote", "serve"),
     "zmq": ("policies.remote.gr00t_channel",),
 }
 

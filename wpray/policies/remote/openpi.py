@@ -12,9 +12,9 @@ from wpray.policies.remote.answers import chunk_of, image_of
 from wpray.policies.remote.openpi_channel import OpenpiChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MEMORY, OWN, TRIAL, check_wants, form_of
 from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, ImageSpec
 
-_EXECUTE = "execute_steps"  # of a chunk, in what a server says of itself
 _REPLAN_STEPS = 5  # of a chunk, as openpi's client executes
 
 
@@ -60,7 +60,15 @@ class OpenpiPolicy(RemotePolicy):
     def connect(self, url: str) -> OpenpiChannel:
         """Return an open channel."""
         settings = self._settings
-        return OpenpiChannel(url, settings.api_key, settings.timeout_s, self.note_of(url))
+        channel = OpenpiChannel(url, settings.api_key, settings.timeout_s, self.note_of(url))
+        try:
+            check_wants(
+                channel.facts, {settings.image_key: settings.image_size, settings.wrist_key: settings.image_size}
+            )
+        except BaseException:
+            channel.close()
+            raise
+        return channel
 
     def question(self, request: ChunkRequest) -> dict[str, Any]:
         """Return the map that openpi's LIBERO client sends."""
@@ -69,13 +77,17 @@ class OpenpiPolicy(RemotePolicy):
         if settings.wrist_key:
             images[settings.wrist_key] = image_of(self.name, request, "wrist")
         words = request.trial.task.instruction
-        return {**images, settings.state_key: request.observation.proprio, settings.prompt_key: words}
+        asked = {**images, settings.state_key: request.observation.proprio, settings.prompt_key: words}
+        return {**asked, **self._own(request)} if self._is_ours else asked
 
     def reply(self, answer: Any) -> ChunkReply:
         """Return the actions that are executed of a chunk."""
         if "actions" not in answer:
             raise InvalidRequestError(f"{self.name}: the answer has no actions, but {sorted(map(str, answer))!r:.200}")
-        return ChunkReply(chunk_of(self.name, answer["actions"], self._steps))
+        memory = answer.get(MEMORY) if self._is_ours else None
+        done = self._is_ours and answer.get(DONE) is True
+        actions = chunk_of(self.name, answer["actions"], self._steps)
+        return ChunkReply(actions, memory=memory if isinstance(memory, bytes) else None, done=done)
 
     def conventions(self) -> dict[str, str]:
         """Return descriptions of requests and of the use of actions."""
@@ -88,8 +100,17 @@ class OpenpiPolicy(RemotePolicy):
         }
 
     @property
+    def _is_ours(self) -> bool:
+        """True if the servers are wpray's own, which read what it adds."""
+        return all(OWN in facts for facts in self.facts.values())
+
+    def _own(self, request: ChunkRequest) -> dict[str, Any]:
+        memory = {} if request.memory is None else {MEMORY: request.memory}
+        return {TRIAL: form_of(request.trial), INDEX: request.chunk_index, **memory}
+
+    @property
     def _steps(self) -> int:
         if self._settings.replan_steps is not None:
             return self._settings.replan_steps
-        said = next((facts[_EXECUTE] for facts in self.facts.values() if _EXECUTE in facts), None)
+        said = next((facts[EXECUTE] for facts in self.facts.values() if EXECUTE in facts), None)
         return said if type(said) is int and said >= 0 else _REPLAN_STEPS

@@ -10,6 +10,7 @@ from wpray.policies.remote import arrays
 from wpray.policies.remote.plain import plain
 from wpray.policies.remote.trouble import ServerTrouble
 from wpray.policies.remote.websocket import Websocket
+from wpray.policies.remote.wire import places_of
 
 
 class OpenpiChannel:
@@ -27,7 +28,7 @@ class OpenpiChannel:
         except BaseException:
             self._socket.close()
             raise
-        self.places = 1
+        self.places = places_of(self.facts)
 
     def ask(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the map that answers `question`.

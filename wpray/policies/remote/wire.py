@@ -1,0 +1,68 @@
+"""Names that wpray adds to openpi's protocol. A server that says `wpray: {...}` of itself reads and writes them.
+
+They make a run through such a server the same as one in a process: the trial's key seeds the noise, and the memory
+that a reply gives comes back with the next request of the episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wpray.errors import BadInputError, InvalidRequestError
+from wpray.types import Task, Trial
+
+OWN = "wpray"  # in what a server says of itself
+PLACES = "max_requests"  # that it likes to have at once
+EXECUTE = "execute_steps"  # of a chunk, 0: all
+TRIAL, INDEX, MEMORY, DONE = "wpray/trial", "wpray/chunk_index", "wpray/memory", "done"
+_MOST_PLACES = 256
+_TASK_NUMBERS = ("task_id", "num_trials", "max_steps")
+
+
+def camera_key(role: str) -> str:
+    """Return the name of a camera's image; the base camera's is openpi's."""
+    return "observation/image" if role == "base" else f"observation/{role}_image"
+
+
+def places_of(facts: Mapping[str, Any]) -> int:
+    """Return how many requests at once a server likes to have; 1 unless it is wpray's own."""
+    said = facts.get(PLACES) if OWN in facts else None
+    return min(said, _MOST_PLACES) if type(said) is int and said >= 1 else 1
+
+
+def check_wants(facts: Mapping[str, Any], sizes: Mapping[str | None, int]) -> None:
+    """Raise BadInputError if a server of wpray wants an image that is not sent, or of another size than `sizes`."""
+    own = facts.get(OWN)
+    wants = own.get("wants") if isinstance(own, Mapping) else None
+    for name, shape in (wants if isinstance(wants, Mapping) else {}).items():
+        if not name.endswith("image") or not isinstance(shape, list):
+            continue
+        if name not in sizes:
+            raise BadInputError(f"it wants {name}, which is not sent")
+        if shape[:2] != [sizes[name]] * 2:
+            raise BadInputError(f"it wants {name} as {shape[:2]}; set policy_args.image_size")
+
+
+def form_of(trial: Trial) -> dict[str, Any]:
+    """Return a trial without its instruction, which is the prompt."""
+    task = trial.task
+    names = {"suite": task.suite, "name": task.name, "trial": trial.init_state, "seed": trial.seed}
+    return {**names, **{name: getattr(task, name) for name in _TASK_NUMBERS}}
+
+
+def trial_of(form: Any, instruction: str) -> Trial:
+    """Return the trial that `form_of` described. Raises InvalidRequestError for anything else."""
+    if not isinstance(form, Mapping):
+        raise InvalidRequestError(f"{TRIAL}: must be a map, not {form!r:.80}")
+    suite, name = (_checked(form, key, str) for key in ("suite", "name"))
+    numbers = [_checked(form, key, int) for key in _TASK_NUMBERS]
+    task = Task(suite, numbers[0], name, instruction, *numbers[1:])
+    return Trial(task, _checked(form, "trial", int), _checked(form, "seed", int))
+
+
+def _checked(form: Mapping[Any, Any], key: str, kind: type) -> Any:
+    value = form.get(key)
+    if type(value) is not kind:
+        raise InvalidRequestError(f"{TRIAL}: {key} must be {kind.__name__}, not {value!r:.80}")
+    return value

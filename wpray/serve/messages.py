@@ -1,0 +1,54 @@
+"""Requests and replies as they travel: openpi's names, and a few of wpray's own that other clients leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wpray.errors import InvalidRequestError
+from wpray.policies.base import PolicySpec
+from wpray.policies.remote.wire import TRIAL, camera_key, trial_of
+from wpray.types import PROPRIO_DIM, FloatArray, ImageArray, ImageSpec, Observation, Task, Trial
+
+STATE, PROMPT, RESET = "observation/state", "prompt", "reset"
+_ENDLESS = 1 << 31  # steps and trials of an episode that a client does not describe
+
+
+def observation_of(question: Mapping[str, Any], spec: PolicySpec) -> Observation:
+    """Return what a request shows. Raises InvalidRequestError where that is not what the policy wants."""
+    cameras = spec.cameras if spec.images else {}
+    images = {role: _image(question, camera_key(role), view) for role, view in cameras.items()}
+    return Observation(_state(question), images)
+
+
+def trial_in(question: Mapping[str, Any], number: int, seed: int) -> Trial:
+    """Return the trial that a request names, else one of that `number`: noise is drawn from its key."""
+    words = question.get(PROMPT)
+    if not isinstance(words, str) or not words.strip():
+        raise InvalidRequestError(f"{PROMPT}: must be the instruction, not {words!r:.80}")
+    if TRIAL in question:
+        return trial_of(question[TRIAL], words)
+    return Trial(Task("served", 0, "served", words, _ENDLESS, _ENDLESS), number, seed)
+
+
+def _image(question: Mapping[str, Any], key: str, view: ImageSpec) -> ImageArray:
+    image, shape = question.get(key), (view.height, view.width, 3)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != shape:
+        raise InvalidRequestError(f"{key}: must be uint8 of the shape {shape}, not {_described(image)}")
+    return image
+
+
+def _state(question: Mapping[str, Any]) -> FloatArray:
+    state = question.get(STATE)
+    if not isinstance(state, np.ndarray) or state.dtype.kind != "f" or state.shape != (PROPRIO_DIM,):
+        shape = f"({PROPRIO_DIM},): position, axis-angle, two finger joints"
+        raise InvalidRequestError(f"{STATE}: must be floats of the shape {shape}, not {_described(state)}")
+    return state.astype(np.float64)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} of the shape {value.shape}"
+    return "missing" if value is None else f"{value!r:.80}"
