@@ -58,5 +58,6 @@ def test_what_a_chunk_policy_raises_stops_the_run_and_keeps_its_rows(tmp_path: P
     with pytest.raises(RunStoppedError, match="ArithmeticError: not this one"):
         launch([*RUN, "--output_dir", str(tmp_path / "run"), "--num_parallel", "1", "--policy_args.fails_on", "1"])
     rows = load(tmp_path / "run").episodes.to_pylist()
-    assert [row["error_type"] for row in rows if row["status"] == "error"] == ["ArithmeticError"]
+    # One trial or both that it fails on: the second may have failed before the run stops.
+    assert {row["error_type"] for row in rows if row["status"] == "error"} == {"ArithmeticError"}
     assert all(row["num_chunks"] is None for row in rows if row["status"] == "error")
