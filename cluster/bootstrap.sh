@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Sets up a fresh Linux machine, then runs wpray. A second call finds nothing to install and starts at once.
+# Set up a fresh Linux machine, then run wpray. A second call installs nothing and starts at once.
 #
 #   bash cluster/bootstrap.sh launch [ARGS]   evaluate (no ARGS: the quickstart); also doctor, dataset_stats, report,
 #                                             compare, video, export, bench
 #   bash cluster/bootstrap.sh test [ARGS]     the tests (ARGS go to pytest)
-#   bash cluster/bootstrap.sh node            only the set-up that a node of a cluster needs
+#   bash cluster/bootstrap.sh node            only the set-up of a cluster's node
 #   bash cluster/bootstrap.sh setup [EXTRA]   only the set-up, with an extra such as vla, rlds or dev
 #
 # WPRAY_VENV=DIR puts the virtual environment elsewhere (default: .venv beside pyproject.toml);
@@ -42,10 +42,10 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 install_packages() {
     [ $# -gt 0 ] || return 0
     local fix="apt-get install -y $*"
-    command -v apt-get >/dev/null || die "missing system libraries; install what your system calls: $*"
+    command -v apt-get >/dev/null || die "missing system libraries; install your system's packages for: $*"
     [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || die "missing system libraries; as root: $fix"
     say "installing system packages: $*"
-    as_root apt-get update -qq >/dev/null || say "apt-get update failed; trying with the lists that are here"
+    as_root apt-get update -qq >/dev/null || say "apt-get update failed; using the package lists that are present"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
         die "installing system packages failed; as root: apt-get update && $fix"
 }
@@ -87,11 +87,11 @@ install_torch() {
     fi
 }
 
-stamp_name() { # what an installation depends on; a change of it installs again
+stamp_name() { # names everything that an installation depends on, so that a change installs again
     { cat "$root/pyproject.toml"; echo "$1"; "$venv/bin/python" --version; } | sha256sum | cut -c1-16
 }
 
-is_installed() { # with this extra, or with one that includes it
+is_installed() { # succeeds if this extra, or one that includes it, is installed
     local extra larger=(dev)
     [ -n "$1" ] || larger+=(vla rlds)
     for extra in "$1" "${larger[@]}"; do
@@ -104,7 +104,7 @@ install_project() {
     local extra=$1
     is_installed "$extra" && return
     say "installing wpray${extra:+[$extra]} and what it needs; this happens once"
-    pip_install --upgrade pip || say "pip could not be upgraded; going on with the one that is here"
+    pip_install --upgrade pip || say "pip could not be upgraded; using the present version"
     case $extra in *vla* | *dev*) install_torch ;; esac
     pip_install --editable "$root${extra:+[$extra]}" || die "pip failed; see its message above"
     touch "$venv/.wpray-$(stamp_name "$extra")"
@@ -118,15 +118,15 @@ setup() {
     install_project "$1"
 }
 
-# The learned policy needs torch; a scripted run does not, so it does not wait for the download.
+# The Waypoint VLA needs torch; a scripted run does not, so it does not wait for the download.
 extra_for() {
     local argument
     for argument in "$@"; do
         case $argument in *ray.submit*) echo cluster && return ;; esac # the policy computes elsewhere
     done
     for argument in "$@"; do
-        case $argument in *waypoint_vla* | *vlm_checkpoint* | *ae_checkpoint*) echo vla && return ;; esac
-        if [ -f "$argument" ] && grep -qE '^ *(policy: *waypoint_vla|vlm_checkpoint:)' "$argument"; then
+        case $argument in *waypoint_vla* | *joint_checkpoint* | *vlm_checkpoint* | *ae_checkpoint*) echo vla && return ;; esac
+        if [ -f "$argument" ] && grep -qE '^ *(policy: *waypoint_vla|(joint|vlm)_checkpoint: *[^ #])' "$argument"; then
             echo vla && return
         fi
     done

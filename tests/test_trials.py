@@ -4,7 +4,7 @@ import pytest
 
 from wpray.errors import BadInputError
 from wpray.trials import make_trials, remaining, select_tasks
-from wpray.types import Task
+from wpray.types import Task, TrialKey
 
 TASKS = tuple(Task("suite", i, f"task_{i}", "do", num_trials=50, max_steps=100) for i in range(10))
 
@@ -25,7 +25,7 @@ def test_a_task_out_of_range_names_the_range() -> None:
 def test_trials_are_every_pair_and_recorded_ones_are_left_out() -> None:
     trials = make_trials(TASKS[:2], 3, seed=5)
     assert [trial.key for trial in trials] == [("suite", t, k) for t in (0, 1) for k in (0, 1, 2)]
-    assert [trial.key for trial in remaining(trials, {("suite", 0, k) for k in range(3)})] == [
+    assert [trial.key for trial in remaining(trials, {TrialKey("suite", 0, k) for k in range(3)})] == [
         ("suite", 1, k) for k in range(3)
     ]
 

@@ -1,4 +1,4 @@
-"""`wpray COMMAND ...` is `python -m wpray.COMMAND ...`."""
+"""The `wpray` command: `wpray COMMAND ...` is `python -m wpray.COMMAND ...`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMMANDS = {
 
 
 def dispatch(argv: Sequence[str]) -> int:
-    """Runs the command that `argv` names. Raises BadInputError if there is none."""
+    """Run the command that `argv` names. Raises BadInputError if there is none."""
     if argv and argv[0] in _COMMANDS:
         name = f"wpray.{argv[0]}.__main__" if argv[0] in _PACKAGES else f"wpray.{argv[0]}"
         result: int = importlib.import_module(name).main(argv[1:])
@@ -39,7 +39,7 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of the `wpray` command."""
+    """Run the `wpray` command and exit."""
     sys.exit(run_command(dispatch, sys.argv[1:]))
 
 

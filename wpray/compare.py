@@ -1,4 +1,4 @@
-"""`python -m wpray.compare RUN_A RUN_B`: is B better than A, on the same trials?"""
+"""`python -m wpray.compare RUN_A RUN_B`: test whether B is better than A, on the same trials."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ABOUT = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 compared, 2 the runs cannot be paired."""
+    """Compare two runs; return exit code 0. Raises BadInputError if they cannot be paired."""
     options = _parser().parse_args(list(argv))
     a, b = load(options.run_a), load(options.run_b)
     differences = obstacles(a, b)
@@ -71,7 +71,7 @@ def _parser() -> ArgumentParser:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Every number of the comparison, for a program."""
+    """Return every number of the comparison, for a program."""
     pairs = comparison.counts
     low, high = difference_interval(pairs)
     return {
@@ -91,7 +91,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def verdict(pairs: Pairs) -> str:
-    """What the test says, in words."""
+    """Return the result of the test in words."""
     p = mcnemar_p(pairs)
     if p >= _LEVEL:
         return f"no difference shown at the {_LEVEL:.0%} level (which does not show that there is none)"
@@ -99,7 +99,7 @@ def verdict(pairs: Pairs) -> str:
 
 
 def power_line(comparison: Comparison, difference: float) -> str:
-    """How many trials would show `difference` (a share), if as many pairs flip as did here."""
+    """Return how many trials would show `difference` (a share), if as many pairs flip as in this comparison."""
     pairs = comparison.counts
     share = max((pairs.discordant + 1) / (pairs.total + 2), difference)
     needed = trials_needed(difference, share, _LEVEL, _POWER)
@@ -163,7 +163,7 @@ def _task_table(comparison: Comparison) -> Table:
 
 
 def _show_flips(console: Console, a: Run, b: Run, flipped: Sequence[Pair]) -> None:
-    """A line a trial, and one for each of its videos: paths stay whole, so that they can be clicked and copied."""
+    """Print a line for each trial and each of its videos; paths stay whole, so that they can be clicked and copied."""
     console.print("[bold]Trials that flipped[/]")
     for pair in flipped:
         outcomes = ("success" if row["success"] else "failure" for row in (pair.a, pair.b))

@@ -1,7 +1,7 @@
-"""The configuration of a run: YAML, then command line, validated before anything heavy is imported.
+"""Configuration of a run: YAML, then command line, validated before anything heavy is imported.
 
-Existing configs keep their flat keys and meaning; everything new is grouped. This module imports no
-other package than pydantic.
+Existing configs keep their flat keys and meaning; new settings are grouped. Of other packages, this module imports
+pydantic only.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from wpray.system.paths import check_name
 
 Auto = Literal["auto"]
 _SUITE_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
-_MOST_OF_A_RESOURCE = 1e6  # of one node
+_MOST_OF_A_RESOURCE = 1e6  # on one node
 
 
 def _expand_ranges(value: Any) -> Any:
-    """Lets task ids be written `3`, `0,3,5` or `0-4` on the command line and in YAML."""
+    """Accept task ids as `3`, `0,3,5` or `0-4`, on the command line and in YAML."""
     items = value if isinstance(value, list) else [value]
     expanded: list[Any] = []
     for item in items:
@@ -108,13 +108,15 @@ def _not_blank(text: str) -> str:
 
 
 _FILE_NAME = AfterValidator(check_name)
-FilePath = Annotated[str, _FILE_NAME]  # what is typed so is one of `path_fields`
-OutputPath = Annotated[str, _FILE_NAME, AfterValidator(_not_blank)]  # blank: the working directory would be filled
-ActorCount = Annotated[PositiveInt, Field(le=10_000)]  # five times the most that the driver was measured with
+FilePath = Annotated[str, _FILE_NAME]  # fields of this type are listed by `path_fields`
+OutputPath = Annotated[
+    str, _FILE_NAME, AfterValidator(_not_blank)
+]  # not blank, because the working directory would be filled
+ActorCount = Annotated[PositiveInt, Field(le=10_000)]  # five times the largest number that the driver was measured with
 
 
 def _without_booleans(value: Any) -> Any:
-    """Refuse `true` for a number: pydantic would read it as 1."""
+    """Refuse `true` for a number, because pydantic would read it as 1."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
     if any(isinstance(item, bool) for item in items):
         raise ValueError("must not be true or false")
@@ -133,13 +135,17 @@ class _Group(BaseModel):
     @classmethod
     def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         kind = cls.model_fields[info.field_name or ""].annotation
-        if kind == PolicyArgs or (isinstance(kind, type) and issubclass(kind, bool | BaseModel)):
+        if (
+            kind == PolicyArgs
+            or bool in get_args(kind)
+            or (isinstance(kind, type) and issubclass(kind, bool | BaseModel))
+        ):
             return value
         return _without_booleans(value)
 
 
 class EnvConfig(_Group):
-    """The simulated environment."""
+    """Settings of the simulated environment."""
 
     renderer: Literal["auto", "osmesa", "egl"] = Field(
         "auto",
@@ -157,13 +163,13 @@ class EnvConfig(_Group):
     )
     instruction: Literal["auto", "file_name", "bddl"] = Field(
         "auto",
-        description="what the policy is told to do: the words of the task's file name, or its BDDL's (:language); "
+        description="source of the instruction: the words of the task's file name, or its BDDL's (:language); "
         "auto: file_name for LIBERO's own suites, as their training data has it, bddl for others, such as _lan, _task",
     )
 
 
 class RayConfig(_Group):
-    """Where and how wide the run is."""
+    """Place and size of the run."""
 
     address: str | None = Field(
         None, description="none: a local Ray in this process; auto or ray://HOST:10001: join a cluster"
@@ -185,7 +191,7 @@ class RayConfig(_Group):
     )
     num_env_actors: ActorCount | Auto = Field(
         "auto",
-        description="environments at once; auto: as many as the CPUs and memory of the nodes that are there hold; "
+        description="environments at once; auto: as many as the CPUs and memory of the present nodes hold; "
         "a number makes a cluster that autoscales grow to it",
     )
     num_policy_actors: ActorCount | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
@@ -227,7 +233,7 @@ class RayConfig(_Group):
 
 
 class BatchingConfig(_Group):
-    """How the policy actor forms batches."""
+    """Batches of the policy actor."""
 
     max_batch_size: PositiveInt = Field(
         32, le=256, description="most requests answered together; never more than num_parallel"
@@ -249,7 +255,7 @@ class VideoConfig(_Group):
 
 
 class RetryConfig(_Group):
-    """What happens when something fails."""
+    """Retries and limits for failures."""
 
     max_attempts: PositiveInt = Field(3, le=100, description="attempts of a trial before it becomes an error row")
     stall_s: float = Field(
@@ -349,6 +355,36 @@ class Config(_Group):
         description="the planner's tokens: bins256 (8-D proprio) or bins300 (6-D proprio and a gripper token); "
         "auto: what the checkpoints and the statistics agree on",
     )
+    planner_use_block_embed: bool | None = Field(
+        None, description="the block planner embeds its waypoints' numbers; the tensors decide, and must agree"
+    )
+    lora_enabled: bool = Field(False, description="read the LoRA adapter in joint_checkpoint, beside its base model")
+    pretrained_weight_path: FilePath | None = Field(None, description="the base model of a LoRA adapter")
+    lora_rank: PositiveInt = Field(16, le=4096, description="rank of the adapter; checked against its file")
+    lora_alpha: PositiveFloat | None = Field(
+        None, description="scale of the adapter times its rank: needed with lora_enabled, because no tensor shows it"
+    )
+    lora_use_rslora: bool = Field(False, description="the scale is lora_alpha / sqrt(lora_rank)")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="of training: without effect here")
+    lora_apply_to: Literal["all", "backbone_only", "expert_only"] = Field("all", description="what was adapted")
+    vision_encoder_mode: Literal["freeze", "lora", "full"] | None = Field(
+        None, description="how the image encoder was trained; default: freeze, with train_vision_encoder full"
+    )
+    train_vision_encoder: bool = Field(False, description="older name of vision_encoder_mode: full")
+    lora_modules_to_skip: list[str] | None = Field(
+        None, description="parts of the names of layers that were not adapted, instead of the default ones"
+    )
+    lora_trainable_modules: list[str] | None = Field(
+        None, description="parts of the names of tensors that were trained in full, instead of the default ones"
+    )
+    lora_inference_slim: bool = Field(True, description="an active adapter's B takes up the scale once")
+    runtime_merge: bool = Field(
+        False, description="add the adapter to the weights (merged); false: compute it beside them (active)"
+    )
+    use_ema: bool = Field(False, description="the adapter's averaged weights, lora_ema.safetensors")
+    allow_stale_ema_forensics: bool = Field(
+        False, description="averaged weights even if they may be mostly those of the warm-up"
+    )
     dataset_statistics_path: FilePath | None = Field(
         None,
         description="dataset_statistics.json of the training data, openpi's norm_stats.json or LeRobot's stats.json",
@@ -391,7 +427,7 @@ class Config(_Group):
         "predicted", description="where a plan's later segments start: at the waypoint just aimed at, or at the robot"
     )
     strict_step_budget: bool = Field(
-        True, description="no step beyond the limit; false: the plan in hand is followed to its end"
+        True, description="no step beyond the limit; false: the current plan is followed to its end"
     )
     stop_on_d0: bool = Field(
         False, description="a zero duration ends the episode; as a plan's first one only if two plans do so in a row"
@@ -475,6 +511,23 @@ class Config(_Group):
         return self
 
     @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> Config:
+        if self.train_vision_encoder and self.vision_encoder_mode not in (None, "full"):
+            mode = self.vision_encoder_mode
+            raise ValueError(f"train_vision_encoder means vision_encoder_mode: full, not {mode}: give one of them")
+        if not self.lora_enabled:
+            for name in ("runtime_merge", "use_ema", "allow_stale_ema_forensics"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is of a LoRA adapter: set lora_enabled, or leave it out")
+            return self
+        if not self.joint_checkpoint:
+            raise ValueError("lora_enabled needs joint_checkpoint: merge the adapters of a pair into their models")
+        for name in ("pretrained_weight_path", "lora_alpha"):
+            if getattr(self, name) is None:
+                raise ValueError(f"lora_enabled needs {name}")
+        return self
+
+    @model_validator(mode="after")
     def _tasks_are_of_the_suites(self) -> Config:
         if isinstance(self.tasks, dict):
             for name, ids in self.tasks.items():
@@ -520,7 +573,7 @@ class Config(_Group):
 
     @property
     def starts_from_actual(self) -> bool:
-        """Later segments of a plan start where the robot is, under either name."""
+        """True if later segments of a plan start where the robot is, under either name."""
         return self.use_actual_proprio or self.segment_start_from == "actual"
 
     def task_ids(self, suite: str, known: Iterable[int]) -> list[int] | None:
@@ -548,7 +601,7 @@ class Config(_Group):
 
     @property
     def variations(self) -> dict[str, tuple[str, str]]:
-        """Which suite a suite of the run perturbs, and along which axis: libero_goal_lan -> (libero_goal, lan)."""
+        """Base suite and axis of each suite that perturbs another: libero_goal_lan -> (libero_goal, lan)."""
         found = {suite: suite_names.axis_of(suite) for suite in self.suites}
         return {suite: axis for suite, axis in found.items() if axis is not None}
 
@@ -562,7 +615,7 @@ class Config(_Group):
 
     @property
     def instruction_source(self) -> suite_names.InstructionSource | dict[str, suite_names.InstructionSource]:
-        """Where the instructions of this run's tasks are from; by suite if the suites differ."""
+        """Source of the tasks' instructions: `env.instruction`, with `auto` resolved."""
         sources = {suite: self.instruction_of(suite) for suite in self.suites}
         return sources if len(set(sources.values())) > 1 else sources[self.suites[0]]
 
@@ -585,7 +638,7 @@ EVALUATION_OPTIONS = (
     *("vlm_max_token_len", "ae_max_token_len"),
 )
 
-# What an episode's outcome does not depend on: where it runs, how much of it, and what is kept of it.
+# Settings that no episode's outcome depends on: where and how much runs, and what is recorded.
 _NO_OUTCOME = frozenset(
     {
         "tasks",
@@ -600,10 +653,11 @@ _NO_OUTCOME = frozenset(
         "ray",
     }
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
+    | {"lora_dropout"}
 )
 
-# Runs that were recorded before a setting existed do not have it: what they did. A run that does the same leaves it
-# out, so that its folder can be resumed and compared by either version.
+# Behaviour of runs that were recorded before a setting existed. A run that behaves alike leaves the setting out, so
+# that its folder can be resumed and compared by either version.
 DONE_WITHOUT: dict[str, Any] = {
     "env.instruction": "file_name",
     "dataset_statistics_key": None,
@@ -611,6 +665,21 @@ DONE_WITHOUT: dict[str, Any] = {
     "checkpoint_file": "model",
     "token_layout": "auto",
     "lm_head_precision": "auto",
+    "planner_use_block_embed": None,
+    "lora_enabled": False,
+    "pretrained_weight_path": None,
+    "lora_rank": 16,
+    "lora_alpha": None,
+    "lora_use_rslora": False,
+    "lora_apply_to": "all",
+    "vision_encoder_mode": None,
+    "train_vision_encoder": False,
+    "lora_modules_to_skip": None,
+    "lora_trainable_modules": None,
+    "lora_inference_slim": True,
+    "runtime_merge": False,
+    "use_ema": False,
+    "allow_stale_ema_forensics": False,
     "vlm_max_token_len": None,
     "ae_max_token_len": 64,
     "trial_start": 0,
@@ -635,9 +704,10 @@ DONE_WITHOUT: dict[str, Any] = {
 
 
 def outcome_fields(config: Config) -> dict[str, Any]:
-    """The settings that outcomes depend on, by dotted name: two runs that agree on them may share a result folder.
+    """Return the settings that outcomes depend on, by dotted name.
 
-    `env.instruction` is what it resolves to; settings of `DONE_WITHOUT` are left out where they have that value.
+    Two runs that agree on them may share a result folder. `env.instruction` is resolved; settings of `DONE_WITHOUT` are
+    left out where they have that value.
     """
     flat: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
@@ -667,6 +737,6 @@ def comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(config: Config) -> str:
-    """16 hex digits that name `outcome_fields`."""
+    """Return 16 hex digits that identify `outcome_fields`."""
     text = json.dumps(outcome_fields(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each message is one line and names the remedy."""
+"""Errors that a user can act on; each message is one line and names the remedy."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,27 +10,27 @@ class WprayError(Exception):
 
 
 class BadInputError(WprayError, ValueError):
-    """The input (config, file, folder, machine) cannot be used as it is: exit code 2, one line, no traceback."""
+    """Error for input (config, file, folder, machine) that cannot be used: exit code 2, one line, no traceback."""
 
 
 class DamagedRunError(BadInputError):
-    """A run's folder, or a file in it, is missing, damaged or not a run's; a reader refuses it."""
+    """Error for a run's folder, or a file in it, that is missing, damaged or not a run's."""
 
 
 class NewerSchemaError(BadInputError):
-    """A file was written by a version of wpray whose files this one cannot read."""
+    """Error for a file that a newer version of wpray has written and this one cannot read."""
 
 
 class RunStoppedError(WprayError, RuntimeError):
-    """The run stopped before every trial had a row, keeping what is finished: exit code 1."""
+    """Error for a run that stopped before every trial had a row; what is finished is kept, exit code 1."""
 
 
 class PausedError(RunStoppedError):
-    """A result cannot be kept now, but may be later: the driver waits for a while before it stops."""
+    """Error for a result that cannot be kept now but perhaps later: the driver waits before it stops."""
 
 
 class InvalidRequestError(WprayError, ValueError):
-    """A request that no process of the policy can answer, such as one with too long a prompt or without an image.
+    """Error for a request that no process of the policy can answer: too long a prompt, a missing image.
 
     Policies raise it while they prepare or answer a request. Its trial becomes an error row at once: no replica is
     restarted and no attempt is repeated, so raise it only for what depends on the request alone.
@@ -38,7 +38,7 @@ class InvalidRequestError(WprayError, ValueError):
 
 
 class ThreadDiedError(WprayError, RuntimeError):
-    """A thread that others rely on has ended, so its process is of no more use: the driver replaces it."""
+    """Error of a process that has lost a thread that others rely on; the driver replaces the process."""
 
 
 @contextlib.contextmanager
@@ -47,10 +47,10 @@ def wrapping_errors(
     *but: type[BaseException],
     caught: type[BaseException] = Exception,
 ) -> Iterator[None]:
-    """Raise what `make` makes of an error; not of one of `but`.
+    """Raise `make(error)` for any error but those of `but`.
 
-    For what others' code raises: policies, simulators, Ray, what stands behind fsspec. Nothing else catches whatever
-    comes. `caught`: BaseException where others' code must not end a thread by SystemExit or the like either.
+    It wraps code of others: policies, simulators, Ray, what stands behind fsspec. Nothing else catches any exception.
+    `caught` is BaseException where that code must not end a thread by SystemExit or the like either.
     """
     try:
         yield
@@ -61,5 +61,5 @@ def wrapping_errors(
 
 
 def shown(name: str) -> str:
-    """Return a name that a file holds as it may stand in a line: printable, and not long."""
+    """Return a name from a file in a form that fits into a line: printable and short."""
     return name if name.isascii() and name.isprintable() and len(name) <= 120 else ascii(name)[:120]

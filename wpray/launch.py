@@ -1,4 +1,4 @@
-"""`python -m wpray.launch`: evaluates a policy. Reads the configuration before anything heavy is imported."""
+"""`python -m wpray.launch`: evaluate a policy. It reads the configuration before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wpray.cluster import process_env
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 all episodes ran, 1 some have no outcome, 2 bad input."""
+    """Run the command; return 0 if all episodes ran, 1 if some have no outcome. Raises BadInputError."""
     config = read_config(argv)
     process_env.prepare(joins_a_cluster=config.ray.address is not None or config.ray.submit is not None)
     if config.ray.submit is not None:

@@ -1,4 +1,4 @@
-"""Parts that others may bring, by name: built in, installed with an entry point, or given by their import path."""
+"""Registry of policies and benchmarks: built in, installed with an entry point, or given by their import path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """One kind of parts, such as policies. A part is a module or anything in one; it is imported when it is loaded."""
+    """Registry of one kind of parts, such as policies. A part is a module, or a name in one, and is imported late."""
 
     setting: str  # that names the part, for messages
     group: str  # of the entry points that install more parts

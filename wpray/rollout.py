@@ -1,11 +1,9 @@
-"""One episode, as the protocol defines it. Imports neither Ray nor torch nor MuJoCo.
+"""One episode, as the protocol defines it, without Ray, torch or MuJoCo.
 
-Every episode begins with a reset to the trial's initial state and the wait steps; success during those counts. It ends
-when the task is solved, the environment ends it, or the step limit is reached. In between, the policy's kind decides:
-
-- A chunk policy gives a chunk of actions and its spec says how many of them are executed before it gives the next one.
-- A waypoint policy plans. The plan's waypoints are followed one segment at a time, each on a fresh observation and
-  starting at the waypoint just aimed at; when the plan is used up, the policy plans again. `LoopOptions` vary this.
+Protocol: reset to the trial's initial state, wait, then plan. Follow the plan's waypoints one segment at a time, each
+on a fresh observation and starting at the waypoint just aimed at. Plan again when the plan is used up, until the task
+is solved, the environment ends the episode, or the step limit is reached. Success during the wait steps counts.
+`LoopOptions` vary this.
 """
 
 from __future__ import annotations
@@ -49,16 +47,16 @@ from wpray.types import (
 
 
 class PolicyOutputError(RuntimeError):
-    """A policy answered with something that cannot be executed."""
+    """Error for a policy's answer that cannot be executed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoopOptions:
-    """How an episode's loop differs from the usual one; as the evaluation settings of the same meaning."""
+    """Variants of an episode's loop; the names are those of the evaluation settings."""
 
     starts_from_actual: bool = False  # later segments start where the robot is, not at the waypoint just aimed at
     max_segments_per_replan: int = 0  # waypoints of a plan that may be followed, counted by index; 0: all
-    strict_step_budget: bool = True  # no step beyond the limit; False: the plan in hand is followed to its end
+    strict_step_budget: bool = True  # no step beyond the limit; False: the current plan is followed to its end
     stop_on_d0: bool = (
         False  # a zero duration ends the episode, as the first of a plan only if two plans do so in a row
     )
@@ -68,11 +66,11 @@ class LoopOptions:
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
-    """What an episode needs besides its trial."""
+    """Settings of an episode besides its trial."""
 
     num_steps_wait: int = 10  # zero actions while the objects settle
     record_states: bool = True
-    on_step: Callable[[int], None] | None = None  # called with the step count: a sign of life
+    on_step: Callable[[int], None] | None = None  # called with the step count, as a heartbeat
     loop: LoopOptions = LoopOptions()
 
 
@@ -96,14 +94,14 @@ _NOTHING_YET = Step(terminated=False)
 
 @dataclass(slots=True)
 class _Episode:
-    """An episode under way: counts steps and calls, and records them. `run` is the policy's kind of loop."""
+    """Episode under way, which counts and records its steps and calls."""
 
     env: Environment
     policy: PolicyClient
     trial: Trial
     settings: RolloutSettings
     last: Step = _NOTHING_YET
-    ended: bool = False  # by a plan that says so
+    ended: bool = False  # True if the policy has ended the episode
     actions: list[FloatArray] = field(default_factory=list)
     states: list[SimState] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
@@ -115,23 +113,23 @@ class _Episode:
 
     @property
     def success(self) -> bool:
-        """The task is solved."""
+        """True if the task is solved."""
         return self.last.terminated
 
     @property
     def over(self) -> bool:
-        """Whether the policy is asked for nothing any more."""
+        """True if nothing more is requested of the policy."""
         limit = self.settings.num_steps_wait + self.trial.task.max_steps
         return self._stopped or self.ended or len(self.actions) >= limit
 
     @property
     def halted(self) -> bool:
-        """Whether no step is taken any more, not even of the plan in hand."""
+        """True if no further step is taken, not even of the current plan."""
         return self.over if self.settings.loop.strict_step_budget else self._stopped
 
     @property
     def _stopped(self) -> bool:
-        """The environment has ended the episode."""
+        """True if the environment has ended the episode."""
         return self.last.terminated or self.last.truncated
 
     def reset(self) -> None:
@@ -179,11 +177,11 @@ class _Episode:
 
 @dataclass(slots=True)
 class _ChunkEpisode(_Episode):
-    """An episode of a chunk policy."""
+    """Episode of a chunk policy."""
 
     policy: ChunkClient
     num_chunks: int = 0
-    memory: bytes | None = None  # of the policy
+    memory: bytes | None = None  # of the last reply
 
     def run(self) -> None:
         while not self.over:
@@ -193,7 +191,7 @@ class _ChunkEpisode(_Episode):
             self.decisions[-1] = replace(self.decisions[-1], steps=len(self.actions) - before)
 
     def predict(self) -> FloatArray:
-        """Return the actions to be executed before the policy is asked again; none if it ends the episode."""
+        """Return the actions to be executed before the next request; none if it ends the episode."""
         request = ChunkRequest(self.trial, self.num_chunks, self.observe(), self.memory)
         began = time.perf_counter()
         reply = self.policy.predict(request)
@@ -229,10 +227,10 @@ class _ChunkEpisode(_Episode):
 
 @dataclass(slots=True)
 class _WaypointEpisode(_Episode):
-    """An episode of a policy that plans waypoints."""
+    """Episode of a policy that plans waypoints."""
 
     policy: WaypointClient
-    empty_plans: int = 0  # in a row whose first duration is zero
+    empty_plans: int = 0  # consecutive plans whose first duration is zero
     num_plans: int = 0
     num_segments: int = 0
 

@@ -1,4 +1,4 @@
-"""Distances between waypoints and the poses that segments reach: what is recorded, and when a new plan is due.
+"""Distance between waypoints and what segments reach: its record, and the rule that makes a new plan.
 
 Nothing here changes an outcome unless `replan_on_deviation` is set: a reached pose is read, never acted on.
 """
@@ -44,7 +44,7 @@ class DeviationRule:
 
 
 def track(space: WaypointSpace, waypoint: Float32Array, proprio: FloatArray) -> Tracking:
-    """Return what a segment aimed at (`waypoint`, possibly padded) and the robot's state (8,) after it."""
+    """Return the waypoint that a segment aimed at (`waypoint`, possibly padded) and the robot's state (8,) after it."""
     reached = space.state(proprio)
     planned = np.asarray(waypoint[: len(reached)], np.float32)
     pose, opened = space.pose(planned)

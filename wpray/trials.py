@@ -1,11 +1,11 @@
-"""Suite -> trials, minus those already recorded."""
+"""Trials of a run: those of its tasks, minus those already recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 from wpray.errors import BadInputError
-from wpray.types import Task, Trial
+from wpray.types import Task, Trial, TrialKey
 
 
 def select_tasks(tasks: Sequence[Task], wanted: Sequence[int] | None) -> tuple[Task, ...]:
@@ -26,9 +26,9 @@ def select_tasks(tasks: Sequence[Task], wanted: Sequence[int] | None) -> tuple[T
 
 
 def make_trials(tasks: Sequence[Task], num_trials: int, seed: int, first: int = 0) -> tuple[Trial, ...]:
-    """Return the trials `first` to `num_trials` (excluded) of each task, tasks in order.
+    """Return the trials of every task, tasks in order.
 
-    Raises BadInputError if a task has fewer initial states than that, or no trial is left.
+    Raises BadInputError if a task has fewer initial states than trials.
     """
     if first >= num_trials:
         raise BadInputError(
@@ -43,6 +43,6 @@ def make_trials(tasks: Sequence[Task], num_trials: int, seed: int, first: int = 
     return tuple(Trial(task, trial, seed) for task in tasks for trial in range(first, num_trials))
 
 
-def remaining(trials: Sequence[Trial], recorded: Collection[tuple[str, int, int]]) -> tuple[Trial, ...]:
-    """Those of `trials` whose key is not in `recorded`."""
+def remaining(trials: Sequence[Trial], recorded: Collection[TrialKey]) -> tuple[Trial, ...]:
+    """Return those of `trials` whose key is not in `recorded`."""
     return tuple(trial for trial in trials if trial.key not in recorded)

@@ -1,4 +1,4 @@
-"""What travels between the driver, the environments and the policy: frozen dataclasses of numpy arrays.
+"""Values that travel between driver, environments and policy: frozen dataclasses of numpy arrays.
 
 Units are metres, radians and seconds; positions are in MuJoCo's world frame; quaternions are (x, y, z, w).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 ImageArray = NDArray[np.uint8]
 Status = Literal["success", "failure", "error"]
-TaskKey = tuple[str, int]  # suite, task_id
-TrialKey = tuple[str, int, int]  # suite, task_id, trial
+# "request": no process of the policy can answer the request (InvalidRequestError); "actor": the env actor died.
+Origin = Literal["policy", "request", "environment", "actor"]
 PlanEnd = Literal["used_up", "zero_duration", "segment_limit", "deviation", "step_budget", "success", "truncated"]
 
 ACTION_DIM = 7
@@ -28,9 +28,37 @@ POLICY_IMAGE_SIZE = 224
 MAX_SEGMENT_STEPS = 32
 
 
+class TaskKey(NamedTuple):
+    """Identity of a task among all suites."""
+
+    suite: str
+    task_id: int
+
+
+class TrialKey(NamedTuple):
+    """Identity of a trial within a run: it names the trial's row, its files and its random numbers."""
+
+    suite: str
+    task_id: int
+    init_state: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> TrialKey:
+        """Return the key of a row of episodes.parquet or decisions.parquet."""
+        return cls(row["suite"], row["task_id"], row["trial"])
+
+    @property
+    def task(self) -> TaskKey:
+        """Key of its task."""
+        return TaskKey(self.suite, self.task_id)
+
+    def __str__(self) -> str:
+        return f"{self.suite} task {self.task_id} trial {self.init_state}"
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One LIBERO task of a suite, as the installed benchmark package describes it."""
+    """Task of a suite, as its benchmark describes it."""
 
     suite: str
     task_id: int
@@ -39,10 +67,15 @@ class Task:
     num_trials: int  # initial states available
     max_steps: int  # control steps after the wait steps
 
+    @property
+    def key(self) -> TaskKey:
+        """Identity among all suites."""
+        return TaskKey(self.suite, self.task_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One episode's identity: everything its outcome may depend on besides the configuration."""
+    """Identity of an episode: everything its outcome may depend on besides the configuration."""
 
     task: Task
     init_state: int  # index of the initial state; the column `trial` of the results
@@ -51,18 +84,18 @@ class Trial:
 
     @property
     def key(self) -> TrialKey:
-        """Unique within a run."""
-        return (self.task.suite, self.task.task_id, self.init_state)
+        """Identity within a run."""
+        return TrialKey(self.task.suite, self.task.task_id, self.init_state)
 
     @property
     def label(self) -> str:
-        """For people: `Task 3 pick_up_the_bbq_sauce trial 2`."""
+        """Text for people, such as `Task 3 pick_up_the_bbq_sauce trial 2`."""
         return f"Task {self.task.task_id} {self.task.name} trial {self.init_state}"
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectState:
-    """Privileged: one object's collision geometry in the world frame, as scripted policies need it."""
+    """Privileged collision geometry of one object in the world frame, for scripted policies."""
 
     name: str
     position: FloatArray  # (3,) body origin, m
@@ -73,7 +106,7 @@ class ObjectState:
 
 @dataclass(frozen=True, slots=True)
 class PrivilegedState:
-    """Simulator truth that no camera shows; only policies that ask for it get it, and the results say so."""
+    """Simulator truth that no camera shows; policies must request it, and the results name it."""
 
     eef_pos: FloatArray  # (3,)
     eef_rotation: FloatArray  # (3, 3) grip site
@@ -85,7 +118,7 @@ class PrivilegedState:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """How a policy sees one camera. The benchmark renders at its own size; what follows is done to that picture."""
+    """Picture of one camera for a policy. The benchmark renders at its own size and then applies these changes."""
 
     height: int = POLICY_IMAGE_SIZE  # pixels
     width: int = POLICY_IMAGE_SIZE
@@ -100,7 +133,7 @@ PROPRIO_FIELDS = ("eef_pos", "eef_axis_angle", "gripper_qpos")  # 3 + 3 + 2 numb
 
 @dataclass(frozen=True, slots=True)
 class ObservationSpec:
-    """What a policy wants to see, or what a benchmark can show."""
+    """Content of observations: what a policy requires, or what a benchmark provides."""
 
     cameras: Mapping[str, ImageSpec] = field(default_factory=lambda: BASE_AND_WRIST)  # role -> picture; empty: none
     proprio: tuple[str, ...] = PROPRIO_FIELDS  # in this order
@@ -109,7 +142,7 @@ class ObservationSpec:
 
 @dataclass(frozen=True, slots=True)
 class ActionSpec:
-    """What an action's numbers mean. The harness compares the policy's with the benchmark's before a run."""
+    """Meaning of an action's numbers. The policy's is compared with the benchmark's before a run."""
 
     dim: int = ACTION_DIM
     control: Literal["delta_eef", "absolute_eef", "joint"] = "delta_eef"
@@ -119,7 +152,7 @@ class ActionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a policy may see at a decision point (stock LIBERO's sampling instant, see benchmarks/libero/stepper.py)."""
+    """Content of a decision's request, sampled when stock LIBERO samples (see benchmarks/libero/stepper.py)."""
 
     proprio: FloatArray  # (8,) eef position, axis-angle, two gripper joint positions
     images: Mapping[str, ImageArray] = field(default_factory=dict)  # role of the camera -> (224, 224, 3) as specified
@@ -138,7 +171,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a control step led to."""
+    """Result of a control step."""
 
     terminated: bool  # the task is solved
     truncated: bool = False  # the environment ended the episode without success
@@ -147,10 +180,10 @@ class Step:
 
 
 class WaypointSpace(Protocol):
-    """The space of a policy's waypoints: what turns a measured state into a waypoint, and a waypoint into a pose."""
+    """Space of a policy's waypoints, with the pose that each stands for."""
 
     def state(self, proprio: FloatArray) -> Float32Array:
-        """Return what a waypoint would hold that the robot has reached; `proprio` (8,) as observed."""
+        """Return the waypoint that stands for the measured `proprio` (8,)."""
 
     def pose(self, state: Float32Array) -> tuple[Float32Array, bool]:
         """Return a state's position (m) and axis-angle (rad), (6,), and whether the gripper is open."""
@@ -167,24 +200,24 @@ class WaypointPlan:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """An action chunk: executable environment actions of one segment, one row a control step."""
+    """Action chunk: executable environment actions of one segment, one row a control step."""
 
     actions: FloatArray  # (H, 7) delta position, delta axis-angle, gripper -1 open .. +1 close
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """Asks for waypoints; the reply also carries the first segment, which sees the same observation."""
+    """Request for waypoints; the reply also carries the first segment, which uses the same observation."""
 
     trial: Trial
     plan_index: int
-    segment_index: int  # of the first segment that this plan starts, counted over the episode
+    segment_index: int  # of the plan's first segment, counted over the episode
     observation: Observation
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """Asks for the actions from one waypoint to the next."""
+    """Request for the actions from one waypoint to the next."""
 
     trial: Trial
     plan_index: int
@@ -197,17 +230,17 @@ class SegmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRequest:
-    """Asks a chunk policy for the next actions."""
+    """Request for the next actions of a chunk policy."""
 
     trial: Trial
     chunk_index: int  # counted over the episode
     observation: Observation
-    memory: bytes | None = None  # what the last reply of the episode gave; None before the first
+    memory: bytes | None = None  # from the last reply of the episode; None before the first
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where a request's time went inside the policy."""
+    """Times of a request inside the policy."""
 
     queue_s: float = 0.0
     compute_s: float = 0.0
@@ -241,13 +274,13 @@ class ChunkReply:
     actions: FloatArray  # (H, 7) executable, one row a control step
     timing: Timing = field(default_factory=Timing)
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name for the episode's row; the last counts
-    memory: bytes | None = None  # comes back with the episode's next request, because any replica may answer that
+    memory: bytes | None = None  # returned with the episode's next request, because any replica may answer that
     done: bool = False  # the policy ends the episode, and none of the actions is executed
 
 
 @dataclass(frozen=True, slots=True)
 class SimState:
-    """The simulator after a control step, and what a pixel-exact re-render of that step's images needs."""
+    """State of the simulator after a control step, sufficient for a pixel-exact render of that step's images."""
 
     qpos: FloatArray  # (nq,) after the step
     qvel: FloatArray  # (nv,)
@@ -260,7 +293,7 @@ class SimState:
 
 @dataclass(frozen=True, slots=True)
 class SceneState:
-    """What a trial's reset decided and no step changes: fixture poses."""
+    """Fixture poses, which a trial's reset decides and no step changes."""
 
     body_pos: FloatArray  # (nbody, 3)
     body_quat: FloatArray  # (nbody, 4)
@@ -268,7 +301,7 @@ class SceneState:
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """What a segment aimed at, and where the robot was after it."""
+    """Aim of a segment, and the robot's state after it."""
 
     planned_state: Float32Array  # (8,) in the waypoints' units; (7,) where the last number is the gripper, 1 open
     reached_state: Float32Array  # the same of the measured state
@@ -293,12 +326,12 @@ class Decision:
     segment_index: int | None
     waypoints: Float32Array | None  # plan: (M, 8) normalized
     durations: IntArray | None  # plan: (M,)
-    waypoint_index: int | None  # segment: which waypoint of the plan it aims at
+    waypoint_index: int | None  # segment: index of the waypoint that it aims at
     duration: int | None  # segment, chunk: control steps
     wait_s: float  # request to reply, seen by the environment
     timing: Timing
-    asked_s: float = 0.0  # when it was asked, seconds after the episode began
-    plan_end: PlanEnd | None = None  # plan: why it was followed no further
+    asked_s: float = 0.0  # time of the request, seconds after the episode began
+    plan_end: PlanEnd | None = None  # plan: reason for its end
     skipped: int | None = None  # plan: waypoints passed over for their negative duration
     steps: int | None = None  # segment, chunk: control steps executed
     tracking: Tracking | None = None  # segment: None if the policy's waypoints have no known space
@@ -307,7 +340,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One row a control step, wait steps included; N rows."""
+    """Control steps of an episode, wait steps included; N rows."""
 
     actions: FloatArray  # (N, 7)
     states: tuple[SimState, ...]  # N; empty when recording is off
@@ -316,7 +349,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeTimes:
-    """Seconds that an episode spent where."""
+    """Seconds of an episode, by activity."""
 
     reset_s: float
     env_s: float
@@ -326,19 +359,52 @@ class EpisodeTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptError:
-    """Why an attempt of a trial failed that was followed by another."""
+class Failure:
+    """Error of an attempt, made where it happens and kept as it is up to the trial's row."""
 
-    attempt: int  # from 1
-    origin: Literal["policy", "request", "environment", "actor"]
+    origin: Origin
     kind: str  # class of the error
     message: str
+    traceback: str = ""
+
+    @property
+    def text(self) -> str:
+        """Message and traceback, as a row holds them."""
+        return f"{self.message}\n{self.traceback}" if self.traceback else self.message
+
+    @property
+    def summary(self) -> str:
+        """Kind and first line, for the log."""
+        return f"{self.kind}: {(self.text.strip().splitlines() or [''])[0]}"
+
+    def shortened(self, most: int) -> Failure:
+        """Return the failure with at most `most` characters of text."""
+        return Failure(self.origin, self.kind, self.text[:most])
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptError:
+    """Failed attempt of a trial that was followed by another."""
+
+    attempt: int  # from 1
     worker: str
+    failure: Failure
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the entry of the column `attempt_errors`."""
+        failure = self.failure
+        return {
+            "attempt": self.attempt,
+            "origin": failure.origin,
+            "kind": failure.kind,
+            "message": failure.text,
+            "worker": self.worker,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeResult:
-    """What run_trial returns: the outcome and how it came about; errors are exceptions, not results."""
+    """Outcome of an episode and its record; errors are exceptions, not results."""
 
     trial: Trial
     success: bool
@@ -353,7 +419,7 @@ class EpisodeResult:
 
 
 def first_executable(durations: IntArray) -> int | None:
-    """Index of the waypoint that a plan executes first; None if a 0 (or the end) comes before any positive duration."""
+    """Return the index of the waypoint that a plan executes first; None if a 0 or the end comes before it."""
     for index, duration in enumerate(durations):
         if duration == 0:
             return None

@@ -28,7 +28,7 @@ from wpray.policies.factory import policy_spec
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
-from wpray.types import Task, Trial
+from wpray.types import Task, Trial, TrialKey
 
 _TASKS = 10
 _HOST = Host("paper", 1, None, {})
@@ -113,4 +113,6 @@ class _NoFolder:
                 self.kept_bytes = (self._marks[self.written] - self._marks[self._half]) / self._half
 
 
-_EPISODE: Any = EncodedEpisode(("", 0, 0), "success", 290, 2.8, b"", None, utilisation=(1.7, 1.0), replans=("plan",))
+_EPISODE: Any = EncodedEpisode(
+    TrialKey("", 0, 0), "success", 290, 2.8, b"", None, utilisation=(1.7, 1.0), replans=("plan",)
+)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from wpray.bench import policy
-from wpray.bench.policy import Row
+from wpray.bench.policy import Measurement
 from wpray.bench.policy_layouts import Layout, MeasuredModels, Settings
 from wpray.bench.policy_rates import Rates
 from wpray.cli.command import run_command
@@ -84,10 +84,10 @@ def test_targets_are_those_of_full_size_in_bfloat16() -> None:
 
 
 def test_the_verdict_stands_beside_the_target() -> None:
-    row = Row("joint", "plan + segment", 1, 80.0, 80.0, 60.0, 85.0, 100.0)
+    row = Measurement("joint", "plan + segment", 1, 80.0, 80.0, 60.0, 85.0, 100.0)
     assert policy._verdict(row) == "85 met"
     assert row.saved == pytest.approx(0.2)
-    assert policy._verdict(Row("joint", "plan + segment", 1, 86.0, 86.0, 60.0, 85.0, 100.0)) == "85 MISSED"
+    assert policy._verdict(Measurement("joint", "plan + segment", 1, 86.0, 86.0, 60.0, 85.0, 100.0)) == "85 MISSED"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be measured")

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from wpray.bench.env_subjects import Kind, Recording, open_subject, run_trial
+from wpray.bench.env_subjects import Recording, SubjectKind, open_subject, run_trial
 from wpray.benchmarks.libero import tasks
 from wpray.types import FloatArray, Trial
 
@@ -22,7 +22,7 @@ DECISIONS = frozenset({0, WAIT, WAIT + 11, WAIT + STEPS - 1})  # the first step 
 
 
 @contextmanager
-def _subject(kind: Kind, suite: str, task_id: int) -> Iterator[ProcessPoolExecutor]:
+def _subject(kind: SubjectKind, suite: str, task_id: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=partial(open_subject, kind, suite, task_id)) as process:
         yield process
@@ -38,7 +38,7 @@ def _record(suite: str, task_id: int, trials: tuple[int, ...]) -> list[tuple[Rec
     """(stock, ours) for each trial; both run at the same time."""
     task, pairs = tasks.list_tasks(suite)[task_id], []
     with ExitStack() as stack:
-        kinds: tuple[Kind, Kind] = ("stock", "ours")
+        kinds: tuple[SubjectKind, SubjectKind] = ("stock", "ours")
         both = [stack.enter_context(_subject(kind, suite, task_id)) for kind in kinds]
         for index in trials:
             given = (Trial(task, index, seed=0), _actions(index), DECISIONS)

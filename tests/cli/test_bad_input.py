@@ -1,4 +1,4 @@
-"""Mistakes, as a person makes them: one line that names the remedy, exit code 2, nothing started, nothing written."""
+"""Mistakes of users: one line that names the remedy, exit code 2, nothing started, nothing written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ libero = pytest.mark.libero
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs the command in an empty folder where Ray must not start; returns its one line of complaint."""
+    """Run the command in an empty folder where Ray must not start; return its one line."""
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("Ray was started")
@@ -127,7 +127,7 @@ def spec_of(config): return PolicySpec("own", False, False, 0, 1)
 
 @pytest.fixture
 def own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Writes a user's policy module; returns its name."""
+    """Write a user's policy module; return its name."""
     folder = tmp_path_factory.mktemp("own") / "own_policies"
     folder.mkdir()
     (folder / "__init__.py").touch()
@@ -293,7 +293,7 @@ def test_a_mistake_costs_no_time_and_leaves_nothing_behind(tmp_path: Path) -> No
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_what_ends_a_command_is_one_line_and_a_code(
+def test_every_end_of_a_command_is_one_line_and_an_exit_code(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(argv: object) -> int:

@@ -1,4 +1,4 @@
-"""However a command ends: one line and an exit code."""
+"""Every end of a command: one line and an exit code."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from wpray.cli import display
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
-from wpray.types import Trial
+from wpray.types import Trial, TrialKey
 
 
 def _episode(trial: Trial, status: str) -> EncodedEpisode:
@@ -73,7 +73,7 @@ def test_a_summary_s_numbers_are_consistent() -> None:
     rng = np.random.default_rng(0)
     for task in tasks:
         for trial in range(3):
-            tally.add(("fake", task.task_id, trial), "success" if rng.random() < 0.7 else "failure", 100)
+            tally.add(TrialKey("fake", task.task_id, trial), "success" if rng.random() < 0.7 else "failure", 100)
     console = Console(width=120, file=io.StringIO(), record=True)
     display.print_summary(console, tally, RunFolder(Path("out")), Path("out/report.html"))
     text = console.export_text()

@@ -1,4 +1,4 @@
-"""`python -m wpray.launch` as a person meets it: Ctrl-C, going on, plain lines and the live display."""
+"""`python -m wpray.launch` for a person: Ctrl-C, resuming, plain lines and the live display."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EPISODE = re.compile(r"Task \d+ \S+ trial \d+: (SUCCESS|FAIL) in \d+ steps \(\d+
 
 
 class Launch:
-    """A run in its own process group, as a terminal's Ctrl-C meets it."""
+    """Run in its own process group, which a terminal's Ctrl-C reaches."""
 
     def __init__(self, folder: Path, *argv: str) -> None:
         command = [sys.executable, "-m", "wpray.launch", *FAKE, "--policy", "tests.gated_policy", *argv]
@@ -85,7 +85,7 @@ def _attempts(folder: Path) -> dict[tuple[int, int], object]:
 
 
 @pytest.mark.timeout(400)
-def test_ctrl_c_finishes_what_is_in_hand_twice_stops_at_once_and_the_same_command_goes_on(
+def test_ctrl_c_finishes_current_trials_a_second_stops_at_once_and_the_same_command_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Launch(tmp_path)
@@ -131,7 +131,7 @@ def _check_resumed(folder: Path) -> None:
 
 
 def _check_plain_lines(lines: list[str], folder: Path) -> None:
-    """What monitoring follows; no escape codes, and nothing from Ray."""
+    """Check the lines that monitoring follows; no escape codes, and nothing from Ray."""
     assert not any("\x1b" in line for line in lines)
     log = [line.split(" ", 2)[2] for line in (folder / "run.log").read_text().splitlines()]
     assert set(line for line in lines if line.startswith(("Task", "Overall"))) <= set(log)
@@ -147,7 +147,7 @@ def _check_plain_lines(lines: list[str], folder: Path) -> None:
 
 
 def _check_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finished run has nothing to do: no Ray, the same tables, exit code 0; more trials would go on."""
+    """Check that a finished run starts no Ray, keeps its tables and exits with 0; more trials would resume it."""
     monkeypatch.setattr("ray.init", None)
     before = pq.read_table(folder / "out" / "episodes.parquet")
     argv = [*FAKE, "--policy", "tests.gated_policy", "--num_trials_per_task", "2", "--output_dir", str(folder / "out")]

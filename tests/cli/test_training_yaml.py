@@ -71,6 +71,18 @@ TRAINING = MODEL | {
 }
 
 
+# With an adapter beside its base model, as the newest training runs leave them.
+ADAPTER = TRAINING | {
+    "pretrained_weight_path": "/BASE/pi05_base",
+    "lora_enabled": True,
+    "lora_rank": 16,
+    "lora_alpha": 16.0,
+    "lora_apply_to": "all",
+    "vision_encoder_mode": "lora",
+    "eval": SECTION | {"use_ema": False, "joint_checkpoint": "/CKPT/adapter"},
+}
+
+
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
     def read(data: dict[str, Any], *options: str) -> Config:
@@ -96,6 +108,14 @@ def test_a_training_file_with_a_section_for_the_evaluator_runs_as_it_is(read: An
     assert (config.planner_mode, config.temperature) == ("block_ar", 0.0)
     assert config.longest_plan_prompt == 320
     assert not config.forbid_terminal_first_waypoint
+
+
+def test_a_training_file_of_an_adapter_runs_as_it_is(read: Any) -> None:
+    config = read(ADAPTER)
+    assert (config.joint_checkpoint, config.pretrained_weight_path) == ("/CKPT/adapter", "/BASE/pi05_base")
+    assert (config.lora_enabled, config.lora_rank, config.lora_alpha, config.use_ema) == (True, 16, 16.0, False)
+    assert (config.lora_apply_to, config.vision_encoder_mode) == ("all", "lora")
+    assert read(TRAINING | {"eval": SECTION | {"lora_enabled": None}}).lora_enabled is False
 
 
 def test_the_sections_values_count_before_those_outside_and_the_command_line_before_both(read: Any) -> None:

@@ -163,7 +163,10 @@ def test_bootstrap_installs_nothing_a_second_time_nor_what_a_larger_set_up_holds
         return log.read_text().splitlines()
 
     assert any("--editable" in call for call in calls("setup", "rlds"))
-    assert any("--editable" in call for call in calls("launch", "--vlm_checkpoint", "x"))
+    for option in ("--joint_checkpoint", "--vlm_checkpoint"):
+        for stamp in (tmp_path / "venv").glob(".wpray-*"):
+            stamp.unlink()
+        assert any("--editable" in call and "[vla]" in call for call in calls("launch", option, "x")), option
     assert calls("launch", "--seed", "1") == ["-m wpray.launch --seed 1"]
     assert any("--editable" in call for call in calls("test"))
     for again in (("test",), ("setup", "vla"), ("dataset_stats", "x"), ("launch",), ("node",)):

@@ -1,4 +1,4 @@
-"""What the manual runbook exported by hand is set where it is read, and what the user exported stays."""
+"""Environment variables are set where they are read, and the user's own values stay."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_policy_actor_lets_gpu_memory_grow(mine: str | None, found: str, mon
 
 
 def _failure_of(shell: actors.PolicyActorImpl) -> str:
-    """What loading, which has a thread of its own, raised."""
+    """Return what loading raised in its own thread."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
@@ -108,7 +108,7 @@ def test_a_local_ray_that_does_not_come_up_in_time_is_one_line(monkeypatch: pyte
         setup.start_ray(Config(task_suite="fake"))
 
 
-def test_a_cluster_where_nobody_listens_is_said_at_once() -> None:
+def test_a_cluster_that_does_not_listen_is_reported_at_once() -> None:
     config = Config.model_validate({"task_suite": "fake", "policy": "noop", "ray": {"address": "127.0.0.1:1"}})
     with pytest.raises(BadInputError, match="cannot start or join Ray"):
         setup.start_ray(config)

@@ -1,8 +1,9 @@
-"""Machines with another simulator take no part in a run, whenever they join; other differences are said."""
+"""Machines with another simulator are refused, whenever they join; other differences are logged."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration import actors
 from wpray.orchestration.actors import Host, RunContext
-from wpray.orchestration.driver import Driver
+from wpray.orchestration.driver import Driver, RunRecord
 from wpray.orchestration.events import PolicyReady, Ready
 from wpray.policies.base import Sources
 from wpray.policies.factory import policy_spec
@@ -77,10 +78,14 @@ def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)
     caplog.set_level(logging.INFO)
-    pool: Any = SimpleNamespace(pool=SimpleNamespace(replicas_ready=0))
     kept: list[Any] = []
-    context = RunContext("run", CONFIG, b"", spec=SPEC)
-    driver = Driver(context, pool, RunFolder(tmp_path), Tally({}), cast(Any, None), print, note_sources=kept.append)
+
+    class Record(RunRecord):
+        def add_sources(self, facts: Mapping[str, Any]) -> None:
+            kept.append(facts)
+
+    context, pool = RunContext("run", CONFIG, b"", spec=SPEC), cast(Any, SimpleNamespace(replicas_ready=0))
+    driver = Driver(context, pool, pool, pool, RunFolder(tmp_path), Tally({}), cast(Any, None), Record())
     sources = Sources({"data_set": "a"}, ("data set a",), ("a does not fit",))
     for number in range(3):  # three replicas, or one that was restarted
         driver._handle(PolicyReady(number, Host("here", 1, None, {}), 1.0, sources))
@@ -102,13 +107,13 @@ def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.
         actors.EnvActorImpl("env-0", RunContext("run", config, b"", wanted, spec=SPEC), []).start()
 
 
-def test_two_renderers_in_one_run_are_said_once(
+def test_two_renderers_in_one_run_are_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)
-    pool: Any = SimpleNamespace(pool=SimpleNamespace(replicas_ready=0))
-    context = RunContext("run", CONFIG, b"", spec=SPEC)
-    driver = Driver(context, pool, RunFolder(tmp_path), Tally({}), cast(Any, None), print)
+    pool: Any = SimpleNamespace(replicas_ready=0)
+    context, folder = RunContext("run", CONFIG, b"", spec=SPEC), RunFolder(tmp_path)
+    driver = Driver(context, pool, pool, pool, folder, Tally({}), cast(Any, None), RunRecord())
     for number, renderer in enumerate(["egl", "egl", "osmesa", "osmesa"]):
         driver._handle(Ready(f"env-{number}", Host(f"host-{number}", 1, renderer, {})))
     warnings = [record.getMessage() for record in caplog.records]

@@ -1,4 +1,4 @@
-"""Where Ray puts a run's actors: CPU nodes first, one policy replica a GPU, no more than memory allows."""
+"""Placement of a run's actors: CPU nodes first, one policy replica a GPU, no more than memory allows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICY = "tests.gpu_policy"  # needs a GPU, computes nothing
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Any]:
-    """A cluster of a head without CPUs."""
+    """Yield a cluster of a head without CPUs."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +42,7 @@ def head() -> Iterator[Any]:
 
 @pytest.fixture
 def cluster(head: Any) -> Iterator[Any]:
-    """A head without CPUs that tests add nodes to; GPUs are claimed, not real."""
+    """Yield a head without CPUs; tests add nodes. GPUs are claimed, not real."""
     import ray
 
     try:
@@ -50,11 +50,11 @@ def cluster(head: Any) -> Iterator[Any]:
     finally:
         ray.shutdown()
         for node in list(head.worker_nodes):
-            head.remove_node(node)  # gracefully: the head would wait for the signs of life of one that was killed
+            head.remove_node(node)  # gracefully, because the head would wait for the heartbeats of a killed node
 
 
 class Actors:
-    """Actors of a run that hands out no work."""
+    """Actors of a run that assigns no trials."""
 
     def __init__(self, cluster: Any, **options: Any) -> None:
         from wpray.cluster.setup import policy_actors, start_ray
@@ -75,7 +75,7 @@ class Actors:
         self.env_actors = EnvActorPool(context, self.policy_actors.handles, self.events)
 
     def start(self, count: int, wait_for: int | None = None, timeout_s: float = 60) -> list[str]:
-        """Nodes of the env actors that started."""
+        """Return the nodes of the env actors that started."""
         from wpray.orchestration.events import Ready
 
         for _ in range(count):
@@ -102,7 +102,7 @@ class Actors:
                 assert time.monotonic() < deadline
 
     def clients(self) -> list[int]:
-        """Connections of each replica."""
+        """Return the number of connections of each replica."""
         import ray
 
         return [
@@ -149,12 +149,12 @@ def test_env_actors_prefer_the_replica_of_their_node_until_it_is_crowded(cluster
     order = [node for node, _ in actors.replica_gpus()]
     actors.run_a_trial_each()
     assert dict(zip(order, actors.clients(), strict=True)) == {big: 3, small: 1}
-    actors.env_actors.replicas_ready += 2  # as the driver notes: both replicas are there, time to look at the loads
+    actors.env_actors.replicas_ready += 2  # as the driver counts two ready replicas, so that loads are compared
     actors.run_a_trial_each()
     assert actors.clients() == [2, 2]
 
 
-def test_a_node_takes_no_more_env_actors_than_its_memory_holds(cluster: Any) -> None:
+def test_a_node_gets_no_more_env_actors_than_its_memory_holds(cluster: Any) -> None:
     from wpray.cluster.setup import env_actors_that_fit, num_env_actors
 
     nodes = [cluster.add_node(num_cpus=3, memory=memory, **NODE).node_id for memory in (GIB // 2, 2 * GIB)]
@@ -225,7 +225,7 @@ def test_a_node_with_another_mujoco_is_refused_by_name(cluster: Any, tmp_path: P
     assert "torch 9.9 instead of" in said and "torch" not in error
 
 
-def test_who_fails_or_does_not_answer_is_left_out(cluster: Any) -> None:
+def test_calls_that_fail_or_do_not_answer_are_left_out(cluster: Any) -> None:
     import ray
 
     from wpray.cluster.gather import gather_within

@@ -1,4 +1,4 @@
-"""A cluster that is not there is said in a line within seconds, in its whole form; one that is slow is joined."""
+"""Clusters that do not answer are reported in one line within seconds; slow ones are joined."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextlib.contextmanager
 def _listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of this machine at which `serve` gets every connection."""
+    """Yield a port of this machine at which `serve` gets every connection."""
 
     def accept() -> None:
         with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ def _listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[int]:
-    """A port whose connections the kernel accepts and nobody ever serves."""
+    """Yield a port whose connections the kernel accepts and nobody serves."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -59,7 +59,7 @@ def _config(address: str) -> Config:
 
 @pytest.fixture
 def no_init(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray must not be asked: it would try for minutes."""
+    """Fail if Ray is called, because it would try for minutes."""
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("Ray was asked")
@@ -90,7 +90,7 @@ def test_the_two_waits_leave_time_for_the_rest_of_a_line_within_20_seconds() -> 
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "auto"])
-def test_nobody_at_the_port_is_a_line(form: str, no_init: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_without_a_listener_gives_one_line(form: str, no_init: None, monkeypatch: pytest.MonkeyPatch) -> None:
     port = _closed_port()
     if form == "auto":
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
@@ -99,7 +99,7 @@ def test_nobody_at_the_port_is_a_line(form: str, no_init: None, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "auto"])
-def test_silence_at_the_port_is_a_line(form: str, no_init: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_port_gives_one_line(form: str, no_init: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "check_answers", lambda host, port: check_answers(host, port, answer_s=0.2))
     with _silent() as port:
         if form == "auto":
@@ -147,7 +147,7 @@ def test_auto_without_a_ray_here_says_so(no_init: None, monkeypatch: pytest.Monk
 def test_auto_does_not_wait_for_a_ray_that_has_died_here(
     no_init: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its address stays in a file, as a crash leaves it."""
+    """A crash leaves Ray's address in a file."""
     port = _closed_port()
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")

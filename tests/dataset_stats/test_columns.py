@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wpray.dataset_stats.__main__ import Columns, Statistics
-from wpray.dataset_stats.rlds import Episode
+from wpray.dataset_stats.__main__ import Columns, DatasetStatistics
+from wpray.dataset_stats.rlds import RldsEpisode
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,8 +54,8 @@ def test_the_newer_layout_describes_the_pose_alone_and_counts_an_open_gripper_as
     actions[:, 6] = np.where(np.arange(40) % 4 == 0, -1, 1)  # a quarter of the steps open
     found = {}
     for layout in ("8d", "6d"):
-        statistics = Statistics(layout)  # type: ignore[arg-type]
-        statistics.add(Episode(actions, states))
+        statistics = DatasetStatistics(layout)  # type: ignore[arg-type]
+        statistics.add(RldsEpisode(actions, states))
         found[layout] = statistics.as_dict()
     newer, older = found["6d"], found["8d"]
     for name, values in newer["proprio"].items():

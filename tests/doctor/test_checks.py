@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.machines import without_osmesa
@@ -254,6 +255,24 @@ def test_two_trials_of_the_scripted_policy_succeed() -> None:
 @pytest.mark.libero
 def test_more_trials_than_initial_states_fail_the_suite_check() -> None:
     assert "at most 50" in only(simulator.check_suite(Config(num_trials_per_task=51))).remedy
+
+
+@pytest.mark.libero
+def test_initial_states_of_another_scene_fail_the_suite_check(tmp_path: Path) -> None:
+    from wpray.benchmarks.libero import tasks
+
+    first = tasks.list_tasks("libero_object")[0]
+    states = tasks.initial_states("libero_object", 0)
+    for name, given in (("right.npz", states[:3]), ("wrong.npz", states[:3, :-1])):
+        np.savez(tmp_path / name, **{first.name: given})
+
+    def found(name: str) -> Result:
+        config = Config(tasks=[0], num_trials_per_task=60, init_states_file=str(tmp_path / name))
+        return only(carry_out("suite", simulator.check_suite, config))
+
+    assert (found("right.npz").status, found("wrong.npz").status) == ("pass", "fail")
+    assert f"has {states.shape[1] - 1} numbers, its scene {states.shape[1]}" in found("wrong.npz").text
+    assert "cannot be read" in found("none.npz").text or "no initial states" in found("none.npz").text
 
 
 @pytest.mark.libero

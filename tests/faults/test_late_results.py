@@ -16,7 +16,7 @@ from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Attempt, Host, RunContext
 from wpray.orchestration.driver import Driver, RunRecord
-from wpray.orchestration.events import Event, Failure, Finished, Lost, PolicyFiles, PolicyReady, Ready
+from wpray.orchestration.events import ActorFailure, Event, Finished, Lost, PolicyFiles, PolicyReady, Ready
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.policies.factory import policy_spec
 from wpray.results.encode import EncodedEpisode
@@ -24,7 +24,7 @@ from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 from wpray.run.output import RunInfo
 from wpray.transport.connection import POLICY_DIED
-from wpray.types import Trial
+from wpray.types import Failure, Trial
 
 TASK = fake_tasks()[0]
 TRIAL = Trial(TASK, 0, 0)
@@ -107,7 +107,7 @@ def _episode(trial: Trial = TRIAL, error: str | None = None) -> EncodedEpisode:
 
 
 def _lost(worker: str) -> Lost:
-    return Lost(worker, Failure("hung", bad_input=False), started=True)
+    return Lost(worker, ActorFailure("hung", bad_input=False), started=True)
 
 
 POLICY = [PolicyReady(0, HOST, 0.0), PolicyFiles({})]
@@ -162,7 +162,7 @@ def test_a_request_that_kills_the_policy_costs_its_own_trial_only() -> None:
 
 def _failed(assignment: Assignment, incarnation: str, kind: str = "RuntimeError") -> Finished:
     row = _episode(assignment.trial, error=f"{kind}: boom")
-    return Finished(assignment, Attempt(row, "policy", kind, 0, incarnation))
+    return Finished(assignment, Attempt(row, Failure("policy", kind, "boom"), 0, incarnation))
 
 
 def test_a_changed_checkpoint_is_found_before_a_trial_is_handed_out() -> None:
@@ -233,7 +233,7 @@ def test_an_invalid_request_has_its_error_row_at_once_and_blames_no_process() ->
     trials = [TRIAL, Trial(TASK, 1, 0)]
     first, second = (Assignment(trial, 1, "env-0") for trial in trials)
     invalid = Finished(
-        first, Attempt(_episode(error="PromptTooLongError"), "request", "PromptTooLongError", 0, "incarnation")
+        first, Attempt(_episode(error="E"), Failure("request", "PromptTooLongError", "long"), 0, "incarnation")
     )
     script = [*POLICY, Ready("env-0", HOST), invalid, Finished(second, Attempt(_episode(trials[1])))]
     stage, driver = _play(script, trials)

@@ -156,11 +156,11 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
     from wpray.benchmarks.fake import fake_tasks
     from wpray.results.encode import EpisodeContext, encode_error
-    from wpray.types import Trial
+    from wpray.types import Failure, Trial
 
     now = datetime(2026, 1, 2, tzinfo=UTC)
     context = EpisodeContext("run", "random", None, "wpray", None, None, 1, now, now)
-    return encode_error(Trial(fake_tasks()[0], 0, 0), context, "E", "message").part
+    return encode_error(Trial(fake_tasks()[0], 0, 0), context, Failure("environment", "E", "message")).part
 
 
 def _read(part: bytes, folders: pytest.TempPathFactory) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What an actor does when something goes wrong outside of its requests, and what the driver makes of it."""
+"""Failures of actors outside of their requests, and how the driver handles them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from wpray.errors import ThreadDiedError
 from wpray.orchestration import actors, policy_actor_pool
 from wpray.orchestration.actors import EnvActorImpl, Health, Host, Loaded, PolicyActorImpl, RunContext, row_context
 from wpray.orchestration.events import Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady
+from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.batching import Batcher, PolicyError
@@ -28,7 +29,7 @@ from wpray.policies.noop import NoopPolicy
 from wpray.rollout import PolicyOutputError
 from wpray.transport import connection
 from wpray.transport.connection import Address, PolicyServer
-from wpray.types import Trial
+from wpray.types import Failure, Trial
 
 CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
 CONTEXT = RunContext("run", CONFIG, b"key", spec=policy_spec(CONFIG))
@@ -61,7 +62,7 @@ def test_nobody_waits_for_a_machine_that_has_gone(monkeypatch: pytest.MonkeyPatc
 
 
 class Replica:
-    """Answers what it is told to, at once."""
+    """Replica that gives scripted answers at once."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Any]] = {"health": [], "file_hashes": []}
@@ -77,7 +78,7 @@ class Replica:
 
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each replica that is ended: whether Ray is not to restart it."""
+    """List, for each replica that is ended, whether Ray must not restart it."""
     calls: list[bool] = []
     monkeypatch.setattr(ray, "kill", lambda _, no_restart: calls.append(no_restart))
     return calls
@@ -85,7 +86,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Any], list[Any]], list[Event]]:
-    """The events of one replica that gives these answers."""
+    """Return a function that yields the events of one replica with the given answers."""
     replica = Replica()
     options = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: replica))
     monkeypatch.setattr(policy_actor_pool, "PolicyActor", options)
@@ -108,7 +109,7 @@ def _gone_on(error: Exception) -> Exception:
     return cast(Exception, ray.exceptions.RayTaskError("file_hashes", "trace", error))
 
 
-def test_files_are_asked_again_of_a_replica_that_was_restarted_before_it_could_tell(
+def test_digests_are_requested_again_from_a_replica_that_was_restarted_before_it_answered(
     play: Callable[[list[Health], list[Any]], list[Event]],
 ) -> None:
     events = play([LOADED, LOADED, LOADED], [_gone_on(ConnectionError("the policy is loading")), {"a": "1"}])
@@ -116,7 +117,7 @@ def test_files_are_asked_again_of_a_replica_that_was_restarted_before_it_could_t
     assert events[-1] == PolicyFiles({"a": "1"})
 
 
-def test_a_replica_that_came_back_unnoticed_is_ready_anew(
+def test_a_replica_that_came_back_unnoticed_is_ready_again(
     play: Callable[[list[Health], list[Any]], list[Event]],
 ) -> None:
     events = play([LOADED, Health(0.0), LOADED], [{"a": "1"}, {"a": "2"}])
@@ -124,7 +125,7 @@ def test_a_replica_that_came_back_unnoticed_is_ready_anew(
     assert sum(isinstance(event, PolicyReady) for event in events) == 2
 
 
-def test_unreadable_files_are_said(
+def test_unreadable_files_are_logged(
     play: Callable[[list[Health], list[Any]], list[Event]], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "wpray"):
@@ -160,12 +161,13 @@ def test_a_replica_that_is_never_of_use_is_given_up(
 
 
 class _Impl(PolicyActorImpl):
-    """Loads at once, without Ray."""
+    """Policy actor that loads at once, without Ray."""
 
     def __init__(self) -> None:
         policy = NoopPolicy(CONTEXT.spec)
-        self._batcher = Batcher(policy, 1, 0.0)
-        self._server = PolicyServer(self._batcher, "127.0.0.1", b"key")
+        self._answering = Batcher(policy, 1, 0.0)
+        self._server = PolicyServer(self._answering, "127.0.0.1", b"key")
+        self._remote, self._notices = False, NoticeKeeper()
         self._loading = ThreadPoolExecutor(1).submit(lambda: cast(Loaded, LOADED.loaded))
         self._replica, self._node = 0, "node"
 
@@ -178,16 +180,16 @@ def test_health_raises_once_a_thread_has_died(thread: str, monkeypatch: pytest.M
     shell = _Impl()
     shell._loading.result()
     assert shell.health().loaded is not None and shell.address().replica == 0
-    monkeypatch.setattr(shell._batcher if thread == "policy" else shell._server, "check", die)
+    monkeypatch.setattr(shell._answering if thread == "policy" else shell._server, "check", die)
     for ask in (shell.health, shell.address):
         with pytest.raises(ThreadDiedError):
             ask()
     shell._server.close()
-    shell._batcher.close()
+    shell._answering.close()
 
 
 def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray would take SystemExit for the actor's own wish, and start it again for ever."""
+    """Ray would handle SystemExit as the actor's own end, and restart it for ever."""
 
     def leave(_: Config) -> None:
         raise SystemExit("no licence")
@@ -203,17 +205,17 @@ def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("error", "origin"),
     [
-        (PolicyError("PromptTooLongError", "65 tokens", "", True), "request"),
-        (PolicyError("RuntimeError", "sick"), "policy"),
+        (PolicyError(Failure("request", "PromptTooLongError", "65 tokens")), "request"),
+        (PolicyError(Failure("policy", "RuntimeError", "sick")), "policy"),
         (PolicyOutputError("a short chunk"), "policy"),
         (RuntimeError("the simulator"), "environment"),
     ],
 )
-def test_an_attempt_says_whose_fault_its_error_is(error: Exception, origin: str) -> None:
+def test_an_attempt_carries_the_origin_of_its_error(error: Exception, origin: str) -> None:
     shell = object.__new__(EnvActorImpl)
     shell._policy = cast(Any, SimpleNamespace(replica=1, incarnation="incarnation"))
     assignment = Assignment(Trial(fake_tasks()[0], 0, 0), 1, "env-0")
     shell._row_context = lambda given, started: row_context(CONTEXT, given, "node", started)  # type: ignore[method-assign]
     attempt = shell._failed(assignment, datetime.now(UTC), error)
-    assert attempt.error_from == origin
+    assert attempt.failure is not None and attempt.failure.origin == origin
     assert attempt.episode.status == "error"

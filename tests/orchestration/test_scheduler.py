@@ -1,4 +1,4 @@
-"""Which worker gets which trial: every trial ends exactly once, and workers change task as seldom as possible."""
+"""Assignment of trials to workers: every trial ends exactly once, and workers change task as seldom as possible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wpray.types import Task, Trial
 
 
 def _trials(counts: list[int], max_steps: list[int] | None = None) -> list[Trial]:
-    """`counts[i]` trials of task i."""
+    """Return `counts[i]` trials of task i."""
     limits = max_steps or [100] * len(counts)
     tasks = [Task("suite", i, f"task_{i}", "do", 50, limit) for i, limit in enumerate(limits)]
     return [Trial(task, k, 0) for task, count in zip(tasks, counts, strict=True) for k in range(count)]
@@ -102,7 +102,7 @@ def test_a_busy_worker_gets_nothing_more() -> None:
     assert scheduler.next_for("a") is None
 
 
-def test_a_failed_trial_goes_first_to_whoever_asks_next_until_its_attempts_are_used_up() -> None:
+def test_a_failed_trial_goes_first_to_the_next_worker_until_its_attempts_are_used_up() -> None:
     scheduler = Scheduler(_trials([2]), max_attempts=2)
     first = _next(scheduler, "a")
     assert scheduler.failed(first)
@@ -205,7 +205,7 @@ def test_workers_compile_few_tasks_and_none_idles_while_work_is_left(
 
 @dataclass
 class _Tail:
-    """A run in simulated seconds: an idle worker asks at once, and again when an attempt has failed."""
+    """Simulation of a run: an idle worker requests a trial at once, and again when an attempt has failed."""
 
     scheduler: Scheduler
     failing: set[tuple[str, int, int]]  # trials whose first attempt fails

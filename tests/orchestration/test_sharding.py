@@ -1,4 +1,4 @@
-"""However trials are spread over workers, retried and resumed: the same tables and the same trajectory bytes."""
+"""Trials spread over workers, retried and resumed in any way: the same tables and the same trajectory bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wpray.results.schema import DECISION_SCHEMA, OUTCOME_COLUMNS
 from wpray.results.writer import RunFolder
 from wpray.rollout import RolloutSettings, run_trial
 from wpray.trials import make_trials, remaining
-from wpray.types import Trial
+from wpray.types import Failure, Trial
 
 ROOT = Path(__file__).parents[2]
 NOT_OUTCOME = {"run_id", "asked_s", "wait_s", "queue_s", "compute_s", "batch_size"}
@@ -38,7 +38,7 @@ DECISION_OUTCOMES = [name for name in DECISION_SCHEMA.names if name not in NOT_O
 
 @dataclass(frozen=True)
 class Results:
-    """What a folder holds that must not depend on how it came about."""
+    """Content of a folder that must not depend on how it was made."""
 
     episodes: pa.Table
     decisions: pa.Table
@@ -60,11 +60,11 @@ class Results:
 
 
 class InterruptedAttemptError(RuntimeError):
-    """Stands for whatever ends an attempt."""
+    """Error that ends an attempt."""
 
 
 class Workers:
-    """Simulated env actors: each keeps its environment, used and dirty, from attempt to attempt."""
+    """Simulated env actors; each keeps its used environment from attempt to attempt."""
 
     def __init__(self, folder: RunFolder, policy: PolicyClient, count: int) -> None:
         self._folder, self._policy = folder, policy
@@ -72,7 +72,7 @@ class Workers:
         self.names = list(self._envs)
 
     def run(self, assignment: Assignment, fails_at: int | None) -> bool:
-        """Runs an attempt, up to step `fails_at`; writes its row if it has one."""
+        """Run an attempt, up to step `fails_at`; write its row if it has one."""
 
         def interrupt(step: int) -> None:
             if step == fails_at:
@@ -96,11 +96,13 @@ def _context(assignment: Assignment) -> EpisodeContext:
 
 
 def _error(assignment: Assignment) -> EncodedEpisode:
-    return encode_error(assignment.trial, _context(assignment), "Interrupted", "again and again")
+    return encode_error(
+        assignment.trial, _context(assignment), Failure("environment", "Interrupted", "again and again")
+    )
 
 
 def _evaluate(path: Path, trials: Sequence[Trial], policy: PolicyClient, data: st.DataObject) -> Results:
-    """Drives the scheduler as the driver does, with every choice that chance makes drawn from `data`."""
+    """Drive the scheduler as the driver does; every random choice is drawn from `data`."""
     folder = RunFolder(path)
     folder.open()
     todo: Sequence[Trial] = data.draw(st.permutations(trials))
@@ -157,7 +159,7 @@ def test_one_and_three_env_actors_give_identical_tables_and_trajectories(tmp_pat
 
 
 def _launch(folder: Path, num_env_actors: int) -> subprocess.Popen[str]:
-    """At the same time: a run must not notice another on the same machine."""
+    """Run at the same time: a run must not be affected by another on the same machine."""
     argv = ["--task_suite", "fake", "--policy", "random", "--num_trials_per_task", "2", "--output_dir", str(folder)]
     argv += ["--video.mode", "none"]
     command = [sys.executable, "-m", "wpray.launch", *argv, "--ray.num_env_actors", str(num_env_actors)]

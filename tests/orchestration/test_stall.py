@@ -1,4 +1,4 @@
-"""A retry.stall_s that is too short is named as a cause wherever an actor seems to hang."""
+"""Messages about actors that seem to hang name a retry.stall_s that is too short as a possible cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTEXT: Any = SimpleNamespace(config=Config.model_validate({"task_suite": "fake
     ("worker", "said"),
     [
         ({"exists_since": 11}, "it did not start within 10 s (5 x retry.stall_s)"),
-        ({"host": SimpleNamespace(), "busy": True, "sign_of_life": 3, "asked": 2}, "no step or reply for 2 s"),
+        ({"host": SimpleNamespace(), "busy": True, "heartbeat": 3, "requested": 2}, "no step or reply for 2 s"),
     ],
 )
 def test_an_env_actor_that_seems_to_hang(worker: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,7 @@ def test_a_policy_actor_that_seems_to_hang(monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr("ray.kill", lambda *_, **__: None)
     monkeypatch.setattr(policy_actor_pool.PolicyActor, "options", lambda **_: SimpleNamespace(remote=lambda *_: None))
     actors = policy_actor_pool.PolicyActorPool(CONTEXT, 0, 1, EventQueue())
-    actors._replicas[0].alive, actors._replicas[0].asked = True, time.monotonic() - 3
+    actors._replicas[0].alive, actors._replicas[0].requested = True, time.monotonic() - 3
     with caplog.at_level(logging.WARNING):
         assert actors.check() is None
     assert f"has not answered (retry.stall_s: 2 s): hung, {REMEDY}" in caplog.text

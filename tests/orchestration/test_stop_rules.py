@@ -1,4 +1,4 @@
-"""When a run stops early: pure rules, and how often the sequential test errs."""
+"""Rules of an early stop, and how often the sequential test errs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wpray.orchestration.scheduler import Scheduler
 from wpray.orchestration.stop_rules import ErrorBook, PolicyErrors, decided, round_size, too_many_errors
 from wpray.results.statistics import Rate, wilson
 from wpray.results.summary import Tally
-from wpray.types import Task, Trial
+from wpray.types import Task, Trial, TrialKey
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_reason_names_the_most_frequent_error() -> None:
 
 def test_a_policy_error_repeats_when_a_fresh_process_fails_on_the_same_trial() -> None:
     book = PolicyErrors()
-    one, other = ("fake", 0, 0), ("fake", 0, 1)
+    one, other = TrialKey("fake", 0, 0), TrialKey("fake", 0, 1)
     assert not book.repeat(one, "A", "first incarnation")
     assert not book.repeat(one, "A", "first incarnation")
     assert not book.repeat(other, "A", "second incarnation")
@@ -101,7 +101,7 @@ TASKS = [Task("fake", index, f"task {index}", "", 50, 280) for index in range(10
 
 @pytest.mark.parametrize("workers", [1, 7])
 def test_a_run_of_unequal_tasks_whose_successes_end_first_errs_as_rarely(workers: int) -> None:
-    """Tasks in a row, or whatever has finished first, would find the reference rate wrong in most of these runs."""
+    """A rate over what has finished first would reject the reference rate wrongly in most of these runs."""
     rule, runs = StopWhenConfig(reference_rate=0.8, difference=0.1), 120
     verdicts = [_run_until_decided(EASY_AND_HARD, rule, workers, seed)[0] for seed in range(runs)]
     wrong = sum("better" in verdict or "worse" in verdict for verdict in verdicts)
@@ -113,7 +113,7 @@ def test_a_run_of_unequal_tasks_whose_successes_end_first_errs_as_rarely(workers
 
 @pytest.mark.parametrize("rates", [EASY_AND_HARD, np.array([1, 1, 1, 1, 0.99, 0.99, 0.95, 0.9, 0.8, 0.5])])
 def test_an_interval_at_which_a_run_stopped_covers_what_it_should(rates: np.ndarray) -> None:
-    """A run that stopped with more trials of some tasks than of others would be off by what those are easier."""
+    """With more trials of easy tasks than of hard ones, the rate would be biased."""
     rule, truth = StopWhenConfig(half_width=0.06), rates.mean()
     stopped = [_run_until_decided(rates, rule, 7, seed) for seed in range(200)]
     found = [tally.overall for _, tally in stopped]
@@ -123,7 +123,7 @@ def test_an_interval_at_which_a_run_stopped_covers_what_it_should(rates: np.ndar
 
 
 def _run_until_decided(rates: np.ndarray, rule: StopWhenConfig, workers: int, seed: int) -> tuple[str, Tally]:
-    """A run as the driver has it: trials end when they have taken their steps, those in hand at a decision finish."""
+    """Run as the driver does: trials end after their steps, and those that run at a decision finish."""
     hits = np.random.default_rng(seed).random((len(TASKS), 50)) < rates[:, None]
     scheduler = Scheduler([Trial(task, k, 0) for task in TASKS for k in range(50)], 1, round_size(rule))
     tally, busy, now, reason = Tally.planned((task, 50) for task in TASKS), [], 0, None
@@ -145,9 +145,9 @@ def _run_until_decided(rates: np.ndarray, rule: StopWhenConfig, workers: int, se
 def test_only_trials_that_all_tasks_have_run_count_for_a_decision() -> None:
     tally = Tally.planned((task, 3) for task in TASKS[:2])
     for trial in (0, 1, 2):
-        tally.add(("fake", 0, trial), "success", 100)
+        tally.add(TrialKey("fake", 0, trial), "success", 100)
     assert tally.balanced_rate.trials == 0 and tally.overall.trials == 3
-    tally.add(("fake", 1, 1), "failure", 290)
+    tally.add(TrialKey("fake", 1, 1), "failure", 290)
     assert tally.balanced_rate.trials == 0  # its trial 0 still runs
-    tally.add(("fake", 1, 0), "error", 0)
+    tally.add(TrialKey("fake", 1, 0), "error", 0)
     assert (tally.balanced_rate.successes, tally.balanced_rate.trials) == (2, 3)

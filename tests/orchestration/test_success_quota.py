@@ -9,7 +9,7 @@ import pytest
 from wpray.benchmarks.fake import fake_tasks
 from wpray.orchestration.scheduler import Assignment, Scheduler, SuccessQuota
 from wpray.results.summary import Tally
-from wpray.types import Trial
+from wpray.types import Trial, TrialKey
 
 TASKS, TRIALS = fake_tasks()[:4], 12
 
@@ -44,7 +44,7 @@ def test_any_number_of_workers_runs_the_trials_of_a_serial_run(seed: int) -> Non
         for trial in _some(scheduler, workers, outcomes, rng):
             assert trial.key[1:] not in ran
             ran.add((trial.task.task_id, trial.init_state))
-            solved[trial.key[:2]] += outcomes[trial.task.task_id, trial.init_state]
+            solved[trial.task.key] += outcomes[trial.task.task_id, trial.init_state]
     assert ran == _serial(outcomes, wanted)
     assert max(solved.values()) <= wanted
 
@@ -71,8 +71,8 @@ def _some(
 def test_a_task_with_enough_successes_is_complete() -> None:
     tally = Tally.planned([(TASKS[0], 10), (TASKS[1], 10)], start=5, wanted=2)
     for trial, status in ((5, "success"), (6, "failure"), (7, "success")):
-        tally.add(("fake", 0, trial), status, 30)
+        tally.add(TrialKey("fake", 0, trial), status, 30)
     assert (tally.done, tally.total) == (3, 13)
     assert tally.balanced_rate.trials == 0
-    tally.add(("fake", 1, 5), "failure", 30)
+    tally.add(TrialKey("fake", 1, 5), "failure", 30)
     assert (tally.balanced_rate.successes, tally.balanced_rate.trials) == (1, 2)

@@ -215,8 +215,11 @@ def test_halving_isolates_the_requests_at_fault_and_answers_all_others(poison: l
             if number in poison:
                 error = reply.exception(LONG_S)
                 assert isinstance(error, PolicyError)
-                assert (error.kind, error.message) == ("FloatingPointError", f"cannot answer [{number}]")
-                assert "Traceback" in error.trace
+                assert (error.failure.kind, error.failure.message) == (
+                    "FloatingPointError",
+                    f"cannot answer [{number}]",
+                )
+                assert "Traceback" in error.failure.traceback
             else:
                 assert int(reply.result(LONG_S).plan.start[0]) == number
         assert len(clients.policy.batches) <= 1 + 2 * len(poison) * math.log2(8)
@@ -484,8 +487,8 @@ def test_an_invalid_request_is_told_from_a_policy_that_fails() -> None:
     for number in (2, 3, 5):
         error = pickle.loads(pickle.dumps(errors[number]))  # as it travels
         assert isinstance(error, PolicyError)
-        assert error.invalid == (number != 3)
-        assert error.kind == ("FloatingPointError" if number == 3 else "InvalidRequestError")
+        assert error.failure.origin == ("policy" if number == 3 else "request")
+        assert error.failure.kind == ("FloatingPointError" if number == 3 else "InvalidRequestError")
 
 
 def test_a_watchdog_sees_a_preparation_that_does_not_end() -> None:
@@ -549,7 +552,7 @@ def test_a_chunk_at_fault_fails_alone() -> None:
             assert good.result(LONG_S).actions[0, 0] == 101
             with pytest.raises(PolicyError, match="the third is not for me") as caught:
                 bad.result(LONG_S)
-        assert caught.value.invalid
+        assert caught.value.failure.origin == "request"
     finally:
         batcher.close()
 

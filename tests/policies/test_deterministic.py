@@ -22,6 +22,7 @@ from tests.policies.vla import (
     trial,
 )
 from wpray.models import loading
+from wpray.models.batch_invariance import fingerprints, invariant_shapes
 from wpray.models.batch_parts import BatchShape
 from wpray.models.config import (
     ActionExpertConfig,
@@ -33,7 +34,6 @@ from wpray.models.config import (
     vlm_manifest,
 )
 from wpray.models.loading import Computing
-from wpray.models.same_bits import alike, fingerprints
 from wpray.models.token_layout import BINS256, BINS300
 from wpray.policies.waypoint_vla import policy as waypoint_vla
 from wpray.policies.waypoint_vla.noise import flow_noise, noise_key
@@ -104,9 +104,9 @@ def test_shapes_that_compute_something_else_are_not_taken() -> None:
         odd = [part == 1 or shape.rows in (1, 2, 3, 16) for part in parts]
         return torch.stack([torch.arange(start, stop), torch.tensor(odd)], dim=1)
 
-    found = alike(trace, BatchShape((4,), 8), (1, 2, 4, 8), (1, 2, 4, 8, 12, 16, 20))
+    found = invariant_shapes(trace, BatchShape((4,), 8), (1, 2, 4, 8), (1, 2, 4, 8, 12, 16, 20))
     assert found == tuple(BatchShape((2, 4, 8), rows) for rows in (4, 8, 12, 20))
-    assert alike(trace, BatchShape((2,), 8), (), ()) == (BatchShape((2,), 8),)
+    assert invariant_shapes(trace, BatchShape((2,), 8), (), ()) == (BatchShape((2,), 8),)
 
 
 def test_a_bit_shows_in_a_fingerprint() -> None:

@@ -32,10 +32,10 @@ class Elsewhere:
 
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
         (request,) = requests
-        if request.trial.trial == 13:
+        if request.trial.init_state == 13:
             raise InvalidRequestError("not 13")
         self._together.wait(LONG_S)
-        return [ChunkReply(np.full((1, 7), float(request.trial.trial)))]
+        return [ChunkReply(np.full((1, 7), float(request.trial.init_state)))]
 
 
 def _request(number: int) -> ChunkRequest:
@@ -55,7 +55,7 @@ def test_an_error_is_the_requests_own() -> None:
     relay = Relay(Elsewhere())
     with pytest.raises(PolicyError) as failure:
         relay.predict(_request(13))
-    assert failure.value.invalid and "not 13" in failure.value.trace
+    assert failure.value.failure.origin == "request" and "not 13" in failure.value.failure.traceback
     assert relay.predict(_request(1)).actions[0, 0] == 1
 
 

@@ -65,7 +65,7 @@ def test_doing_nothing_solves_nothing(real: Environment) -> None:
 def test_the_random_policy_depends_on_the_trial_alone() -> None:
     env, policy = make_environment("fake", "wpray"), LocalPolicyClient(build_policy(Config(policy="random")))
     first = run_trial(env, policy, TRIAL)
-    run_trial(env, policy, dataclasses.replace(TRIAL, trial=1))
+    run_trial(env, policy, dataclasses.replace(TRIAL, init_state=1))
     assert np.array_equal(run_trial(env, policy, TRIAL).trajectory.actions, first.trajectory.actions)
     other = run_trial(env, policy, dataclasses.replace(TRIAL, seed=1))
     assert not np.array_equal(other.trajectory.actions[10:20], first.trajectory.actions[10:20])
@@ -89,7 +89,7 @@ def test_a_batch_is_answered_as_its_requests_are_alone() -> None:
     policy, env = ScriptedPolicy(), make_environment("fake", "wpray")
     requests = []
     for trial in range(4):
-        env.reset(dataclasses.replace(TRIAL, trial=trial))
+        env.reset(dataclasses.replace(TRIAL, init_state=trial))
         requests.append(PlanRequest(TRIAL, 0, 0, env.observe(ObservationSpec(cameras={}, privileged=True))))
     for together, request in zip(policy.plan(requests), requests, strict=True):
         (alone,) = policy.plan([request])

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -65,6 +66,8 @@ def test_a_run_of_a_joint_model_says_what_it_is_and_a_forbidden_mix_ends_it_at_o
     options = ("--config", tmp_path / "weights" / "config.yaml", "--task_suite", "fake", "--tasks", "0-1")
     options += ("--env.max_steps", 60, "--num_parallel", 2, "--video.mode", "none", "--output_dir", run)
     options += ("--use_actual_proprio", "true", "--max_segments_per_replan", 2, "--center_crop", "true")
+    options += ("--temperature", 0.7, "--forbid_terminal_first_waypoint", "true")
+    options += ("--replan_on_deviation", "true", "--deviation_threshold", 100)
     command = [sys.executable, "-m", "wpray.launch", *map(str, (*options, "--center_crop_scale", 0.9))]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -78,10 +81,12 @@ def test_a_run_of_a_joint_model_says_what_it_is_and_a_forbidden_mix_ends_it_at_o
         "lm_head_precision": "bfloat16",
     }
     assert info["policy_sources"]["joint_checkpoint"]["chosen_because"] == "the only one"
-    assert {"center_crop", "use_actual_proprio", "max_segments_per_replan"} < info["outcome_fields"].keys()
+    named = {"center_crop", "use_actual_proprio", "max_segments_per_replan", "temperature", "replan_on_deviation"}
+    assert named < info["outcome_fields"].keys()
     rows = pq.read_table(run / "decisions.parquet").to_pylist()
     assert {row["waypoint_index"] for row in rows if row["kind"] == "segment"} == {0, 1}
     assert {len(waypoint) for row in rows if row["kind"] == "plan" for waypoint in row["waypoints"]} == {8}
+    _diagnosed(rows)
 
     mixed = [*command, "--token_layout", "bins256"]
     mixed[mixed.index(str(run))] = str(tmp_path / "mixed")
@@ -89,3 +94,22 @@ def test_a_run_of_a_joint_model_says_what_it_is_and_a_forbidden_mix_ends_it_at_o
     assert done.returncode == 2
     assert "contradictory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _diagnosed(rows: list[dict[str, Any]]) -> None:
+    """Each plan says why it ended, each segment where it was to end and where it did."""
+    for row in rows:
+        if row["kind"] == "plan":
+            assert row["plan_end"] in ("segment_limit", "zero_duration", "used_up", "step_budget", "success")
+            assert row["skipped_waypoints"] == 0
+            assert 0 < row["planner_s"] <= row["compute_s"]
+            assert row["expert_s"] is None and row["planned_state"] is None
+            assert row["durations"][0] > 0
+            continue
+        assert row["planner_s"] is None and row["plan_end"] is None
+        assert 0 < row["expert_s"] <= row["compute_s"]
+        assert 0 < row["steps_executed"] <= row["duration"]
+        assert len(row["planned_state"]) == len(row["reached_state"]) == len(row["tracking_error"]) == 7
+        assert row["planned_open"] == (row["planned_state"][6] == 1.0)
+        assert row["reached_open"] == (row["reached_state"][6] == 1.0)
+    assert rows

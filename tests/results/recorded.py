@@ -16,7 +16,7 @@ from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.results.merge import merge
 from wpray.results.writer import RunFolder
-from wpray.types import Decision, EpisodeResult, EpisodeTimes, Timing, Trajectory, Trial
+from wpray.types import Decision, EpisodeResult, EpisodeTimes, Failure, Timing, Trajectory, Trial
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _SEGMENT = 20
@@ -71,7 +71,8 @@ def _episode(trial: Trial, success: bool | None, number: int, steps: int, worker
         "run", "scripted", None, "wpray", "host", worker, 1, started, started + timedelta(seconds=3)
     )
     if success is None:
-        return encode_error(trial, context, "ValueError", "no <solution>\nTraceback (most recent call last):\n  boom")
+        trace = "Traceback (most recent call last):\n  boom"
+        return encode_error(trial, context, Failure("environment", "ValueError", "no <solution>", trace))
     return encode_episode(_result(trial, success, steps), context, "full")
 
 

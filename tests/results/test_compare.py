@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ import pytest
 from tests.results.recorded import write_run
 from wpray import compare as command
 from wpray.cli.command import run_command
+from wpray.config import Config, outcome_fields
 from wpray.errors import BadInputError
+from wpray.results import load
 from wpray.results.paired import Pairs, difference_interval, mcnemar_p, mcnemar_power, trials_needed
+from wpray.results.pairing import obstacles
 
 REAL_VERSIONS = {"mujoco": "3.3.2", "robosuite": "1.4.0", "libero": "libero 1"}
 
@@ -136,6 +140,43 @@ def test_runs_that_are_not_pairs_are_refused_unless_told(
         command.main(argv)
     assert command.main([*argv, "--anyway"]) == 0
     assert "the runs differ in" in capsys.readouterr().out
+
+
+_OPTIONS: list[dict[str, Any]] = [
+    {"trial_start": 1, "num_trials_per_task": 2},
+    {"stop_after_successes": 3},
+    {"max_segments_per_replan": 2},
+    {"segment_start_from": "actual"},
+    {"use_actual_proprio": True},
+    {"strict_step_budget": False},
+    {"stop_on_d0": True},
+    {"replan_on_deviation": True},
+    {"temperature": 0.5},
+    {"forbid_terminal_first_waypoint": True},
+    {"center_crop": True, "center_crop_scale": 0.9},
+    {"eval_seed": 7},
+    {"vlm_max_token_len": 320},
+]
+
+
+@pytest.mark.parametrize("options", _OPTIONS, ids=lambda options: next(iter(options)))
+def test_runs_with_another_evaluation_option_are_refused_by_name(tmp_path: Path, options: dict[str, Any]) -> None:
+    fake: dict[str, Any] = {"task_suite": "fake", "policy": "scripted"}
+    write_run(tmp_path / "a", [[True, True]])
+    write_run(tmp_path / "b", [[True, True]], outcome_fields=outcome_fields(Config.model_validate(fake | options)))
+    name = next(iter(options)).replace("use_actual_proprio", "segment_start_from")
+    (found,) = [text for text in obstacles(load(tmp_path / "a"), load(tmp_path / "b")) if text.startswith(f"{name} (")]
+    assert " in A, " in found and " in B)" in found
+
+
+def test_options_that_say_the_same_or_nothing_are_no_obstacle(tmp_path: Path) -> None:
+    for name, options in (
+        ("a", {"use_actual_proprio": True, "deviation_threshold": 0.3}),
+        ("b", {"segment_start_from": "actual", "deviation_metric": "linf", "tasks": [0]}),
+    ):
+        config = Config.model_validate({"task_suite": "fake", "policy": "scripted", **options})
+        write_run(tmp_path / name, [[True, True]], outcome_fields=outcome_fields(config))
+    assert obstacles(load(tmp_path / "a"), load(tmp_path / "b")) == []
 
 
 ORIGINS = {"libero": {"kind": "distribution", "source": "libero 1", "digest": "1a" * 32}}

@@ -30,12 +30,14 @@ from wpray.types import (
     Decision,
     EpisodeResult,
     EpisodeTimes,
+    Failure,
     SceneState,
     SimState,
     Task,
     Timing,
     Trajectory,
     Trial,
+    TrialKey,
 )
 
 TASK = Task("libero_object", 3, "pick_up_the_soup", "pick up the soup", num_trials=50, max_steps=280)
@@ -74,7 +76,9 @@ def test_tables_hold_one_row_an_episode_and_one_a_decision(tmp_path: Path) -> No
     folder = _folder(tmp_path)
     for trial in (2, 0, 1):
         folder.write_episodes(encode_episode(_result(trial, success=trial != 1), CONTEXT, "full"))
-    folder.write_episodes(encode_error(Trial(TASK, 3, 0), CONTEXT, "ValueError", "boom\ntraceback"))
+    folder.write_episodes(
+        encode_error(Trial(TASK, 3, 0), CONTEXT, Failure("environment", "ValueError", "boom", "traceback"))
+    )
     merge(folder)
     episodes, decisions = pq.read_table(tmp_path / "episodes.parquet"), pq.read_table(tmp_path / "decisions.parquet")
     assert episodes.schema.equals(EPISODE_SCHEMA)
@@ -108,7 +112,7 @@ def test_resume_keeps_outcomes_tries_errors_again_and_sets_damaged_files_aside(t
     folder = _folder(tmp_path)
     for trial in range(4):
         folder.write_episodes(encode_episode(_result(trial), CONTEXT, "light"))
-    folder.write_episodes(encode_error(Trial(TASK, 4, 0), CONTEXT, "E", "m"))
+    folder.write_episodes(encode_error(Trial(TASK, 4, 0), CONTEXT, Failure("environment", "E", "m")))
     truncated = folder.part_path(("libero_object", 3, 1))
     truncated.write_bytes(truncated.read_bytes()[:-20])
     folder.part_path(("libero_object", 3, 2)).write_bytes(b"")
@@ -145,7 +149,7 @@ def test_an_error_row_has_no_trajectory_of_an_attempt_whose_driver_was_killed(tm
     killed = encode_episode(_result(0), CONTEXT, "light")
     assert killed.trajectory is not None
     write_atomic(folder.trajectory_path(killed.key), killed.trajectory)  # and then, before its part, kill -9
-    folder.write_episodes(encode_error(Trial(TASK, 0, 0), CONTEXT, "E", "m"))
+    folder.write_episodes(encode_error(Trial(TASK, 0, 0), CONTEXT, Failure("environment", "E", "m")))
     assert not folder.trajectory_path(killed.key).exists()
 
 
@@ -216,10 +220,10 @@ def test_the_stratified_interval_is_narrower_where_tasks_are_known_to_differ() -
 def test_the_log_ends_as_monitoring_expects() -> None:
     tally = Tally.planned([(TASK, 30)])
     for index in range(30):
-        tally.add(("libero_object", 3, index), "success" if index < 28 else "failure", 120)
+        tally.add(TrialKey("libero_object", 3, index), "success" if index < 28 else "failure", 120)
     assert log_lines(tally)[-1] == "Overall success rate: 93.33% (28/30)"
     assert log_lines(tally)[0].startswith("Task 3 pick_up_the_soup: 93.33% (28/30)")
-    tally.add(("libero_object", 3, 28), "error", 0)
+    tally.add(TrialKey("libero_object", 3, 28), "error", 0)
     assert log_lines(tally)[-1] == "Overall success rate: 93.33% (28/30)"
 
 
@@ -323,7 +327,10 @@ def test_rows_that_came_together_all_count_and_the_first_reason_to_stop_holds(tm
     tally = Tally.planned([(TASK, 5)])
     listener = SimpleNamespace(on_episode=lambda *_: None)
     recorder = Recorder(Config(task_suite="fake"), _folder(tmp_path), tally, cast(Any, listener))
-    rows = [(Trial(TASK, n, 0), encode_error(Trial(TASK, n, 0), CONTEXT, "E", "boom")) for n in range(4)]
+    rows = [
+        (Trial(TASK, n, 0), encode_error(Trial(TASK, n, 0), CONTEXT, Failure("environment", "E", "boom")))
+        for n in range(4)
+    ]
     stop = recorder.keep([*rows, (Trial(TASK, 4, 0), _light(4))], lambda: False)
     assert stop is not None and stop.reason.startswith("3 of 3 episodes ended in an error")
     assert (tally.done, tally.errors) == (5, 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,11 +21,11 @@ from wpray.results.encode import EpisodeContext, encode_episode, encode_error
 from wpray.results.merge import merge
 from wpray.results.summary import Tally, log_lines, retry_line
 from wpray.results.writer import RunFolder
-from wpray.types import AttemptError, Trial
+from wpray.types import AttemptError, Failure, Trial, TrialKey
 
 ERRORS = (
-    AttemptError(1, "policy", "FloatingPointError", "not a number\nTraceback <here>", "env-3"),
-    AttemptError(2, "actor", "ActorLostError", "the env actor died in attempt 2: hung", "env-4"),
+    AttemptError(1, "env-3", Failure("policy", "FloatingPointError", "not a number", "Traceback <here>")),
+    AttemptError(2, "env-4", Failure("actor", "ActorLostError", "the env actor died in attempt 2: hung")),
 )
 
 
@@ -37,15 +37,20 @@ def test_the_driver_hands_what_failed_to_the_next_attempt() -> None:
     start = [*POLICY, Ready("env-0", HOST)]
     first, second = Assignment(TRIAL, 1, "env-0"), Assignment(TRIAL, 2, "env-0")
     row = replace(_episode(error="E: boom"))
-    failed = Finished(first, Attempt(row, "policy", "E", 0, "incarnation", "boom\n" + "x" * 9999))
+    failed = Finished(first, Attempt(row, Failure("policy", "E", "boom", "x" * 9999), 0, "incarnation"))
     script = [*start, failed, _lost("env-0"), Ready("env-1", HOST)]
     stage, _ = _play([*script, Finished(Assignment(TRIAL, 3, "env-1"), Attempt(_episode()))])
     assert [len(assignment.errors) for assignment in stage.submitted] == [0, 1, 2]
     one, two = stage.submitted[-1].errors
-    assert (one.attempt, one.origin, one.kind, one.worker) == (1, "policy", "E", "env-0")
-    assert one.message.startswith("boom\nx") and len(one.message) == 4000
-    assert (two.attempt, two.origin, two.kind, two.worker) == (2, "actor", "ActorLostError", second.worker)
-    assert "the env actor died in attempt 2" in two.message
+    assert (one.attempt, one.failure.origin, one.failure.kind, one.worker) == (1, "policy", "E", "env-0")
+    assert one.failure.text.startswith("boom\nx") and len(one.failure.text) == 4000
+    assert (two.attempt, two.failure.origin, two.failure.kind, two.worker) == (
+        2,
+        "actor",
+        "ActorLostError",
+        second.worker,
+    )
+    assert "the env actor died in attempt 2" in two.failure.text
     assert Assignment.of(stage.submitted[-1].plain()).errors == (one, two)
 
 
@@ -56,14 +61,14 @@ def test_they_are_on_the_row_of_an_outcome_and_of_an_error(tmp_path: Path) -> No
     folder.write_episodes(
         encode_episode(_result(trials[0], True, 30), _context(1), "none"),
         encode_episode(_result(trials[1], True, 30), _context(3, *ERRORS), "none"),
-        encode_error(trials[2], _context(2, ERRORS[0]), "E", "boom"),
+        encode_error(trials[2], _context(2, ERRORS[0]), Failure("policy", "E", "boom")),
     )
     assert [outcome.retried for outcome in folder.finished().values()] == [(), ("FloatingPointError", "ActorLostError")]
     merge(folder)
     rows = pq.read_table(tmp_path / "episodes.parquet")["attempt_errors"].to_pylist()
     assert rows[0] is None
     assert [error["attempt"] for error in rows[1]] == [1, 2] and rows[1][1]["origin"] == "actor"
-    assert rows[2] == [asdict(ERRORS[0])]
+    assert rows[2] == [ERRORS[0].as_row()]
     assert [outcome.retried for outcome in folder.finished().values()] == [(), ("FloatingPointError", "ActorLostError")]
 
 
@@ -71,7 +76,7 @@ def test_the_summary_counts_them() -> None:
     task = fake_tasks()[0]
     tally = Tally.planned([(task, 3)])
     for trial, retried in enumerate([(), ("A", "A"), ("B",)]):
-        tally.add((task.suite, task.task_id, trial), "success", 30, retried)
+        tally.add(TrialKey(task.suite, task.task_id, trial), "success", 30, retried)
     assert "2 trials needed a retry; most often because of A (2 of 3 failed attempts)" in log_lines(tally)
     assert log_lines(tally)[-1].startswith("Overall success rate: ")
     assert retry_line(1, Counter(["A"])).startswith("1 trial needed a retry")

@@ -1,4 +1,4 @@
-"""The plan of a run: its arithmetic, and what `launch --plan` says without starting anything."""
+"""Forecast of a run: its arithmetic, and the output of `launch --plan`, which starts nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folder a run gets."""
+"""Selection of a run's folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_runs_that_start_together_have_a_folder_each(tmp_path: Path, monkeypatch
         assert folder.path not in paths
 
 
-def test_who_only_looks_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     choose_folder(CONFIG)
     assert not any(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A run goes on with the software that decides outcomes, or not at all; every session is written down."""
+"""A run resumes with the software that decides outcomes, or not at all; every session is recorded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Machine:
 
 
 def _run(config: Config, host: Host | None = None, works: bool = True, renderer: str = "osmesa") -> RunInfo:
-    """A session, to its end."""
+    """Run a session to its end."""
     with opened(choose_folder(config), config) as folder:
         info = RunInfo.read_or_new(config, folder, "r1", {"renderer": renderer}, works=works)
         info.save("running")
@@ -116,7 +116,7 @@ def test_other_software_goes_on_by_name_as_a_session_of_its_own(tmp_path: Path, 
     assert list(info["hosts"]) == ["nodeA", "nodeB"]
 
 
-def test_who_runs_no_episode_is_no_session(tmp_path: Path, machine: Machine) -> None:
+def test_a_process_without_episodes_is_no_session(tmp_path: Path, machine: Machine) -> None:
     machine.has(SOFTWARE, "aaaa")
     _run(_config(tmp_path))
     machine.has(SOFTWARE | {"numpy": "2.4.6"}, "bbbb")
@@ -126,7 +126,7 @@ def test_who_runs_no_episode_is_no_session(tmp_path: Path, machine: Machine) -> 
     assert (info["versions"], info["git_commit"], info["renderer"]) == (SOFTWARE, "aaaa", "osmesa")
 
 
-def test_a_run_of_before_there_were_sessions_goes_on(tmp_path: Path, machine: Machine) -> None:
+def test_a_run_that_is_older_than_sessions_can_be_resumed(tmp_path: Path, machine: Machine) -> None:
     machine.has(SOFTWARE)
     _run(_config(tmp_path), Host("nodeA", 1, "osmesa", SOFTWARE))
     old = {name: v for name, v in _info(tmp_path).items() if name not in ("sessions", "origins", "wpray_protocol")}
@@ -143,7 +143,7 @@ def test_a_run_of_before_there_were_sessions_goes_on(tmp_path: Path, machine: Ma
 
 
 @pytest.mark.parametrize("listed", [None, [], {}, [1], "x"])
-def test_a_list_of_sessions_that_is_none_is_one_session(listed: object) -> None:
+def test_a_malformed_list_of_sessions_counts_as_one_session(listed: object) -> None:
     assert [session["versions"] for session in sessions({"sessions": listed, "versions": {"a": "1"}})] == [{"a": "1"}]
 
 
@@ -175,7 +175,7 @@ def test_the_nodes_software_counts_where_the_driver_has_none(tmp_path: Path, mac
         pass
 
 
-def test_another_kind_of_gpu_is_said_once(
+def test_another_kind_of_gpu_is_logged_once(
     tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)

@@ -184,3 +184,21 @@ def test_two_names_of_a_setting_are_comparable() -> None:
     d = c.model_copy(update={"deviation_threshold": 0.5})
     assert comparable(outcome_fields(c)) != comparable(outcome_fields(d))
     assert comparable(outcome_fields(Config())) != comparable(outcome_fields(b))
+
+
+@pytest.mark.ray
+def test_a_run_ends_its_tasks_at_enough_successes_and_is_finished(tmp_path: Path) -> None:
+    """Of trials that all succeed, as many run as successes are wanted; asked again, none is left."""
+    given = ["--task_suite", "fake", "--tasks", "0-1", "--num_trials_per_task", "9", "--trial_start", "2"]
+    given += ["--stop_after_successes", "2", "--num_parallel", "2", "--video.mode", "none"]
+    given += ["--output_dir", str(tmp_path / "run")]
+    assert run_command(launch, given) == 0
+    found = load(tmp_path / "run")
+    rows = found.episodes.select(["task_id", "trial", "status"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [(t, n, "success") for t in (0, 1) for n in (2, 3)]
+    assert found.info["state"] == "finished"
+    assert found.info["config"]["stop_after_successes"] == 2
+    assert {"stop_after_successes", "trial_start"} < found.info["outcome_fields"].keys()
+    assert run_command(launch, given) == 0
+    assert len(load(tmp_path / "run").episodes) == 4
+    assert len(load(tmp_path / "run").info["sessions"]) == 1  # nothing was left to run

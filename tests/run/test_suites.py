@@ -15,7 +15,7 @@ from wpray.results import load
 from wpray.results.pairing import obstacles
 from wpray.results.statistics import average, stratified
 from wpray.results.summary import Tally, log_lines
-from wpray.types import Task
+from wpray.types import Task, TrialKey
 
 FOUR = ["libero_spatial", "libero_object", "libero_goal", "libero_10"]
 
@@ -90,7 +90,7 @@ def test_the_log_counts_by_suite_and_averages_over_them() -> None:
     tally = Tally.planned((task, 2) for task in tasks)
     for task in tasks:
         for trial in range(2):
-            tally.add((task.suite, task.task_id, trial), "success" if task.suite == "a" else "failure", 7)
+            tally.add(TrialKey(task.suite, task.task_id, trial), "success" if task.suite == "a" else "failure", 7)
     assert (
         tally.overall == average([[(2, 2), (2, 2)], [(0, 2), (0, 2)]]) == stratified([(2, 2), (2, 2), (0, 2), (0, 2)])
     )
@@ -101,7 +101,7 @@ def test_the_log_counts_by_suite_and_averages_over_them() -> None:
 
 def test_a_suite_without_an_outcome_yet_does_not_hide_the_others() -> None:
     tally = Tally.planned([(_task("a", 0), 2), (_task("b", 0), 2)])
-    tally.add(("a", 0, 0), "success", 7)
+    tally.add(TrialKey("a", 0, 0), "success", 7)
     assert tally.overall.trials == 1
 
 

@@ -1,4 +1,4 @@
-"""What a run says of itself at its end: run.json's state, the report and the exit code, when it was interrupted."""
+"""End of a run: run.json's state, the report and the exit code, also after an interruption."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 from wpray.run import evaluation
 from wpray.run.output import RunInfo
+from wpray.types import TrialKey
 
 CONFIG = Config.model_validate({"task_suite": "fake", "num_trials_per_task": 2, "tasks": [0]})
 INTERRUPTED = Stop("interrupted")
@@ -26,7 +27,7 @@ INTERRUPTED = Stop("interrupted")
 
 @pytest.fixture
 def videos(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """The folders whose videos were to be rendered."""
+    """Return the folders whose videos were to be rendered."""
     asked: list[Path] = []
     monkeypatch.setattr(evaluation, "videos_after_run", lambda config, folder, console: asked.append(folder.path))
     yield asked
@@ -37,7 +38,7 @@ def _run(path: Path, outcomes: list[bool | None]) -> evaluation._Run:
     folder = RunFolder(path)
     tally = Tally.planned([(fake_tasks()[0], 2)])
     for trial, success in enumerate(outcomes):
-        tally.add(("fake", 0, trial), "error" if success is None else "success" if success else "failure", 40)
+        tally.add(TrialKey("fake", 0, trial), "error" if success is None else "success" if success else "failure", 40)
     info = RunInfo.read_or_new(CONFIG, folder, "run", {"planned_episodes": 2})
     return evaluation._Run(CONFIG, policy_spec(CONFIG), folder, (), tally, info)
 

@@ -1,4 +1,4 @@
-"""Which GPU renders: by the driver's word which EGL device is which CUDA device, never by equal numbers."""
+"""The GPU that renders: the driver maps EGL devices to CUDA devices, whose numbers differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UUIDS = [f"GPU-{number}{number}aa-bb" for number in range(4)]
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """That machine's driver and nvidia-smi; the orders in which CUDA numbers were asked for."""
+    """Fake a machine's driver and nvidia-smi; return the orders in which CUDA numbers were requested."""
     orders: list[str] = []
 
     def ask(environ: dict[str, str]) -> list[int | None]:
@@ -75,7 +75,7 @@ def test_an_assigned_gpu_is_kept_without_asking_for_the_policies() -> None:
     ("visible", "devices", "found"),
     [(None, [None, None], None), ("1", [None, None], 1), ("1", [None], 0), ("GPU-x", [None], 0), ("", [], 0)],
 )
-def test_without_the_drivers_word(
+def test_without_an_answer_of_the_driver(
     visible: str | None, devices: list[None], found: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(egl_devices, "_ask_driver", lambda _: devices)

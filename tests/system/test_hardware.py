@@ -1,4 +1,4 @@
-"""A container's limits, in either version of control groups, are what a run is sized to."""
+"""A run is sized to a container's limits, in either version of control groups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GIB = 2**30
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty machine of 64 cores."""
+    """Return an empty machine of 64 cores."""
     monkeypatch.setattr(hardware, "_GROUPS", tmp_path)
     monkeypatch.setattr(hardware, "_OWN", tmp_path / "self")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))

@@ -1,4 +1,4 @@
-"""Git-LFS pointers in place of files: whatever reads them says so in the same words."""
+"""Git-LFS pointers in place of files give the same message wherever they are read."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[str, str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_pointer_is_said_to_be_one(tmp_path: Path, case: str) -> None:
+def test_a_pointer_is_refused_as_one(tmp_path: Path, case: str) -> None:
     if CASES[case][2] not in (_rlds, load_scaling):
         pytest.importorskip("torch")
     setting, name, read = CASES[case]

@@ -23,7 +23,7 @@ NEEDED = ("vlm_checkpoint", "ae_checkpoint", "dataset_statistics_path")
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's home; the working directory is another."""
+    """Set the user's home; the working directory is another."""
     there = tmp_path / "home"
     there.mkdir()
     (tmp_path / "work").mkdir()

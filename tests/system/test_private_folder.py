@@ -1,4 +1,4 @@
-"""The folder that a user's processes share: there while one of them runs, gone afterwards, even after a kill."""
+"""The folder that a user's processes share exists while one of them runs, and is removed even after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread that dies is logged, tells whoever relies on it, and is found by whoever looks."""
+"""A dead thread is logged, reported to what relies on it, and found by `check`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_thread_that_dies_is_found(error: BaseException, caplog: pytest.LogCap
     assert "in work" in caplog.text, "the log has the traceback"
 
 
-def test_a_thread_that_works_or_has_done_its_work_is_well() -> None:
+def test_a_thread_that_works_or_has_finished_passes_the_check() -> None:
     gate, told = threading.Event(), list[ThreadDiedError]()
     thread = WatchedThread("worker", lambda: bool(gate.wait(10)) and None, told.append)
     thread.check()

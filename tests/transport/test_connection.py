@@ -1,4 +1,4 @@
-"""Connections between env actors and a policy: who is let in, who is answered, and what each notices of the other."""
+"""Connections between env actors and a policy: authentication, answers, and the end of either side."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG_S = 30.0
 
 
 class Policy:
-    """Answers with the trial's number, as far as `harm` lets it; holds every batch while `gate` is closed."""
+    """Policy that answers with the trial's number, unless `harm` raises; `gate` holds every batch while closed."""
 
     spec = SPEC
 
@@ -74,7 +74,7 @@ def address(server: PolicyServer, replica: int = 0) -> Address:
 
 
 def client(*servers: PolicyServer) -> RemotePolicy:
-    """Connects to the first server, then to the next ones, the last of them ever again."""
+    """Return a client that connects to the first server, then to the next ones, and at last to the last one only."""
     left = list(servers)
     return RemotePolicy(SPEC, lambda: address(left.pop(0) if len(left) > 1 else left[0]), KEY, lambda: None)
 
@@ -107,9 +107,9 @@ def test_a_request_whose_env_actor_has_hung_up_is_not_computed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "invalid"), [(InvalidRequestError("no image"), True), (SystemExit("bye"), False)], ids=repr
+    ("raised", "origin"), [(InvalidRequestError("no image"), "request"), (SystemExit("bye"), "policy")], ids=repr
 )
-def test_whose_fault_an_error_is_travels_with_it(raised: BaseException, invalid: bool) -> None:
+def test_the_origin_of_an_error_travels_with_it(raised: BaseException, origin: str) -> None:
     def harm(number: int) -> None:
         if number == 1:
             raise raised
@@ -118,7 +118,7 @@ def test_whose_fault_an_error_is_travels_with_it(raised: BaseException, invalid:
         asking = client(server)
         with pytest.raises(PolicyError) as error:
             asking.plan(request(1))
-        assert (error.value.kind, error.value.invalid) == (type(raised).__name__, invalid)
+        assert (error.value.failure.kind, error.value.failure.origin) == (type(raised).__name__, origin)
         assert int(asking.plan(request(2)).plan.start[0]) == 2
 
 
@@ -147,8 +147,8 @@ def test_a_policy_whose_thread_has_died_hangs_up_so_that_another_answers(monkeyp
         until(lambda: dying.clients == 0)
 
 
-def test_a_listener_that_breaks_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LOOK_S", 0.05)
+def test_a_broken_listener_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_CHECK_S", 0.05)
     with serving(Policy()) as server:
         server.check()
         os.close(server._listener.detach())  # as if the policy's code had closed it
@@ -158,7 +158,7 @@ def test_a_listener_that_breaks_is_no_secret(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_server_that_is_closed_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LOOK_S", 0.05)
+    monkeypatch.setattr(connection, "_CHECK_S", 0.05)
     with serving(Policy()) as server:
         server.close()
         until(lambda: not server._thread.is_alive())
@@ -210,7 +210,7 @@ def _connections() -> set[threading.Thread]:
 
 
 def test_silent_strangers_hold_no_thread_and_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LOOK_S", 0.05)
+    monkeypatch.setattr(connection, "_CHECK_S", 0.05)
     before = _connections()
     with serving(Policy()) as server:
         silent = [socket.create_connection((server.host, server.port)) for _ in range(300)]
@@ -235,7 +235,7 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_files")
 def test_as_many_env_actors_as_a_run_has_connect_at_once_beside_strangers() -> None:
-    """All of them have connected before the first has authenticated, and the strangers were there before."""
+    """All of them have connected before the first has authenticated, and the strangers came before."""
     with serving(Policy()) as server:
         silent = [socket.create_connection((server.host, server.port)) for _ in range(300)]
         connected = [connection._connect(address(server)) for _ in range(500)]
@@ -248,7 +248,7 @@ def test_as_many_env_actors_as_a_run_has_connect_at_once_beside_strangers() -> N
 
 
 def test_something_else_at_the_address_is_not_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that a dead replica left may be another program's by now."""
+    """The port of a dead replica may belong to another program."""
     monkeypatch.setattr(connection, "_RETRY_S", 0.0)
     with serving(Policy()) as server, socket.create_server(("127.0.0.1", 0)) as other:
         places = [Address("127.0.0.1", other.getsockname()[1], 0, "node", 0, "old"), address(server)]

@@ -1,4 +1,4 @@
-"""Env actors spread evenly over policy replicas, whatever each of them sees of the others' choices."""
+"""Env actors spread evenly over policy replicas, even though each sees old loads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wpray.transport.replica_selection import select_replica
 
 
 class _Fleet:
-    """ReplicaSelector and the env actors connected to each; an env actor decides on loads that may be old."""
+    """Replicas and the env actors connected to each; an env actor selects by loads that may be old."""
 
     def __init__(self, nodes: list[str]) -> None:
         self.nodes = nodes
@@ -34,7 +34,7 @@ class _Fleet:
 
 
 @pytest.mark.parametrize("replicas", [2, 4, 8])
-def test_all_at_once_is_even(replicas: int) -> None:
+def test_env_actors_that_connect_at_once_spread_evenly(replicas: int) -> None:
     fleet = _Fleet(["gpu"] * replicas)
     seen = fleet.see()  # nobody is connected yet, as all 40 see it
     for actor in range(40):
@@ -44,7 +44,9 @@ def test_all_at_once_is_even(replicas: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(actors=st.integers(1, 60), replicas=st.integers(1, 8), lag=st.integers(0, 60), seed=st.integers(0, 99))
-def test_in_any_order_and_on_old_news_it_soon_is_even(actors: int, replicas: int, lag: int, seed: int) -> None:
+def test_env_actors_soon_spread_evenly_in_any_order_and_on_old_loads(
+    actors: int, replicas: int, lag: int, seed: int
+) -> None:
     rng, fleet = random.Random(seed), _Fleet(["gpu"] * replicas)
     news = [fleet.see()]
     numbers = rng.sample(range(1000), actors)

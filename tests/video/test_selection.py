@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from wpray.types import Task
-from wpray.video.frames import VideoJob, caption, steps_shown
+from wpray.video.frames import VideoJob, caption, select_steps
 from wpray.video.selection import Mode, select_episodes
 
 OUTCOMES = ["ssf", "sss", "fff", "esf"]  # a task each: success, failure, error
 ROWS: list[dict[str, Any]] = [
-    {"task_id": task, "trial": trial, "status": {"s": "success", "f": "failure", "e": "error"}[letter]}
+    {"suite": "fake", "task_id": task, "trial": trial, "status": {"s": "success", "f": "failure", "e": "error"}[letter]}
     for task, letters in enumerate(OUTCOMES)
     for trial, letter in enumerate(letters)
 ]
@@ -36,10 +36,10 @@ def test_modes(mode: Mode, max_count: int | None, expected: list[str]) -> None:
 
 
 def test_the_last_step_is_always_shown() -> None:
-    assert steps_shown(7, 3) == [0, 3, 6]
-    assert steps_shown(6, 3) == [0, 3, 5]
-    assert steps_shown(1, 10) == [0]
-    assert steps_shown(0, 2) == []
+    assert select_steps(7, 3) == [0, 3, 6]
+    assert select_steps(6, 3) == [0, 3, 5]
+    assert select_steps(1, 10) == [0]
+    assert select_steps(0, 2) == []
 
 
 def test_captions_name_step_waypoint_and_outcome() -> None:

@@ -82,7 +82,7 @@ def test_one_broken_recording_costs_one_video(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "wpray"):
         assert run_command(command.main, [str(tmp_path), "--size", "32", "--num-actors", "1"]) == 1
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["rollout_move_the_cube_0_t1_success.mp4"]
-    assert "left out: " in caplog.text and "fake_000_00000.parquet: the trajectory is damaged" in caplog.text
+    assert "no video: " in caplog.text and "fake_000_00000.parquet: the trajectory is damaged" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m wpray.bench e2e`: where an episode's time goes when the policy costs nothing.
+"""`python -m wpray.bench e2e`: an episode's time by activity, with a policy that costs nothing.
 
 This is a real run (Ray, environments, images sent, trajectories written) of a policy that answers at once. The limit
 beside the figures is the environment itself: reset, steps, and the renders that the policy asks for.
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--envs", default="auto", help="env actors (%(default)s)")
     parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
     args = parser.parse_args(argv)
-    _config(args, tempfile.gettempdir())  # refused before anything starts
+    _config(args, tempfile.gettempdir())  # checks the configuration before anything starts
     process_env.prepare(joins_a_cluster=False)
     from wpray.run.evaluation import evaluate
 

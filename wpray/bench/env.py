@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from wpray.bench.env_subjects import Kind, Recording, open_subject, run_trial
+from wpray.bench.env_subjects import Recording, SubjectKind, open_subject, run_trial
 from wpray.bench.figures import write_figures
 from wpray.benchmarks.libero import tasks
 from wpray.cli.arguments import file_to_write, whole
@@ -97,7 +97,7 @@ def _suite_and_task(text: str) -> tuple[str, int]:
 
 
 def _task(suite: str, number: int, trials: int) -> Task:
-    """Return the task. Raises BadInputError if there is none, or if it has fewer initial states than `trials`."""
+    """Return the task. Raise BadInputError if there is none, or if it has fewer initial states than `trials`."""
     (task,) = select_tasks(tasks.list_tasks(suite), [number])
     make_trials([task], trials, seed=0)
     return task
@@ -107,7 +107,7 @@ def _compare(task: Task, trials: int, steps: int) -> Comparison:
     decisions = frozenset(range(_WAIT - 1, _WAIT + steps, _EVERY))
     comparison = Comparison()
     with ExitStack() as stack:
-        kinds: tuple[Kind, ...] = ("stock", "stock_blind", "ours")
+        kinds: tuple[SubjectKind, ...] = ("stock", "stock_blind", "ours")
         subjects = {kind: stack.enter_context(_process(kind, task.suite, task.task_id)) for kind in kinds}
         for index in range(trials):
             given = (Trial(task, index, seed=0), _actions(steps, index), decisions)
@@ -118,7 +118,7 @@ def _compare(task: Task, trials: int, steps: int) -> Comparison:
     return comparison
 
 
-def _process(kind: Kind, suite: str, task_id: int) -> ProcessPoolExecutor:
+def _process(kind: SubjectKind, suite: str, task_id: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, initializer=partial(open_subject, kind, suite, task_id))
 

@@ -20,7 +20,7 @@ from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
 from wpray.types import FloatArray, Observation, ObservationSpec, Trial
 
-Kind = Literal["stock", "stock_blind", "ours"]
+SubjectKind = Literal["stock", "stock_blind", "ours"]
 _SEEN = ObservationSpec(proprio=tuple(PROPRIO))  # both cameras as usual, and everything that LIBERO says of the robot
 _FLOOR_EVERY = 10
 
@@ -44,7 +44,7 @@ class Recording:
         return self.reset_s + sum(self.step_s) + self.render_s
 
 
-def open_subject(kind: Kind, suite: str, task_id: int) -> None:
+def open_subject(kind: SubjectKind, suite: str, task_id: int) -> None:
     """Create this process's environment; the initializer of an executor."""
     global _SUBJECT
     _SUBJECT = _Ours(suite, task_id) if kind == "ours" else _Stock(suite, task_id, renders=kind == "stock")

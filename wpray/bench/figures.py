@@ -1,4 +1,4 @@
-"""The figures of a benchmark as a file."""
+"""Output of a benchmark's figures to a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wpray.errors import BadInputError
 
 
 def write_figures(path: Path | None, figures: Any) -> None:
-    """Write `figures` as JSON, if a file is named. Raises BadInputError if it cannot be written."""
+    """Write `figures` as JSON, if a file is named. Raise BadInputError if it cannot be written."""
     if path is None:
         return
     try:

@@ -39,7 +39,7 @@ _CHEAPER_AT = (1, 8, 32)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Measurement:
     """Figures of one kind of call at one batch size, milliseconds."""
 
     layout: Layout
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     settings = _settings(args)
     rates = measure_rates(settings.precision, settings.device)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     memory: dict[str, float] = {}
     for layout in dict.fromkeys(("two", args.layout)):
         rows += _measured(layout, settings, rates, rows, args.calls)
@@ -109,7 +109,9 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(args.variant, args.precision, not args.eager, args.deterministic, batches, device)
 
 
-def _measured(layout: Layout, settings: Settings, rates: Rates, before: Sequence[Row], calls: int) -> list[Row]:
+def _measured(
+    layout: Layout, settings: Settings, rates: Rates, before: Sequence[Measurement], calls: int
+) -> list[Measurement]:
     """Return the figures of a layout; `before` holds those of the pair, if it was measured."""
     models, pair = MeasuredModels(layout, settings), {(row.kind, row.batch): row.request_ms for row in before}
     rows = []
@@ -119,7 +121,7 @@ def _measured(layout: Layout, settings: Settings, rates: Rates, before: Sequence
             floor_ms = 1e3 * models.floor_s(kind, batch, rates) / batch
             beside = pair.get((kind, batch))
             target = _target(layout, kind, batch, settings, beside)
-            rows.append(Row(layout, kind, batch, call_ms, call_ms / batch, floor_ms, target, beside))
+            rows.append(Measurement(layout, kind, batch, call_ms, call_ms / batch, floor_ms, target, beside))
     return rows
 
 
@@ -132,7 +134,7 @@ def _target(layout: Layout, kind: Call, batch: int, settings: Settings, pair_ms:
 
 
 def _result(
-    args: argparse.Namespace, settings: Settings, rates: Rates, memory: dict[str, float], rows: list[Row]
+    args: argparse.Namespace, settings: Settings, rates: Rates, memory: dict[str, float], rows: list[Measurement]
 ) -> dict[str, Any]:
     cuda = settings.device.type == "cuda"
     return {
@@ -151,7 +153,7 @@ def _result(
     }
 
 
-def _print(result: dict[str, Any], rows: list[Row]) -> None:
+def _print(result: dict[str, Any], rows: list[Measurement]) -> None:
     memory = "".join(f"; {layout}: {peak:.1f} GB at most" for layout, peak in result["peak_memory_gb"].items())
     title = (
         f"{result['gpu'] or 'CPU'}, {result['precision']}: reads {result['read_tb_per_s']:.2f} TB/s, multiplies "
@@ -168,7 +170,7 @@ def _print(result: dict[str, Any], rows: list[Row]) -> None:
     Console(width=130).print(table)
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: Measurement) -> str:
     if row.target_ms is None:
         return "-"
     return f"{row.target_ms:.4g} {'met' if row.request_ms <= row.target_ms else 'MISSED'}"

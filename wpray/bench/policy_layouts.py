@@ -31,7 +31,7 @@ from wpray.models.loading import Computing
 from wpray.models.staging import fetch
 from wpray.models.token_layout import BINS256, BINS300
 from wpray.models.vlm import WaypointVLM
-from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
+from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, RequestKind, TraceOf, fixed_shapes
 
 Layout = Literal["two", "joint", "block"]
 Call = Literal["plan", "segment", "plan + segment"]
@@ -155,7 +155,7 @@ def _load(layout: Layout, config: ActionExpertConfig, settings: Settings) -> tup
     return loading.vlm(*vlm, size, BINS256, _HEADER, how), loading.action_expert(*expert, config, how)
 
 
-def _shapes(settings: Settings, kind: Kind, trace: TraceOf) -> BatchShapes:
+def _shapes(settings: Settings, kind: RequestKind, trace: TraceOf) -> BatchShapes:
     """Return the batch shapes that a run would use."""
     most = max(settings.batches)
     if not settings.deterministic:

@@ -1,4 +1,4 @@
-"""Types of command-line arguments: what cannot be used is refused before a command begins to work."""
+"""Types of command-line arguments, which refuse unusable values before a command begins to work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command line has in common: bad input is one line and exit code 2, never a traceback."""
+"""Exit codes of all commands: bad input is one line and exit code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from wpray.errors import BadInputError, RunStoppedError
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Runs `main` and turns its errors into an exit code: 1 a run that stopped early, 2 bad input, 130 Ctrl-C.
+    """Run `main` and turn its errors into an exit code: 1 a run that stopped early, 2 bad input, 130 Ctrl-C.
 
-    SIGTERM, with which schedulers and containers end a process, is as good as Ctrl-C.
+    SIGTERM, with which schedulers and containers end a process, counts as Ctrl-C.
     """
     try:
         with _terminated_as_interrupted():
@@ -39,5 +39,5 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    """Line ends and terminal codes that a file name or a key has brought along, written out."""
+    """Return the text with its line ends and terminal codes escaped; a file name or a key may hold some."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(error))

@@ -1,4 +1,4 @@
-"""Reads a Config from a YAML file and the command line; every mistake is one line that names the remedy."""
+"""Config from a YAML file and the command line; every mistake is one line that names the remedy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ABOUT = (
 
 
 def launch_parser() -> ArgumentParser:
-    """The options of `python -m wpray.launch` that are no fields of the configuration."""
+    """Return the options of `python -m wpray.launch` that are no fields of the configuration."""
     parser = ArgumentParser(prog="python -m wpray.launch", description=_ABOUT)
     parser.add_argument(
         "--plan", action="store_true", help="start nothing: say how long the run will take, and what will limit it"
@@ -40,7 +40,7 @@ def launch_parser() -> ArgumentParser:
 
 
 def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Config:
-    """Return the configuration that `argv` means: `[--config FILE] [--any.config.field VALUE ...]`.
+    """Return the configuration of `argv`: `[--config FILE] [--any.config.field VALUE ...]`.
 
     `parser` may hold a command's own options. Paths are expanded (`expand_paths`) unless `ray.submit` sends them to a
     cluster. Raises BadInputError for anything that is not a valid configuration; `--help` prints every field and exits.
@@ -58,7 +58,7 @@ def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Co
 
 
 def _file_of(argv: Sequence[str]) -> dict[str, Any]:
-    """Return what the file that `--config` names says; empty without one."""
+    """Return the settings of the file that `--config` names; empty without one."""
     path = _option(argv, "--config")
     return {} if path is None else read_yaml(Path(_config_name(path)))
 
@@ -77,7 +77,7 @@ def _option(argv: Sequence[str], name: str) -> str | None:
 
 
 def expand_paths(config: Config) -> Config:
-    """Return `config` with `~` and environment variables of its paths expanded: once, on the machine that uses them.
+    """Return `config` with `~` and environment variables of its paths expanded, on the machine that uses them.
 
     Raises BadInputError for a path that cannot be expanded, and for one of a pipe or a device.
     """
@@ -96,7 +96,7 @@ def _expanded(name: str, path: str) -> str:
 
 
 def _refuse_special_file(name: str, path: str) -> None:
-    """Raise BadInputError for what would be waited for; not for a file that is not there, or elsewhere."""
+    """Raise BadInputError for a pipe or a device, which a reader would wait for; a missing file is accepted."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -115,14 +115,14 @@ def _config_name(path: str) -> str:
 
 
 def _given(argv: Sequence[str], parser: ArgumentParser) -> dict[str, Any]:
-    """What the command line says of the fields."""
+    """Return the fields that the command line sets."""
     _refuse_groups_beside_fields(argv)
     try:
         source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
             _CliConfig, root_parser=parser, cli_parse_args=list(argv), formatter_class=argparse.HelpFormatter
         )
         return source()
-    except SettingsError as error:  # a list or mapping that cannot be taken apart
+    except SettingsError as error:  # a malformed list or mapping
         reason = " ".join(str(error).split())
         raise BadInputError(f"{reason}; write a mapping as NAME=VALUE, a list as A,B (see --help)") from error
 
@@ -153,7 +153,7 @@ def _wrong_with_setting(name: str) -> str | None:
 
 
 def validate(data: dict[str, Any]) -> Config:
-    """The Config of a plain mapping; raises BadInputError naming the first field that is wrong."""
+    """Return the Config of a plain mapping. Raises BadInputError naming the first field that is wrong."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -161,7 +161,7 @@ def validate(data: dict[str, Any]) -> Config:
 
 
 def field_names(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every settable field by its dotted name."""
+    """Return every settable field by its dotted name."""
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from field_names(info.annotation, f"{prefix}{name}.")
@@ -190,7 +190,7 @@ def _parse_yaml(path: Path, raw: bytes) -> Any:
 
 
 def _expand_dots(path: Path, data: dict[str, Any]) -> dict[str, Any]:
-    """`ray.address: auto` means the same as `ray: {address: auto}`."""
+    """Return `ray.address: auto` as `ray: {address: auto}`."""
     expanded: dict[str, Any] = {}
     for name, value in data.items():
         group, dot, field = name.partition(".")
@@ -213,7 +213,7 @@ def _given_twice(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return what both set, `above` where they disagree. Raises BadInputError if only it has fields for a name."""
+    """Return the settings of both, `above` where they disagree. Raises BadInputError if only it nests a name."""
     merged = dict(below)
     for name, value in above.items():
         old = merged.get(name)
@@ -226,7 +226,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any], prefix: str = "") -> di
 
 
 def _refuse_groups_beside_fields(argv: Sequence[str]) -> None:
-    """Which of `--ray '{...}'` and `--ray.address` would win is not to be guessed."""
+    """Raise BadInputError for `--ray '{...}'` beside `--ray.address`, because either could win."""
     options = [text[2:].partition("=")[0] for text in argv if text.startswith("--")]
     for name in {name.partition(".")[0] for name in field_names() if "." in name} & set(options):
         beside = next((option for option in options if option.startswith(f"{name}.")), None)
@@ -252,7 +252,7 @@ def _is_kind(part: int | str) -> bool:
 
 def _shorten(value: object) -> str:
     try:
-        text = reprlib.repr(value)  # not repr: YAML's aliases make a small file a huge value
-    except ValueError:  # Python writes out no integer of over 4,300 digits
+        text = reprlib.repr(value)  # not repr, because YAML's aliases can make a small file a huge value
+    except ValueError:  # Python prints no integer of over 4,300 digits
         return "so large a number"
     return text if len(text) <= 60 else text[:57] + "..."

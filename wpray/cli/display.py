@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live table on a terminal, plain lines elsewhere, and the same lines in run.log."""
+"""Display of a run: a live table on a terminal, plain lines elsewhere, and the same lines in run.log."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from wpray.results.writer import RunFolder
 from wpray.types import Trial
 
 _LOG = logging.getLogger("wpray")
-_BEFORE = "lines_before"  # attribute of a record: lines for run.log alone
+_BEFORE = "lines_before"  # attribute of a record: lines for run.log only
 
 
 @contextlib.contextmanager
 def logging_to(path: Path, console: Console) -> Iterator[None]:
-    """Sends the project's log lines to run.log, and warnings (all lines, if not a terminal) to the console."""
+    """Send the project's log lines to run.log, and warnings (all lines, if not a terminal) to the console."""
     file = _LogFile(path, encoding="utf-8")
     file.setFormatter(_Lines())
     screen = _ConsoleHandler(console)
@@ -46,16 +46,16 @@ def logging_to(path: Path, console: Console) -> Iterator[None]:
 
 
 class RunConsole(Console):
-    """Where a run speaks to a person."""
+    """Console of a run."""
 
     def on_broken_pipe(self) -> None:
-        """Whoever read has left, as `| head` does: the run goes on in silence, where rich would end it."""
+        """Go on in silence when the reader has left, as `| head` does; rich would end the process."""
         with contextlib.suppress(SystemExit):
             super().on_broken_pipe()
 
 
 class RunDisplay:
-    """Shows a run's progress; a context manager around the driver's loop."""
+    """Live display of a run's progress; a context manager around the driver's loop."""
 
     def __init__(self, console: Console, tally: Tally, num_policies: int) -> None:
         self._console, self._tally, self._num_policies = console, tally, num_policies
@@ -63,7 +63,7 @@ class RunDisplay:
         self._first = tally.done
         self._env_busy_s, self._policy_busy_s, self._num_workers = 0.0, 0.0, 0
         self._several_suites = len(tally.suites) > 1
-        self._is_live = console.is_terminal  # asked once: it looks at the environment
+        self._is_live = console.is_terminal  # read once, because the property reads the environment
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -88,7 +88,7 @@ class RunDisplay:
             self._live.stop()
 
     def on_episode(self, trial: Trial, episode: EncodedEpisode) -> None:
-        """Logs an episode's line, its replans before it."""
+        """Log an episode's line, its replans before it."""
         self._env_busy_s += episode.utilisation[0]
         if self._is_live:
             self._progress.update(self._bar, completed=self._tally.done, total=self._tally.total)
@@ -97,7 +97,7 @@ class RunDisplay:
         _LOG.info(suite + episode_line(trial, episode), extra={_BEFORE: replans})
 
     def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
-        """Notes how long the policies have computed, and how many env actors there are."""
+        """Note the seconds that the policies have computed, and the number of env actors."""
         self._policy_busy_s, self._num_workers = policy_busy_s, num_workers
 
     def _render(self) -> RenderableType:
@@ -117,12 +117,12 @@ class RunDisplay:
 
 
 def _tables(tally: Tally) -> RenderableType:
-    """The rates by task; of several suites by suite, because there are too many tasks for a screen."""
+    """Return the rates by task; of several suites by suite, because there are too many tasks for a screen."""
     return suite_table(tally) if len(tally.suites) > 1 else task_table(tally)
 
 
 def episode_line(trial: Trial, episode: EncodedEpisode) -> str:
-    """`Task 3 pick_up_the_bbq_sauce... trial 2: SUCCESS in 128 steps (4.1 s)`."""
+    """Return `Task 3 pick_up_the_bbq_sauce... trial 2: SUCCESS in 128 steps (4.1 s)`."""
     label = trial.label
     if episode.error is not None:
         return f"{label}: ERROR {episode.error}"
@@ -131,13 +131,13 @@ def episode_line(trial: Trial, episode: EncodedEpisode) -> str:
 
 
 def log_summary(tally: Tally) -> None:
-    """The plain lines that close run.log."""
+    """Log the plain lines that close run.log."""
     for line in log_lines(tally):
         _LOG.log(logging.INFO, line)
 
 
 def print_summary(console: Console, tally: Tally, folder: RunFolder, report: Path | None) -> None:
-    """The closing table and rate, where the files are and how to query them."""
+    """Print the closing table and rate, where the files are and how to query them."""
     overall = tally.overall
     if console.is_terminal:
         console.print(_tables(tally))
@@ -159,7 +159,7 @@ def print_summary(console: Console, tally: Tally, folder: RunFolder, report: Pat
 
 
 class _Lines(logging.Formatter):
-    """A record as a line with its time, those that come with it before it: one record an episode."""
+    """Formatter of a record as a line with its time, after the lines that belong to the same episode."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -171,7 +171,7 @@ class _Lines(logging.Formatter):
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """A line that a full disk does not take is on the console: no traceback for it, and the run goes on."""
+        """Ignore a full disk: the line is on the console, and the run goes on without a traceback."""
 
 
 class _ConsoleHandler(logging.Handler):
@@ -184,6 +184,6 @@ class _ConsoleHandler(logging.Handler):
         with contextlib.suppress(OSError):  # a full disk or a closed pipe must not end the run; run.log has the line
             if self._is_terminal:
                 self._console.print(record.getMessage(), style=style, highlight=False, markup=False, soft_wrap=True)
-            else:  # nothing to lay out: a line for each episode
+            else:  # not a terminal, so a line for each episode
                 self._console.file.write(record.getMessage() + "\n")
                 self._console.file.flush()

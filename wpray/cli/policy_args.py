@@ -1,7 +1,7 @@
 """A policy's own settings on the command line: `--policy_args.NAME VALUE`, and their part of `--policy NAME --help`.
 
-The values stay text here. The policy's own model reads them once its module may be imported: not before the environment
-variables are set that numpy, torch and Ray read when they are imported.
+The values stay text here. The policy's own model reads them once its module may be imported: after the environment
+variables are set that numpy, torch and Ray read at import.
 """
 
 from __future__ import annotations

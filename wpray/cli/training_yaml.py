@@ -31,7 +31,6 @@ def _only(*allowed: Any) -> Callable[[Any], bool]:
 _INERT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "robot_config_kwargs": (_only({}), "it must be empty: LIBERO's robot has no options"),
     "max_duration": (_only(32), "no other than 32 is known"),
-    "planner_use_block_embed": (_boolean, "true or false; the checkpoint's tensors decide"),
     "planner_block0_cond": (_only("none"), "only none is known"),
     "goal_condition_mode": (_only("none"), "only none is known"),
     "skip_masked_cameras": (_boolean, "true or false; a camera that is not there is always left out"),

@@ -1,4 +1,4 @@
-"""YAML in which every key is given once, and a small file is no huge value."""
+"""YAML loader that refuses repeated keys, and small files whose aliases mean a huge value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-_MOST_VALUES = 100_000  # with everything that an alias stands for counted each time
+_MOST_VALUES = 100_000  # counting the values of an alias each time it is used
 
 
 def load_unique(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The same question to many Ray actors or nodes, of which some may be busy, starting or gone."""
+"""Calls to many Ray actors or nodes at once, some of which may be busy, starting or gone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import ray
 
 
-def gather_within(asked: Sequence[Any], timeout_s: float) -> Iterator[tuple[int, Any]]:
-    """(index in `asked`, what came back) of every call that ended without an error within `timeout_s`, in order."""
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
-    for index, reference in enumerate(asked):
+def gather_within(calls: Sequence[Any], timeout_s: float) -> Iterator[tuple[int, Any]]:
+    """Yield (index, result) of every call that ended without an error within `timeout_s`, in order."""
+    ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)
+    for index, reference in enumerate(calls):
         if reference in ready:
             try:
                 yield index, ray.get(reference)
@@ -20,5 +20,5 @@ def gather_within(asked: Sequence[Any], timeout_s: float) -> Iterator[tuple[int,
 
 
 def cause_of(error: BaseException | None) -> BaseException | None:
-    """What the called code raised, if it did; else Ray's own error."""
+    """Return the exception of the called code, if it raised one; else Ray's own."""
     return error.cause if isinstance(error, ray.exceptions.RayTaskError) else error

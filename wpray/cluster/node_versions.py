@@ -1,8 +1,8 @@
-"""The machines of a run must agree on what decides outcomes.
+"""Versions of a run's machines, which must agree on what decides outcomes.
 
-Compared with the machine that starts the run when it joins a cluster, and again by every env actor, for nodes join
-later. Another simulator moves physics and pixels: refused. Another Python, Ray, numpy or torch may change the last bit
-of a sum, as another processor may: a warning.
+Nodes are compared with the machine that starts the run when it joins a cluster, and again by every env actor, because
+nodes join later. Another simulator moves physics and pixels, so it is refused. Another Python, Ray, numpy or torch may
+change the last bit of a sum, as another processor may, so it is a warning.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """What the nodes said."""
+    """Answers of the nodes."""
 
     versions: dict[str, dict[str, str]]  # by host
     silent: tuple[str, ...]  # hosts that did not answer in time, or could not
@@ -44,14 +44,14 @@ def ask_nodes(timeout_s: float = _TIMEOUT_S, suites: Sequence[str] = (FAKE_SUITE
     silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
     found: dict[str, dict[str, str]] = {}
     for host, versions in said.values():
-        # Several nodes may be of one host; one that differs is never hidden by one that does not.
+        # A host may have several nodes; one that differs must not be hidden by one that agrees.
         name = host if found.get(host, versions) == versions else f"{host} (another node)"
         found[name] = versions
     return Nodes(found, tuple(silent))
 
 
 def reference(nodes: Nodes, suites: Sequence[str] = (FAKE_SUITE,)) -> dict[str, str]:
-    """The versions that nodes are compared with: this machine's, for what it lacks the first node's that has it."""
+    """Return the versions that nodes are compared with: this machine's, and what it lacks from the first node."""
     found: dict[str, str] = {}
     for versions in reversed(list(nodes.versions.values())):
         found |= versions
@@ -59,14 +59,14 @@ def reference(nodes: Nodes, suites: Sequence[str] = (FAKE_SUITE,)) -> dict[str, 
 
 
 def check_nodes(suites: Sequence[str] = (FAKE_SUITE,)) -> dict[str, str]:
-    """The versions that every env actor must have; differences that change no outcome are logged.
+    """Return the versions that every env actor must have; log differences that change no outcome.
 
     Raises BadInputError, naming hosts, packages and versions, if a node has another simulator, or other files of it.
     """
     nodes = ask_nodes(suites=suites)
     wanted = reference(nodes, suites)
     for host in nodes.silent:
-        _LOG.warning("node %s has not told its versions within %g s", host, _TIMEOUT_S)
+        _LOG.warning("node %s has not reported its versions within %g s", host, _TIMEOUT_S)
     odd = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, HARMLESS))]
     if odd:
         _LOG.warning("nodes differ, which may change last bits: %s", "; ".join(odd))
@@ -77,7 +77,7 @@ def check_nodes(suites: Sequence[str] = (FAKE_SUITE,)) -> dict[str, str]:
 
 
 def check_this_host(wanted: Mapping[str, str], suites: Sequence[str] = (FAKE_SUITE,)) -> None:
-    """Raise BadInputError if this process's simulator is not the one `wanted` (empty: anything goes)."""
+    """Raise BadInputError if this process's simulator is not the `wanted` one (empty: no check)."""
     if not wanted:
         return
     wrong = named(platform.node(), wanted, origins.identity(suites), DECISIVE)
@@ -86,7 +86,7 @@ def check_this_host(wanted: Mapping[str, str], suites: Sequence[str] = (FAKE_SUI
 
 
 def named(host: str, wanted: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> str:
-    """'host: mujoco 3.4.0 instead of 3.3.2'; empty if nothing that both have differs."""
+    """Return 'host: mujoco 3.4.0 instead of 3.3.2'; empty if nothing that both have differs."""
     different = record.differing(wanted, theirs, names)
     return f"{host}: " + ", ".join(f"{n} {theirs[n]} instead of {wanted[n]}" for n in different) if different else ""
 

@@ -1,4 +1,4 @@
-"""Whether a Ray cluster answers at an address, found out in seconds: Ray itself tries for minutes, and logs it."""
+"""Check in seconds that a Ray cluster answers at an address; Ray itself retries for minutes and logs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 CONNECT_S = 5.0  # for each of a name's addresses
 ANSWER_S = 10.0
-# Ray speaks gRPC at all its ports: the opening words of HTTP/2, with empty settings, which each side sends at once.
+# Ray speaks gRPC at all its ports. These are the first bytes of HTTP/2, with empty settings; each side sends them.
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 
@@ -24,9 +24,9 @@ def host_and_port(address: str) -> tuple[str, int] | None:
 
 
 def check_answers(host: str, port: int, connect_s: float = CONNECT_S, answer_s: float = ANSWER_S) -> None:
-    """Raise ConnectionError, in a line, if nobody listens at `host`:`port` or whoever listens stays silent.
+    """Raise ConnectionError, one line, if nothing listens at `host`:`port` or no Ray answers.
 
-    A cluster that is slow gets `answer_s` seconds for its first byte, of which no more is asked.
+    A slow cluster gets `answer_s` seconds for its first byte; nothing more is required.
     """
     try:
         connection = socket.create_connection((host, port), timeout=connect_s)
@@ -52,7 +52,7 @@ def _first_byte(connection: socket.socket) -> bool:
 
 
 def _shakes_hands(connection: socket.socket) -> bool:
-    """Whether the other side speaks TLS; Ray itself checks certificates when it connects."""
+    """Return whether the other side speaks TLS; Ray itself checks certificates when it connects."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
@@ -60,6 +60,6 @@ def _shakes_hands(connection: socket.socket) -> bool:
         context.wrap_socket(connection).close()
     except ssl.SSLEOFError:
         return False
-    except ssl.SSLError:  # it has answered, if with an alert: it wants our certificate
+    except ssl.SSLError:  # an alert is an answer, too: it requires our certificate
         return True
     return True

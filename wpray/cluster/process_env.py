@@ -1,4 +1,4 @@
-"""Environment variables that Ray and the libraries read when they are imported: set them before that.
+"""Environment variables that Ray and the libraries read at import, so set them before.
 
 The processes of a local Ray inherit them.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, MutableMapping
 
-# One env actor is one core: libraries that start a thread for each core only fight each other.
+# An env actor has one core, so libraries that start a thread for each core only slow each other.
 WORKER_DEFAULTS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -16,20 +16,20 @@ WORKER_DEFAULTS = {
     "NUMBA_NUM_THREADS": "1",
     "LP_NUM_THREADS": "1",
     "PYTHONFAULTHANDLER": "1",
-    # Env actors use a GPU for rendering without reserving it: Ray must not hide it from them.
+    # Env actors render on a GPU without reserving it, so Ray must not hide it from them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # An episode (100 to 400 kB) comes back inside the actor's reply: by way of the object store, which Ray uses from
-    # 100 kB on, it cost the driver 1.3 ms of CPU instead of 0.8.
+    # An episode (100 to 400 kB) returns inside the actor's reply. The object store, which Ray uses from 100 kB on,
+    # costs the driver 1.3 ms of CPU instead of 0.8.
     "RAY_max_direct_call_object_size": "2000000",
 }
-# What nodes may see of the environment of the machine that starts a run, besides: nothing secret.
+# Further variables of the starting machine that nodes may see; none is secret.
 _PASSED_ON = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "LIBGL_ALWAYS_SOFTWARE", "PYTORCH_CUDA_ALLOC_CONF")
-# Linux's default binds to every interface; a Ray that is told that there will be no other node, to loopback.
+# On Linux, Ray binds to every interface by default; to loopback alone if this says that no other node will join.
 _NO_OTHER_NODE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def prepare(joins_a_cluster: bool, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what is not set yet. Call it before the first import of ray, numpy or torch."""
+    """Set the variables that are not set yet. Call it before the first import of ray, numpy or torch."""
     for name, value in WORKER_DEFAULTS.items():
         environ.setdefault(name, value)
     environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -39,5 +39,5 @@ def prepare(joins_a_cluster: bool, environ: MutableMapping[str, str] = os.enviro
 
 
 def passed_on(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What the nodes of a cluster get of this environment: by allow-list, nothing secret."""
+    """Return what the nodes of a cluster get of this environment: by allow-list, nothing secret."""
     return {name: environ[name] for name in (*_PASSED_ON, *WORKER_DEFAULTS) if name in environ}

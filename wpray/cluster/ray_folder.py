@@ -1,4 +1,4 @@
-"""Where a local Ray keeps its sockets: their paths have at most 107 bytes, and a scheduler's TMPDIR may use most."""
+"""Folder of a local Ray's sockets: their paths have at most 107 bytes, and a scheduler's TMPDIR may use most."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from wpray.system import private_folder
 
-_LONGEST_SOCKET = 107  # bytes, of Linux
+_LONGEST_SOCKET = 107  # bytes, on Linux
 _BELOW = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store_0"
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 @contextlib.contextmanager
 def short_enough(environ: Mapping[str, str] = os.environ, places: Sequence[str] = _SHORT) -> Iterator[str | None]:
-    """Yield a private folder for Ray's files, removed at the end; None where the one that Ray takes will do."""
+    """Yield a private folder for Ray's files, removed at the end; None if Ray's own choice is short enough."""
     own = Path(environ.get("RAY_TMPDIR") or environ.get("TMPDIR") or "/tmp")
     if _takes_sockets(own) and not _is_another_users(own / "ray"):
         yield None
         return
     place = next((Path(name) for name in places if _takes_sockets(Path(name))), None)
-    if place is None:  # Ray will say what is wrong with its own
+    if place is None:  # Ray then reports what is wrong with its own
         yield None
         return
     held = private_folder.hold(place)

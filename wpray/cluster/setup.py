@@ -1,4 +1,4 @@
-"""Starts or joins Ray, and sizes a run to what the cluster has."""
+"""Start or join Ray, and size a run to what the cluster has."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from wpray.system.hardware import cores
 from wpray.types import Task
 
 _LOG = logging.getLogger(__name__)
-_OBJECT_STORE = 256 * 2**20  # results pass through it one at a time
+_OBJECT_STORE = 256 * 2**20  # bytes; results pass through it one at a time
 _FAKE_MEMORY = 200 * 2**20
-_PLENTY = 10_000.0  # custom resources name kinds of nodes; one machine alone is of every kind
+_PLENTY = 10_000.0  # of each custom resource on a single machine, because it counts as every kind of node
 _PACKAGE = Path(__file__).parents[1]
 
 
 def start_ray(config: Config, folder: str | None = None) -> None:
-    """Joins the cluster at ray.address, or starts a local Ray: loopback only, no dashboard, quiet.
+    """Join the cluster at ray.address, or start a local Ray: loopback only, no dashboard, no log output.
 
     `folder`: where a local Ray keeps its files; None is Ray's own choice. Raises BadInputError if the cluster cannot be
     reached.
@@ -42,17 +42,17 @@ def start_ray(config: Config, folder: str | None = None) -> None:
     address, on_sigterm = config.ray.address, signal.getsignal(signal.SIGTERM)
     options = _join_options(address) if address else {**_local_options(config), "_temp_dir": folder}
 
-    def in_a_line(error: Exception) -> BadInputError:
+    def one_line(error: Exception) -> BadInputError:
         named = " (RAY_ADDRESS)" if address == "auto" and os.environ.get("RAY_ADDRESS") else ""
         return BadInputError(f"ray.address {address or 'none'}{named}: cannot start or join Ray ({_reason(error)})")
 
     try:
-        with wrapping_errors(in_a_line):  # of a node that does not come up in time Ray says so with a plain Exception
+        with wrapping_errors(one_line):  # Ray raises a plain Exception for a node that does not start in time
             if address:
                 _check_is_there(address)
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     finally:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its last words
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its summary
 
 
 def ray_is_running() -> bool:
@@ -62,20 +62,22 @@ def ray_is_running() -> bool:
 
 @contextlib.contextmanager
 def running_ray(config: Config) -> Iterator[None]:
-    """`start_ray`, and its end."""
+    """Start or join Ray, and leave it at the end."""
     with contextlib.nullcontext() if config.ray.address else short_enough() as folder:
         start_ray(config, folder)
         try:
             yield
         finally:
             ray.shutdown()
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray takes it away, unseen by Python
+            signal.signal(
+                signal.SIGTERM, signal.getsignal(signal.SIGTERM)
+            )  # Ray replaces the handler without Python's knowledge
 
 
 def num_env_actors(config: Config, num_trials: int) -> int:
-    """Environments at once: as configured, else what the nodes' CPUs and memory hold; never more than trials.
+    """Return the number of environments at once: as configured, else what the nodes hold; at most one for each trial.
 
-    A cluster may grow to hold as many as are asked for; one machine does not. Raises BadInputError if none fits.
+    A cluster may grow to the configured number; one machine does not. Raises BadInputError if none fits.
     """
     wanted, fitting = config.num_env_actors, env_actors_that_fit(config)
     if wanted != "auto" and config.ray.address is not None:
@@ -86,12 +88,12 @@ def num_env_actors(config: Config, num_trials: int) -> int:
 
 
 def env_actors_that_fit(config: Config) -> int:
-    """How many the nodes that are here now can hold."""
+    """Return how many env actors the present nodes can hold."""
     return sum(_fitting(node, _needs(config)) for node in _nodes())
 
 
 def policy_actors(config: Config, num_gpus: float) -> tuple[int, float]:
-    """Policy replicas, and the GPUs of each: as configured, else one, or as many as the nodes' GPUs hold.
+    """Return (replicas, GPUs of each): as configured, else one replica, or as many as the nodes' GPUs hold.
 
     A single machine without a GPU runs the policy on its CPU. Raises BadInputError if a cluster has no GPU for it.
     """
@@ -112,13 +114,13 @@ def policy_actors(config: Config, num_gpus: float) -> tuple[int, float]:
 
 
 def demands(resources: Mapping[str, float]) -> dict[str, Any]:
-    """What an actor asks of Ray for the resources in a configuration: GPUs have an option of their own."""
+    """Return the options of an actor that demand the configured resources; GPUs have an option of their own."""
     custom = {name: share for name, share in resources.items() if name != "GPU"}
     return {"resources": custom, "num_gpus": resources.get("GPU", 0)}
 
 
 def env_memory(config: Config) -> int:
-    """Bytes reserved for an env actor."""
+    """Return the bytes reserved for an env actor."""
     return _FAKE_MEMORY if FAKE_SUITE in config.suites else int(config.env.memory_gb * 2**30)
 
 
@@ -126,7 +128,7 @@ def cluster_tasks(config: Config) -> tuple[Task, ...]:
     """Return the tasks of every suite.
 
     A worker lists them if the run joins a cluster, because this machine may have no LIBERO. Raises BadInputError for a
-    suite that does not exist, or if no worker can tell.
+    suite that does not exist, or if no worker can list its tasks.
     """
     if config.ray.address is None:
         return tuple(task for asked in _asked(config) for task in list_tasks(*asked))
@@ -141,7 +143,7 @@ def cluster_tasks(config: Config) -> tuple[Task, ...]:
 
 
 def _reason(error: Exception) -> str:
-    """One line; of a mismatch of Ray's or Python's versions all that Ray says, which it spreads over many."""
+    """Return one line; for a mismatch of Ray's or Python's versions all of the several lines that Ray gives."""
     text = str(error).strip() or type(error).__name__
     if text.startswith("Version mismatch"):
         return " ".join(text.split()) + "; use the cluster's versions of Python and Ray here"
@@ -149,18 +151,18 @@ def _reason(error: Exception) -> str:
 
 
 def _check_is_there(address: str) -> None:
-    """Raise ConnectionError unless a cluster answers where Ray would look for it; Ray would try for minutes."""
+    """Raise ConnectionError unless a cluster answers where Ray would look; Ray itself would try for minutes."""
     found = host_and_port(_where(address))
     if found is not None:
         check_answers(*found)
 
 
 def _where(address: str) -> str:
-    """Return the address that Ray makes of `address`: for auto that in RAY_ADDRESS, else of what runs here."""
+    """Return the address that Ray makes of `address`: for auto the one in RAY_ADDRESS, else the local cluster's."""
     named = os.environ.get("RAY_ADDRESS") if address == "auto" else None
     if address != "auto" or named:
         return named or address
-    logging.getLogger("ray").setLevel(logging.ERROR)  # as ray.init will: of several clusters here it warns
+    logging.getLogger("ray").setLevel(logging.ERROR)  # as ray.init does, because Ray warns of several clusters here
     services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]
     try:
         return services.canonicalize_bootstrap_address(address) or address
@@ -170,7 +172,7 @@ def _where(address: str) -> str:
 
 
 def _join_options(address: str) -> dict[str, Any]:
-    """The nodes get this package as it is here, and of this environment what is on the allow-list."""
+    """Return options that give the nodes this package as it is here, and the allow-listed variables."""
     return {
         "address": address,
         "runtime_env": {"py_modules": [str(_PACKAGE)], "env_vars": {**WORKER_DEFAULTS, **passed_on()}},
@@ -178,7 +180,7 @@ def _join_options(address: str) -> dict[str, Any]:
 
 
 def _local_options(config: Config) -> dict[str, Any]:
-    """Workers inherit this process's environment: a runtime_env would cost a second for each actor."""
+    """Return options of a local Ray; workers inherit this environment, because a runtime_env costs a second each."""
     asked = 0 if config.num_env_actors == "auto" else config.num_env_actors * config.ray.env_cpus
     return {
         "address": "local",

@@ -1,8 +1,8 @@
-"""`python -m wpray.dataset_stats RLDS_DIR -o dataset_statistics.json`: what normalization needs to know of a data set.
+"""`python -m wpray.dataset_stats RLDS_DIR -o dataset_statistics.json`: statistics of a data set for normalization.
 
 For `action` (7) and `proprio` = observation/state (8): mean, std (ddof 0), min, max and the 1st and 99th percentile,
-as numpy computes them in float32. Values wait in temporary files, so that memory holds one number a step at a time
-and never an image.
+as numpy computes them in float32. Values are kept in temporary files, so memory holds one number per step at a time and
+never an image.
 
 `--layout 6d` writes the statistics of models that plan the gripper as a token: `proprio` is the pose alone (6), and the
 action's gripper, which data sets store as -1 open and 1 close, counts as 1 open and 0 close.
@@ -32,27 +32,27 @@ from wpray.results.atomic import DiskFullError, write_atomic
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
 _PERCENTILES = {"q01": 1, "q99": 99}
-_POSE_DIM = 6  # of the proprio: position and axis-angle; the finger joints follow
+_POSE_DIM = 6  # position and axis-angle, the first columns of the proprio; the finger joints follow
 
 Layout = Literal["8d", "6d"]
 
 
 class Columns:
-    """Rows of a field, kept in a temporary file until their statistics are asked for."""
+    """Rows of a field, kept in a temporary file until their statistics are computed."""
 
     def __init__(self, dim: int) -> None:
         self._dim, self.count = dim, 0
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="wpray-stats-")  # noqa: SIM115 - lives as long as this
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="wpray-stats-")  # noqa: SIM115 - open as long as the object
 
     def add(self, rows: Float32Array) -> None:
-        """Appends (N, dim) rows. Raises ValueError if a value is not finite."""
+        """Append (N, dim) rows. Raise ValueError if a value is not finite."""
         if not np.isfinite(rows).all():
             raise ValueError("a value is not finite")
         self._file.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
         self.count += len(rows)
 
     def statistics(self) -> dict[str, list[float]]:
-        """mean, std, min, max, q01, q99 of each column: float32 values, moments summed in float64."""
+        """Return mean, std, min, max, q01 and q99 of each column: float32 values, moments summed in float64."""
         self._file.flush()
         rows = np.memmap(self._file, dtype=np.float32, mode="r", shape=(self.count, self._dim))
         columns = [_statistics(np.array(rows[:, index])) for index in range(self._dim)]
@@ -62,14 +62,14 @@ class Columns:
 def _statistics(values: Float32Array) -> dict[str, float]:
     moments = {"mean": values.mean(dtype=np.float64), "std": values.std(dtype=np.float64)}
     extremes = {"min": values.min(), "max": values.max()}
-    # One number at a time: a list of percentiles would make numpy interpolate in float64.
+    # One percentile at a time, because numpy would interpolate a list of them in float64.
     percentiles = {name: np.percentile(values, q) for name, q in _PERCENTILES.items()}
     return {name: float(np.float32(value)) for name, value in {**moments, **extremes, **percentiles}.items()}
 
 
 @dataclass(slots=True)
-class Statistics:
-    """Statistics of a data set in the making."""
+class DatasetStatistics:
+    """DatasetStatistics of a data set, to which episodes are added."""
 
     layout: Layout = "8d"
     num_trajectories: int = 0
@@ -79,17 +79,17 @@ class Statistics:
     def __post_init__(self) -> None:
         self.proprio = Columns(_POSE_DIM if self.layout == "6d" else PROPRIO_DIM)
 
-    def add(self, episode: rlds.Episode) -> None:
-        """Adds an episode. Raises ValueError if it cannot be one."""
+    def add(self, episode: rlds.RldsEpisode) -> None:
+        """Add an episode. Raise ValueError if its lengths differ or a value is not finite."""
         if len(episode.action) != len(episode.proprio):
             raise ValueError(f"it has {len(episode.action)} actions and {len(episode.proprio)} states")
-        newer = self.layout == "6d"
-        self.action.add(_with_opening(episode.action) if newer else episode.action)
-        self.proprio.add(episode.proprio[:, :_POSE_DIM] if newer else episode.proprio)
+        with_token = self.layout == "6d"
+        self.action.add(_with_opening(episode.action) if with_token else episode.action)
+        self.proprio.add(episode.proprio[:, :_POSE_DIM] if with_token else episode.proprio)
         self.num_trajectories += 1
 
     def as_dict(self) -> dict[str, Any]:
-        """For the file. Raises ValueError if there is nothing to describe."""
+        """Return the values for the file. Raise ValueError if no step was added."""
         if self.action.count == 0:
             raise ValueError("its episodes have no steps")
         return {
@@ -108,7 +108,7 @@ def _with_opening(action: Float32Array) -> Float32Array:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 written, 2 bad input."""
+    """Write the statistics of the data sets that `argv` names. Return 0; raise BadInputError."""
     args = _parser().parse_args(argv)
     _check_output(args.output)
     rlds.hide_gpus()
@@ -129,14 +129,14 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m wpray.dataset_stats",
-        description="Statistics of RLDS data sets, as dataset_statistics_path of a config names them.",
+        description="Writes statistics of RLDS data sets, for dataset_statistics_path of a config.",
     )
     parser.add_argument(
         "folders",
         nargs="+",
         type=expanded_path,
         metavar="RLDS_DIR",
-        help="NAME/1.0.0, or a folder above one or several",
+        help="NAME/1.0.0, or a folder that holds one or several data sets",
     )
     parser.add_argument(
         "-o", "--output", required=True, type=expanded_path, metavar="FILE", help="the JSON file to write"
@@ -145,7 +145,7 @@ def _parser() -> ArgumentParser:
         "--layout",
         choices=("8d", "6d"),
         default="8d",
-        help="6d: of models with a gripper token (the pose alone; 1 is an open gripper)",
+        help="6d: for models with a gripper token (pose only; 1 is an open gripper)",
     )
     parser.add_argument("--flat", action="store_true", help="one data set, not nested under its name")
     parser.add_argument("--split", default="all", help="a TFDS split, such as train[:95%%] (default: all)")
@@ -153,7 +153,7 @@ def _parser() -> ArgumentParser:
 
 
 def _compute(data_set: rlds.DataSet, layout: Layout, progress: Progress) -> dict[str, Any]:
-    statistics, bar = Statistics(layout), progress.task_ids[0]
+    statistics, bar = DatasetStatistics(layout), progress.task_ids[0]
     progress.update(bar, description=data_set.name)
     try:
         for episode in data_set.episodes():
@@ -169,13 +169,13 @@ def _compute(data_set: rlds.DataSet, layout: Layout, progress: Progress) -> dict
 def _check_names(names: Sequence[str], *, flat: bool) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise BadInputError(f"data set {twice[0]} is named twice; its statistics would overwrite each other")
+        raise BadInputError(f"data set {twice[0]} is named twice; name it once")
     if flat and len(names) > 1:
         raise BadInputError(f"--flat: the file can hold one data set, not {', '.join(names)}; leave --flat out")
 
 
 def _check_output(path: Path) -> None:
-    """Before the data are read: an hour later is a bad time to learn that the folder is read-only."""
+    """Raise BadInputError if the file cannot be written, before an hour is spent on reading the data."""
     if path.is_dir():
         raise BadInputError(f"{path}: is a folder; name a file such as {path / 'dataset_statistics.json'}")
     try:

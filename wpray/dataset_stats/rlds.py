@@ -1,7 +1,7 @@
-"""Reads actions and proprio from RLDS data sets as TFDS writes them, and nothing else: images stay undecoded bytes.
+"""Reader of actions and proprio in RLDS data sets as TFDS writes them; images stay undecoded bytes.
 
-The examples are parsed for the wanted features alone. What TFDS's own partial decoding would do is not available for
-the steps of an episode, and skipping the images' decoding leaves a cost for each step.
+Examples are parsed for these features only. TFDS's own partial decoding is not available for the steps of an episode,
+and its option to skip the decoding of images still costs time at each step.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from wpray.system.lfs import refuse_pointer
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
 _FILES = ("dataset_info.json", "features.json")
-_DEPTH = 3  # folders between a named folder and the builder's own, at most
-_BUFFER = 8 * 2**20  # bytes read at once from a file
+_MAX_DEPTH = 3  # folders from a named folder down to the builder's own
+_BUFFER = 8 * 2**20  # bytes read from a file at once
 _FILES_AT_ONCE = 8
 _FIELDS = {"action": (("action",), ACTION_DIM), "proprio": (("observation", "state"), PROPRIO_DIM)}
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
-    """One trajectory of a data set."""
+class RldsEpisode:
+    """One episode of a data set."""
 
     action: Float32Array  # (T, 7)
     proprio: Float32Array  # (T, 8)
@@ -40,13 +40,13 @@ class DataSet:
 
     name: str
     folder: Path
-    num_episodes: int  # as its own description counts them
+    num_episodes: int  # as stated in its description
     split: Any
     parser: Any
     adapter: Any
 
-    def episodes(self) -> Iterator[Episode]:
-        """Every episode, files read in parallel. Raises BadInputError for a file that is missing or damaged."""
+    def episodes(self) -> Iterator[RldsEpisode]:
+        """Yield every episode; files are read in parallel. Raise BadInputError if one is missing or damaged."""
         tf = _tensorflow()
         paths = [os.fspath(path) for path in self.split.filepaths]
         records = tf.data.Dataset.from_tensor_slices(paths).interleave(
@@ -59,30 +59,32 @@ class DataSet:
         try:
             for example in parsed.as_numpy_iterator():
                 steps = example["steps"]
-                yield Episode(*(_field(steps, path) for path, _ in _FIELDS.values()))
+                yield RldsEpisode(*(_field(steps, path) for path, _ in _FIELDS.values()))
         except (tf.errors.OpError, ValueError) as error:
             raise BadInputError(f"{self.folder}: cannot be read to its end ({_first_line(error)})") from error
 
 
 def hide_gpus(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Keeps TensorFlow off the GPUs and quiet. Call it before TensorFlow is imported."""
+    """Keep TensorFlow off the GPUs and quiet. Call this before TensorFlow is imported."""
     environ["CUDA_VISIBLE_DEVICES"] = "-1"
     environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no arithmetic is done here; it announces itself otherwise
+    environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed without arithmetic, and it would log its use
 
 
 def find_data_sets(folder: Path) -> list[Path]:
-    """The builder folders at or below `folder` (`NAME/1.0.0`, `NAME/NAME/1.0.0`, or a folder of several data sets).
+    """Return the builder folders at or below `folder`: `NAME/1.0.0`, `NAME/NAME/1.0.0`, or several data sets.
 
-    Raises BadInputError if there is none, or if one data set is there in several versions.
+    Raise BadInputError if there is none, or if a data set has several versions.
     """
     if not folder.is_dir():
         raise BadInputError(f"{folder}: no such folder; name an RLDS data set such as .../libero_object_no_noops/1.0.0")
-    patterns = ["/".join("*" * depth) for depth in range(1, _DEPTH + 1)]
+    patterns = ["/".join("*" * depth) for depth in range(1, _MAX_DEPTH + 1)]
     places = [folder, *(place for pattern in patterns for place in sorted(folder.glob(pattern)))]
     found = [place for place in places if all((place / name).is_file() for name in _FILES)]
     if not found:
-        raise BadInputError(f"{folder}: no RLDS data set here ({' and '.join(_FILES)} are in no folder below it)")
+        raise BadInputError(
+            f"{folder}: no RLDS data set here ({' and '.join(_FILES)} not found); name its folder NAME/1.0.0"
+        )
     for parent in {place.parent for place in found}:
         versions = [place.name for place in found if place.parent == parent]
         if len(versions) > 1 and all(name[:1].isdecimal() for name in versions):
@@ -91,7 +93,7 @@ def find_data_sets(folder: Path) -> list[Path]:
 
 
 def open_data_set(folder: Path, split: str = "all") -> DataSet:
-    """The data set in a builder folder. Raises BadInputError if it cannot be read or lacks action or proprio."""
+    """Open the data set in a builder folder. Raise BadInputError if it is unreadable or lacks action or proprio."""
     for name in _FILES:
         refuse_pointer(folder / name)
     tfds = _tensorflow_datasets()
@@ -120,7 +122,7 @@ def open_data_set(folder: Path, split: str = "all") -> DataSet:
 
 
 def _wanted_features(tfds: Any, folder: Path, steps: Any) -> Any:
-    """The data set's features, cut down to the fields of an Episode."""
+    """Return the features of the data set that an RldsEpisode needs. Raise BadInputError if one is missing."""
     features = tfds.features
     for path, dim in _FIELDS.values():
         name, feature = "steps/" + "/".join(path), steps
@@ -144,7 +146,7 @@ def _field(steps: Any, path: tuple[str, ...]) -> Float32Array:
 def _tensorflow() -> Any:
     import tensorflow as tf
 
-    with contextlib.suppress(RuntimeError):  # devices are in use already: then the caller has decided
+    with contextlib.suppress(RuntimeError):  # the caller uses devices already
         tf.config.set_visible_devices([], "GPU")
     return tf
 

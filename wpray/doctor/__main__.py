@@ -1,4 +1,4 @@
-"""`python -m wpray.doctor [--config FILE] [--deep]`: finds what would stop a run, before hours are spent on it."""
+"""`python -m wpray.doctor [--config FILE] [--deep]`: checks of everything that a run needs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from wpray.cluster import process_env
 from wpray.doctor.result import Result
 
 _ABOUT = (
-    "Checks everything that a run of this configuration needs: one line a check, with the remedy. "
-    "Exit code: 0 everything passed (warnings apart), 1 a check failed, 2 the configuration cannot be read."
+    "Checks everything that a run of this configuration needs: one line per check, with the remedy. "
+    "Exit code: 0 all checks passed (warnings do not count), 1 a check failed, 2 the configuration cannot be read."
 )
 _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 everything passed (warnings apart), 1 a check failed, 2 bad input."""
+    """Run the checks and print a line for each. Return 1 if one failed, else 0. Raise BadInputError."""
     parser = ArgumentParser(prog="python -m wpray.doctor", description=_ABOUT)
     parser.add_argument("--deep", action="store_true", help="also run two trials of the scripted policy")
     config = read_config(argv, parser)

@@ -1,4 +1,4 @@
-"""Which checks there are, in the order in which they tell most."""
+"""Table of the checks, ordered so that a cause comes before its effects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wpray.config import Config
 from wpray.doctor import models, resources, simulator, software
 from wpray.doctor.result import Check, Result, carry_out
 
-# Less than a second together (a learned policy's need torch, which its run imports anyway); `launch` does them, too.
+# Checks that take less than a second together (a learned policy's import torch, as its run does); `launch` runs them.
 QUICK: tuple[tuple[str, Check], ...] = (
     ("Python", software.check_python),
     ("packages", software.check_packages),
@@ -33,9 +33,9 @@ _THOROUGH: tuple[tuple[str, Check], ...] = (
     ("policy", models.check_policy),
     ("MuJoCo", simulator.check_mujoco),
 )
-# Without the first, the second can only fail for the same reason.
+# Checks by those that they need: without these, they would fail for the same reason.
 _NEEDS = {
-    "models": {"statistics"},  # whose width is part of what tells their layout
+    "models": {"statistics"},  # because the layout depends on the width of the statistics
     "tokenizer": {"statistics", "models"},
     "GPU memory": {"statistics", "models"},
     "LIBERO files": {"LIBERO"},
@@ -48,13 +48,13 @@ _NEEDS = {
 
 
 def quick(config: Config) -> Iterator[Result]:
-    """What can be known without running anything."""
+    """Yield the results of the checks that run no simulator and start no process."""
     for name, check in QUICK:
         yield from carry_out(name, check, config)
 
 
 def everything(config: Config, *, deep: bool) -> Iterator[Result]:
-    """All checks; `deep` adds whole trials. Results come as they are found."""
+    """Yield the results of all checks as they finish; `deep` adds whole trials."""
     from wpray.doctor import cluster
 
     last: tuple[tuple[str, Check], ...] = (("Ray", cluster.check_ray),)

@@ -1,4 +1,4 @@
-"""Ray: reachable, the same versions on every node, and what the nodes hold."""
+"""Checks of Ray: it answers, and its nodes have the same versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT_S = 180
 
 
 def check_ray(config: Config) -> list[Result]:
-    """Starts or joins Ray as a run does, and asks every node for its versions."""
+    """Start or join Ray as a run does, and compare the versions of all nodes."""
     with running_ray(config):
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         where = f"joined {config.ray.address}" if config.ray.address else "starts here"

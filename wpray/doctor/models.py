@@ -1,4 +1,4 @@
-"""The learned policy's files: checkpoints, statistics, tokenizer, and whether a GPU has room for them."""
+"""Checks of a learned policy's checkpoints, statistics and tokenizer, and of the GPU memory that they need."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from wpray.policies.factory import policy_spec
 from wpray.policies.waypoint_vla.statistics import read_for_suites
 
 _GIB = 2**30
-_CUDA = 2.1 * _GIB  # CUDA itself, captured graphs, what the allocator holds: measured, less what is computed here
+_CUDA = 2.1 * _GIB  # CUDA, captured graphs and the allocator's reserve: measured use less what is computed here
 _REMEDY_MEMORY = "lower batching.max_batch_size, or set vlm_precision: bfloat16 and precision: bfloat16"
 
 
 def check_models(config: Config) -> list[Result]:
-    """The checkpoints by their headers, against the sizes that the configuration names."""
+    """Compare the checkpoints' headers with the sizes of the configuration."""
     if not _is_local(config):
         return []
     from wpray.doctor import weights
@@ -28,11 +28,11 @@ def check_models(config: Config) -> list[Result]:
             f"vlm_checkpoint and ae_checkpoint are the same file, {config.vlm_checkpoint}: both models are read from it"
         )
         results.append(Result("models", "warn", text))
-    return results
+    return [*results, *(Result("models", "warn", text) for text in weights.warnings(config))]
 
 
 def check_gpu_memory(config: Config) -> list[Result]:
-    """A GPU with room for both models and a full batch; the batch's need is an estimate."""
+    """Compare free GPU memory with the need of both models and, as an estimate, of a full batch."""
     if not _is_local(config):
         return []
     from wpray.doctor import weights
@@ -53,7 +53,7 @@ def check_gpu_memory(config: Config) -> list[Result]:
 
 
 def check_statistics(config: Config) -> list[Result]:
-    """The statistics file: layout, whose data set's they are, 7 and 8 (or 6) dimensions, percentiles in order."""
+    """Check the statistics file: layout, data set, 7 and 8 (or 6) dimensions, order of percentiles."""
     if not _is_local(config) or config.dataset_statistics_path is None:
         return []
     path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
@@ -64,7 +64,7 @@ def check_statistics(config: Config) -> list[Result]:
 
 
 def check_tokenizer(config: Config) -> list[Result]:
-    """PaliGemma's tokenizer: found, and of the checkpoint's vocabulary."""
+    """Check that PaliGemma's tokenizer exists and has the checkpoint's vocabulary."""
     if not _is_local(config):
         return []
     from wpray.doctor import weights
@@ -77,14 +77,14 @@ def check_tokenizer(config: Config) -> list[Result]:
 
 
 def check_policy(config: Config) -> list[Result]:
-    """Whether there is such a policy, and it can act in the suite."""
+    """Check that the policy exists and can act in the suite."""
     spec = policy_spec(config)
-    told = ", which is told where the objects are" if spec.privileged else ""
-    return [Result("policy", "pass", f"{config.policy}{told}")]
+    sees = ", which sees the objects' positions" if spec.privileged else ""
+    return [Result("policy", "pass", f"{config.policy}{sees}")]
 
 
 def check_nodes_have_files(config: Config) -> list[Result]:
-    """A reminder: on a cluster, paths are the nodes', and this machine cannot look."""
+    """Warn that paths are those of a cluster's nodes, which this machine cannot check."""
     if config.policy != "waypoint_vla" or config.ray.address is None:
         return []
     return [Result("models", "warn", "not checked: the paths are those of the cluster's nodes", "run doctor on a node")]
@@ -95,7 +95,7 @@ def _is_local(config: Config) -> bool:
 
 
 def _free_gpu_memory() -> dict[str, float]:
-    """Bytes by GPU, from the driver's own tool: a CUDA context here would take memory from the run."""
+    """Return free bytes by GPU. The driver's tool reports them, because a CUDA context would itself take memory."""
     command = ["nvidia-smi", "--query-gpu=index,name,memory.free", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

@@ -1,4 +1,4 @@
-"""Programs that the doctor runs in processes of their own: what crashes or hangs in them is a finding, not the end.
+"""Programs that the doctor runs in separate processes, so that a crash or a hang is a result of a check.
 
 `python -m wpray.doctor.probe NAME [ARGUMENT ...]` prints one line of JSON at the end.
 """
@@ -16,11 +16,11 @@ _FRAME = """
 <mujoco><worldbody><light pos="0 0 3"/><camera name="c" pos="0 -2 1" xyaxes="1 0 0 0 1 2"/>
 <geom type="sphere" size=".4" rgba=".9 .2 .2 1"/></worldbody></mujoco>
 """
-_SETTLING = 250  # physics steps: the ten wait steps of an episode
+_SETTLING = 250  # physics steps in the ten wait steps of an episode
 
 
 def render(renderer: str) -> dict[str, Any]:
-    """Renders one frame of a red ball; says with what."""
+    """Render one frame of a red ball. Return the renderer's name, the time and two colours of the frame."""
     from wpray.system import egl_devices, gl
 
     gl.prepare("egl" if renderer == "egl" else "osmesa")
@@ -48,7 +48,7 @@ def render(renderer: str) -> dict[str, Any]:
 
 
 def libero() -> dict[str, Any]:
-    """Imports LIBERO as an env actor does."""
+    """Import LIBERO as an env actor does."""
     from wpray.benchmarks.libero.imports import load
 
     load("libero.libero.envs")
@@ -56,9 +56,9 @@ def libero() -> dict[str, Any]:
 
 
 def simulator() -> dict[str, Any]:
-    """How far the bowl of libero_spatial task 5 slides while it settles, cm, and how bright libero_object is drawn.
+    """Return how far the bowl of libero_spatial task 5 slides while it settles, cm, and libero_object's brightness.
 
-    Plain physics without the robot's controller, so that it runs on any MuJoCo that can compile the scenes.
+    The physics runs without the robot's controller, so that any MuJoCo that compiles the scenes can run it.
     """
     import mujoco
     import numpy as np
@@ -88,7 +88,7 @@ def simulator() -> dict[str, Any]:
 
 
 def trials() -> dict[str, Any]:
-    """Runs two trials of the scripted policy; steps by trial, None for one that did not succeed."""
+    """Run two trials of the scripted policy. Return their numbers of steps, with None for a trial that failed."""
     from wpray.benchmarks.libero import tasks
     from wpray.benchmarks.libero.environment import LiberoEnvironment
     from wpray.config import Config
@@ -109,7 +109,7 @@ _PROBES: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the probe that `argv` names."""
+    """Run the probe that `argv` names."""
     print(json.dumps(_PROBES[argv[0]](*argv[1:])), flush=True)
     return 0
 

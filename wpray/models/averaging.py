@@ -1,7 +1,7 @@
-"""Weighted averages of checkpoints of one layout, piece by piece: memory stays small whatever the models' size.
+"""Weighted averages of checkpoints of one layout, computed in pieces so that memory stays small for any model.
 
-Sums are made in float64 and rounded once, to the dtype of the first checkpoint. The average of a checkpoint with
-itself is therefore the same to the bit.
+Sums are made in float64 and rounded once to the dtype of the first checkpoint, so the average of a checkpoint with
+itself is the same to the bit.
 """
 
 from __future__ import annotations

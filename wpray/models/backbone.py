@@ -1,7 +1,7 @@
-"""The PaliGemma that reads images and prompts: SigLIP, Gemma 2B and the embeddings in use.
+"""PaliGemma that reads images and prompts: SigLIP, Gemma 2B and the embeddings in use.
 
-A planner and an action expert have one each, or share one: then its weights are on the device once, and the features of
-an image serve both.
+A planner and an action expert have one each or share one. A shared one is on the device once, and both use its image
+features.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wpray.models.token_rows import TokenRows
 
 
 class Backbone:
-    """A loaded PaliGemma on one device. Not thread-safe: one caller at a time."""
+    """PaliGemma on one device, for one caller at a time."""
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class Backbone:
         graphs: bool = False,
         pool: Any = None,
     ) -> None:
-        """`weights` and `table` as Checkpoint's `tensors` and `table` give them; what is used is taken out.
+        """Build the backbone from a Checkpoint's `tensors` and `table`; the weights that it uses are removed.
 
-        Names start with `stem`, such as `paligemma.`. `always`: token ids whose embeddings stay on the device. Without
-        `plans` only keys and values of the last layer are kept; `joint`: an action expert shares it. `graphs` captures
-        on CUDA, in `pool` if one is given.
+        Names start with `stem`, such as `paligemma.`. Embeddings of the token ids `always` stay on the device. Without
+        `plans`, only keys and values of the last layer are computed. `joint`: an action expert shares the backbone.
+        `graphs` captures CUDA graphs, in `pool` if it is given.
         """
         self.config = text
         self.vision = Siglip(weights, stem + "model.", vision, convolves_on_cpu=joint)
@@ -59,16 +59,16 @@ class Backbone:
 
     @torch.inference_mode()
     def features(self, seen: Tensor, shape: BatchShape) -> Tensor:
-        """Features (B, 512, width) of images (B, 2, 224, 224, 3) uint8 [base, wrist], computed in the shape's parts.
+        """Return features (B, 512, width) of images (B, 2, 224, 224, 3) uint8 [base, wrist], in the shape's parts.
 
-        Features are given back as they are.
+        If `seen` holds features already, return them unchanged.
         """
         if seen.is_floating_point():
             return seen
         images, parts = seen.to(self.device, non_blocking=True), []
         for rows, size in shape.parts(len(images)):
             part = self._see(padded(images[rows], size))
-            parts.append(part[: rows.stop - rows.start].clone())  # the next part may be computed in its memory
+            parts.append(part[: rows.stop - rows.start].clone())  # a copy, because the next part may reuse its memory
         return torch.cat(parts)
 
     def _features(self, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""A batch in two phases: prompts are read in parts, then all rows go on together.
+"""Batches in two phases: prompts are read in parts, then all rows continue together.
 
-Reading costs by the token, so a part of a few prompts is as fast as a whole batch, takes less memory and leaves nothing
-to pad. What follows streams the weights, for one row or for many.
+The cost of reading grows with the tokens, so a part of a few prompts is as fast as a whole batch, takes less memory and
+needs no padding. The later phase streams the weights, for one row or for many.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class BatchShape:
-    """The shapes that a batch is computed in."""
+    """Shapes in which a batch is computed."""
 
     reads: tuple[int, ...]  # prompts of a part, ascending
-    rows: int  # that go on together
+    rows: int  # rows that continue together
 
     @classmethod
     def whole(cls, count: int) -> BatchShape:
-        """One part, nothing padded."""
+        """Return the shape with one part and no padding."""
         return cls((count,), count)
 
     def parts(self, count: int) -> Iterator[tuple[slice, int]]:
-        """(rows, the size that they are padded to) of each part of `count` prompts."""
+        """Yield (rows, padded size) of each part of `count` prompts."""
         start = 0
         while start < count:
             size = max((size for size in self.reads if size <= count - start), default=self.reads[0])
@@ -35,15 +35,15 @@ class BatchShape:
 
 
 class KvCaches:
-    """Keys beside values of every layer, for batches that take turns. They stay where they are."""
+    """Caches of keys beside values of every layer, at fixed addresses, for batches that take turns."""
 
     def __init__(self, depth: int, head_dim: int, like: Tensor) -> None:
-        """Of the device and dtype of `like`."""
+        """Prepare caches on the device and in the dtype of `like`."""
         self._depth, self._width, self._like = depth, 2 * head_dim, like
         self._by_slots: dict[int, Tensor] = {}
 
     def take(self, rows: int, slots: int) -> Tensor:
-        """(depth, rows, slots, 2 D); all of one number of slots share their memory, so ask for the most rows first."""
+        """Return a cache (depth, rows, slots, 2 D). Those of equal slots share memory: ask for most rows first."""
         known = self._by_slots.get(slots)
         if known is None or known.shape[1] < rows:
             known = self._by_slots[slots] = self._like.new_zeros((self._depth, rows, slots, self._width))
@@ -51,7 +51,7 @@ class KvCaches:
 
 
 def padded(values: Tensor, size: int) -> Tensor:
-    """Values (B, ...) with rows of zeros up to `size`."""
+    """Return values (B, ...) with rows of zeros up to `size`."""
     missing = size - values.shape[0]
     return torch.cat([values, values.new_zeros((missing, *values.shape[1:]))]) if missing else values
 
@@ -59,14 +59,15 @@ def padded(values: Tensor, size: int) -> Tensor:
 def read_parts(
     read: Callable[..., tuple[Tensor, ...]], shape: BatchShape, inputs: Sequence[Tensor], cache: Tensor
 ) -> list[Tensor]:
-    """Reads (B, ...) inputs part by part; each one's keys beside values are put first into its row of the cache.
+    """Read (B, ...) inputs part by part, and write their keys beside values to the first slots of their cache rows.
 
-    `read` gives those, (depth, B, S, 2 D), and other results (B, ...), which come back, padded to the shape's rows.
+    `read` returns keys beside values (depth, B, S, 2 D) and other results (B, ...). Return the latter, padded to the
+    shape's rows.
     """
     found: list[list[Tensor]] = []
     for rows, size in shape.parts(len(inputs[0])):
         kv, *others = read(*(padded(values[rows], size) for values in inputs))
         count = rows.stop - rows.start
         cache[:, rows, : kv.shape[2]] = kv[:, :count]
-        found.append([other[:count].clone() for other in others])  # the next part may be computed in their memory
+        found.append([other[:count].clone() for other in others])  # copies: the next part reuses the memory
     return [padded(torch.cat(parts), shape.rows) for parts in zip(*found, strict=True)]

@@ -1,8 +1,8 @@
-"""The block planner: a plan's waypoints one after another, all tokens of a waypoint in one pass.
+"""Block planner: a plan's waypoints in turn, with all tokens of a waypoint in one pass.
 
-A pass's rows see the prefix, the waypoints before and each other; row k says token k of its own waypoint. What a pass
-is fed is the waypoint before it, token by token, shifted by learned vectors: seven passes instead of 55. It computes
-all waypoints of a plan, those after a zero duration too, which nobody follows.
+A pass's rows see the prefix, earlier waypoints and each other; row k predicts token k of its own waypoint. The input of
+a pass is the previous waypoint, token by token, shifted by learned vectors: seven passes instead of 55. All waypoints
+of a plan are computed, also those after a zero duration, which are not executed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wpray.models.vlm import WaypointVLM
 
 
 class BlockPlanner(WaypointVLM):
-    """A planner on one device that decodes a waypoint at once. Not thread-safe: one caller at a time."""
+    """Planner on one device that decodes a waypoint at once, for one caller at a time."""
 
     def __init__(
         self,
@@ -36,13 +36,13 @@ class BlockPlanner(WaypointVLM):
         head: Precision = "bfloat16",
         sampling: Sampling = GREEDY,
     ) -> None:
-        """`weights` as Checkpoint's `tensors` give them; the block planner's are taken out. Else as WaypointVLM."""
+        """Build the planner as WaypointVLM does; the block planner's tensors are removed from `weights`."""
         kind = backbone.tokens.rows.dtype
         query, slots, blocks = (
             None if (tensor := weights.pop(BLOCK_PLANNER + name, None)) is None else tensor.to(kind)
             for name in ("query_resid", "slot_embed.weight", "block_embed.weight")
         )
-        assert query is not None and slots is not None  # the layout's own rule
+        assert query is not None and slots is not None  # guaranteed by the layout
         self._query, self._slots, self._blocks = query, slots, blocks  # (K, width), (K, width), (M, width) or None
         super().__init__(backbone, layout, header, graphs, pool, head, sampling)
 
@@ -61,12 +61,12 @@ class BlockPlanner(WaypointVLM):
         forced: Tensor,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """(B, M, V) sampled values after prompts that `layers` (depth, B, slots, 2 D) hold.
+        """Return sampled values (B, M, V) after the prompts in `layers` (depth, B, slots, 2 D).
 
-        `real` (B, S) are the prefix slots that may be seen; `hidden` is not read.
+        `real` (B, S) are the visible slots of the prefix; `hidden` is not used.
         """
         prefix, rows = real.shape[1], self.layout.tokens_per_waypoint
-        layers[:, :, prefix:] = 0  # of the batch before: what is not seen yet must at least be finite
+        layers[:, :, prefix:] = 0  # unseen slots of the previous batch must be finite
         first = 2 * IMAGE_TOKENS + lengths + len(self._answer)
         x = self._shifted(self._wp + self._query, 0).expand(len(lengths), -1, -1)
         values: list[Tensor] = []
@@ -82,12 +82,12 @@ class BlockPlanner(WaypointVLM):
         return torch.stack(values, dim=1)
 
     def _shifted(self, tokens: Tensor, block: int) -> Tensor:
-        """What a block is fed: tokens (..., K, width), each addition rounded to their dtype."""
+        """Return a block's input (..., K, width), with each addition rounded to the tokens' dtype."""
         x = tokens + self._slots
         return x if self._blocks is None else x + self._blocks[min(block, len(self._blocks) - 1)]
 
     def _block(self, x: Tensor, layers: Tensor, cursor: int, tables: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
-        """Hidden states (B, K, width) of a block of tokens; their keys and values go to the slots from `cursor` on."""
+        """Return hidden states (B, K, width) of a block; keys and values are written to the slots from `cursor` on."""
         branch = None
         for layer, kv in zip(self._layers, layers, strict=True):
             x, normed = ops.add_norm(x, branch, layer.norm_in)
@@ -99,16 +99,16 @@ class BlockPlanner(WaypointVLM):
         return normed
 
     def _choose(self, states: Tensor, forced: Tensor, bias: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
-        """Values (B, V) of a block's hidden states (B, K, width), and the block's embedded tokens (B, K, width).
+        """Return values (B, V) of a block's hidden states (B, K, width), and its embedded tokens (B, K, width).
 
-        <wp> and <dur> are what they must be; the others are chosen, each by itself.
+        <wp> and <dur> are fixed; the other tokens are chosen independently.
         """
         batch, last = len(states), len(self._choices) - 1
         values, tokens, start = [], [self._wp.expand(batch, 1, -1)], 0
-        while start <= last:  # places of one family are scored together
+        while start <= last:  # one step per family, whose places are scored together
             choice = self._choices[start]
             stop = next((place for place in range(start, last + 1) if self._choices[place] is not choice), last + 1)
-            shift = 1 + (start == last)  # <wp> comes before, and <dur> before the duration
+            shift = 1 + (start == last)  # <wp> precedes the values, and <dur> the duration
             scores = self._scores(states[:, start + shift : stop + shift], choice)
             scores = self._sampled(scores, bias, block, start, stop - start)
             own = forced[:, start:stop].reshape(-1)

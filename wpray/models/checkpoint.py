@@ -1,4 +1,4 @@
-"""Checkpoints: found, checked by their headers, and read straight to the device. safetensors only, never a pickle.
+"""Checkpoints in safetensors files: search, checks of their headers, and reading to the device. No pickle is read.
 
 The steps are the same for every model: `resolve_checkpoint` finds the file or the index of shards, `read_headers`
 (header.py) lists its tensors, tensor_names.py maps their names, `verified` compares them with a manifest.
@@ -11,7 +11,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 
 from wpray.errors import BadInputError, shown
+from wpray.models.adapters import RAW, AdapterSettings, FileAdapter, check_adapter, overlaid
 from wpray.models.config import (
     ActionExpertConfig,
     Manifest,
@@ -30,7 +31,7 @@ from wpray.models.config import (
     vlm_manifest,
 )
 from wpray.models.header import FILE, INDEX, Header, is_index, read_headers, summary
-from wpray.models.stored_table import StoredTable
+from wpray.models.stored_table import StoredTable, Table
 from wpray.models.tensor_names import Names, plain_names, vlm_names
 
 _TIED = {  # name in the manifest -> the other name under which the same tensor may be stored
@@ -43,7 +44,7 @@ _TIED = {  # name in the manifest -> the other name under which the same tensor 
     ),
 }
 TABLES = frozenset({"paligemma.lm_head.weight", "paligemma_with_expert.paligemma.lm_head.weight"})
-SYNTHETIC = "wpray.synthetic"  # in the metadata of a file of random weights
+SYNTHETIC = "wpray.synthetic"  # key in the metadata of a file of random weights
 UNUSED = frozenset(
     {
         "paligemma_with_expert.gemma_expert.lm_head.weight",
@@ -52,55 +53,61 @@ UNUSED = frozenset(
 )
 UNUSED_OF_JOINT = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_ROWS = 4096  # of two tied tables, compared at once
+_ROWS = 4096  # rows of two tied tables that are compared at once
+_ENABLE = "set lora_enabled: true, with pretrained_weight_path and lora_alpha"
 _MERGE = "merge it into its base model and name the folder of the result"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose headers agree with its model's layout."""
+    """Checkpoint whose headers match its model's layout."""
 
     path: Path  # the file, or the index of its shards
     stored: dict[str, str]  # manifest name -> name in the files
     manifest: Manifest
     synthetic: bool = False  # random weights of `python -m wpray.models.synthetic`
     places: Mapping[str, Path] = field(default_factory=dict)  # name in the files -> shard; else it is in `path`
-    files: tuple[Path, ...] = ()  # all that it was read from
+    files: tuple[Path, ...] = ()  # all files of the checkpoint
     dtypes: Mapping[str, str] = field(default_factory=dict)  # name in the files -> stored dtype, such as BF16
     left_out: tuple[str, ...] = ()  # names in the files that are not this model's
-    notes: tuple[str, ...] = ()  # in what its names differ from the manifest's, in words
-    unused: frozenset[str] = UNUSED  # manifest names that may be absent, and are not read
+    notes: tuple[str, ...] = ()  # differences of its names from the manifest's, in words
+    unused: frozenset[str] = UNUSED  # manifest names that may be absent and are not read
+    adapter: FileAdapter | None = None  # of LoRA, beside these weights
 
     def tensors(self, device: torch.device, precision: Precision) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) of all that is used, one at a time, on `device`, in the dtype that `precision` means.
+        """Yield (name, tensor) of all used tensors, one at a time, on `device`, in the dtype of `precision`.
 
-        Without the embedding table, which is for `table`.
+        The embedding table is left to `table`.
         """
         used = [name for name in self.stored if name not in self.unused | TABLES]
         for path, names in itertools.groupby(sorted(used, key=self._place), key=self._place):
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in names:
-                    yield name, file.get_tensor(self.stored[name]).to(self._dtype(name, precision))
+                    tensor = file.get_tensor(self.stored[name]).to(self._dtype(name, precision))
+                    yield from ((name, tensor),) if self.adapter is None else self.adapter.applied(name, tensor)
 
-    def table(self, precision: Precision) -> StoredTable:
-        """The embedding table, whose rows are read when they are asked for."""
+    def table(self, precision: Precision) -> Table:
+        """Return the embedding table, whose rows are read when they are needed."""
         (name,) = TABLES & self.stored.keys()
-        return StoredTable(self._place(name), self.stored[name], self._dtype(name, precision))
+        table = StoredTable(self._place(name), self.stored[name], self._dtype(name, precision))
+        return table if self.adapter is None or not self.adapter.table else self.adapter.applied_to_table(table)
 
     @property
     def dtype_counts(self) -> Counter[str]:
-        """How many of its tensors are stored in each dtype."""
+        """Number of tensors stored in each dtype."""
         return Counter(self.dtypes[stored] for stored in self.stored.values())
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What run.json should say of it: file, dtypes, unusual names, what was left out."""
+        """Values for run.json: file, dtypes, unusual names, tensors that were left out."""
         left_out = {"left_out": summary(self.left_out)} if self.left_out else {}
         notes = {"notes": list(self.notes)} if self.notes else {}
-        return {"path": str(self.path), "dtypes": dict(sorted(self.dtype_counts.items())), **notes, **left_out}
+        adapter = {"adapter": self.adapter.settings.facts} if self.adapter else {}
+        dtypes = dict(sorted(self.dtype_counts.items()))
+        return {"path": str(self.path), "dtypes": dtypes, **notes, **left_out, **adapter}
 
     def describe(self) -> str:
-        """Return in a line what is unusual about it; empty if nothing is."""
+        """Return its unusual properties in a line; empty if there are none."""
         left_out = [f"left out: {', '.join(summary(self.left_out))}"] if self.left_out else []
         return "; ".join([*self.notes, *left_out])
 
@@ -114,7 +121,7 @@ class Checkpoint:
 def open_vlm(path: str | Path, setting: str = "vlm_checkpoint") -> tuple[Checkpoint, VlmConfig]:
     """Return the VLM checkpoint at `path`, of either key layout, or inside an action expert's structure.
 
-    Raises BadInputError, which names `setting`, listing every key that is wrong.
+    Raise BadInputError, which names `setting` and lists every wrong key.
     """
     header = read_headers(resolve_checkpoint(path, setting), setting)
     with refused_as(header, setting):
@@ -126,7 +133,7 @@ def open_vlm(path: str | Path, setting: str = "vlm_checkpoint") -> tuple[Checkpo
 def open_action_expert(path: str | Path, setting: str = "ae_checkpoint") -> tuple[Checkpoint, ActionExpertConfig]:
     """Return the action expert checkpoint at `path`.
 
-    Raises BadInputError, which names `setting`, listing every key that is wrong.
+    Raise BadInputError, which names `setting` and lists every wrong key.
     """
     header = read_headers(resolve_checkpoint(path, setting), setting)
     with refused_as(header, setting):
@@ -138,7 +145,7 @@ def open_action_expert(path: str | Path, setting: str = "ae_checkpoint") -> tupl
 def open_joint(path: str | Path, setting: str = "joint_checkpoint") -> tuple[Checkpoint, ActionExpertConfig]:
     """Return the joint checkpoint at `path`: an action expert whose backbone plans, too.
 
-    Raises BadInputError, which names `setting`, listing every key that is wrong.
+    Raise BadInputError, which names `setting` and lists every wrong key.
     """
     header = read_headers(resolve_checkpoint(path, setting), setting)
     with refused_as(header, setting):
@@ -147,10 +154,29 @@ def open_joint(path: str | Path, setting: str = "joint_checkpoint") -> tuple[Che
     return verified(header, names, action_expert_manifest(config, "bfloat16"), setting, UNUSED_OF_JOINT), config
 
 
+def open_adapted(
+    adapter: Path, base: Path, settings: AdapterSettings, setting: str
+) -> tuple[Checkpoint, ActionExpertConfig]:
+    """Return the joint model that a base and an adapter's file beside it are together.
+
+    Raise BadInputError, which names `setting` and lists every wrong key.
+    """
+    low_rank_header, base_header = read_headers(adapter, setting), read_headers(base, "pretrained_weight_path")
+    header, names, low_rank = overlaid(base_header, low_rank_header)
+    if not low_rank:
+        raise BadInputError(f"{setting}: {adapter}: holds no weights of a LoRA adapter; set lora_enabled: false")
+    with refused_as(header, setting, f"; see that pretrained_weight_path, {base}, is its base model"):
+        config = infer_action_expert_config(shapes_of(header, names))
+    manifest = action_expert_manifest(config, "bfloat16")
+    found = verified(header, names, manifest, setting, UNUSED_OF_JOINT)
+    full = {name for name, own in names.stored.items() if header.places[own] in low_rank_header.files}
+    return replace(found, adapter=check_adapter(settings, low_rank, full, low_rank_header, manifest, setting)), config
+
+
 def resolve_checkpoint(path: str | Path, setting: str, names: tuple[str, ...] = (FILE, INDEX)) -> Path:
     """Return the safetensors file, or the index of shards, of a training step's or a model's directory.
 
-    `names`: what the directory may hold, the first that is there counts. Raises BadInputError if none is.
+    `names` are the files that the directory may hold; the first that exists counts. Raise BadInputError if none does.
     """
     path = Path(path).expanduser()
     files = [path / name for name in names] if os.path.isdir(path) else [path]
@@ -161,14 +187,14 @@ def resolve_checkpoint(path: str | Path, setting: str, names: tuple[str, ...] = 
 
 
 @contextlib.contextmanager
-def refused_as(header: Header, setting: str) -> Iterator[None]:
-    """Have a BadInputError of what is done with `header` name the setting, the file and what it holds."""
+def refused_as(header: Header, setting: str, remedy: str = "") -> Iterator[None]:
+    """Add the setting, the file and its content to a BadInputError raised in this context."""
     try:
         yield
     except BadInputError as error:
         holds = summary(header.shapes)
         listed = ", ".join(holds[:8]) + (", ..." if len(holds) > 8 else "")
-        hint = _lora_hint(header.shapes)
+        hint = remedy or _lora_hint(header.shapes)
         if "gemma_expert" in str(error) and not any("gemma_expert" in name for name in header.shapes):
             hint = hint or "; see that vlm_checkpoint and ae_checkpoint are not swapped"
         raise BadInputError(f"{setting}: {header.path}: {error}; found: {listed or 'no tensors'}{hint}") from error
@@ -182,10 +208,10 @@ def shapes_of(header: Header, names: Names) -> dict[str, tuple[int, ...]]:
 def verified(
     header: Header, names: Names, manifest: Manifest, setting: str, unused: frozenset[str] = UNUSED
 ) -> Checkpoint:
-    """Return the checkpoint, if it holds exactly what `manifest` lists, in its shapes; `unused` may be absent.
+    """Return the checkpoint if it holds exactly the tensors and shapes of `manifest`; `unused` ones may be absent.
 
-    Raises BadInputError listing every tensor that is missing, unknown or misshapen; or if both names of tied weights
-    are there and their tensors differ.
+    Raise BadInputError that lists every tensor that is missing, unknown or misshapen, or if both names of tied weights
+    exist and their tensors differ.
     """
     stored = names.stored
     found: dict[str, str] = {}
@@ -253,7 +279,7 @@ def _equal(header: Header, one: str, other: str) -> bool:
 
 
 def _lora_hint(names: Mapping[str, Any]) -> str:
-    """Return what to do with an adapter's weights; empty if there are none."""
+    """Return the remedy for an adapter's weights; empty if there are none."""
     adapter = any("lora_" in name.lower() for name in names)
     return f"; these are weights of a LoRA adapter: {_MERGE}" if adapter else ""
 
@@ -270,7 +296,7 @@ def _may_be_read(file: Path) -> bool:
 
 
 def _instead(path: Path, names: tuple[str, ...]) -> str:
-    """Return what is at `path` instead of a checkpoint, and what to do."""
+    """Return a description of what is at `path` instead of a checkpoint, and the remedy."""
     remedy = f"name a directory that holds {names[0]}"
     if not os.path.lexists(path):
         return f"no checkpoint here (no such file or folder); {remedy}"
@@ -279,6 +305,8 @@ def _instead(path: Path, names: tuple[str, ...]) -> str:
     dangling = [name for name in inside if os.path.islink(folder / name) and not os.path.exists(folder / name)]
     if dangling:
         return f"{shown(dangling[0])} is a link to a file that is not there; download the checkpoint again"
+    if RAW in inside:
+        return f"holds a LoRA adapter ({RAW}) and no whole model; {_ENABLE}, or {_MERGE}"
     if any(name.startswith("adapter_") for name in inside):
         return f"holds a LoRA adapter ({_some(inside)}), no whole model; {_MERGE}"
     if not os.path.isdir(path) and "-of-" in path.name and path.suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""Sizes of the two models, and the exact checkpoint layout that follows from them."""
+"""Sizes of the two models, and the checkpoint layout that follows from them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Manifest = dict[str, tuple[tuple[int, ...], Precision]]
 VOCABULARY = 257152
 NUM_DURATIONS = 34  # 0 to 33 control steps
 DURATION_EMBED = "duration_embed.weight"
-BLOCK_PLANNER = "block_planner."  # what its tensors' names start with
+BLOCK_PLANNER = "block_planner."  # prefix of its tensors' names
 IMAGE_SIZE, PATCH = 224, 14
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH) ** 2  # of one camera
 
 
 @dataclass(frozen=True, slots=True)
 class GemmaConfig:
-    """A Gemma decoder stack."""
+    """Sizes of a Gemma decoder stack."""
 
     width: int
     depth: int
@@ -34,7 +34,7 @@ class GemmaConfig:
 
 @dataclass(frozen=True, slots=True)
 class SiglipConfig:
-    """A SigLIP vision tower at 224 pixels, patch 14."""
+    """Sizes of a SigLIP vision tower at 224 pixels with patches of 14."""
 
     width: int
     depth: int
@@ -55,57 +55,57 @@ _Sized = TypeVar("_Sized", GemmaConfig, SiglipConfig)
 
 @dataclass(frozen=True, slots=True)
 class VlmConfig:
-    """The waypoint VLM."""
+    """Sizes of the waypoint VLM."""
 
     vision: SiglipConfig
     text: GemmaConfig
 
     @classmethod
     def full(cls) -> VlmConfig:
-        """PaliGemma 3B."""
+        """Return PaliGemma 3B."""
         return cls(_SIGLIPS["so400m"], GEMMAS["gemma_2b"])
 
     @classmethod
     def tiny(cls) -> VlmConfig:
-        """The same layout at a size for tests."""
+        """Return the same layout in a small size, for tests."""
         return cls(_SIGLIPS["tiny"], GEMMAS["tiny_2b"])
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPlannerConfig:
-    """What a block planner has beside its backbone."""
+    """Sizes of a block planner without its backbone."""
 
     rows: int  # tokens of a waypoint
-    blocks: int | None  # waypoints with an embedding of their own; None: there are none
+    blocks: int | None  # waypoints with an embedding of their own; None without such embeddings
 
 
 @dataclass(frozen=True, slots=True)
 class ActionExpertConfig:
-    """The action expert: a PaliGemma prefix and a narrower Gemma that attends to it."""
+    """Sizes of the action expert: a PaliGemma prefix and a narrower Gemma that attends to it."""
 
     vision: SiglipConfig
     text: GemmaConfig
     expert: GemmaConfig
     action_dim: int = 32
     horizon: int = 32
-    duration_embed: bool = False  # the duration is a token of the suffix, not part of the norms' condition
+    duration_embed: bool = False  # the duration is a token of the suffix and does not modulate the norms
     planner: BlockPlannerConfig | None = None  # of a joint model that plans a waypoint at once
 
     @classmethod
     def full(cls) -> ActionExpertConfig:
-        """PaliGemma 3B with Gemma 300M."""
+        """Return PaliGemma 3B with Gemma 300M."""
         return cls(_SIGLIPS["so400m"], GEMMAS["gemma_2b"], GEMMAS["gemma_300m"])
 
     @classmethod
     def tiny(cls) -> ActionExpertConfig:
-        """The same layout at a size for tests."""
+        """Return the same layout in a small size, for tests."""
         return cls(_SIGLIPS["tiny"], GEMMAS["tiny_2b"], GEMMAS["tiny_300m"])
 
 
 def vlm_manifest(config: VlmConfig, precision: Precision) -> Manifest:
-    """Name -> (shape, dtype) of every tensor in a VLM checkpoint, as training saves it.
+    """Return name -> (shape, dtype) of every tensor in a VLM checkpoint, as training saves it.
 
-    A float32 file holds Gemma's norms in bfloat16, a bfloat16 file in float32: odd, but so it is.
+    Training saves Gemma's norms in bfloat16 in a float32 file, and in float32 in a bfloat16 file.
     """
     manifest = _paligemma("paligemma.", config.vision, config.text, precision)
     if precision == "float32":
@@ -115,9 +115,9 @@ def vlm_manifest(config: VlmConfig, precision: Precision) -> Manifest:
 
 
 def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> Manifest:
-    """Name -> (shape, dtype) of every tensor in an action expert checkpoint, as training saves it.
+    """Return name -> (shape, dtype) of every tensor in an action expert checkpoint, as training saves it.
 
-    A joint checkpoint has the same: the action expert's backbone is then the planner's, too.
+    A joint checkpoint has the same tensors; its planner uses the action expert's backbone.
     """
     expert, width, dim = config.expert, config.expert.width, config.action_dim
     manifest = _paligemma("paligemma_with_expert.paligemma.", config.vision, config.text, precision)
@@ -140,13 +140,13 @@ def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> 
 
 
 def infer_vlm_config(shapes: Mapping[str, tuple[int, ...]]) -> VlmConfig:
-    """The sizes that a checkpoint's shapes mean (names as in `vlm_manifest`)."""
+    """Return the sizes that follow from a checkpoint's shapes (names as in `vlm_manifest`)."""
     stem = "paligemma.model."
     return VlmConfig(_infer_siglip(shapes, stem), _infer_gemma(shapes, stem + "language_model."))
 
 
 def infer_action_expert_config(shapes: Mapping[str, tuple[int, ...]]) -> ActionExpertConfig:
-    """The sizes that a checkpoint's shapes mean (names as in `action_expert_manifest`)."""
+    """Return the sizes that follow from a checkpoint's shapes (names as in `action_expert_manifest`)."""
     stem = "paligemma_with_expert.paligemma.model."
     expert = _infer_gemma(shapes, "paligemma_with_expert.gemma_expert.model.")
     dim = _rows(shapes, "action_out_proj", ".bias")[0]
@@ -156,7 +156,7 @@ def infer_action_expert_config(shapes: Mapping[str, tuple[int, ...]]) -> ActionE
         _infer_gemma(shapes, stem + "language_model."),
         expert,
         action_dim=dim,
-        duration_embed=DURATION_EMBED in shapes or planner is not None,  # no other is known with a block planner
+        duration_embed=DURATION_EMBED in shapes or planner is not None,  # every known block planner has it
         planner=planner,
     )
 
@@ -186,7 +186,7 @@ def _infer_siglip(shapes: Mapping[str, tuple[int, ...]], stem: str) -> SiglipCon
 
 
 def _of_usual_width(known: Collection[_Sized], shapes: Mapping[str, tuple[int, ...]], start: str, end: str) -> _Sized:
-    """The known size that most layers have: one that is missing or odd is then listed with all that is wrong."""
+    """Return the known size that most layers have, so that a missing or odd layer is listed among the errors."""
     rows = _rows(shapes, start, end)
     for width, _ in Counter(rows).most_common():
         for size in known:
@@ -196,7 +196,7 @@ def _of_usual_width(known: Collection[_Sized], shapes: Mapping[str, tuple[int, .
 
 
 def _rows(shapes: Mapping[str, tuple[int, ...]], start: str, end: str) -> list[int]:
-    """First dimension of each tensor whose name is `start`...`end`."""
+    """Return the first dimension of each tensor whose name is `start`...`end`."""
     rows = [shape[0] for name, shape in shapes.items() if name.startswith(start) and name.endswith(end) and shape]
     if not rows:
         raise BadInputError(f"the checkpoint lacks {start}*{end}: it is not of this model")

@@ -1,8 +1,8 @@
-"""One Triton kernel for the attention of a decoding pass: rotary embedding, cache, scores, softmax and sum.
+"""Triton kernel for the attention of a decoding pass: rotary embedding, cache, scores, softmax and sum.
 
-A pass feeds one or two tokens, so its attention is little work in four kernels; what it takes is their gaps. Here a
-program takes a block of slots, and the last to finish joins their parts, in the blocks' order: the sum does not depend
-on who was last, nor on the batch.
+A pass has one or two tokens, so the gaps between four kernels would take longer than their work. Here each program
+handles a block of slots, and the last one to finish joins the parts in the blocks' order, so the sum depends neither on
+which program was last nor on the batch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ROWS = 16  # queries of a program: the least that the tensor cores multiply; two tokens of eight heads
+_ROWS = 16  # queries of a program, the tensor cores' minimum: two tokens of eight heads
 
 
 @triton.jit
 def _turned(row_ptr, cos_ptr, sin_ptr, column, inside, half: tl.constexpr):
-    """Rows of 2 half columns after their rotary embedding, float32: each column turns with its partner."""
+    """Return rows of 2 half columns after their rotary embedding, float32; each column rotates with its partner."""
     partner, angle = (column + half) % (2 * half), column % half
     own = tl.load(row_ptr + column, mask=inside, other=0.0).to(tl.float32)
     other = tl.load(row_ptr + partner, mask=inside, other=0.0).to(tl.float32)
@@ -29,7 +29,7 @@ def _turned(row_ptr, cos_ptr, sin_ptr, column, inside, half: tl.constexpr):
 
 @triton.jit
 def _join(sums_ptr, tops_ptr, totals_ptr, row, column, asked, blocks: tl.constexpr, rows: tl.constexpr):
-    """Attention of rows from the parts of all blocks, which other programs have written."""
+    """Return the attention of rows from the parts of all blocks, which other programs wrote."""
     dim: tl.constexpr = column.shape[0]
     highest = tl.full((rows,), float("-inf"), tl.float32)
     for index in tl.static_range(blocks):
@@ -46,14 +46,14 @@ def _join(sums_ptr, tops_ptr, totals_ptr, row, column, asked, blocks: tl.constex
 
 @triton.jit
 def _block_part(q, kv, bias_ptr, slot, column, asked, slots, scale):
-    """Of one block of slots: each row's highest score, the sum of its weights, and its weighted values."""
+    """Return each row's highest score, sum of weights and weighted values, for one block of slots."""
     dim: tl.constexpr = column.shape[0]
     there = slot < slots
     k = tl.load(kv + slot[None, :] * 2 * dim + column[:, None], mask=there[None, :], other=0.0)
     scores = tl.dot(q, k, input_precision="ieee") * scale
     scores += tl.load(bias_ptr + slot[None, :], mask=asked & there[None, :], other=float("-inf"))
     top = tl.max(scores, axis=1)
-    # A row that sees nothing of this block weighs nothing when the parts are joined.
+    # A row that sees no slot of this block has weight zero when the parts are joined.
     weights = tl.exp(scores - tl.where(top == float("-inf"), 0.0, top)[:, None])
     v = tl.load(kv + slot[:, None] * 2 * dim + dim + column[None, :], mask=there[:, None], other=0.0)
     return top, tl.sum(weights, axis=1), tl.dot(weights.to(q.dtype), v, input_precision="ieee")
@@ -61,7 +61,7 @@ def _block_part(q, kv, bias_ptr, slot, column, asked, slots, scale):
 
 @triton.jit
 def _put(projected_ptr, kv, cos_ptr, sin_ptr, slot, first, last, column, half: tl.constexpr):
-    """Puts a new token's turned key, and its value beside it, into its slot if that is of this program's block."""
+    """Write a new token's rotated key and its value to its slot if the slot is in this program's block."""
     if (slot >= first) & (slot < last):
         dim: tl.constexpr = 2 * half
         key = _turned(projected_ptr, cos_ptr, sin_ptr, column, column < dim, half)
@@ -115,18 +115,18 @@ def _attend_new(
     tl.store(totals_ptr + mine, total)
     tl.store(sums_ptr + mine[:, None] * dim + column[None, :], part_sums, mask=asked)
 
-    tl.debug_barrier()  # all of this part is written before it counts
+    tl.debug_barrier()  # the part is complete before it is counted
     if tl.atomic_add(counter_ptr + batch, 1, sem="acq_rel") == blocks - 1:
         result = _join(sums_ptr + first * dim, tops_ptr + first, totals_ptr + first, row, column, asked, blocks, rows)
         tl.store(out_ptr + (batch * tokens * heads + row)[:, None] * dim + column[None, :], result.to(kind), mask=asked)
-        tl.store(counter_ptr + batch, 0)  # for the next launch
+        tl.store(counter_ptr + batch, 0)  # ready for the next launch
 
 
 class Workspace:
-    """What the programs of one launch hand each other; launches that follow one another share it."""
+    """Memory that the programs of a launch share; consecutive launches reuse it."""
 
     def __init__(self, batch: int, slots: int, dim: int, like: Tensor) -> None:
-        """For caches (batch, slots, 2 dim) of the device and dtype of `like`."""
+        """Allocate it for caches (batch, slots, 2 dim) on the device and in the dtype of `like`."""
         self.block = 64 if like.element_size() == 2 else 32
         self.blocks = triton.cdiv(slots, self.block)
         scratch: dict[str, Any] = {"dtype": torch.float32, "device": like.device}
@@ -138,10 +138,11 @@ class Workspace:
 def attend_new(
     projected: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, cursor: int, bias: Tensor, heads: int, work: Workspace
 ) -> Tensor:
-    """Attention (B, T, heads * D) of T new tokens over keys beside values `kv` (B, S, 2 D), in which theirs are put.
+    """Return the attention (B, T, heads * D) of T new tokens over `kv` (B, S, 2 D), after writing theirs to it.
 
-    `projected` (B, T, (heads + 2) D) is their fused projection, `cos` and `sin` (B, T, D / 2) and `bias` (B, T, S) are
-    float32 views that are contiguous but for the batch, `cursor` is the first new token's slot.
+    `kv` holds keys beside values. `projected` (B, T, (heads + 2) D) is the tokens' fused projection; `cos` and `sin`
+    (B, T, D / 2) and `bias` (B, T, S) are float32 views, contiguous except for the batch; `cursor` is the first new
+    token's slot.
     """
     batch, tokens, width = projected.shape
     dim = width // (heads + 2)

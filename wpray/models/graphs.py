@@ -1,4 +1,4 @@
-"""CUDA graphs for a function of fixed shapes: the GPU then runs a whole phase without waiting for Python."""
+"""CUDA graphs for functions of fixed shapes, so that the GPU runs a whole phase without waiting for Python."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-_WARM_UP = 2  # eager runs before a capture: libraries allocate their workspaces in the first
+_WARM_UP = 2  # eager runs before a capture, because libraries allocate workspaces in the first
 
 Result = TypeVar("Result")
 
 
 class GraphCache(Generic[Result]):
-    """Captures `function` once for each set of argument shapes, and replays it afterwards.
+    """Cache of graphs of `function`: one capture per set of argument shapes, replayed afterwards.
 
-    Caches may share a `pool` (of `torch.cuda.graph_pool_handle`), and then take the memory of the largest graph instead
-    of the sum: a result is to be copied before anything else of the pool is replayed.
+    Caches that share a `pool` (of `torch.cuda.graph_pool_handle`) take the memory of the largest graph instead of the
+    sum. A result must then be copied before another graph of the pool is replayed.
     """
 
     def __init__(self, function: Callable[..., Result], pool: Any = None, shared: int = 0) -> None:
-        """The first `shared` arguments are worked on where they are; a graph is captured for each place."""
+        """Prepare the cache. The first `shared` arguments are used in place, with one graph per address."""
         self._function, self._shared = function, shared
         self._graphs: dict[tuple[Any, ...], _Captured[Result]] = {}
         self._pool = torch.cuda.graph_pool_handle() if pool is None else pool
 
     def __call__(self, *arguments: Tensor) -> Result:
-        """The function's result, in memory that the next call of any cache of the pool overwrites."""
+        """Return the function's result, in memory that the next call of any cache of the pool overwrites."""
         places = [argument.data_ptr() for argument in arguments[: self._shared]]
         key = (*places, *(argument.shape for argument in arguments))
         if key not in self._graphs:
@@ -37,7 +37,7 @@ class GraphCache(Generic[Result]):
 
 class _Captured(Generic[Result]):
     def __init__(self, function: Callable[..., Result], arguments: tuple[Tensor, ...], pool: Any, shared: int) -> None:
-        self._given = shared  # from here on arguments are copied
+        self._given = shared  # later arguments are copied
         self._arguments = (*arguments[:shared], *(argument.clone() for argument in arguments[shared:]))
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -45,7 +45,7 @@ class _Captured(Generic[Result]):
             for _ in range(_WARM_UP):
                 function(*self._arguments)
         torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.empty_cache()  # what they took: the pool needs as much
+        torch.cuda.empty_cache()  # because the pool needs the memory that the eager runs took
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
             self._result = function(*self._arguments)

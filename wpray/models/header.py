@@ -1,6 +1,6 @@
-"""What a checkpoint's files say of its tensors: one safetensors file, or the shards that an index names.
+"""Headers of a checkpoint: one safetensors file, or the shards that an index names.
 
-Only headers are read. A header is JSON after its length; safetensors itself checks the offsets against the file's size.
+Only headers are read. A header is JSON after its length; safetensors checks the offsets against the file's size.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from wpray.system.lfs import refuse_pointer
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SUFFIX, _INDEX_SUFFIX = ".safetensors", ".safetensors.index.json"
-_MAX_BYTES = 100_000_000  # of a header or an index
+_MAX_BYTES = 100_000_000  # largest header or index
 _DTYPES = ("F32", "BF16", "F16", "F64")
 _BROKEN = (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, struct.error, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Tensors of a checkpoint by the names that its files give them."""
+    """Tensors of a checkpoint, by their names in the files."""
 
     path: Path  # the file, or the index
     shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, str]  # as safetensors calls them: F32, BF16, F16, F64
-    places: dict[str, Path]  # the file that holds each
-    files: tuple[Path, ...]  # all that the checkpoint consists of, an index first
+    dtypes: dict[str, str]  # in safetensors' names: F32, BF16, F16, F64
+    places: dict[str, Path]  # file of each tensor
+    files: tuple[Path, ...]  # all files of the checkpoint, an index first
     metadata: dict[str, str]
 
 
@@ -45,13 +45,13 @@ def is_index(path: Path) -> bool:
 def read_headers(path: Path, setting: str) -> Header:
     """Return the header of a safetensors file, or of all the shards that an index names.
 
-    Raises BadInputError naming `setting`, the file, and whatever is damaged, missing, or named otherwise than stored.
+    Raise BadInputError that names `setting`, the file, and what is damaged, missing or not as the index says.
     """
     return _read_shards(path, setting) if is_index(path) else read_header(path, setting)
 
 
 def read_header(path: Path, setting: str) -> Header:
-    """Return the header of one safetensors file. Raises BadInputError if there is no valid one."""
+    """Return the header of one safetensors file. Raise BadInputError if it is not valid."""
     refuse_pointer(path, setting)
     try:
         tensors = _tensors(path)
@@ -75,7 +75,7 @@ def summary(names: Iterable[str]) -> list[str]:
 
 
 def _tensors(path: Path) -> dict[str, Any]:
-    """Return the header's entries by tensor name. Raises one of `_BROKEN` if there are none to be read."""
+    """Return the header's entries by tensor name. Raise one of `_BROKEN` if they cannot be read."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(_MAX_BYTES, path.stat().st_size):
@@ -103,7 +103,7 @@ def _read_shards(index: Path, setting: str) -> Header:
 
 
 def _weight_map(index: Path, setting: str) -> dict[str, str]:
-    """Return the name of each tensor's shard. Raises BadInputError if the index cannot be one."""
+    """Return the name of each tensor's shard. Raise BadInputError if the index is not valid."""
     refuse_pointer(index, setting)
     try:
         with index.open("rb") as file:
@@ -126,7 +126,7 @@ def _is_shard_name(name: object) -> bool:
 
 
 def _check_coverage(index: Path, setting: str, mapping: Mapping[str, str], shards: Sequence[Header]) -> None:
-    """Raise BadInputError unless every tensor is in exactly the shard that the index names for it, and no other is."""
+    """Raise BadInputError unless the shards hold exactly the tensors that the index lists for them."""
     named = set(mapping.items())
     there = {(name, shard.path.name) for shard in shards for name in shard.shapes}
     lacking, surplus = sorted(named - there), sorted(there - named)

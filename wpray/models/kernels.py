@@ -1,8 +1,8 @@
-"""Triton kernels for the elementwise work that torch does in many passes; each has a plain torch twin in gemma.py.
+"""Triton kernels for elementwise work that torch does in many passes; each has a twin in plain torch in gemma.py.
 
-Decoding one token streams every weight once and does little else, so a pass takes what its products take plus the gaps
-between kernels: fewer kernels, fewer gaps. The products are left to cuBLAS, which streams weights for few rows faster
-than a Triton kernel of ours did (104.7 ms a plan against 114.5 ms at batch 1 on an H200).
+Decoding one token streams every weight once and does little else, so a pass takes the time of its products plus the
+gaps between kernels, and fewer kernels have fewer gaps. Products are left to cuBLAS, which streams weights for few rows
+faster than a Triton kernel did (104.7 against 114.5 ms per plan at batch 1 on an H200).
 """
 
 from __future__ import annotations
@@ -130,14 +130,14 @@ def _geglu(x_ptr, out_ptr, mlp: tl.constexpr, block: tl.constexpr):
 
 
 def add_norm(x: Tensor, branch: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """(x + branch, its RMS norm times `scale`) of x (..., width)."""
+    """Return (x + branch, its RMS norm times `scale`) for x (..., width)."""
     return _launch_add_norm(x, branch, scale, None, None, 0)
 
 
 def add_adaptive_norm(
     x: Tensor, branch: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(x + gate * branch, its RMS norm times (1 + scale) plus shift); x (B, T, width), the rest (B, width)."""
+    """Return (x + gate * branch, its RMS norm times (1 + scale) plus shift); x (B, T, width), others (B, width)."""
     return _launch_add_norm(x, branch, scale, shift, gate, scale.stride(0))
 
 
@@ -170,7 +170,7 @@ def _launch_add_norm(
 
 
 def rope_store(projected: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, heads: int) -> Tensor:
-    """Rotated queries (B, T, heads, D) of a fused projection; keys and values go to `kv`, a (B, T, 2 D) view."""
+    """Return rotated queries (B, T, heads, D) of a fused projection; write keys and values to `kv` (B, T, 2 D)."""
     batch, tokens, width = projected.shape
     half = width // (heads + 2) // 2
     q = torch.empty((batch, tokens, heads, 2 * half), dtype=projected.dtype, device=projected.device)
@@ -192,7 +192,7 @@ def rope_store(projected: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, heads: i
 
 
 def softmax(scores: Tensor, bias: Tensor, heads: int, scale: float) -> Tensor:
-    """Softmax over slots of scores (B, T * heads, S) * scale + bias (B or 1, T or 1, S) float32."""
+    """Return the softmax over slots of scores (B, T * heads, S) * scale + bias (B or 1, T or 1, S) float32."""
     batch, rows, slots = scores.shape
     out = torch.empty_like(scores)
     bias_batch = bias.stride(0) if bias.shape[0] > 1 else 0
@@ -214,9 +214,9 @@ def softmax(scores: Tensor, bias: Tensor, heads: int, scale: float) -> Tensor:
 
 
 def geglu(x: Tensor) -> Tensor:
-    """GELU of the first half of x (..., 2 mlp) times the second."""
+    """Return GELU of the first half of x (..., 2 mlp), times the second half."""
     mlp = x.shape[-1] // 2
     out = torch.empty((*x.shape[:-1], mlp), dtype=x.dtype, device=x.device)
-    block = min(512, triton.next_power_of_2(mlp))  # small: a few rows must fill the GPU
+    block = min(512, triton.next_power_of_2(mlp))  # small, so that a few rows fill the GPU
     _geglu[(x.numel() // (2 * mlp), triton.cdiv(mlp, block))](x, out, mlp=mlp, block=block, num_warps=4)
     return out

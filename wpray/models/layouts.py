@@ -1,8 +1,8 @@
-"""Which models a configuration's checkpoints hold: decided from files' headers and from what else is said of them.
+"""Layouts of a configuration's checkpoints, determined from the files' headers and other settings.
 
-A header alone cannot tell. One without `duration_embed` has the names and shapes of an action expert beside a VLM, of a
-joint model with the older tokens and of one with the newer. The witnesses are the setting that names the checkpoint,
-the width of the proprio statistics and `token_layout`; they must agree.
+A header is not sufficient: without `duration_embed`, its names and shapes fit an action expert beside a VLM and joint
+models with older or newer tokens. The setting that names the checkpoint, the width of the proprio statistics and
+`token_layout` decide, and they must agree.
 """
 
 from __future__ import annotations
@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import Literal
 
 from wpray.errors import BadInputError
-from wpray.models.checkpoint import Checkpoint, open_action_expert, open_joint, open_vlm, resolve_checkpoint
+from wpray.models.adapters import EMA, RAW, AdapterSettings, check_ema
+from wpray.models.checkpoint import (
+    Checkpoint,
+    open_action_expert,
+    open_adapted,
+    open_joint,
+    open_vlm,
+    resolve_checkpoint,
+)
 from wpray.models.config import DURATION_EMBED, ActionExpertConfig, VlmConfig
+from wpray.models.header import read_headers
 from wpray.models.metadata import check_planner, read_metadata
 from wpray.models.token_layout import BINS256, BINS300, TOKEN_LAYOUTS, TokenLayout, TokenLayoutName
 
 FileName = Literal["model", "model_merged"]
-# Of each: the file, or the index of its shards.
+PlannerMode = Literal["token_ar", "block_ar"]
+# Each name is followed by that of its index of shards.
 _NAMES: dict[FileName, tuple[str, str]] = {
     name: (f"{name}.safetensors", f"{name}.safetensors.index.json") for name in ("model", "model_merged")
 }
@@ -27,30 +37,33 @@ _NAMES: dict[FileName, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a configuration says of its checkpoints: a pair, or a joint one."""
+    """Settings of a configuration about its checkpoints: a pair, or a joint one."""
 
     pair: tuple[str, str] | None  # VLM, action expert
     joint: str | None
-    token_layout: TokenLayoutName | None  # None: not said
-    prefer: FileName  # of a directory's files
+    token_layout: TokenLayoutName | None  # None: not configured
+    prefer: FileName  # the one to take of a directory's files
     proprio_dim: int  # of the statistics, 8 or 6
     statistics: Path
     num_waypoints: int = 7
+    adapter: AdapterSettings | None = None  # of a joint model
+    planner: PlannerMode | None = None  # None: not configured
+    block_embed: bool | None = None  # the block planner embeds its waypoints' numbers
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenFile:
-    """A checkpoint's file, and why it is that one."""
+    """File of a checkpoint, and the reason for its choice."""
 
     setting: str
     path: Path
     reason: str
-    passed_over: Path | None  # another file in the same directory that might have been meant
+    passed_over: Path | None  # another candidate in the same directory
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Checkpoints whose headers agree with the layout that they are read as."""
+    """Checkpoints whose headers match their layout."""
 
     vlm: Checkpoint
     vlm_config: VlmConfig
@@ -59,29 +72,32 @@ class ModelFiles:
     tokens: TokenLayout
     joint: bool
     chosen: tuple[ChosenFile, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the checkpoints were found to be, for run.json."""
+        """Properties of the checkpoints, for run.json."""
         duration = "token" if self.expert_config.duration_embed else "condition"
         layout = "joint" if self.joint else "two"
-        planner = "token_ar" if self.expert_config.planner is None else "block_ar"
-        return {"layout": layout, "planner": planner, "token_layout": self.tokens.name, "duration": duration}
+        planner = _planner_of(self.expert_config)
+        adapter = {} if self.expert.adapter is None else {"adapter": self.expert.adapter.settings.facts["mode"]}
+        return {"layout": layout, "planner": planner, "token_layout": self.tokens.name, "duration": duration} | adapter
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that hold weights, by the setting that names them."""
+        """Files with weights, by setting."""
         return (*self.vlm.files, *(() if self.joint else self.expert.files))
 
 
 def open_models(given: Given) -> ModelFiles:
-    """The checkpoints that a configuration names; no weight is read.
+    """Open the checkpoints of a configuration without reading weights.
 
-    Raises BadInputError if a file is missing or not of its layout, or if the witnesses contradict one another.
+    Raise BadInputError if a file is missing or not of its layout, or if headers and settings contradict each other.
     """
+    warnings: tuple[str, ...] = ()
     if given.joint is not None:
-        chosen = [choose_file("joint_checkpoint", given.joint, given.prefer)]
-        expert, expert_config = open_joint(chosen[0].path, chosen[0].setting)
+        chosen = [_choose_joint(given)]
+        expert, expert_config, warnings = _open_joint(given, chosen[0])
         vlm, vlm_config = expert, VlmConfig(expert_config.vision, expert_config.text)
     else:
         assert given.pair is not None
@@ -94,14 +110,15 @@ def open_models(given: Given) -> ModelFiles:
     for file in chosen:
         metadata, what = read_metadata(file.path, file.setting), f"{file.setting}: {file.path}"
         check_planner(metadata, expert_config.planner, tokens, given.num_waypoints, what)
-    return ModelFiles(vlm, vlm_config, expert, expert_config, tokens, given.joint is not None, tuple(chosen))
+    joint = given.joint is not None
+    return ModelFiles(vlm, vlm_config, expert, expert_config, tokens, joint, tuple(chosen), warnings)
 
 
 def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
-    """The file that the checkpoint `path` of a setting means: itself, or one of a directory's.
+    """Return the file of the checkpoint `path`: the path itself, or a file in the directory.
 
-    Branches of the training code disagree which of model.safetensors and model_merged.safetensors counts if both are
-    there: `prefer` decides. Raises BadInputError if there is neither.
+    Branches of the training code disagree whether model.safetensors or model_merged.safetensors counts if both exist;
+    `prefer` decides. Raise BadInputError if neither exists.
     """
     place = Path(path).expanduser()
     order = sorted(_NAMES, key=lambda name: name != prefer)
@@ -112,14 +129,67 @@ def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
     other = [found for found in there if found.name not in next(own for own in _NAMES.values() if file.name in own)]
     if other:
         return ChosenFile(setting, file, f"checkpoint_file: {prefer}", other[0])
+    if (place / RAW).is_file():
+        return ChosenFile(setting, file, "lora_enabled: false", place / RAW)
     return ChosenFile(setting, file, "the only one", None)
 
 
+def _choose_joint(given: Given) -> ChosenFile:
+    """Return the file of a joint model: an adapter's, if there is one and it is enabled."""
+    assert given.joint is not None
+    setting, place, adapter = "joint_checkpoint", Path(given.joint).expanduser(), given.adapter
+    if adapter is None or place.is_file():
+        return choose_file(setting, given.joint, given.prefer)
+    raw, averaged = place / RAW, place / EMA
+    if adapter.ema:
+        for file in (averaged, raw):  # without the raw one, the reference takes the folder for merged weights
+            if not file.is_file():
+                raise BadInputError(f"{setting}: {place}: has no {file.name}, which use_ema needs; leave use_ema out")
+        return ChosenFile(setting, averaged, "use_ema: true", raw)
+    if raw.is_file():
+        whole = next((place / own for names in _NAMES.values() for own in names if (place / own).is_file()), None)
+        return ChosenFile(setting, raw, "lora_enabled: true", whole)
+    return choose_file(setting, given.joint, given.prefer)
+
+
+def _open_joint(given: Given, file: ChosenFile) -> tuple[Checkpoint, ActionExpertConfig, tuple[str, ...]]:
+    """Return a joint model and what to warn of."""
+    adapter = given.adapter
+    if adapter is None or not _holds_adapter(file):
+        found, config = open_joint(file.path, file.setting)
+        said = f"{file.setting}: lora_enabled is true, but {file.path} holds merged weights: no active adapter's bits"
+        return found, config, () if adapter is None else (said,)
+    base = choose_file("pretrained_weight_path", adapter.base, "model")
+    found, config = open_adapted(file.path, base.path, adapter, file.setting)
+    what = f"use_ema: {file.path}"
+    warning = check_ema(read_metadata(file.path, file.setting), adapter, what) if adapter.ema else None
+    return found, config, () if warning is None else (warning,)
+
+
+def _holds_adapter(file: ChosenFile) -> bool:
+    """Return True for an adapter's file; one that is named itself is told by its tensors."""
+    if file.path.name in (RAW, EMA):
+        return True
+    return file.reason == "named" and any(".lora_" in name for name in read_headers(file.path, file.setting).shapes)
+
+
+def _planner_of(config: ActionExpertConfig) -> PlannerMode:
+    return "token_ar" if config.planner is None else "block_ar"
+
+
 def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -> None:
-    """Raise BadInputError for a block planner that is not of a joint model, or of another width or length."""
+    """Raise BadInputError for a block planner outside a joint model, or of another width or length."""
     planner, what = config.planner, f"{file.setting}: {file.path}: holds a block planner"
+    if given.planner not in (None, _planner_of(config)):
+        holds = "no block_planner tensors" if planner is None else "block_planner tensors"
+        raise BadInputError(f"planner_mode is {given.planner}, but {file.path} holds {holds} ({_planner_of(config)})")
     if planner is None:
         return
+    if given.block_embed not in (None, planner.blocks is not None):
+        holds = "no" if planner.blocks is None else "a"
+        raise BadInputError(
+            f"planner_use_block_embed is {str(given.block_embed).lower()}, but {file.path} holds {holds} block_embed"
+        )
     if given.joint is None:
         raise BadInputError(f"{what}, which only a joint model has; name it as joint_checkpoint alone")
     if planner.rows != BINS300.tokens_per_waypoint:
@@ -132,7 +202,7 @@ def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -
 def _token_layout(
     given: Given, chosen: Sequence[ChosenFile], vlm: Checkpoint, config: ActionExpertConfig
 ) -> TokenLayout:
-    """Return the one that all witnesses name."""
+    """Return the token layout that headers and settings agree on."""
     by_width = {layout.proprio_dim: layout for layout in TOKEN_LAYOUTS.values()}[given.proprio_dim]
     witnesses = {f"{given.statistics} describes {given.proprio_dim} proprio dimensions": by_width}
     if given.token_layout is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints onto a device, as the two models that a policy consists of."""
+"""Loading of checkpoints to a device, as the two models of a policy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPERT_STEM = "paligemma_with_expert.paligemma."
 
 @dataclass(frozen=True, slots=True)
 class Computing:
-    """How models compute. `pool`: memory that the graphs of several models share, because they take turns."""
+    """Device, precision and graphs of models; graphs of several models share `pool`, because they run in turn."""
 
     precision: Precision  # of the action expert, and of a joint model
     vlm_precision: Precision
@@ -38,7 +38,7 @@ class Computing:
 
 
 def load(files: ModelFiles, header: Sequence[int], how: Computing) -> tuple[WaypointVLM, ActionExpert]:
-    """The planner and the action expert; of a joint checkpoint they share one backbone.
+    """Load the planner and the action expert; those of a joint checkpoint share a backbone.
 
     `header` holds the ids of "Action: ".
     """
@@ -58,7 +58,7 @@ def vlm(
     header: Sequence[int],
     how: Computing,
 ) -> WaypointVLM:
-    """A planner with a backbone of its own; what is used is taken out of `weights`."""
+    """Return a planner with a backbone of its own; used tensors are removed from `weights`."""
     always = (*header, tokens.waypoint)
     backbone = Backbone(weights, table, VLM_STEM, config.vision, config.text, always, graphs=how.graphs, pool=how.pool)
     return WaypointVLM(backbone, tokens, header, how.graphs, how.pool, how.head, how.sampling)
@@ -67,7 +67,7 @@ def vlm(
 def action_expert(
     weights: dict[str, Tensor], table: Tensor | Table, config: ActionExpertConfig, how: Computing
 ) -> ActionExpert:
-    """An action expert with a backbone of its own; what is used is taken out of `weights`."""
+    """Return an action expert with a backbone of its own; used tensors are removed from `weights`."""
     backbone = Backbone(
         weights, table, EXPERT_STEM, config.vision, config.text, plans=False, graphs=how.graphs, pool=how.pool
     )
@@ -82,7 +82,7 @@ def joint_models(
     header: Sequence[int],
     how: Computing,
 ) -> tuple[WaypointVLM, ActionExpert]:
-    """A planner and an action expert of one backbone; what is used is taken out of `weights`."""
+    """Return a planner and an action expert with a common backbone; used tensors are removed from `weights`."""
     always = (*header, tokens.waypoint)
     backbone = Backbone(
         weights, table, EXPERT_STEM, config.vision, config.text, always, joint=True, graphs=how.graphs, pool=how.pool

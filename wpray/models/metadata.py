@@ -1,6 +1,6 @@
-"""`metadata.pt`, which training saves beside a checkpoint: what no tensor shows of its planner.
+"""File `metadata.pt`, which training saves beside a checkpoint: properties of its planner that no tensor shows.
 
-A pickle, read under torch's restrictions: plain values only, no code.
+It is a pickle, read under torch's restrictions: plain values only, no code.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _MAX_BYTES = 1_000_000
 
 
 def read_metadata(checkpoint: Path, setting: str) -> Mapping[str, Any] | None:
-    """Return what metadata.pt beside a checkpoint's file says; None if there is none.
+    """Return the metadata.pt beside a checkpoint's file; None if there is none.
 
-    Raises BadInputError if it is damaged, or holds anything but plain values.
+    Raise BadInputError if it is damaged, or holds anything but plain values.
     """
     path = checkpoint.with_name(_FILE)
     if not path.is_file():
@@ -47,12 +47,12 @@ def check_planner(
     waypoints: int,
     what: str,
 ) -> None:
-    """Raise BadInputError, beginning with `what`, if the metadata record another planner than the tensors show."""
+    """Raise BadInputError, beginning with `what`, if the metadata describe another planner than the tensors."""
     found: dict[str, object] = {"planner_mode": "token_ar", "goal_condition_mode": "none"}
     if planner is not None:
         found |= {
             "planner_mode": "block_ar",
-            "planner_block0_cond": "none",  # the only one that wpray computes
+            "planner_block0_cond": "none",  # the only value that wpray supports
             "planner_use_block_embed": planner.blocks is not None,
             "planner_block_width": planner.rows,
             "planner_proprio_dim": tokens.proprio_dim,

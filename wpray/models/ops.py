@@ -1,4 +1,4 @@
-"""The operations of both models: Triton kernels on a GPU, plain torch elsewhere, the same function either way."""
+"""Operations of both models: Triton kernels on a GPU, plain torch elsewhere, the same function in both."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 from wpray.models import gemma
 from wpray.models.config import GemmaConfig
 from wpray.models.gemma import Modulation
+from wpray.models.lora import Weight, project
 
 
 def add_norm(x: Tensor, branch: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """(x + branch, its RMS norm times `scale`); x (B, T, width), `scale` (width,) float32."""
+    """Return (x + branch, its RMS norm times `scale`); x (B, T, width), `scale` (width,) float32."""
     if x.is_cuda:
         from wpray.models import kernels
 
@@ -26,7 +27,7 @@ def add_norm(x: Tensor, branch: Tensor | None, scale: Tensor) -> tuple[Tensor, T
 def add_adaptive_norm(
     x: Tensor, branch: Tensor | None, gate: Tensor | None, modulation: Modulation
 ) -> tuple[Tensor, Tensor]:
-    """(x + gate * branch, its adaptive norm); x (B, T, width), `gate` (B, width) of the branch's own norm."""
+    """Return (x + gate * branch, its adaptive norm); x (B, T, width), `gate` (B, width) of the branch's own norm."""
     if x.is_cuda:
         from wpray.models import kernels
 
@@ -36,9 +37,9 @@ def add_adaptive_norm(
     return x, gemma.adaptive_norm(x, modulation)
 
 
-def queries(normed: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, config: GemmaConfig, kv: Tensor) -> Tensor:
-    """Rotated queries (B, T, heads, D) of normed tokens; their keys beside values are written to `kv` (B, T, 2 D)."""
-    projected = F.linear(normed, weight)
+def queries(normed: Tensor, weight: Weight, cos: Tensor, sin: Tensor, config: GemmaConfig, kv: Tensor) -> Tensor:
+    """Return rotated queries (B, T, heads, D) of normed tokens; write keys beside values to `kv` (B, T, 2 D)."""
+    projected = project(normed, weight)
     if normed.is_cuda:
         from wpray.models import kernels
 
@@ -48,10 +49,10 @@ def queries(normed: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, config: Ge
 
 
 def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
-    """Attention of q (B, T, heads, D) over keys beside values kv (B, S, 2 D); returns (B, T, heads * D).
+    """Return the attention (B, T, heads * D) of q (B, T, heads, D) over keys beside values kv (B, S, 2 D).
 
-    `bias` (B or 1, T or 1, S) float32 is 0 where a token may look, else -inf. All heads share the keys, so their
-    queries are rows of one product.
+    `bias` (B or 1, T or 1, S) float32 is 0 for visible slots, else -inf. All heads share the keys, so their queries are
+    rows of one product.
     """
     if not q.is_cuda:
         return gemma.attend(q, kv, bias)
@@ -64,7 +65,7 @@ def attend(q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
 
 
 def workspace(cache: Tensor) -> Any:
-    """What `attend_new` needs besides, for a cache (depth, B, S, 2 D)."""
+    """Return the memory that `attend_new` needs for a cache (depth, B, S, 2 D)."""
     if not cache.is_cuda:
         return None
     from wpray.models.decode_kernel import Workspace
@@ -75,7 +76,7 @@ def workspace(cache: Tensor) -> Any:
 
 def attend_new(
     normed: Tensor,
-    weight: Tensor,
+    weight: Weight,
     tables: tuple[Tensor, Tensor],
     config: GemmaConfig,
     kv: Tensor,
@@ -83,13 +84,13 @@ def attend_new(
     bias: Tensor,
     work: Any,
 ) -> Tensor:
-    """Attention (B, T, heads * D) of one or two new tokens over a cache `kv` (B, S, 2 D).
+    """Return the attention (B, T, heads * D) of one or two new tokens over a cache `kv` (B, S, 2 D).
 
-    Their own keys and values are put there first, from slot `cursor`. `tables` are cos and sin (B, T, D / 2), `bias`
+    Their keys and values are written to it first, from slot `cursor` on. `tables` are cos and sin (B, T, D / 2), `bias`
     (B, T, S) is as in `attend`, `work` is the cache's workspace.
     """
     cos, sin = tables
-    projected = F.linear(normed, weight)
+    projected = project(normed, weight)
     if normed.is_cuda:
         from wpray.models import decode_kernel
 
@@ -99,7 +100,7 @@ def attend_new(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A product in float32, (..., N), of x (..., K) of any dtype; on a GPU no row's sums depend on the other rows."""
+    """Return the product (..., N) in float32 of x (..., K); on a GPU, no row's sums depend on other rows."""
     if not x.is_cuda:
         return F.linear(x.float(), weight, bias)
     from wpray.models import row_kernels
@@ -108,10 +109,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def pick(scores: Tensor, forced: Tensor, table: Tensor, follower: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The best of each row's scores (B, N), or the forced value (B,) where that is not negative, and its embedding.
+    """Return the best of each row's scores (B, N), or the forced value (B,) if it is not negative, and its embedding.
 
-    Values (B,) int64 and (B, 1 or 2, width): rows of `table` (N, width), each with the `follower` (width,) if there is
-    one. A tie takes the larger value, which is the lower id.
+    Values are (B,) int64. Embeddings (B, 1 or 2, width) are rows of `table` (N, width), each with the `follower`
+    (width,) if there is one. A tie takes the larger value, which is the lower id.
     """
     if scores.is_cuda:
         from wpray.models import row_kernels
@@ -125,10 +126,10 @@ def pick(scores: Tensor, forced: Tensor, table: Tensor, follower: Tensor | None)
     return values, embedded
 
 
-def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """The GELU-gated MLP of normed x."""
+def feed_forward(x: Tensor, gate_up: Weight, down: Weight) -> Tensor:
+    """Return the GELU-gated MLP of normed x."""
     if not x.is_cuda:
         return gemma.feed_forward(x, gate_up, down)
     from wpray.models import kernels
 
-    return F.linear(kernels.geglu(F.linear(x, gate_up)), down)
+    return project(kernels.geglu(project(x, gate_up)), down)

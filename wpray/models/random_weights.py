@@ -1,6 +1,7 @@
-"""Random weights of a checkpoint's exact layout, written piece by piece: memory stays small whatever the model's size.
+"""Random weights in a checkpoint's exact layout, written in pieces so that memory stays small for any model.
 
-safetensors itself writes only what lies in memory as a whole; the format is a header and then the tensors' bytes.
+The safetensors library writes only tensors that are in memory as a whole. The format is a header, followed by the
+tensors' bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _STORED: dict[Precision, tuple[str, int]] = {"float32": ("F32", 4), "bfloat16": 
 
 
 def weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """The tensor called `name`: a function of its name, shape and seed alone; activations keep their size."""
+    """Return the tensor `name`, which depends only on name, shape and seed; activations keep their scale."""
     return np.concatenate(list(_pieces(name, shape, seed, _PIECE))).reshape(shape)
 
 
@@ -40,9 +41,9 @@ def write_random(
     zero_rows: Mapping[str, Sequence[int]] | None = None,
     piece: int = _PIECE,
 ) -> None:
-    """folder/model.safetensors with a manifest's tensors, marked as synthetic; the `zero_rows` of a tensor are zero.
+    """Write folder/model.safetensors with a manifest's tensors, marked as synthetic; `zero_rows` of a tensor are zero.
 
-    Raises OSError if it cannot be written.
+    Raise OSError if it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     layout = _layout(manifest)
@@ -68,7 +69,7 @@ def write_random(
 
 
 def _layout(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """The header's entries; the wider type comes first, so that every tensor is aligned."""
+    """Return the header's entries, with the wider type first so that every tensor is aligned."""
     layout, at = {}, 0
     for name in sorted(manifest, key=lambda name: (manifest[name][1] != "float32", name)):
         shape, precision = manifest[name]
@@ -80,7 +81,7 @@ def _layout(manifest: Manifest) -> dict[str, dict[str, Any]]:
 
 
 def _pieces(name: str, shape: tuple[int, ...], seed: int, piece: int) -> Iterator[NDArray[np.float32]]:
-    """The tensor's values in order, at most `piece` at once."""
+    """Yield the tensor's values in order, at most `piece` at once."""
     rng = np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), seed]))
     scale, offset = _scale(name, shape)
     for left in range(math.prod(shape), 0, -piece):
@@ -92,7 +93,7 @@ def _pieces(name: str, shape: tuple[int, ...], seed: int, piece: int) -> Iterato
 
 
 def _scale(name: str, shape: tuple[int, ...]) -> tuple[np.float32, np.float32]:
-    """What the normal numbers of a tensor are multiplied by, and what is added."""
+    """Return the factor and the offset of a tensor's normal numbers."""
     zero = np.float32(0)
     if "lm_head" in name or "embed_tokens" in name:
         return np.float32(0.01), zero
@@ -110,7 +111,7 @@ def _stored(values: NDArray[np.float32], precision: Precision) -> memoryview:
 
 
 def _write_all(file: int, data: bytes | memoryview, at: int) -> int:
-    """Writes `data` at an offset of an open file; returns its length."""
+    """Write `data` at an offset of an open file. Return its length."""
     done = 0
     while done < len(data):
         done += os.pwrite(file, memoryview(data)[done:], at + done)

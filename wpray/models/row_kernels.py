@@ -1,7 +1,7 @@
-"""Triton kernels that compute each row by itself, so that its sums do not depend on how many rows there are.
+"""Triton kernels that compute each row separately, so that its sums do not depend on the number of rows.
 
-A library cuts the sums of a product as the batch suggests. On an H100 cuBLAS did so with the small float32 products,
-but with those in bfloat16 hardly ever (same_bits.py).
+A library may split the sums of a product by the batch's shape. On an H100, cuBLAS does so for small float32 products,
+and rarely for bfloat16 (batch_invariance.py).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _pick(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., K) of any dtype times weight (N, K)^T, plus bias (N,): (..., N), all else float32."""
+    """Return x (..., K) of any dtype times weight (N, K)^T, plus bias (N,), as (..., N) float32."""
     x = x.contiguous()
     columns, inner = weight.shape
     out = torch.empty((*x.shape[:-1], columns), dtype=torch.float32, device=x.device)
@@ -93,10 +93,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def pick(scores: Tensor, forced: Tensor, table: Tensor, follower: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The best of each row's scores (B, N), or the forced value (B,) where that is not negative, and its embedding.
+    """Return the best of each row's scores (B, N), or the forced value (B,) if it is not negative, and its embedding.
 
-    Values (B,) int64 and (B, 1 or 2, width): rows of `table` (N, width), each with the `follower` (width,) if there is
-    one. A tie takes the larger value.
+    Values are (B,) int64. Embeddings (B, 1 or 2, width) are rows of `table` (N, width), each with the `follower`
+    (width,) if there is one. A tie takes the larger value.
     """
     batch, count = scores.shape
     width, tokens = table.shape[1], 1 if follower is None else 2

@@ -1,4 +1,4 @@
-"""SigLIP's vision tower and PaliGemma's projector, as free functions on tensors."""
+"""Vision tower of SigLIP and PaliGemma's projector, as free functions on tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from wpray.models.config import IMAGE_SIZE, IMAGE_TOKENS, PATCH, SiglipConfig
+from wpray.models.lora import Weight, project, take_weight
 
 _EPS = 1e-6
 
@@ -26,42 +27,48 @@ class _Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class _Linear:
+    weight: Weight  # an adapter may stand beside it
+    bias: Tensor
+
+    def linear(self, x: Tensor) -> Tensor:
+        return project(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
 class _Block:
     norm1: _Affine
-    qkv: _Affine
-    out: _Affine
+    qkv: _Linear
+    out: _Linear
     norm2: _Affine
-    fc1: _Affine
-    fc2: _Affine
+    fc1: _Linear
+    fc2: _Linear
 
 
 class Siglip:
-    """Images to features in the text model's width."""
+    """Encoder of images as features in the text model's width."""
 
     def __init__(
         self, weights: dict[str, Tensor], stem: str, config: SiglipConfig, convolves_on_cpu: bool = False
     ) -> None:
-        """`weights` by checkpoint name; `stem` ends in 'model.' and is followed by vision_tower and the projector.
+        """Build the encoder from `weights` by checkpoint name; `stem` ends in 'model.'.
 
-        `convolves_on_cpu`: patches are embedded by torch's convolution on a CPU, as the references of joint models do.
-        What follows amplifies its rounding tenfold, beyond what their recorded numbers are compared with.
+        `convolves_on_cpu`: torch's convolution embeds patches on a CPU, as in the references of joint models. Later
+        layers amplify its rounding tenfold, beyond the tolerance of their recorded numbers.
         """
-
-        def affine(name: str) -> _Affine:
-            return _Affine(weights.pop(name + ".weight"), weights.pop(name + ".bias"))
 
         tower = stem + "vision_tower.vision_model."
         self._heads, self._convolves_on_cpu = config.heads, convolves_on_cpu
-        # A patch embedding is a convolution without overlap: one matrix product over flattened patches.
-        patch = affine(tower + "embeddings.patch_embedding")
+        # A patch embedding is a convolution without overlap, hence one matrix product over flattened patches.
+        patch = _take_affine(weights, tower + "embeddings.patch_embedding")
         self._patch = _Affine(patch.weight.flatten(1), patch.bias)
         self._position = weights.pop(tower + "embeddings.position_embedding.weight")
-        self._blocks = [self._block(affine, f"{tower}encoder.layers.{index}.") for index in range(config.depth)]
-        self._post = affine(tower + "post_layernorm")
-        self._projector = affine(stem + "multi_modal_projector.linear")
+        self._blocks = [_take_block(weights, f"{tower}encoder.layers.{index}.") for index in range(config.depth)]
+        self._post = _take_affine(weights, tower + "post_layernorm")
+        self._projector = _take_affine(weights, stem + "multi_modal_projector.linear")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(N, 224, 224, 3) uint8 -> (N, 256, width) image features."""
+        """Return features (N, 256, width) of images (N, 224, 224, 3) uint8."""
         x = (self._embedded(images) + self._position).to(self._post.weight.dtype)
         for block in self._blocks:
             x = x + block.out.linear(self._attend(block, block.norm1.norm(x)))
@@ -69,7 +76,7 @@ class Siglip:
         return self._projector.linear(self._post.norm(x))
 
     def _embedded(self, images: Tensor) -> Tensor:
-        """(N, 256, width) of patches, float32."""
+        """Return the embeddings (N, 256, width) of patches, float32."""
         if images.is_cuda or not self._convolves_on_cpu:
             return self._patch.linear(_patches(images))
         pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -81,23 +88,28 @@ class Siglip:
         q, k, v = block.qkv.linear(x).view(batch, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
 
-    @staticmethod
-    def _block(affine: object, stem: str) -> _Block:
-        assert callable(affine)
-        parts = [affine(f"{stem}self_attn.{name}_proj") for name in "qkv"]
-        qkv = _Affine(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
-        return _Block(
-            norm1=affine(stem + "layer_norm1"),
-            qkv=qkv,
-            out=affine(stem + "self_attn.out_proj"),
-            norm2=affine(stem + "layer_norm2"),
-            fc1=affine(stem + "mlp.fc1"),
-            fc2=affine(stem + "mlp.fc2"),
-        )
+
+def _take_block(weights: dict[str, Tensor], stem: str) -> _Block:
+    return _Block(
+        norm1=_take_affine(weights, stem + "layer_norm1"),
+        qkv=_take_linear(weights, *(f"{stem}self_attn.{name}_proj" for name in "qkv")),
+        out=_take_linear(weights, stem + "self_attn.out_proj"),
+        norm2=_take_affine(weights, stem + "layer_norm2"),
+        fc1=_take_linear(weights, stem + "mlp.fc1"),
+        fc2=_take_linear(weights, stem + "mlp.fc2"),
+    )
+
+
+def _take_affine(weights: dict[str, Tensor], name: str) -> _Affine:
+    return _Affine(weights.pop(name + ".weight"), weights.pop(name + ".bias"))
+
+
+def _take_linear(weights: dict[str, Tensor], *names: str) -> _Linear:
+    return _Linear(take_weight(weights, *names), torch.cat([weights.pop(name + ".bias") for name in names]))
 
 
 def _patches(images: Tensor) -> Tensor:
-    """(N, 224, 224, 3) uint8 -> (N, 256, 588) float32 in [-1, 1]; a patch's values in channel, row, column order."""
+    """Return patches (N, 256, 588) float32 in [-1, 1] of images; values are in channel, row, column order."""
     count, side = images.shape[0], IMAGE_SIZE // PATCH
     tiles = images.view(count, side, PATCH, side, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
     return tiles.reshape(count, IMAGE_TOKENS, 3 * PATCH * PATCH).float() / 127.5 - 1.0

@@ -1,7 +1,7 @@
-"""What goes to a GPU and comes back, through memory that it reaches fast.
+"""Copies to a GPU and back through page-locked memory.
 
-Images of requests are copied as they arrive, while another batch computes; when their turn comes the GPU takes them by
-itself.
+Images of requests are copied when they arrive, while another batch computes. The GPU fetches them when their batch
+starts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Image = NDArray[np.uint8]
 
 
 class StagedImages:
-    """The two images of one request, base and wrist, for as long as anybody holds this."""
+    """Images of one request, base and wrist, which keep their row as long as this object exists."""
 
     def __init__(self, images: Tensor, row: int | None, free: deque[int]) -> None:
         self.images = images  # (2, 224, 224, 3) uint8 on the host
@@ -35,17 +35,17 @@ class StagedImages:
 
 
 class Staging:
-    """Rows of page-locked memory, which is copied to a GPU twice as fast as other memory. Thread-safe."""
+    """Rows of page-locked memory, which copies to a GPU twice as fast as other memory. Thread-safe."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self._device = device
         self._memory = torch.empty((rows, *_SHAPE), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        self._free = deque(range(rows))  # taking from and adding to a deque is atomic
+        self._free = deque(range(rows))  # thread-safe, because both operations of a deque are atomic
 
     def put(self, base: Image, wrist: Image) -> StagedImages:
-        """Copies two images (224, 224, 3) uint8; into memory of their own where no row is free.
+        """Copy two images (224, 224, 3) uint8 to a row, or to other memory if no row is free.
 
-        Raises InvalidRequestError for an image of another shape or type.
+        Raise InvalidRequestError for an image of another shape or type.
         """
         for image in (base, wrist):
             if image.shape != _SHAPE[1:] or image.dtype != np.uint8:
@@ -62,7 +62,7 @@ class Staging:
         return staged
 
     def gather(self, batch: Sequence[StagedImages]) -> Tensor:
-        """(B, 2, 224, 224, 3) uint8 on the device; the GPU copies on its own."""
+        """Return images (B, 2, 224, 224, 3) uint8 on the device, which the GPU copies asynchronously."""
         images = torch.empty((len(batch), *_SHAPE), dtype=torch.uint8, device=self._device)
         for row, staged in zip(images, batch, strict=True):
             row.copy_(staged.images, non_blocking=True)
@@ -70,7 +70,7 @@ class Staging:
 
 
 def fetch(values: Tensor) -> NDArray[Any]:
-    """A tensor's values on the host, once they are computed. The wait sleeps: torch's own would keep a core busy."""
+    """Return a tensor's values on the host once they are computed. The wait sleeps; torch's would keep a core busy."""
     if not values.is_cuda:
         return values.numpy()
     here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

@@ -1,9 +1,9 @@
-"""`python -m wpray.models.synthetic OUT`: random checkpoints of the real layout, with all that a run of them needs.
+"""`python -m wpray.models.synthetic OUT`: random checkpoints in the real layout, with all files that a run needs.
 
 OUT/vlm and OUT/ae, or OUT/joint, hold the weights, OUT/tokenizer.model a small sentencepiece tokenizer,
 OUT/dataset_statistics.json plausible ranges, OUT/config.yaml a configuration that names them:
 `python -m wpray.launch --config OUT/config.yaml`.
-Random weights solve nothing, but they cost what trained ones do.
+Random weights solve no task, but they cost the same time and memory as trained ones.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from wpray.models.token_layout import BINS256, BINS300
 
 Variant = Literal["tiny", "full"]
 Layout = Literal["two", "joint", "block"]
-_USUAL_DURATIONS = range(8, 25)  # control steps, as trained policies plan them
-# Rows of the embedding table that score 0 and never win: durations that no trained policy plans. A run of random
-# weights then costs what it would; a plan that is all zeros, say, would ask for a new plan after every step.
+_USUAL_DURATIONS = range(8, 25)  # control steps, as in plans of trained policies
+# Rows of the embedding table that score 0 and never win, for durations that no trained policy plans. A run then costs
+# as much as a real one; with durations of zero, it would plan after every step.
 _UNUSUAL = {
     tokens: [own for steps, own in enumerate(tokens.durations.ids) if steps not in _USUAL_DURATIONS]
     for tokens in (BINS256, BINS300)
@@ -54,7 +54,7 @@ _INSTRUCTIONS = (
     "push the plate to the front of the stove",
     "put the wine bottle on top of the cabinet and the book in the back compartment of the caddy",
 )
-_PROPRIO = {  # eef position (m), axis-angle (rad), finger joints (m): where an arm over a table is
+_PROPRIO = {  # ranges of an arm over a table: eef position (m), axis-angle (rad), finger joints (m)
     "q01": [-0.4, -0.3, 0.03, 2.7, -0.6, -0.5, 0.0, -0.04],
     "q99": [0.15, 0.28, 0.5, 3.4, 0.7, 0.5, 0.04, 0.0],
 }
@@ -65,7 +65,7 @@ _ACTION = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Writes everything to a folder. Raises BadInputError if it cannot be written."""
+    """Write everything to a folder. Raise BadInputError if it cannot be written."""
     parser = ArgumentParser(prog="python -m wpray.models.synthetic", description=__doc__)
     parser.add_argument("out", type=folder_to_write, metavar="OUT")
     parser.add_argument(
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write(out: Path, variant: Variant, precision: Precision, seed: int = 0, layout: Layout = "two") -> None:
-    """Writes checkpoints, tokenizer, statistics and configuration to `out`."""
+    """Write checkpoints, tokenizer, statistics and configuration to `out`."""
     vlm, expert = (
         (VlmConfig.tiny(), ActionExpertConfig.tiny())
         if variant == "tiny"
@@ -107,7 +107,7 @@ def write(out: Path, variant: Variant, precision: Precision, seed: int = 0, layo
 
 
 def _tokenizer() -> bytes:
-    """A sentencepiece model with bytes for what it has not seen."""
+    """Return a small sentencepiece model that falls back to bytes for unknown text."""
     model = io.BytesIO()
     states = [f"State: {' '.join(str((17 * row + 31 * dim) % 256) for dim in range(8))};" for row in range(256)]
     prompts = [f"Task: {text}, {states[row]}" for row, text in enumerate(_INSTRUCTIONS)]

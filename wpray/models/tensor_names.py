@@ -1,7 +1,7 @@
-"""Names of tensors as files have them, mapped to those of the manifests (config.py).
+"""Mapping of tensor names in files to those of the manifests (config.py).
 
-Files differ by a prefix that all names share and by the naming of older Transformers, and a VLM may stand inside the
-action expert's structure. Each step gives back name -> name in the file.
+Files differ by a common prefix and by the names of older Transformers, and a VLM may be inside the action expert's
+structure. Each step returns name -> name in the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from wpray.errors import BadInputError, shown
 
 NESTED = "paligemma_with_expert."
-EXPERT_PARTS = (  # of the action expert's structure, beside its PaliGemma
+EXPERT_PARTS = (  # parts of the action expert's structure beside its PaliGemma
     f"{NESTED}gemma_expert.",
     "action_in_proj.",
     "action_out_proj.",
@@ -22,7 +22,7 @@ EXPERT_PARTS = (  # of the action expert's structure, beside its PaliGemma
     "time_mlp_out.",
     "duration_embed.",
 )
-_WRAPPERS = ("model.", "module.", "_orig_mod.")  # LeRobot's, of distributed training, of torch.compile
+_WRAPPERS = ("model.", "module.", "_orig_mod.")  # of LeRobot, distributed training and torch.compile
 _OLDER = re.compile(  # before Transformers 4.52
     rf"^((?:{re.escape(NESTED)})?paligemma\.)(language_model\.model|language_model\.lm_head|vision_tower|multi_modal_projector)\."
 )
@@ -36,17 +36,17 @@ _NEWER = {
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """A file's tensors under the names of a manifest."""
+    """Tensors of a file by a manifest's names."""
 
     stored: dict[str, str]  # name -> name in the file
     left_out: tuple[str, ...] = ()  # names in the file
-    notes: tuple[str, ...] = ()  # what the file's names have been taken for
+    notes: tuple[str, ...] = ()  # interpretations of the file's names
 
 
 def plain_names(stored: Iterable[str]) -> Names:
-    """Return a file's names without a prefix that all share, and with older naming made new.
+    """Return a file's names without a common prefix, with older names replaced by new ones.
 
-    Raises BadInputError if two of them come to mean the same tensor.
+    Raise BadInputError if two of them then mean the same tensor.
     """
     names, notes = {name: name for name in stored}, []
     while names and (prefix := next((part for part in _WRAPPERS if _all_begin(names, part)), None)):
@@ -59,9 +59,9 @@ def plain_names(stored: Iterable[str]) -> Names:
 
 
 def vlm_names(stored: Iterable[str]) -> Names:
-    """Return the names of a VLM, of either key layout; of a file of the action expert's structure, its PaliGemma's.
+    """Return the names of a VLM in either key layout, or of the PaliGemma in an action expert's structure.
 
-    What is neither stays among the names, so that it is found to be unknown.
+    Other names are kept, so that they are reported as unknown.
     """
     plain = plain_names(stored)
     if not any(name.startswith(NESTED + "paligemma.") for name in plain.stored):

@@ -1,4 +1,4 @@
-"""Token layouts: how waypoints are written as ids of PaliGemma's vocabulary. The only place that knows those ids.
+"""Token layouts: the encoding of waypoints as ids of PaliGemma's vocabulary. No other module holds these ids.
 
 A waypoint is `<wp>`, proprio bins, in the newer layout a gripper token, `<dur>` and a duration. Ids of a family count
 down: a larger value has a smaller id.
@@ -26,18 +26,19 @@ class TokenFamily:
 
     @property
     def ids(self) -> list[int]:
-        """Of the values 0, 1, ..."""
+        """Ids of the values 0, 1, ..."""
         return [self.first - value for value in range(self.count)]
 
     def ids_of(self, values: ArrayLike) -> NDArray[np.int64]:
-        """Token ids of values, of the same shape."""
+        """Return the token ids of values, in the same shape."""
         return self.first - np.asarray(values, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
-    """Which tokens a planner writes. The state of a waypoint has `proprio_dim` numbers, and the gripper if it is a
-    token: 1.0 open, 0.0 closed.
+    """Tokens that a planner writes.
+
+    The state of a waypoint has `proprio_dim` numbers, and the gripper (1.0 open, 0.0 closed) if it is a token.
     """
 
     name: TokenLayoutName
@@ -50,18 +51,18 @@ class TokenLayout:
 
     @property
     def families(self) -> tuple[TokenFamily, ...]:
-        """Of each value that is sampled for a waypoint, in order; the duration is the last."""
+        """Families of a waypoint's sampled values, in order; the duration is the last."""
         gripper = () if self.gripper is None else (self.gripper,)
         return (*[self.bins] * self.proprio_dim, *gripper, self.durations)
 
     @property
     def state_dim(self) -> int:
-        """Numbers of a waypoint's state."""
+        """Length of a waypoint's state."""
         return len(self.families) - 1
 
     @property
     def tokens_per_waypoint(self) -> int:
-        """Sampled values, `<wp>` and `<dur>`."""
+        """Number of sampled values, plus `<wp>` and `<dur>`."""
         return len(self.families) + 2
 
     @property
@@ -75,35 +76,35 @@ class TokenLayout:
 
     @property
     def lowest_id(self) -> int:
-        """No id of the layout is lower."""
+        """Lowest id of the layout."""
         return min(self.waypoint, self.duration, *(family.ids[-1] for family in self.families))
 
     def to_bins(self, normalized: ArrayLike) -> NDArray[np.int64]:
-        """Normalized values -> the bins that they lie in; outside of [-1, 1] the nearest one.
+        """Return the bins of normalized values; values outside of [-1, 1] get the nearest one.
 
-        Raises ValueError for a value that is not finite: it lies in no bin.
+        Raise ValueError for a value that is not finite.
         """
         values = np.asarray(normalized)
         if not np.isfinite(values).all():
             raise ValueError("a proprio value is not finite")
-        edges = np.linspace(-1, 1, self.bins.count + 1)[:-1]  # each bin's lower edge
+        edges = np.linspace(-1, 1, self.bins.count + 1)[:-1]  # lower edges of the bins
         bins: NDArray[np.int64] = np.digitize(np.clip(values, -1, 1), edges).astype(np.int64) - 1
         return bins
 
     def bin_centers(self, bins: ArrayLike) -> NDArray[np.float32]:
-        """Bins -> normalized values at their centers, float32."""
+        """Return the normalized values at the bins' centers, float32."""
         return ((np.asarray(bins, dtype=np.float64) + 0.5) * (2 / self.bins.count) - 1).astype(np.float32)
 
     def states(self, values: ArrayLike) -> NDArray[np.float32]:
-        """Sampled values (..., `state_dim` or one more, the duration) -> states (..., `state_dim`), float32."""
+        """Return states (..., `state_dim`), float32, of sampled values, which may include the duration."""
         sampled = np.asarray(values)[..., : self.state_dim]
         centers = self.bin_centers(sampled[..., : self.proprio_dim])
         return np.concatenate([centers, (1 - sampled[..., self.proprio_dim :]).astype(np.float32)], axis=-1)
 
     def values(self, states: ArrayLike, durations: ArrayLike) -> NDArray[np.int64]:
-        """States (..., M, `state_dim`) and durations (..., M) -> values (..., M, `state_dim` + 1), as sampled.
+        """Return values (..., M, `state_dim` + 1) of states (..., M, `state_dim`) and durations (..., M).
 
-        Longer durations become the longest. Raises ValueError for a state that is not finite.
+        Durations are clipped to the longest. Raise ValueError for a state that is not finite.
         """
         state = np.asarray(states)
         bins = self.to_bins(state[..., : self.proprio_dim])
@@ -112,7 +113,7 @@ class TokenLayout:
         return np.concatenate([bins, closed, steps], axis=-1)
 
     def encode(self, values: ArrayLike) -> NDArray[np.int64]:
-        """Sampled values (..., M, `state_dim` + 1) -> token ids (..., M * `tokens_per_waypoint`)."""
+        """Return token ids (..., M * `tokens_per_waypoint`) of sampled values (..., M, `state_dim` + 1)."""
         sampled = np.asarray(values, dtype=np.int64)
         ids = np.array([family.first for family in self.families]) - sampled
         marks = [np.full((*ids.shape[:-1], 1), mark) for mark in (self.waypoint, self.duration)]
@@ -120,9 +121,9 @@ class TokenLayout:
         return waypoints.reshape(*ids.shape[:-2], -1)
 
     def decode(self, tokens: ArrayLike) -> NDArray[np.int64]:
-        """Token ids (..., M * `tokens_per_waypoint`) -> values (..., M, `state_dim` + 1), the duration last.
+        """Return values (..., M, `state_dim` + 1), duration last, of token ids (..., M * `tokens_per_waypoint`).
 
-        Raises ValueError if the ids are not whole waypoints.
+        Raise ValueError if the ids are not whole waypoints.
         """
         ids = np.asarray(tokens, dtype=np.int64)
         waypoints: NDArray[np.int64] = ids.reshape(*ids.shape[:-1], -1, self.tokens_per_waypoint)

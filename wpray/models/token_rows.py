@@ -1,4 +1,4 @@
-"""Embeddings of prompts. A whole table takes a GPU 1 GB, of which the prompts of a suite use a few hundred rows."""
+"""Embeddings of prompts. A whole table takes 1 GB of a GPU, but the prompts of a suite use a few hundred rows."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wpray.models.stored_table import Table
+from wpray.models.stored_table import Table, TableAdapter
 
 _CAPACITY = 8192  # rows on the device
 
 
 class TokenRows:
-    """The rows that prompts ask for, on the device; the table is elsewhere.
+    """Rows on the device for the tokens of prompts; the table is elsewhere.
 
-    `rows` (capacity, width) stays where it is: a captured graph may read it.
+    `rows` (capacity, width) has a fixed address, because captured graphs read it.
     """
 
     def __init__(self, table: Tensor | Table, device: torch.device, always: Sequence[int] = ()) -> None:
-        """`table` (vocabulary, width); embeddings are its rows times the root of the width. `always`: ids to keep."""
+        """Use rows of `table` (vocabulary, width) times the root of the width; ids in `always` are never removed."""
         self._table = table
         self._scale = torch.tensor(table.shape[1] ** 0.5, dtype=table.dtype)
         self.rows = torch.zeros((min(_CAPACITY, len(table)), table.shape[1]), dtype=table.dtype, device=device)
@@ -28,17 +28,21 @@ class TokenRows:
         self.places([always])
 
     def embedded(self, ids: Sequence[int]) -> Tensor:
-        """(N, width) on the device."""
+        """Return embeddings (N, width) on the device."""
         return (self._take(ids) * self._scale).to(self.rows.device)
 
-    def scoring(self, ids: Sequence[int]) -> Tensor:
-        """(N, width) float32 on the device, not scaled: what scores these ids."""
-        return self._take(ids).float().to(self.rows.device)
+    def scoring(self, ids: Sequence[int]) -> tuple[Tensor, TableAdapter | None]:
+        """Return what scores these ids on the device: rows (N, width) float32, not scaled, and an adapter's part."""
+        device = self.rows.device
+        if isinstance(self._table, Tensor):
+            return self._take(ids).float().to(device), None
+        rows, adapter = self._table.scoring(ids)
+        return rows.float().to(device), None if adapter is None else adapter.to(device)
 
     def places(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Where in `rows` each token's embedding is, which is put there if it is not yet.
+        """Return the index in `rows` of each token's embedding, after copying missing ones.
 
-        Raises ValueError for more different tokens than there is room for, or what the table raises.
+        Raise ValueError for more different tokens than fit, or what the table raises.
         """
         wanted = {token for prompt in prompts for token in prompt}
         new = sorted(wanted - self._places.keys())
@@ -47,7 +51,7 @@ class TokenRows:
         return [[self._places[token] for token in prompt] for prompt in prompts]
 
     def _make_room(self, wanted: set[int]) -> list[int]:
-        """Forgets all that are not always kept; returns the wanted ones that are missing now."""
+        """Remove all ids that are not always kept. Return the wanted ones that are now missing."""
         self._places = dict(list(self._places.items())[: self._always])
         missing = sorted(wanted - self._places.keys())
         if len(self._places) + len(missing) > len(self.rows):

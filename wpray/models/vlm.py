@@ -1,10 +1,9 @@
-"""The waypoint VLM: two images and a prompt in, seven waypoints out, greedily or sampled (sampling.py).
+"""Waypoint VLM: decoding of seven waypoints from two images and a prompt, greedily or sampled (sampling.py).
 
-What the answer must contain is known beforehand: every waypoint is `<wp>`, proprio bins (and a gripper token), `<dur>`,
-a duration (token_layout.py). The header and the first `<wp>` are part of the prefill; every later forced token is fed
-together with the sampled one before it, so seven waypoints take 62 passes (newer layout: 55) of one or two tokens; and
-only the ids that may come next are scored.
-Prompts are read in parts, then all of a batch decodes together (batch_parts.py).
+The form of an answer is fixed: every waypoint is `<wp>`, proprio bins (and a gripper token), `<dur>` and a duration
+(token_layout.py). The header and the first `<wp>` are part of the prefill. Every later forced token is fed together
+with the sampled one before it, so seven waypoints take 62 passes (newer layout: 55) of one or two tokens. Only the
+possible next ids are scored. Prompts are read in parts, then a whole batch decodes together (batch_parts.py).
 """
 
 from __future__ import annotations
@@ -19,15 +18,17 @@ from torch import Tensor
 
 from wpray.models import ops
 from wpray.models.backbone import Backbone
+from wpray.models.batch_invariance import fingerprints, synthetic_requests
 from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
 from wpray.models.config import IMAGE_TOKENS, Precision
 from wpray.models.gemma import GemmaLayer, aligned, bias_of, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
-from wpray.models.same_bits import fingerprints, made_up
+from wpray.models.lora import project
 from wpray.models.sampling import GREEDY, Sampling
+from wpray.models.stored_table import TableAdapter
 from wpray.models.token_layout import TokenLayout
 
-_TEXT_SIZES = (64, 96, 128, 192, 256, 512)  # prompt and answer's header together are padded to the next of these
+_TEXT_SIZES = (64, 96, 128, 192, 256, 512)  # padded sizes of a prompt with the answer's header
 
 _Phase = Callable[..., Any]  # eager, or captured
 
@@ -47,7 +48,7 @@ class VlmOutput:
 
 @dataclass(frozen=True, slots=True)
 class _Prefix:
-    """One batch's inputs on the device."""
+    """Inputs of one batch on the device."""
 
     seen: Tensor  # (B, 512, width) image features
     tokens: Tensor  # (B, P) prompt, as rows of the embeddings on the device, right-padded with 0
@@ -61,12 +62,13 @@ class _Choice:
     """Values that a token is sampled from."""
 
     scoring: Tensor  # (N, width) float32: row v scores value v
+    adapter: TableAdapter | None  # what is added to the scores
     embedded: Tensor  # (N, width) as it is fed
 
 
 @dataclass(frozen=True, slots=True)
 class _Cache:
-    """What decoding looks at: keys beside values of every layer, the prefix's slots first."""
+    """Keys beside values of every layer for decoding, with the prefix's slots first."""
 
     layers: Tensor  # (depth, B, slots, 2 D)
     prefix: int
@@ -75,15 +77,15 @@ class _Cache:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Of the N tokens that may follow a prefix."""
+    """Rotary tables and masks of the N tokens that may follow a prefix."""
 
     cos: Tensor  # (B, N, D / 2)
     sin: Tensor
-    bias: Tensor  # (B, N, slots) float32: 0 where it may look, else -inf
+    bias: Tensor  # (B, N, slots) float32: 0 for visible slots, else -inf
 
 
 class WaypointVLM:
-    """A planner on one device. Not thread-safe: one caller at a time."""
+    """Planner on one device, for one caller at a time."""
 
     def __init__(
         self,
@@ -95,10 +97,10 @@ class WaypointVLM:
         head: Precision = "float32",
         sampling: Sampling = GREEDY,
     ) -> None:
-        """A `backbone` that has been loaded with `always` = `header` (the ids of "Action: ") and <wp>.
+        """Use a `backbone` that was loaded with `always` = `header` (the ids of "Action: ") and <wp>.
 
-        `head` float32: hidden states and embeddings are multiplied as float32. bfloat16: the products are rounded to
-        the weights' dtype, as some training branches do. `graphs` captures on CUDA, in `pool` if one is given.
+        `head` float32 multiplies hidden states and embeddings as float32; bfloat16 rounds the products to the weights'
+        dtype, as some training branches do. `graphs` captures CUDA graphs, in `pool` if it is given.
         """
         assert backbone.norm is not None
         self.backbone, self.layout = backbone, layout
@@ -113,14 +115,14 @@ class WaypointVLM:
         captured = graphs and self.device.type == "cuda"
         self._read: _Phase = GraphCache(self._prefill, pool) if captured else self._prefill
         self._decode: _Phase = GraphCache(self._answers, pool, shared=1) if captured else self._answers
-        self.hidden: list[Tensor] | None = None  # set to a list to collect what each next token is read from
+        self.hidden: list[Tensor] | None = None  # a list collects the hidden states that tokens are read from
 
     def _begins(self, header: Sequence[int]) -> list[int]:
-        """Ids that a prompt is followed by before anything is sampled."""
+        """Return the ids after a prompt, before the first sampled value."""
         return [*header, self.layout.waypoint]
 
     def _new_slots(self, num_waypoints: int) -> int:
-        """Tokens that are fed after them: all but the first <wp> and the last duration."""
+        """Return the number of tokens that are fed later: all but the first <wp> and the last duration."""
         return self.layout.tokens_per_waypoint * num_waypoints - 2
 
     @torch.inference_mode()
@@ -133,11 +135,11 @@ class WaypointVLM:
         shape: BatchShape | None = None,
         bias: Tensor | None = None,
     ) -> VlmOutput:
-        """Waypoints for images (B, 2, 224, 224, 3) uint8 [base, wrist] and prompts (BOS first, any mix of lengths).
+        """Return waypoints for images (B, 2, 224, 224, 3) uint8 [base, wrist] and prompts (BOS first, any lengths).
 
-        `forced` (B, M, V): feed these values instead of the sampled ones (to compare hidden states).
-        `shape`: what to compute it in; as it is if None. `bias` (B, M, S): each request's, which `sampling` asks for
-        (`sampling.bias`). Raises ValueError for a prompt over 500 tokens,
+        `forced` (B, M, V) are values to feed instead of the sampled ones, to compare hidden states. `shape` is the
+        shape to compute in (None: the batch's own). `bias` (B, M, S) holds each request's `sampling.bias`, if sampling
+        needs it. Raise ValueError for a prompt over 500 tokens,
         torch.cuda.OutOfMemoryError when the batch is too large.
         """
         shape = shape or BatchShape.whole(len(prompts))
@@ -147,17 +149,15 @@ class WaypointVLM:
 
     @torch.inference_mode()
     def trace(self, start: int, stop: int, shape: BatchShape, prompt_size: int = 60, num_waypoints: int = 7) -> Tensor:
-        """Fingerprints (B, pieces) of all that made-up requests of these numbers are planned from (same_bits.py)."""
-        images, prompts, _ = made_up(start, stop, prompt_size)
+        """Return fingerprints (B, pieces) of every value behind the plans of these synthetic requests."""
+        images, prompts, _ = synthetic_requests(start, stop, prompt_size)
         bias = torch.zeros((stop - start, num_waypoints, self.layout.scores)) if self.sampling.needs_bias else None
         prefix = self._prefix(self.backbone.features(images, shape), prompts, num_waypoints, None, bias)
         cache, hidden, values = self._run(prefix, shape)
         return fingerprints(*(part[: stop - start] for part in (*cache, hidden, values)))
 
     def _run(self, prefix: _Prefix, shape: BatchShape) -> tuple[Tensor, Tensor, Tensor]:
-        """The cache (depth, rows, slots, 2 D), the hidden states (rows, width) that the first values are read from, and
-        the values (rows, M, V).
-        """
+        """Return the cache (depth, rows, slots, 2 D), last hidden states (rows, width) and values (rows, M, V)."""
         num_waypoints = prefix.forced.shape[1]
         length = 2 * IMAGE_TOKENS + prefix.tokens.shape[1] + len(self._answer)
         cache = self._caches.take(shape.rows, aligned(length + self._new_slots(num_waypoints)))
@@ -166,7 +166,7 @@ class WaypointVLM:
         return cache, hidden, self._decode(cache, real, hidden, *(padded(part, shape.rows) for part in given))
 
     def prompt_size(self, tokens: int) -> int:
-        """The length that a prompt is padded to. Raises ValueError if it is too long."""
+        """Return the padded length of a prompt. Raise ValueError if it is too long."""
         header = len(self._answer)
         return padded_size(tokens + header, _TEXT_SIZES) - header
 
@@ -195,13 +195,13 @@ class WaypointVLM:
         forced: Tensor,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """(B, M, V) sampled values after prompts that `layers` (depth, B, slots, 2 D) hold.
+        """Return sampled values (B, M, V) after the prompts in `layers` (depth, B, slots, 2 D).
 
-        `real` (B, S) are the prefix slots that may be seen, `hidden` (B, width) what the first value is read from.
+        `real` (B, S) are the visible slots of the prefix; the first value is read from `hidden` (B, width).
         """
         batch, num_waypoints = forced.shape[:2]
         cache = _Cache(layers, real.shape[1], ops.workspace(layers))
-        layers[:, :, cache.prefix :] = 0  # of the batch before: what is not seen yet must at least be finite
+        layers[:, :, cache.prefix :] = 0  # unseen slots of the previous batch must be finite
         places = self._places(lengths, cache, real)
         fed = 0  # tokens after the prefix
         values: list[Tensor] = []
@@ -218,11 +218,18 @@ class WaypointVLM:
         return torch.stack(values, dim=1).view(batch, num_waypoints, len(self._choices))
 
     def _choice(self, ids: Sequence[int]) -> _Choice:
-        return _Choice(self._tokens.scoring(ids), self._tokens.embedded(ids))
+        return _Choice(*self._tokens.scoring(ids), self._tokens.embedded(ids))
 
     def _scores(self, hidden: Tensor, choice: _Choice) -> Tensor:
-        """(B, N) float32 of hidden states (B, width)."""
-        scores = ops.linear(hidden, choice.scoring)
+        """Return scores (B, N) float32 of hidden states (B, width)."""
+        scores, adapter = self._rounded(ops.linear(hidden, choice.scoring), hidden), choice.adapter
+        if adapter is None:
+            return scores
+        low = self._rounded(ops.linear(hidden, adapter.high), hidden)
+        added = self._rounded(ops.linear(low, adapter.low), hidden)
+        return self._rounded(scores + self._rounded(added * adapter.scale, hidden), hidden)
+
+    def _rounded(self, scores: Tensor, hidden: Tensor) -> Tensor:
         return scores.to(hidden.dtype).float() if self._rounds else scores
 
     def _sampled(self, scores: Tensor, bias: Tensor | None, waypoint: int, first: int, places: int = 1) -> Tensor:
@@ -240,15 +247,15 @@ class WaypointVLM:
         return scores.shape[1] - 1 - scores.flip(-1).argmax(-1)
 
     def _follower(self, index: int) -> Tensor | None:
-        """The forced token (width,) that must follow a waypoint's value number `index`."""
+        """Return the forced token (width,) after a waypoint's value number `index`, or None."""
         last = len(self._choices) - 1
         return self._wp if index == last else self._dur if index == last - 1 else None
 
     def _prefill(self, seen: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reads image features, prompt and header.
+        """Read image features, prompt and header.
 
-        Returns their keys beside values (depth, B, S, 2 D), the last one's hidden state (B, width) and which of them
-        are real (B, S).
+        Return keys beside values (depth, B, S, 2 D), the last token's hidden state (B, width) and the mask of real
+        slots (B, S).
         """
         batch, size = tokens.shape
         text = torch.cat([tokens, self._answer.expand(batch, -1)], dim=1)
@@ -261,24 +268,24 @@ class WaypointVLM:
             x, normed = ops.add_norm(x, branch, layer.norm_in)
             q = ops.queries(normed, layer.qkv, cos, sin, self._text, kv)
             if index == len(self._layers) - 1:
-                # Of the last layer only the answer's own hidden states are read.
+                # Only the answer's hidden states of the last layer are needed.
                 fed = len(self._answer)
                 x, q, bias = x[:, -fed:], q[:, -fed:].contiguous(), bias[:, -fed:]
             x, branch = self._finish(x, ops.attend(q, kv, bias), layer)
         return keys_values, self._final(x, branch), real
 
     def _prefix_mask(self, lengths: Tensor, size: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions (B, S), attention bias (B, S, S) and the prefix slots (B, S) that later tokens may see."""
+        """Return positions (B, S), attention bias (B, S, S) and the prefix slots (B, S) visible to later tokens."""
         slots = torch.arange(x.shape[1], device=self.device)
         body = 2 * IMAGE_TOKENS + size  # images and prompt; the header follows
         real = (slots < 2 * IMAGE_TOKENS + lengths[:, None]) | (slots >= body)
         positions = torch.where(slots >= body, slots - size + lengths[:, None], slots)
         causal = (slots[None, :] < body) | (slots[None, :] <= slots[:, None])  # the header is causal
-        visible = causal & ((slots[:, None] >= body) | (slots[None, :] < body))  # and unseen by what precedes it
+        visible = causal & ((slots[:, None] >= body) | (slots[None, :] < body))  # and not visible to earlier tokens
         return positions, bias_of(visible[None] & real[:, None, :]), real
 
     def _places(self, lengths: Tensor, cache: _Cache, real: Tensor) -> _Places:
-        """Of every token that may follow the prefix: its rotary tables and whom it sees. Always over all slots."""
+        """Return rotary tables and masks of every token that may follow the prefix, over all slots."""
         new = torch.arange(cache.layers.shape[2] - cache.prefix, device=self.device)
         first = 2 * IMAGE_TOKENS + lengths + len(self._answer)
         cos, sin = rope_tables(first[:, None] + new, self._text.head_dim)
@@ -287,9 +294,7 @@ class WaypointVLM:
         return _Places(cos, sin, bias_of(torch.cat([before, reached], dim=2)))
 
     def _pass(self, x: Tensor, fed: int, cache: _Cache, places: _Places) -> Tensor:
-        """Feeds embedded tokens (B, T, width), the first `fed` after the prefix; returns the last one's hidden state
-        (B, width).
-        """
+        """Feed embedded tokens (B, T, width), the first being `fed` after the prefix. Return the last hidden state."""
         end, cursor, config = fed + x.shape[1], cache.prefix + fed, self._text
         tables, bias = (places.cos[:, fed:end], places.sin[:, fed:end]), places.bias[:, fed:end]
         branch = None
@@ -301,12 +306,12 @@ class WaypointVLM:
 
     @staticmethod
     def _finish(x: Tensor, seen: Tensor, layer: GemmaLayer) -> tuple[Tensor, Tensor]:
-        """After the attention's output `seen`: the residual stream, and the MLP's branch that is still to be added."""
-        x, normed = ops.add_norm(x, F.linear(seen, layer.out), layer.norm_post)
+        """Return the residual stream after the attention's output `seen`, and the MLP's branch to be added to it."""
+        x, normed = ops.add_norm(x, project(seen, layer.out), layer.norm_post)
         return x, ops.feed_forward(normed, layer.gate_up, layer.down)
 
     def _final(self, x: Tensor, branch: Tensor | None) -> Tensor:
-        """The last token's hidden state (B, width) after the final norm."""
+        """Return the last token's hidden state (B, width) after the final norm."""
         normed = ops.add_norm(x, branch, self._norm)[1]
         if self.hidden is not None:
             self.hidden.append(normed)

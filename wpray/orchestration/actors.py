@@ -1,4 +1,4 @@
-"""Thin Ray shells: an env actor runs episodes, a policy actor answers requests. The work is done elsewhere."""
+"""Ray actors: an env actor runs episodes, a policy actor answers requests. Other rooms do the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
@@ -32,21 +32,22 @@ from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode,
 from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.transport.connection import Address, PolicyServer, RemotePolicy
 from wpray.transport.replica_selection import Gpus, ReplicaSelector
+from wpray.types import Failure, Origin
 
 ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
-_NICENESS = 5  # of env actors
-_LOOK_AGAIN_S = 60.0  # how long an env actor keeps its replica before it looks for a less loaded one
+_ENV_ACTOR_NICENESS = 5
+_REBALANCE_S = 60.0  # from one search for a less loaded replica to the next
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What every actor knows of the run."""
+    """Facts of the run that every actor needs."""
 
     run_id: str
     config: Config
-    key: bytes  # both ends of a policy connection prove that they know it
-    versions: dict[str, str] = field(default_factory=dict)  # that env actors must have, where nodes may differ
-    session: int | None = None  # of the run, which its rows name
+    key: bytes  # secret of the run, which both ends of a policy connection prove to hold
+    versions: dict[str, str] = field(default_factory=dict)  # required of env actors, where nodes may differ
+    session: int | None = None  # index in run.json, for the rows
     spec: PolicySpec = field(kw_only=True)
 
     def for_environments(self) -> RunContext:
@@ -56,7 +57,7 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The machine and process that an actor runs in."""
+    """Machine and process of an actor."""
 
     name: str
     pid: int
@@ -67,41 +68,35 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A policy replica that is ready to answer."""
+    """Policy replica that is ready to answer."""
 
     host: Host
-    seconds: float  # that loading took
+    load_seconds: float
     sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A sign of life."""
+    """Heartbeat of an actor."""
 
-    idle_s: float  # since the last step, reply or start of work; 0 when there is nothing to do
-    busy_s: float = 0.0  # at work, in all
+    idle_s: float  # since the last step, reply or start of work; 0 without work
+    busy_s: float = 0.0  # total time at work
     loaded: Loaded | None = None  # policy: None while it loads
     notices: tuple[str, ...] = ()  # policy: lines for the run's log
 
 
-# "request": the policy cannot answer this request, whatever its process (InvalidRequestError).
-ErrorFrom = Literal["policy", "request", "environment"]
-
-
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of an assignment: a row either way, and whose fault an error is."""
+    """Result of an assignment: a row, and the failure that it holds, if any."""
 
     episode: EncodedEpisode
-    error_from: ErrorFrom | None = None
-    error_kind: str = ""  # class of the error
-    replica: int | None = None  # that answered last
+    failure: Failure | None = None
+    replica: int | None = None  # number of the replica that answered last
     incarnation: str | None = None  # of that replica
-    error_message: str = ""  # the error and its traceback
 
 
 class _Failed(Exception):  # noqa: N818
-    """An episode has, with an error that becomes its row."""
+    """Error of an episode, which becomes its row."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -109,29 +104,29 @@ class _Failed(Exception):  # noqa: N818
 
 
 class PolicyActorImpl:
-    """Holds the policy and serves it; restarted by Ray if it dies, loading it again."""
+    """Server of a policy; Ray restarts it if it dies, and it loads the policy again."""
 
     def __init__(self, replica: int, context: RunContext) -> None:
         self._replica, self._context = replica, context
         self._notices = NoticeKeeper()
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        # In a thread of its own: a replica that loads for minutes is told from one that is frozen.
+        # Loading has its own thread, so that `health` answers while it takes minutes.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load").submit(self._load)
 
     def _load(self) -> Loaded:
         began = time.perf_counter()
         with wrapping_errors(
             _ended_while_loading, Exception, caught=BaseException
-        ):  # Ray would take SystemExit for its own
+        ):  # Ray would handle a SystemExit itself
             policy = build_policy(self._context.config)
             self._serve(policy)
-        sources = getattr(policy, "sources", Sources())  # most policies are loaded from nothing
+        sources = getattr(policy, "sources", Sources())  # most policies have no files
         host = this_host(None, getattr(policy, "gpu", None))
         return Loaded(host, time.perf_counter() - began, sources)
 
     def _serve(self, policy: AnyPolicy) -> None:
         context = self._context
-        files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies are loaded from none
+        files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies have none
         self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): record.file_sha256(path) for path in files})
         self._answering = answering(policy, context.config.batching)
         self._remote = policy.spec.remote
@@ -140,7 +135,7 @@ class PolicyActorImpl:
         self._node = ray.get_runtime_context().get_node_id()
 
     def file_hashes(self) -> dict[str, str]:
-        """SHA-256 by path of what the policy was loaded from; computed beside its work, so it may take a while.
+        """Return the SHA-256 by path of what the policy was loaded from; it is computed beside its work.
 
         Raises ConnectionError while the policy loads, OSError if a file has become unreadable.
         """
@@ -148,7 +143,7 @@ class PolicyActorImpl:
         return self._hashes.result()
 
     def address(self) -> Address:
-        """Where env actors connect.
+        """Return where env actors connect.
 
         Raises ConnectionError while the policy loads, ThreadDiedError if this process must be replaced.
         """
@@ -166,12 +161,12 @@ class PolicyActorImpl:
         self._server.check()
 
     def gpus(self) -> Gpus:
-        """The GPUs that Ray has given to this replica; known before the policy has loaded."""
+        """Return the GPUs that Ray has given to this replica; they are known before the policy has loaded."""
         context = ray.get_runtime_context()
         return Gpus(context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ())))
 
     def health(self) -> Health:
-        """How long the batch in hand has been computing.
+        """Return how long the current batch has been computing.
 
         Raises what loading the policy raised, and ThreadDiedError if this process must be replaced.
         """
@@ -184,19 +179,19 @@ class PolicyActorImpl:
 
 
 class EnvActorImpl:
-    """Holds one environment in a process of its own; dies alone."""
+    """Owner of one environment, in a process of its own, so that a crash costs one episode."""
 
     def __init__(self, name: str, context: RunContext, replicas: list[Any]) -> None:
-        # A policy that waits for a core keeps its GPU and every environment waiting; an environment only itself.
-        os.nice(_NICENESS)
+        # A policy that waits for a core delays every environment, an environment only itself.
+        os.nice(_ENV_ACTOR_NICENESS)
         self._name, self._context, self._selector = name, context, ReplicaSelector(name, replicas)
-        self._since = self._looked = time.monotonic()
-        self._seen = 0  # replicas that had become ready when it last looked for a less loaded one
+        self._active_at = self._rebalanced_at = time.monotonic()
+        self._replicas_seen = 0  # times that a replica had become ready at the last search for a less loaded one
         self._working = False
 
     @ray.method(concurrency_group="work")
     def start(self) -> Host:
-        """Imports the simulator and prepares rendering.
+        """Import the simulator and prepare rendering.
 
         Raises BadInputError on a machine that cannot render, or has another simulator than the run.
         """
@@ -207,12 +202,14 @@ class EnvActorImpl:
         self._policy = RemotePolicy(self._context.spec, self._selector.select, self._context.key, self._alive)
         return this_host(renderer)
 
-    @ray.method(concurrency_group="work", enable_task_events=False)  # the driver would tell Ray of each episode thrice
+    @ray.method(
+        concurrency_group="work", enable_task_events=False
+    )  # task events would cost the driver three messages an episode
     def run(self, work: tuple[Sequence[Any], int]) -> Attempt:
-        """Runs one attempt; an exception of the policy or the environment becomes an error row.
+        """Run one attempt; an exception of the policy or the environment becomes an error row.
 
-        `work`: an `Assignment.plain()`, and how often a policy replica has become ready in this run; one argument,
-        for each has its price.
+        `work` holds an `Assignment.plain()` and how often a policy replica has become ready in this run. It is one
+        argument because each argument costs the driver time.
         """
         assignment, replicas_ready = Assignment.of(work[0]), work[1]
         self._working = True
@@ -231,26 +228,26 @@ class EnvActorImpl:
 
     @ray.method(concurrency_group="health")
     def health(self) -> Health:
-        """How long ago the last step or reply was; runs beside `run`."""
-        return Health(time.monotonic() - self._since if self._working else 0.0)
+        """Return how long ago the last step or reply was; it runs beside `run`."""
+        return Health(time.monotonic() - self._active_at if self._working else 0.0)
 
     def _failed(self, assignment: Assignment, started: datetime, error: Exception) -> Attempt:
-        kind, trace = type(error).__name__, "".join(traceback.format_exception(error))
-        if isinstance(error, PolicyError):
-            kind, trace = error.kind, error.trace
-        message = f"{error.message if isinstance(error, PolicyError) else error}\n{trace}"
-        row = encode_error(assignment.trial, self._row_context(assignment, started), kind, message)
-        return Attempt(row, _origin(error), kind, self._policy.replica, self._policy.incarnation, message)
+        failure = _failure_of(error)
+        row = encode_error(assignment.trial, self._row_context(assignment, started), failure)
+        return Attempt(row, failure, self._policy.replica, self._policy.incarnation)
 
     def _alive(self) -> None:
-        self._since = time.monotonic()
+        self._active_at = time.monotonic()
 
     def _spread_load(self, replicas_ready: int) -> None:
-        """Between episodes, when a replica has come (back) and now and then: has it less to do than this one's?"""
+        """Disconnect from a replica that should be left for a less loaded one.
+
+        This is checked between episodes: after a replica has become ready, and once a minute.
+        """
         now = time.monotonic()
-        if replicas_ready == self._seen and now - self._looked < _LOOK_AGAIN_S:
+        if replicas_ready == self._replicas_seen and now - self._rebalanced_at < _REBALANCE_S:
             return
-        self._seen, self._looked = replicas_ready, now
+        self._replicas_seen, self._rebalanced_at = replicas_ready, now
         incarnation = self._policy.connected_to
         if incarnation is not None and self._selector.should_rebalance(incarnation):
             self._policy.disconnect()
@@ -259,14 +256,14 @@ class EnvActorImpl:
         return row_context(self._context, assignment, platform.node(), started)
 
 
-def lost_row(context: RunContext, assignment: Assignment, reason: str) -> EncodedEpisode:
-    """The error row of a trial whose actors all died."""
+def lost_row(context: RunContext, assignment: Assignment, failure: Failure) -> EncodedEpisode:
+    """Return the error row of a trial whose env actor died."""
     row = row_context(context, assignment, None, datetime.now(UTC))
-    return encode_error(assignment.trial, row, ACTOR_LOST, reason)
+    return encode_error(assignment.trial, row, failure)
 
 
 def row_context(context: RunContext, assignment: Assignment, node: str | None, started: datetime) -> EpisodeContext:
-    """What a row that ends now says besides the episode."""
+    """Return what a row that ends now holds besides the episode."""
     config = context.config
     return EpisodeContext(
         run_id=context.run_id,
@@ -284,22 +281,23 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
 
 
 def rollout_settings(config: Config, on_step: Callable[[int], None] | None = None) -> RolloutSettings:
-    """What `config` says of an episode."""
+    """Return the settings of an episode."""
     return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop_options(config))
 
 
-_remote: Any = ray.remote  # its stubs know only some of its options
-# A call that a dying replica had in hand is not repeated by Ray: whoever asked asks again, perhaps another replica.
+_remote: Any = ray.remote  # its stubs lack some of its options
+# Ray does not repeat the call of a dying replica: the caller retries, possibly with another replica.
 PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=6)(PolicyActorImpl)
-# An env actor that dies is replaced by a new one, not restarted: the driver must know, for its trial in hand is lost.
+# A dead env actor is replaced, not restarted, because the driver must give its trial to another.
 as_actor: Any = _remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})
 EnvActor = as_actor(EnvActorImpl)
 
 
 def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, name: str = "") -> str | None:
-    """Sets this process up to render the configured suite; returns the renderer. Raises BadInputError if it cannot.
+    """Set this process up to render the configured suite; return the renderer.
 
-    `owned`: this node's GPUs that policies have, to be avoided; `name` spreads environments over the others.
+    `owned` returns this node's GPUs that policies have, which are avoided; `name` spreads environments over the others.
+    Raises BadInputError if this machine cannot render.
     """
     if FAKE_SUITE in config.suites:
         return None
@@ -311,10 +309,11 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
     return renderer
 
 
-def _origin(error: Exception) -> ErrorFrom:
-    if isinstance(error, PolicyError) and error.invalid:
-        return "request"
-    return "policy" if isinstance(error, PolicyError | PolicyOutputError) else "environment"
+def _failure_of(error: Exception) -> Failure:
+    if isinstance(error, PolicyError):
+        return error.failure
+    origin: Origin = "policy" if isinstance(error, PolicyOutputError) else "environment"
+    return Failure(origin, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
 def _ended_while_loading(error: BaseException) -> Exception:

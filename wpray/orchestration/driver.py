@@ -1,4 +1,4 @@
-"""The driver: hands trials to actors, writes what comes back, replaces what dies, stops when it should."""
+"""Driver: assigns trials to actors, writes the rows that come back, replaces dead actors, applies the stop rules."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 from wpray.transport.connection import POLICY_DIED
-from wpray.types import AttemptError, Trial
+from wpray.types import AttemptError, Failure, Trial
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
-_GATHER_S = 0.2  # rows are written together, for that costs less: a kill then costs no more than the trials in hand
-TOGETHER = 32  # rows at most: an episode takes some 0.3 MB
+_GATHER_S = 0.2  # rows are written together because that costs less; a kill loses no more than the current trials
+TOGETHER = 32  # most rows in memory; an episode takes some 0.3 MB
 _COUNT_NODES_S = 15.0
-_SHRUNK_S = 60.0  # with the env actors that are left, before more are tried again
-_MOST_MESSAGE = 4000  # characters of an attempt's error
-_FAILED_STARTS = 3  # env actors in a row that never became ready, before the machine is to blame
+_SHRUNK_S = 60.0  # before env actors are started again after failed starts
+_MOST_MESSAGE = 4000  # characters of the error of an earlier attempt, because it travels with every later one
+_FAILED_STARTS = 3  # env actors in a row that never became ready; then the machine is at fault
 
 
 class RunRecord:
@@ -39,7 +39,7 @@ class RunRecord:
 
     @property
     def knows_files(self) -> bool:
-        """Whether earlier results name the digests of the policy's files, so that they must be compared first."""
+        """True if earlier results name the digests of the policy's files, so that they must be compared first."""
         return False
 
     def add_hosts(self, hosts: Mapping[str, Host]) -> None:
@@ -53,7 +53,7 @@ class RunRecord:
 
 
 class Driver:
-    """Runs trials to their rows."""
+    """Control loop of a run: every trial ends in a row."""
 
     def __init__(
         self,
@@ -67,17 +67,17 @@ class Driver:
         record: RunRecord,
     ) -> None:
         self._record, self._verify_files = record, record.knows_files
-        self._sources: list[Sources] = []  # of the replicas that have loaded, each only once
+        self._sources: list[Sources] = []  # distinct sources of the replicas that have loaded
         self._context = context
         self._env_actors, self._policy_actors, self._events = env_actors, policy_actors, events
         self._recorder, self._listener = Recorder(context.config, folder, tally, listener), listener
         self._policy_errors = PolicyErrors()
-        self._rows: list[Row] = []  # still to be written
+        self._rows: list[Row] = []  # not written yet
         self._idle: list[str] = []
-        self._size = self._wanted = 0  # env actors, now and when nothing is wrong
+        self._size = self._wanted = 0  # env actors: the number now, and without failures
         self._grow_at = self._gather_until = math.inf
         self._failed_starts = 0
-        self._blamed: set[str] = set()  # incarnations of policy replicas that were ended for an error
+        self._blamed: set[str] = set()  # incarnations that were ended for an error
         self._count_nodes_at = time.monotonic() + _COUNT_NODES_S
         self._policy_has_answered = self._hashes_are_known = self._draining = False
         self._renderer: str | None = None  # of the first env actor
@@ -86,13 +86,14 @@ class Driver:
         self.stop: Stop | None = None
 
     def request_stop(self, stop: Stop) -> None:
-        """Ends the run: trials in hand are finished first, unless `stop.at_once`; after an `intended` stop also the
-        trials that bring every task to the same number.
+        """End the run after the current trials, or now if `stop.at_once`.
+
+        After an `intended` stop, the trials that bring every task to the same number also run.
         """
         self.stop = stop if self.stop is None or stop.at_once else self.stop
 
     def run(self, scheduler: Scheduler, num_workers: int) -> None:
-        """Runs every trial of `scheduler` on up to `num_workers` env actors, until all have rows or the run must stop.
+        """Run every trial of `scheduler` on up to `num_workers` env actors, until all have rows or the run must stop.
 
         Raises BadInputError if no actor can start for a reason that the user can mend.
         """
@@ -108,7 +109,7 @@ class Driver:
             self._dispatch()
             left_s = self._gather_until - time.monotonic()
             if len(self._rows) >= TOGETHER or left_s <= 0:
-                self._write_rows()  # nobody idles while the driver waits for the disk
+                self._write_rows()  # after `_dispatch`, so that no actor idles while the driver waits for the disk
             for event in self._next_events(max(0.0, min(_TICK_S, left_s))):
                 self._handle(event)
             if self.stop is not None:
@@ -118,9 +119,9 @@ class Driver:
             self._listener.on_progress(self._policy_actors.busy_s, self._env_actors.size)
 
     def _next_events(self, timeout_s: float) -> Iterator[Event]:
-        """Yield what has happened, waiting for the first event; each is made once the one before it is handled.
+        """Yield what has happened, waiting for the first event. Hung actors are found on the way.
 
-        Hung actors are found on the way.
+        Each event is made after the one before it was handled.
         """
         if self._events.empty:  # else the queue may hold the heartbeat that a check would miss
             event = self._env_actors.check() or self._policy_actors.check() or self._events.next(timeout_s)
@@ -134,18 +135,24 @@ class Driver:
                 yield event
 
     def _drain(self, stop: Stop) -> None:
-        """Hands out no more trials, but those that an intended stop needs; said once, not where a signal interrupts."""
+        """Assign no more trials, except those that an intended stop needs.
+
+        The warning is logged here and once, because `request_stop` may run in a signal handler.
+        """
         if not self._draining:
             self._draining = True
             _LOG.warning("%s: finishing the episodes in hand; Ctrl-C again stops now", stop.reason)
         self._scheduler.even_out() if stop.intended else self._scheduler.stop_taking()
 
     def _wait_for_hashes(self) -> bool:
-        """A run shorter than the hashing of its checkpoints waits for it: the result says what was evaluated."""
+        """Return True while all trials are done and the policy's digests are still missing.
+
+        A short run waits for them, because its result must name what was evaluated.
+        """
         return self._policy_has_answered and not self._hashes_are_known and self.stop is None
 
     def _scale_env_actors(self) -> None:
-        """As many env actors as the nodes hold and the work left can use."""
+        """Start as many env actors as the nodes hold and the remaining work can use."""
         config, now = self._context.config, time.monotonic()
         if config.ray.address and config.num_env_actors == "auto" and now > self._count_nodes_at:
             self._count_nodes_at = now + _COUNT_NODES_S
@@ -156,7 +163,7 @@ class Driver:
             self._env_actors.start()
 
     def _dispatch(self) -> None:
-        """Nobody idles while there is work; scenes compile and objects settle while the policy still loads."""
+        """Assign trials to idle env actors, also while the policy loads: scenes compile meanwhile."""
         while self._idle and (self._hashes_are_known or not self._verify_files):
             assignment = self._scheduler.next_for(self._idle[-1])
             if assignment is None:
@@ -172,7 +179,7 @@ class Driver:
                 self.hosts[worker] = host
                 self._idle.append(worker)
             case Finished(_, attempt):
-                self._failed(event) if attempt.error_from else self._succeeded(event)
+                self._succeeded(event) if attempt.failure is None else self._failed(event, attempt.failure)
             case Lost():
                 self._lost(event)
             case PolicyReady(replica, host, load_s, sources):
@@ -184,7 +191,7 @@ class Driver:
                 self._note_origin(sources)
             case PolicyFiles(hashes):
                 self._hashes_are_known = True
-                self._record.add_hosts(self.hosts)  # before the run ends, so that they are known after a kill
+                self._record.add_hosts(self.hosts)  # now, so that run.json names them after a kill, too
                 self._record.add_files(hashes)
             case PolicyLost(failure):
                 if failure.bad_input:
@@ -192,7 +199,7 @@ class Driver:
                 self.request_stop(Stop(f"the policy cannot run: {failure.reason}", at_once=True))
 
     def _note_origin(self, sources: Sources) -> None:
-        """Logs and keeps what the policy was loaded from, once if all replicas agree."""
+        """Log and record what the policy was loaded from, once if all replicas agree."""
         if sources in self._sources:
             return
         self._sources.append(sources)
@@ -203,7 +210,7 @@ class Driver:
         self._record.add_sources(sources.facts)
 
     def _note_renderer(self, host: Host) -> None:
-        """Two renderers draw alike, not the same: a policy that looks may then act by where its trial ran."""
+        """Warn of a second renderer: its images differ slightly, so actions may depend on where a trial ran."""
         if self._renderer is None:
             self._renderer = host.renderer
         elif host.renderer not in (self._renderer, *self._odd_renderers):
@@ -215,47 +222,48 @@ class Driver:
         self._idle.append(event.assignment.worker)
         self._policy_has_answered = True
         solved = event.attempt.episode.status == "success"
-        if self._scheduler.done(event.assignment, solved):  # else a late result of an attempt already given up
+        if self._scheduler.done(event.assignment, solved):  # otherwise the late result of an attempt that was given up
             self._keep(event.assignment.trial, event.attempt.episode)
 
-    def _failed(self, event: Finished) -> None:
-        """An attempt raised: a policy replica or an env process that did it once is replaced by a fresh one.
+    def _failed(self, event: Finished, failure: Failure) -> None:
+        """Handle an attempt that raised: replace the policy replica or the env actor that it came from.
 
-        A request that is invalid says nothing against either, and would be so again: its trial has its error row.
+        An invalid request is the fault of neither and would fail again, so its trial gets its error row at once.
         """
         assignment, attempt = event.assignment, event.attempt
-        if attempt.error_from == "environment":
+        if failure.origin == "environment":
             self._env_actors.retire(assignment.worker)
         else:
             self._idle.append(assignment.worker)
-        if attempt.error_from == "policy":
-            self._handle_policy_error(assignment.trial, attempt)
+        if failure.origin == "policy":
+            self._handle_policy_error(assignment.trial, attempt, failure)
         if self._scheduler.running.get(assignment.worker) == assignment:
-            error = _error_of(assignment, attempt)
-            self._try_again(assignment, attempt.episode, error, useless=attempt.error_from == "request")
-        if attempt.error_from == "environment":
+            error = AttemptError(assignment.attempt, assignment.worker, failure.shortened(_MOST_MESSAGE))
+            self._try_again(assignment, attempt.episode, error, useless=failure.origin == "request")
+        if failure.origin == "environment":
             self._scheduler.forget(assignment.worker)
 
-    def _handle_policy_error(self, trial: Trial, attempt: Attempt) -> None:
-        """Once for each process of a replica: the others of its requests may fail with it."""
-        if attempt.error_kind == POLICY_DIED or attempt.replica is None or attempt.incarnation is None:
+    def _handle_policy_error(self, trial: Trial, attempt: Attempt, failure: Failure) -> None:
+        """Restart the replica, once for each incarnation: its other requests may fail with it."""
+        if failure.kind == POLICY_DIED or attempt.replica is None or attempt.incarnation is None:
             return
-        if self._policy_errors.repeat(trial.key, attempt.error_kind, attempt.incarnation):
+        if self._policy_errors.repeat(trial.key, failure.kind, attempt.incarnation):
             self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
         elif attempt.incarnation not in self._blamed:
             self._blamed.add(attempt.incarnation)
             self._policy_actors.restart(attempt.replica)
 
     def _lost(self, event: Lost) -> None:
-        """An env actor is gone: its trial goes to another, and a new actor will take its place."""
+        """Give the trial of a dead env actor to another; a new actor takes its place."""
         _LOG.warning("%s is gone: %s", event.worker, event.failure.reason)
         if event.worker in self._idle:
             self._idle.remove(event.worker)
         assignment = self._scheduler.forget(event.worker)
         if assignment is not None:
             reason = f"the env actor died in attempt {assignment.attempt}: {event.failure.reason}"
-            error = AttemptError(assignment.attempt, "actor", ACTOR_LOST, reason, assignment.worker)
-            self._try_again(assignment, lost_row(self._context, assignment, reason), error)
+            failure = Failure("actor", ACTOR_LOST, reason)
+            error = AttemptError(assignment.attempt, assignment.worker, failure)
+            self._try_again(assignment, lost_row(self._context, assignment, failure), error)
         if not event.started:
             self._could_not_start(event)
 
@@ -274,8 +282,9 @@ class Driver:
     def _try_again(
         self, assignment: Assignment, error_row: EncodedEpisode, error: AttemptError, *, useless: bool = False
     ) -> None:
-        """Queue a failed trial again, with its error; keep its error row if that is `useless`, if no attempt is left,
-        or if the run stops.
+        """Queue a failed trial again, with its error.
+
+        Its error row is kept instead if a retry is `useless`, if no attempt is left, or if the run stops.
         """
         _LOG.warning("%s attempt %d: %s", assignment.trial.label, assignment.attempt, error_row.error)
         if useless or (self.stop is not None and not self.stop.intended):
@@ -290,16 +299,8 @@ class Driver:
         self._rows.append((trial, episode))
 
     def _write_rows(self) -> None:
-        """Writes and counts the rows that have come; may wait for the disk."""
+        """Write and count the rows that have come; this may wait for the disk."""
         rows, self._rows, self._gather_until = self._rows, [], math.inf
         stop = self._recorder.keep(rows, lambda: self.stop is not None) if rows else None
         if stop is not None:
             self.request_stop(stop)
-
-
-def _error_of(assignment: Assignment, attempt: Attempt) -> AttemptError:
-    """Why an attempt that ended in an error did; its message cut, because it travels with every further attempt."""
-    origin = attempt.error_from or "environment"
-    return AttemptError(
-        assignment.attempt, origin, attempt.error_kind, attempt.error_message[:_MOST_MESSAGE], assignment.worker
-    )

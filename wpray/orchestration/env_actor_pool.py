@@ -1,4 +1,4 @@
-"""The env actors of a run: starts them, hands them work, notices those that died or hang."""
+"""Env actors of a run: starting, assigning work, and finding those that died or hang."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ray
 
 from wpray.cluster.setup import demands, env_memory
 from wpray.orchestration.actors import EnvActor, Health, Host, RunContext
-from wpray.orchestration.events import Event, EventQueue, Failure, Finished, Lost, Ready, failure_of
+from wpray.orchestration.events import ActorFailure, Event, EventQueue, Finished, Lost, Ready, failure_of
 from wpray.orchestration.scheduler import Assignment
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 
@@ -23,13 +23,13 @@ class _Worker:
     handle: Any
     host: Host | None = None
     busy: bool = False
-    sign_of_life: float = 0.0  # monotonic instant
-    asked: float | None = None  # since when a question for one is open
-    exists_since: float | None = None  # its process answers; it may still be starting
+    heartbeat: float = 0.0  # monotonic time
+    requested: float | None = None  # since when a heartbeat is requested; None if none is
+    exists_since: float | None = None  # since when its process answers; it may still be starting
 
 
 class EnvActorPool:
-    """Env actors by name. Not thread-safe."""
+    """Pool of env actors by name. Not thread-safe."""
 
     kind: Any = EnvActor
 
@@ -38,15 +38,15 @@ class EnvActorPool:
         self._workers: dict[str, _Worker] = {}
         self._numbers = itertools.count()
         self._next_check = 0.0
-        self.replicas_ready = 0  # how often a policy replica has become ready
+        self.replicas_ready = 0  # times that a policy replica has become ready
 
     @property
     def size(self) -> int:
-        """Env actors alive or starting."""
+        """Number of env actors alive or starting."""
         return len(self._workers)
 
     def start(self) -> None:
-        """Starts one env actor; a Ready or a Lost event follows."""
+        """Start one env actor; a Ready or a Lost event follows."""
         config = self._context.config
         name = f"env-{next(self._numbers)}"
         handle = self.kind.options(
@@ -54,29 +54,29 @@ class EnvActorPool:
             memory=env_memory(config),
             **demands(config.ray.env_resources),
         ).remote(name, self._context.for_environments(), self._replicas)
-        # On a cluster it may wait for a node first, as long as it likes.
+        # On a cluster it may wait for a node first, without a limit.
         self._workers[name] = _Worker(handle, exists_since=None if config.ray.address else time.monotonic())
         self._events.watch(handle.health.remote(), partial(self._exists, name))
         self._events.watch(handle.start.remote(), partial(self._started, name))
 
     def submit(self, assignment: Assignment) -> None:
-        """Gives an idle worker an attempt; a Finished or a Lost event follows."""
+        """Give an idle worker an attempt; a Finished or a Lost event follows."""
         worker = self._workers[assignment.worker]
-        worker.busy, worker.sign_of_life, worker.asked = True, time.monotonic(), None
+        worker.busy, worker.heartbeat, worker.requested = True, time.monotonic(), None
         work = [assignment.plain(), self.replicas_ready]
         self._events.watch(worker.handle.run.remote(work), partial(self._ran, assignment))
 
     def retire(self, name: str) -> None:
-        """Ends an idle env actor whose process is not to be trusted any more; no event follows."""
+        """End an idle env actor whose process is no longer trusted; no event follows."""
         worker = self._workers.pop(name, None)
         if worker is not None:
             ray.kill(worker.handle, no_restart=True)
 
     def check(self) -> Event | None:
-        """Finds an env actor without a step or a reply for retry.stall_s, and gives it up.
+        """Give up an env actor that has made no step and got no reply for retry.stall_s.
 
-        A sign of life is asked for only when an attempt has been silent for half of that time: a healthy run costs
-        the driver nothing.
+        A heartbeat is requested only when an attempt has been silent for half of that time, so a healthy run costs the
+        driver nothing.
         """
         now, stall_s = time.monotonic(), self._context.config.retry.stall_s
         if now < self._next_check:
@@ -88,21 +88,21 @@ class EnvActorPool:
         return None
 
     def close(self) -> None:
-        """Kills every env actor."""
+        """Kill every env actor."""
         for name in list(self._workers):
             self.retire(name)
 
     def _hangs(self, name: str, worker: _Worker, now: float) -> bool:
         stall_s = self._context.config.retry.stall_s
-        if worker.host is None:  # it starts, or waits for a node with room
+        if worker.host is None:  # it is starting, or waiting for a node with room
             return worker.exists_since is not None and now - worker.exists_since > START_STALLS * stall_s
-        if not worker.busy or now - worker.sign_of_life < stall_s / 2:
+        if not worker.busy or now - worker.heartbeat < stall_s / 2:
             return False
-        if worker.asked is None:
-            worker.asked = now
+        if worker.requested is None:
+            worker.requested = now
             self._events.watch(worker.handle.health.remote(), partial(self._heard, name))
             return False
-        return now - worker.sign_of_life > stall_s and now - worker.asked > stall_s / 2
+        return now - worker.heartbeat > stall_s and now - worker.requested > stall_s / 2
 
     def _exists(self, name: str, future: Future[Any]) -> Event | None:
         if name in self._workers and future.exception() is None:
@@ -123,16 +123,16 @@ class EnvActorPool:
             return self._lose(assignment.worker, failure_of(future.exception()))
         worker = self._workers.get(assignment.worker)
         if worker is None:
-            return None  # given up before: a late result
+            return None  # late result of an actor that was given up
         worker.busy = False
         return Finished(assignment, future.result())
 
     def _heard(self, name: str, future: Future[Any]) -> Event | None:
         worker = self._workers.get(name)
         if worker is None or future.exception() is not None:
-            return None  # its run has an event of its own
+            return None  # its call of `run` ends in an event, too
         health: Health = future.result()
-        worker.asked, worker.sign_of_life = None, time.monotonic() - health.idle_s
+        worker.requested, worker.heartbeat = None, time.monotonic() - health.idle_s
         return self._give_up(name) if worker.busy and health.idle_s > self._context.config.retry.stall_s else None
 
     def _give_up(self, name: str) -> Event | None:
@@ -142,10 +142,10 @@ class EnvActorPool:
             said = f"it did not start within {START_STALLS * stall_s:g} s ({START_STALLS} x retry.stall_s)"
         else:
             said = f"no step or reply for {stall_s:g} s (retry.stall_s)"
-        return self._lose(name, Failure(f"{said}: hung, {OR_TOO_SHORT}", bad_input=False))
+        return self._lose(name, ActorFailure(f"{said}: hung, {OR_TOO_SHORT}", bad_input=False))
 
-    def _lose(self, name: str, failure: Failure) -> Event | None:
-        """Once for each env actor, whatever notices first that it is gone."""
+    def _lose(self, name: str, failure: ActorFailure) -> Event | None:
+        """Remove an env actor that is gone; return its event, once for each actor."""
         worker = self._workers.get(name)
         if worker is None:
             return None

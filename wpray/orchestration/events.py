@@ -1,4 +1,4 @@
-"""What happens to a run's actors, as events in one queue, so that the driver's loop takes one after the other."""
+"""Events of a run's actors, in one queue, so that the driver's loop handles one after the other."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from wpray.policies.base import Sources
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an actor is gone."""
+class ActorFailure:
+    """Reason why an actor is gone."""
 
     reason: str
-    bad_input: bool  # its machine or its files are at fault, and the reason names the remedy
+    bad_input: bool  # the machine or the files are at fault, and the reason names the remedy
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An env actor has started and is idle."""
+    """Event: an env actor has started and is idle."""
 
     worker: str
     host: Host
@@ -33,7 +33,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An attempt came back."""
+    """Event: an attempt came back."""
 
     assignment: Assignment
     attempt: Attempt
@@ -41,16 +41,16 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """An env actor is gone, with whatever it had in hand."""
+    """Event: an env actor is gone, with its assignment."""
 
     worker: str
-    failure: Failure
-    started: bool  # False if it never became ready: a machine that cannot run it
+    failure: ActorFailure
+    started: bool  # False if it never became ready
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyReady:
-    """A policy replica has loaded."""
+    """Event: a policy replica has loaded."""
 
     replica: int
     host: Host
@@ -60,16 +60,16 @@ class PolicyReady:
 
 @dataclass(frozen=True, slots=True)
 class PolicyFiles:
-    """What the policy was loaded from is known by its content."""
+    """Event: the digests of the policy's files are computed."""
 
     hashes: dict[str, str]  # SHA-256 by path
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyLost:
-    """No policy replica is left, nor will one come back."""
+    """Event: no policy replica is left, and none is restarted."""
 
-    failure: Failure
+    failure: ActorFailure
 
 
 Event = Ready | Finished | Lost | PolicyReady | PolicyFiles | PolicyLost
@@ -77,22 +77,22 @@ Handler = Callable[[Future[Any]], Event | None]
 
 
 class EventQueue:
-    """Turns what Ray calls come to into events, on the thread that asks for them."""
+    """Queue that turns the results of Ray calls into events, on the thread that takes them."""
 
     def __init__(self) -> None:
         self._arrived: queue.SimpleQueue[tuple[Handler, Future[Any]]] = queue.SimpleQueue()
 
     def watch(self, reference: Any, handler: Handler) -> None:
-        """When the call behind `reference` has ended, `handler` makes the event of it."""
+        """Let `handler` make the event of the call behind `reference`, once it has ended."""
         reference.future().add_done_callback(lambda future: self._arrived.put((handler, future)))
 
     @property
     def empty(self) -> bool:
-        """Whether nothing has arrived that `next` has not given yet."""
+        """True if nothing has arrived that `next` has not returned yet."""
         return self._arrived.empty()
 
     def next(self, timeout_s: float) -> Event | None:
-        """The next event; None if nothing came within `timeout_s`, or nothing of interest."""
+        """Return the next event; None if nothing came within `timeout_s`, or nothing of interest."""
         try:
             handler, future = self._arrived.get(timeout=timeout_s)
         except queue.Empty:
@@ -100,10 +100,10 @@ class EventQueue:
         return handler(future)
 
 
-def failure_of(error: BaseException | None) -> Failure:
-    """One line for an exception that a Ray call ended in."""
+def failure_of(error: BaseException | None) -> ActorFailure:
+    """Describe the exception of a Ray call in one line."""
     cause = cause_of(error)
     if isinstance(cause, BadInputError):
-        return Failure(str(cause), bad_input=True)
+        return ActorFailure(str(cause), bad_input=True)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return Failure(f"{type(cause).__name__}: {' '.join(lines)[:500]}", bad_input=False)
+    return ActorFailure(f"{type(cause).__name__}: {' '.join(lines)[:500]}", bad_input=False)

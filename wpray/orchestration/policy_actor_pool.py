@@ -1,4 +1,4 @@
-"""The policy actors of a run: starts them, has Ray restart those that hang or fail, notices when none is left."""
+"""Policy actors of a run: starting, restarting those that hang or fail, and noticing when none is left."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from wpray.cluster.gather import cause_of
 from wpray.cluster.setup import demands
 from wpray.errors import ThreadDiedError
 from wpray.orchestration.actors import Health, PolicyActor, RunContext
-from wpray.orchestration.events import Event, EventQueue, Failure, PolicyFiles, PolicyLost, PolicyReady, failure_of
+from wpray.orchestration.events import ActorFailure, Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady, failure_of
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 
 _LOG = logging.getLogger(__name__)
-_CHECK_S, _LOADING_S = 2.0, 0.25  # between two questions
-_PATIENCE_S = 900.0  # without an answer of any replica: they die as often as they are restarted
+_CHECK_S, _LOADING_S = 2.0, 0.25  # between two heartbeats, once loaded and while loading
+_PATIENCE_S = 900.0  # without an answer of any replica, when each restart fails
 _USELESS_INCARNATIONS = 10  # in a row in which a replica lost a thread and had computed nothing: another would not help
 
 
 @dataclass(slots=True)
 class _Replica:
     handle: Any
-    gone: bool = False  # for good: Ray will not restart it
-    alive: bool = False  # has answered since it was last started
+    gone: bool = False  # True if Ray will not restart it
+    alive: bool = False  # True if it has answered since it was last started
     loaded: bool = False
-    asked: float | None = None  # since when a question is open (monotonic)
+    requested: float | None = None  # monotonic time since when a heartbeat is requested
     busy_s: float = 0.0  # of this incarnation
     past_s: float = 0.0  # of its earlier incarnations
-    useless: int = 0  # incarnations in a row that ended by a thread's death, with nothing computed
+    useless: int = 0  # incarnations in a row that computed nothing and lost a thread
 
 
 class PolicyActorPool:
-    """Policy actors by number. Not thread-safe."""
+    """Pool of policy actors by number. Not thread-safe."""
 
     def __init__(
         self,
@@ -49,60 +49,60 @@ class PolicyActorPool:
         events: EventQueue,
         start: Callable[[int], Any] | None = None,
     ) -> None:
-        """Starts `count` replicas; `check` brings a PolicyReady event for each that loads, else a PolicyLost.
+        """Start `count` replicas; `check` returns a PolicyReady event for each that loads, else a PolicyLost.
 
         `start` returns the handle of a replica by its number; default: an actor that loads the configured policy.
         """
         self._stall_s, self._events = context.config.retry.stall_s, events
-        # On a cluster an actor may wait for a node as long as it likes; here, one that does not start is frozen.
+        # On a cluster an actor may wait for a node without a limit; a local one that does not start is frozen.
         self._start_s = START_STALLS * self._stall_s if context.config.ray.address is None else math.inf
         options = PolicyActor.options(**{**demands(context.config.ray.policy_resources), "num_gpus": num_gpus})
         start = start or (lambda number: options.remote(number, context))
         self._replicas = [_Replica(start(number)) for number in range(count)]
-        self._silent_since: float | None = None  # first failure after the last answer of any replica
+        self._silent_since: float | None = None  # time of the first failure after the last answer of any replica
         self._next_check = 0.0
 
     @property
     def handles(self) -> list[Any]:
-        """For those who ask them."""
+        """Ray handles of the actors, for env actors."""
         return [replica.handle for replica in self._replicas]
 
     @property
     def busy_s(self) -> float:
-        """Seconds of computing, over all replicas, as last heard."""
+        """Seconds of computing, over all replicas, as last reported."""
         return sum(replica.past_s + replica.busy_s for replica in self._replicas)
 
     def restart(self, number: int) -> None:
-        """A fresh process takes the replica's place and loads again; whoever waits for an answer asks again."""
+        """Replace the replica's process, which loads again; env actors that wait for an answer retry."""
         self._forget(number)
         ray.kill(self._replicas[number].handle, no_restart=False)
 
     def check(self) -> Event | None:
-        """Asks every replica for a sign of life, now and then; one that owes it for retry.stall_s is restarted."""
+        """Request heartbeats now and then; restart a replica that misses the deadline retry.stall_s."""
         now = time.monotonic()
         if now < self._next_check:
             return None
         self._next_check = now + (_CHECK_S if all(replica.loaded for replica in self._replicas) else _LOADING_S)
         if self._silent_since is not None and now - self._silent_since > _PATIENCE_S:
-            return PolicyLost(Failure(f"no policy actor has answered for {_PATIENCE_S:.0f} s", bad_input=False))
+            return PolicyLost(ActorFailure(f"no policy actor has answered for {_PATIENCE_S:.0f} s", bad_input=False))
         for number, replica in enumerate(self._replicas):
             if replica.gone:
                 continue
-            if replica.asked is None:
-                replica.asked = now
+            if replica.requested is None:
+                replica.requested = now
                 self._events.watch(replica.handle.health.remote(), partial(self._heard, number))
-            elif now - replica.asked > (self._stall_s if replica.alive else self._start_s):
+            elif now - replica.requested > (self._stall_s if replica.alive else self._start_s):
                 self._hung(number)
         return None
 
     def close(self) -> None:
-        """Kills every replica."""
+        """Kill every replica."""
         for replica in self._replicas:
             ray.kill(replica.handle, no_restart=True)
 
     def _heard(self, number: int, future: Future[Any]) -> Event | None:
         replica, error = self._replicas[number], future.exception()
-        replica.asked = None
+        replica.requested = None
         if error is not None:
             return self._failed(number, error)
         health: Health = future.result()
@@ -116,26 +116,28 @@ class PolicyActorPool:
             self._hung(number)
             return None
         if health.loaded is None:
-            replica.loaded = False  # it may have died and come back since it was last asked
+            replica.loaded = False  # it may have been restarted since the last heartbeat
             return None
         if replica.loaded:
             return None
         replica.loaded = True
         self._events.watch(replica.handle.file_hashes.remote(), partial(self._hashed, number))
-        return PolicyReady(number, health.loaded.host, health.loaded.seconds, health.loaded.sources)
+        return PolicyReady(number, health.loaded.host, health.loaded.load_seconds, health.loaded.sources)
 
     def _hashed(self, number: int, future: Future[Any]) -> Event | None:
         error = future.exception()
         if error is None:
             return PolicyFiles(future.result())
         if isinstance(error, ray.exceptions.ActorUnavailableError) or isinstance(cause_of(error), ConnectionError):
-            self._replicas[number].loaded = False  # it died meanwhile: it is asked again once it has loaded again
+            self._replicas[
+                number
+            ].loaded = False  # it died meanwhile; its digests are requested again after it has loaded
             return None
         _LOG.warning("policy-%d does not know what it was loaded from: %s", number, failure_of(error).reason)
         return PolicyFiles({})
 
     def _failed(self, number: int, error: BaseException) -> Event | None:
-        """A question ended in an error: the replica is gone for good, or Ray is restarting it and it loads again."""
+        """Handle a failed heartbeat: the replica is gone for good, or Ray is restarting it."""
         if isinstance(cause_of(error), ThreadDiedError):
             return self._thread_died(number, failure_of(error))
         if not isinstance(error, ray.exceptions.ActorUnavailableError):
@@ -155,8 +157,8 @@ class PolicyActorPool:
         _LOG.warning(text, number, self._stall_s, OR_TOO_SHORT)
         self.restart(number)
 
-    def _thread_died(self, number: int, failure: Failure) -> Event | None:
-        """Its process lives but is no use: it answers nobody, or nobody can connect."""
+    def _thread_died(self, number: int, failure: ActorFailure) -> Event | None:
+        """Restart a process that is alive but useless: it answers nothing, or accepts no connection."""
         replica = self._replicas[number]
         replica.useless = replica.useless + 1 if replica.busy_s == 0 else 0
         if replica.useless == _USELESS_INCARNATIONS:
@@ -166,7 +168,7 @@ class PolicyActorPool:
         self.restart(number)
         return None
 
-    def _lose(self, number: int, failure: Failure) -> Event | None:
+    def _lose(self, number: int, failure: ActorFailure) -> Event | None:
         self._replicas[number].gone = True
         if failure.bad_input or all(replica.gone for replica in self._replicas):
             return PolicyLost(failure)

@@ -1,4 +1,4 @@
-"""What becomes of an episode's row: written, counted, shown, and looked at for a reason to stop."""
+"""Rows of finished trials: written, counted, shown, and checked against the stop rules."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from wpray.results.writer import RunFolder
 from wpray.types import Trial
 
 _LOG = logging.getLogger(__name__)
-_PAUSE_S = 5.0  # while a row cannot be kept
+_PAUSE_S = 5.0  # between attempts to write a row
 _PATIENCE_S = 600.0
 
 Row = tuple[Trial, EncodedEpisode]
 
 
 class ProgressListener(Protocol):
-    """Whoever shows the run to a person."""
+    """Display of a run."""
 
     def on_episode(self, trial: Trial, episode: EncodedEpisode) -> None:
-        """An episode was written."""
+        """Show an episode that was written."""
 
     def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
-        """A moment has passed; seconds that the policies have computed and env actors alive."""
+        """Show the seconds that the policies have computed, and the number of env actors."""
 
 
 class Recorder:
-    """Keeps a run's rows."""
+    """Keeper of a run's rows."""
 
     def __init__(self, config: Config, folder: RunFolder, tally: Tally, listener: ProgressListener) -> None:
         self._stop_when, self._folder, self._tally, self._listener = config.stop_when, folder, tally, listener
         self._errors = ErrorBook(config.retry.max_error_share)
-        self._rows = 0  # of this run, which may go on where another stopped
+        self._rows = 0  # written by this process, without those of earlier sessions
 
     def keep(self, rows: Sequence[Row], stopping: Callable[[], bool]) -> Stop | None:
-        """Returns why the run must or may stop after these rows, if it must or may.
+        """Write and count rows; return why the run must or may stop after them, or None.
 
-        Waits while there is no room for one, unless `stopping`; raises RunStoppedError if one cannot be kept.
+        Waits while there is no room for one, unless `stopping`. Raises RunStoppedError if one cannot be kept.
         """
         stop = None
         for group in self._written(rows, stopping):
@@ -53,7 +53,10 @@ class Recorder:
         return stop
 
     def _written(self, rows: Sequence[Row], stopping: Callable[[], bool]) -> Iterator[Sequence[Row]]:
-        """The rows as they are written: together, for then they share syncs, but one by one where room is scarce."""
+        """Write the rows and yield them in groups.
+
+        They are written together because then they share syncs, but one by one where room is scarce.
+        """
         try:
             self._folder.write_episodes(*(episode for _, episode in rows))
         except PausedError:

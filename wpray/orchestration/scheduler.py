@@ -1,8 +1,8 @@
-"""Which actor runs which trial next: pure bookkeeping, knows neither Ray nor the clock.
+"""Scheduler: which actor runs which trial next. Pure bookkeeping, without Ray and without a clock.
 
-An actor keeps the task that it has compiled as long as that task has trials left; then it takes the task with the most
-work to come and the fewest actors on it, so that the longest tasks start first and nobody idles while work is left.
-A run that may stop early goes through the tasks in rounds instead, so that it has seen all of them alike when it stops.
+An actor keeps the task that it has compiled as long as that task has trials left. Then it takes the task with the most
+remaining work and the fewest actors, so that the longest tasks start first and no actor idles while work is left. A run
+that may stop early goes through the tasks in rounds instead, so that all tasks have about as many trials when it stops.
 Every trial ends exactly once: in a result, or, after too many lost attempts, as an error.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from wpray.types import AttemptError, Task, TaskKey, Trial, TrialKey
+from wpray.types import AttemptError, Failure, Task, TaskKey, Trial, TrialKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +26,29 @@ class Assignment:
     errors: tuple[AttemptError, ...] = field(default=(), compare=False)  # of the attempts before it
 
     def plain(self) -> list[Any]:
-        """Its values, as a call carries them: Ray would pickle the object in Python, at as much CPU as all the rest."""
+        """Return the values for a call: Ray would pickle the object in Python, and double the call's CPU time."""
         trial, task = self.trial, self.trial.task
         about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
-        errors = [astuple(error) for error in self.errors]
+        errors = [(error.attempt, error.worker, astuple(error.failure)) for error in self.errors]
         return [about, trial.init_state, trial.seed, trial.own_state, self.attempt, self.worker, errors]
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Assignment:
-        """The assignment that `plain` was made of."""
+        """Return the assignment that `plain` was made of."""
         about, trial, seed, state, attempt, worker, errors = plain
-        return cls(
-            Trial(Task(*about), trial, seed, state), attempt, worker, tuple(AttemptError(*error) for error in errors)
-        )
+        before = tuple(AttemptError(number, name, Failure(*failure)) for number, name, failure in errors)
+        return cls(Trial(Task(*about), trial, seed, state), attempt, worker, before)
 
 
 class SuccessQuota:
-    """Number of successes that are wanted of each task; no trial of a task is run beyond the last of them.
+    """Number of successes wanted of each task; no trial of a task is run beyond the last of them.
 
-    No more trials of a task are in hand than successes are missing. So those that run are the ones that a serial run
+    No more trials of a task run at once than successes are missing. So those that run are the ones that a serial run
     would have reached, however many actors there are: before each of them, fewer successes than wanted are possible.
     """
 
     def __init__(self, wanted: int, solved: Mapping[TaskKey, int]) -> None:
-        """`solved`: successes of each task so far."""
+        """Count from `solved`, the successes of each task so far."""
         self._wanted, self._solved = wanted, Counter(solved)
 
     def is_open(self, task: TaskKey, in_hand: int) -> bool:
@@ -63,7 +62,7 @@ class SuccessQuota:
 
 
 class Scheduler:
-    """Hands out trials and remembers who has which."""
+    """Trials that are pending or running, and the worker of each."""
 
     def __init__(
         self,
@@ -72,51 +71,52 @@ class Scheduler:
         round_size: int | None = None,
         quota: SuccessQuota | None = None,
     ) -> None:
-        """`round_size`: so many trials of every task before the next ones of any (an actor may
-        be a round ahead if others are at work on the tasks that are behind)."""
+        """Queue the trials.
+
+        `round_size`: so many trials of every task run before the next ones of any. An actor may be a round ahead if
+        others work on the tasks that are behind.
+        """
         self._max_attempts, self._round_size, self._quota = max_attempts, round_size, quota
         self._pending: dict[TaskKey, deque[Trial]] = {}
         for trial in trials:
-            if quota is None or quota.is_open(_task_of(trial), 0):
-                self._pending.setdefault(_task_of(trial), deque()).append(trial)
+            if quota is None or quota.is_open(trial.task.key, 0):
+                self._pending.setdefault(trial.task.key, deque()).append(trial)
         self._running: dict[str, Assignment] = {}
         self._task: dict[str, TaskKey] = {}
         self._workers_on: Counter[TaskKey] = Counter()
         self._attempts: Counter[TrialKey] = Counter()
-        self._errors: dict[
-            TrialKey, list[AttemptError]
-        ] = {}  # of attempts that were, or are to be, followed by another
+        self._errors: dict[TrialKey, list[AttemptError]] = {}  # of attempts that another follows
         self._taking = True
-        self._begun = 0  # trials of a task, of the task that has begun the most
+        self._begun = 0  # trials begun by the task that is furthest ahead
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
     @property
     def finished(self) -> bool:
-        """Whether nothing runs and nothing will."""
+        """True if nothing runs and nothing will."""
         return not self._running and (not self._taking or self.num_pending == 0)
 
     @property
     def running(self) -> dict[str, Assignment]:
-        """What each busy worker has in hand."""
+        """Assignments of the busy workers, by name."""
         return self._running
 
     @property
     def num_open(self) -> int:
-        """Trials in hand or still to be handed out."""
+        """Number of trials that run or are still to be assigned."""
         return len(self._running) + (self.num_pending if self._taking else 0)
 
     def stop_taking(self) -> None:
-        """No further trial is handed out; those in hand go on."""
+        """Assign no further trial; those that run go on."""
         self._taking = False
 
     def even_out(self) -> None:
-        """Keeps of every task only as many trials as the task furthest ahead has begun: a mean over equal shares."""
+        """Limit every task to as many trials as the task furthest ahead has begun, for a mean over equal shares."""
         for task, queue in self._pending.items():
             self._pending[task] = deque(trial for trial in queue if trial.init_state < self._begun)
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
     def next_for(self, worker: str) -> Assignment | None:
-        """The next attempt for an idle `worker`, or None if there is nothing left to hand out."""
+        """Return the next attempt for an idle `worker`, or None if no trial is left to assign."""
         if not self._taking or self.num_pending == 0 or worker in self._running:
             return None
         open_tasks = self._open_tasks()
@@ -134,23 +134,23 @@ class Scheduler:
         return assignment
 
     def done(self, assignment: Assignment, solved: bool = False) -> bool:
-        """Closes an attempt; False if it had been given up before, so that a late result must be dropped.
+        """Close an attempt; return False if it was given up before, so that its late result must be dropped.
 
         `solved`: its trial is a success, perhaps the last that is wanted of its task.
         """
         if self._running.get(assignment.worker) != assignment:
             return False
         del self._running[assignment.worker]
-        task = _task_of(assignment.trial)
+        task = assignment.trial.task.key
         if self._quota is not None and solved and self._quota.add(task):
             self.num_pending -= len(self._pending[task])
             self._pending[task].clear()
         return True
 
     def failed(self, assignment: Assignment, error: AttemptError | None = None) -> bool:
-        """Closes a failed attempt and queues the trial again, first in line; False if its attempts are used up.
+        """Close a failed attempt and queue its trial first in line; return False if no attempt is left.
 
-        The next attempt comes with `error`, why this one failed. Call it only for an attempt that `done` would accept.
+        The next attempt carries `error`, why this one failed. Call it only for an attempt that `done` would accept.
         """
         if not self.done(assignment):
             raise ValueError(f"{assignment} is not running")
@@ -158,21 +158,21 @@ class Scheduler:
             return False
         if error is not None:
             self._errors.setdefault(assignment.trial.key, []).append(error)
-        self._pending[_task_of(assignment.trial)].appendleft(assignment.trial)
+        self._pending[assignment.trial.task.key].appendleft(assignment.trial)
         self.num_pending += 1
         return True
 
     def forget(self, worker: str) -> Assignment | None:
-        """Removes a dead worker; returns the attempt that it had in hand, still to be `failed`."""
+        """Remove a dead worker; return its attempt, which is still to be marked as `failed`."""
         self._leave(worker)
         return self._running.get(worker)
 
     def _open_tasks(self) -> list[TaskKey]:
-        """Tasks of which a trial may be handed out now."""
+        """Return the tasks of which a trial may be assigned now."""
         waiting = [task for task, queue in self._pending.items() if queue]
         if self._quota is None:
             return waiting
-        in_hand = Counter(_task_of(assignment.trial) for assignment in self._running.values())
+        in_hand = Counter(assignment.trial.task.key for assignment in self._running.values())
         return [task for task in waiting if self._quota.is_open(task, in_hand[task])]
 
     def _choose(self, worker: str, among: Sequence[TaskKey]) -> TaskKey:
@@ -188,7 +188,7 @@ class Scheduler:
         return trial.init_state // self._round_size if self._round_size else 0
 
     def _urgency(self, task: TaskKey) -> float:
-        """Steps still to come for each actor that would share them."""
+        """Return the steps to come for each actor that would share them."""
         queue = self._pending[task]
         return len(queue) * queue[0].task.max_steps / (1 + self._workers_on[task])
 
@@ -202,7 +202,3 @@ class Scheduler:
         task = self._task.pop(worker, None)
         if task is not None:
             self._workers_on[task] -= 1
-
-
-def _task_of(trial: Trial) -> TaskKey:
-    return (trial.task.suite, trial.task.task_id)

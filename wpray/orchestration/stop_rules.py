@@ -1,4 +1,4 @@
-"""When a run stops before every trial has run: pure rules on what has come in so far."""
+"""Rules that stop a run before every trial has run; pure functions of the results so far."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from wpray.results.statistics import Rate
 from wpray.types import TrialKey
 
 _LEAST_ERRORS = 3
-_ROUND = 3  # trials: a task's scene compiles for seconds, an early stop saves hundreds of episodes
-START_STALLS = 5  # times retry.stall_s for an actor to start: a simulator's import takes longer than any step
-OR_TOO_SHORT = "or retry.stall_s is less than it takes: raise it"  # said of whatever seems to hang
+_ROUND = 3  # trials of a task; few, because an early stop saves hundreds of episodes and a compilation costs seconds
+START_STALLS = 5  # times retry.stall_s for an actor to start, because importing a simulator takes longer than a step
+OR_TOO_SHORT = "or retry.stall_s is less than it takes: raise it"  # ends the message for an actor that seems to hang
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a run ends before its last trial."""
+    """Reason why a run ends before its last trial."""
 
     reason: str
-    at_once: bool = False  # leave the trials in hand
-    intended: bool = False  # the configuration asked for it: the outcomes are enough
+    at_once: bool = False  # abandon the running trials
+    intended: bool = False  # True if stop_when asked for it: the outcomes suffice
 
 
 @dataclass(slots=True)
 class ErrorBook:
-    """The errors of a run so far, and whether they are a reason to stop it."""
+    """Errors of a run so far, and the rule that stops the run because of them."""
 
     max_share: float
     rows: int = 0  # error rows
     _seen: Counter[str] = field(default_factory=Counter)
 
     def add_row(self, summary: str) -> None:
-        """Counts a trial that ended in an error row; `summary` is its first line."""
+        """Count a trial that ended in an error row; `summary` is its first line."""
         self.rows += 1
         self._seen[summary] += 1
 
     def reason_to_stop(self, finished: int) -> str | None:
-        """Why the run must stop after `finished` rows, errors included; None if it need not."""
+        """Return why the run must stop after `finished` rows, errors included; None if it need not."""
         if not too_many_errors(self.rows, finished, self.max_share):
             return None
         summary, count = self._seen.most_common(1)[0]
@@ -49,34 +49,35 @@ class ErrorBook:
 
 @dataclass(slots=True)
 class PolicyErrors:
-    """How the policy has failed so far, and whether a fresh process of it would help."""
+    """Failures of the policy so far, and whether a fresh process would help."""
 
-    _incarnations: dict[tuple[TrialKey, str], str] = field(
-        default_factory=dict
-    )  # of the replica, by trial and kind of error
+    _incarnations: dict[tuple[TrialKey, str], str] = field(default_factory=dict)  # by trial and kind of error
 
     def repeat(self, trial: TrialKey, kind: str, incarnation: str) -> bool:
         """Return whether the policy failed alike on the same trial in another `incarnation`: a fresh one does not help.
 
-        The other requests that one sick process fails on are no repetition, nor is another flake hours later.
+        The other requests that fail in one broken process are no repetition, and neither is another error hours later.
         """
         return self._incarnations.setdefault((trial, kind), incarnation) != incarnation
 
 
 def too_many_errors(errors: int, finished: int, max_share: float) -> bool:
-    """The stop rule: at least three errors, and more than `max_share` of the finished trials."""
+    """Return True for at least three errors that are more than `max_share` of the finished trials."""
     return errors >= _LEAST_ERRORS and errors > max_share * finished
 
 
 def round_size(settings: StopWhenConfig) -> int | None:
-    """Trials of a task that run in one go: few if the run may stop early, for that needs the same trials of all."""
+    """Return how many trials of a task run in one go: few if the run may stop early, else None.
+
+    An early stop needs the same trials of all tasks.
+    """
     return None if settings.half_width is None and settings.reference_rate is None else _ROUND
 
 
 def decided(overall: Callable[[], Rate], settings: StopWhenConfig) -> str | None:
-    """Why the outcomes so far are enough, as `settings` asks; None if they are not, or it asks for nothing.
+    """Return why the outcomes so far suffice, as `settings` asks; None if they do not, or no rule is set.
 
-    `overall` gives the rate over trials that all tasks have run (`Tally.balanced_rate`), on which both rules rest.
+    `overall` returns the rate over trials that all tasks have run (`Tally.balanced_rate`), on which both rules rest.
     `half_width`: of the 95% interval. `reference_rate`: Wald's sequential probability ratio tests of the reference
     against a rate that is `difference` better, and one that is `difference` worse, each at half of `alpha`.
     """
@@ -92,7 +93,7 @@ def decided(overall: Callable[[], Rate], settings: StopWhenConfig) -> str | None
 
 
 def _compared(successes: int, trials: int, settings: StopWhenConfig, reference: float) -> str | None:
-    alpha = settings.alpha / 2  # either test may find a difference that is not there
+    alpha = settings.alpha / 2  # because either test may find a difference that is not there
     accept = math.log((1 - settings.beta) / alpha)
     reject = math.log(settings.beta / (1 - alpha))
     better = min(reference + settings.difference, 1 - 1e-3 * (1 - reference))

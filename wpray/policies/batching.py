@@ -31,6 +31,8 @@ from wpray.system.threads import WatchedThread
 from wpray.types import (
     ChunkReply,
     ChunkRequest,
+    Failure,
+    Origin,
     PlanReply,
     PlanRequest,
     SegmentReply,
@@ -57,13 +59,13 @@ class PolicyError(RuntimeError):
     Holds text only, so that it travels to processes that have none of the policy's classes.
     """
 
-    def __init__(self, kind: str, message: str, trace: str = "", invalid: bool = False) -> None:
-        """`invalid`: the request is at fault (InvalidRequestError), so that no other process could answer it."""
-        super().__init__(kind, message, trace, invalid)
-        self.kind, self.message, self.trace, self.invalid = kind, message, trace, invalid
+    def __init__(self, failure: Failure) -> None:
+        """`failure` has the origin "request" if no other process could answer either (InvalidRequestError)."""
+        super().__init__(failure)
+        self.failure = failure
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
+        return f"{self.failure.kind}: {self.failure.message}"
 
 
 @dataclass(slots=True, eq=False)  # an identity: two askers may send equal requests, whose arrays do not compare
@@ -203,12 +205,13 @@ def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyE
         with wrapping_errors(_in_words, *but, caught=BaseException):
             return work()
     except PolicyError as error:
-        return PolicyError(*error.args)  # another: that one's cause would keep its frames' tensors alive
+        return PolicyError(error.failure)  # another: that one's cause would keep its frames' tensors alive
 
 
 def _in_words(error: BaseException) -> PolicyError:
     trace = "".join(traceback.format_exception(error))
-    return PolicyError(type(error).__name__, str(error), trace, isinstance(error, InvalidRequestError))
+    origin: Origin = "request" if isinstance(error, InvalidRequestError) else "policy"
+    return PolicyError(Failure(origin, type(error).__name__, str(error), trace))
 
 
 class Batcher:

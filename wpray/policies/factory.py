@@ -26,6 +26,11 @@ POLICIES = Registry(
         "random": "wpray.policies.random_policy",
         "waypoint_vla": "wpray.policies.waypoint_vla.policy",
         "openpi": "wpray.policies.remote.openpi:OpenpiPolicy",
+        "openvla_oft": "wpray.policies.remote.openvla_oft:OpenvlaOftPolicy",
+        "vla_eval": "wpray.policies.remote.vla_eval:VlaEvalPolicy",
+        "gr00t": "wpray.policies.remote.gr00t:Gr00tPolicy",
+        "starvla": "wpray.policies.remote.starvla:StarvlaPolicy",
+        "process": "wpray.policies.process.policy:ProcessPolicy",
     },
 )
 _LIGHT_SPECS = {"waypoint_vla": "wpray.policies.waypoint_vla.spec"}  # where the policy's own module imports torch
@@ -106,7 +111,7 @@ class _Loaded:
             said, spec = "spec_of", POLICIES.call(self.name, "spec_of", function, *self._arguments)
         else:
             said, spec = "spec", getattr(self.part, "spec", None)
-        wrong = _wrong_with(spec) or self._lacks_methods(spec)
+        wrong = spec_mistake(spec) or self._lacks_methods(spec)
         if wrong:
             verb = "must return" if said == "spec_of" else "must be"
             raise BadInputError(f"policy: {said} of {self.name} {verb} a PolicySpec, {wrong}")
@@ -160,7 +165,7 @@ def _has_spec(part: type) -> bool:
     return callable(getattr(part, "spec_of", None)) or hasattr(part, "spec")
 
 
-def _wrong_with(spec: object) -> str:
+def spec_mistake(spec: object) -> str:
     """Return what is wrong with a policy's spec, or ''."""
     if not isinstance(spec, PolicySpec):
         return f"not {type(spec).__name__}"

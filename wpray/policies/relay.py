@@ -17,7 +17,7 @@ from typing import cast
 from wpray.config import BatchingConfig
 from wpray.policies.base import AnyPolicy, ChunkPolicy
 from wpray.policies.batching import Batcher, PolicyError, tried
-from wpray.types import ChunkReply, ChunkRequest, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
+from wpray.types import ChunkReply, ChunkRequest, Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
 
 
 class Relay:
@@ -106,4 +106,4 @@ def answering(policy: AnyPolicy, batching: BatchingConfig) -> Answering:
 
 
 def _no_chunk() -> PolicyError:
-    return PolicyError("TypeError", "a policy that answers elsewhere has chunks only")
+    return PolicyError(Failure("policy", "TypeError", "a policy that answers elsewhere has chunks only"))

@@ -1,4 +1,4 @@
-"""Digests of folders of many megabytes, cheap enough to compute at every start."""
+"""Digests of large folders, cheap enough to compute at every start."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from importlib.metadata import Distribution
 from pathlib import Path
 
 _SMALL = 256 * 1024  # bytes; a larger file of an intact installation is not read
-_SETTLED_S = 2.0  # a file that changed so recently may change again within one tick of its file system's clock
+_SETTLED_S = 2.0  # a younger file may change again within one tick of its file system's clock
 _COMPILED = (".so", ".pyd", ".dylib", ".dll")
 _THREADS = 4  # hashing releases the interpreter's lock
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What an installer wrote down of a file."""
+    """Entry of a file in an installed distribution's RECORD."""
 
     size: int
     sha256: str  # hex
-    installed_ns: int  # when its installation ended
+    installed_ns: int  # time at which the installation ended
 
 
 @dataclass(frozen=True, slots=True)
 class FolderDigest:
-    """The content of some files."""
+    """Digest of several files' content."""
 
     digest: str  # SHA-256, hex, over every file's name and content
-    changed: tuple[str, ...]  # names of files that are not as a RECORD says, or in none; empty without a RECORD
+    changed: tuple[str, ...]  # names of files that a RECORD lists otherwise or not at all; empty without a RECORD
 
 
 def recorded_files(distribution: Distribution) -> dict[str, Recorded]:
-    """Return what the RECORD of an installed distribution says, by absolute path; empty if it has none."""
+    """Return the RECORD entries of an installed distribution by absolute path; empty if it has no RECORD."""
     rows = list(csv.reader((distribution.read_text("RECORD") or "").splitlines()))
     own = next((row[0] for row in rows if row and row[0].endswith(".dist-info/RECORD")), None)
     if own is None:
@@ -59,9 +59,9 @@ def recorded_files(distribution: Distribution) -> dict[str, Recorded]:
 
 
 def files_below(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield (name relative to `root`, path) of every file that may decide, links followed.
+    """Yield (name relative to `root`, path) of every file that may decide an outcome. Links are followed.
 
-    Bytecode, hidden files, folders named `__pycache__` or `datasets` and empty files are left out.
+    Bytecode, hidden files, and folders named `__pycache__` or `datasets` are left out.
     """
     seen: set[str] = set()
     for folder, folders, names in os.walk(os.path.realpath(root), followlinks=True):
@@ -77,14 +77,14 @@ def files_below(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def folder_digest(files: Mapping[str, str], recorded: Mapping[str, Recorded], cache: Path | None) -> FolderDigest:
-    """Return the digest of `files`, path by name, which is the same wherever they lie.
+    """Return the digest of `files` (name -> path), which is the same in any folder.
 
-    Covered is the content of every file. A file of at most 256 KiB is read, or was read by an earlier process when
-    its size, inode and both of its times were the same (`cache`, a JSON file; None or not writable: nothing is kept).
-    A larger file that a RECORD lists is not read if it has the recorded size and has not been modified since the
-    installation ended: its recorded hash counts. Not covered therefore: a large file of an installation that was
-    replaced by another of equal size whose modification time is older than the installation. Compiled libraries of
-    an intact installation are left out, because they differ by platform where the version says the same.
+    It covers the content of every file that is not empty. A file of at most 256 KiB is read, unless an earlier process
+    read it when its size, inode and both of its times were the same (`cache`, a JSON file; None or a file that is not
+    writable keeps nothing). A larger file that a RECORD lists is not read if it has the recorded size and has not been
+    modified since the installation ended: the recorded hash counts. So a large file of an installation escapes if it
+    was replaced by one of equal size with an older modification time. Compiled libraries of an intact installation are
+    left out, because they differ by platform although the version is the same.
     """
     stats = {name: os.stat(path) for name, path in files.items() if os.path.exists(path)}
     stats = {name: stat for name, stat in stats.items() if stat.st_size}
@@ -104,7 +104,7 @@ def folder_digest(files: Mapping[str, str], recorded: Mapping[str, Recorded], ca
 
 
 def _known_hash(path: str, stat: os.stat_result, recorded: Mapping[str, Recorded], known: _Cache) -> str | None:
-    """Return a file's hash if it need not be read."""
+    """Return a file's hash if it is known without reading the file, else None."""
     entry = recorded.get(path)
     if entry is None or stat.st_size <= _SMALL:
         return known.get(path, stat)
@@ -113,7 +113,7 @@ def _known_hash(path: str, stat: os.stat_result, recorded: Mapping[str, Recorded
 
 
 def cache_file(root: Path) -> Path:
-    """Return where the hashes of the files below `root` are kept between processes."""
+    """Return the file that keeps the hashes of the files below `root` between processes."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
     return Path(base, "wpray", "digests", f"{name}.json")
@@ -125,14 +125,14 @@ def _sha256(path: str) -> str:
 
 
 class _Cache:
-    """Hashes of files by path, each with the size, times and inode that the file had."""
+    """Hashes of files by path, each with the file's size, times and inode."""
 
     def __init__(self, path: Path | None, entries: dict[str, list[object]]) -> None:
         self._path, self._entries, self._changed = path, entries, False
 
     @classmethod
     def read(cls, path: Path | None) -> _Cache:
-        """Return what `path` holds; nothing if it is missing or damaged."""
+        """Return the cache in the file `path`; an empty one if the file is missing or damaged."""
         with contextlib.suppress(OSError, ValueError, RecursionError):
             data = json.loads(path.read_text()) if path else {}
             if isinstance(data, dict):
@@ -140,18 +140,18 @@ class _Cache:
         return cls(path, {})
 
     def get(self, path: str, stat: os.stat_result) -> str | None:
-        """Return the hash of a file that has not changed."""
+        """Return the hash of a file that has not changed, else None."""
         entry = self._entries.get(path)
         return str(entry[-1]) if entry is not None and entry[:-1] == _state(stat) else None
 
     def put(self, path: str, stat: os.stat_result, digest: str) -> None:
-        """Remember a hash, unless the file has only just changed."""
+        """Keep a hash, unless the file has just changed."""
         if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_S:
             self._entries[path] = [*_state(stat), digest]
             self._changed = True
 
     def write(self) -> None:
-        """Keep what is new for the next process; a folder that cannot be written keeps nothing."""
+        """Write new hashes for the next process, if the folder can be written."""
         if self._path is None or not self._changed:
             return
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")

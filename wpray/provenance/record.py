@@ -1,4 +1,4 @@
-"""What a result came from: versions, commit, host. Stored in run.json, compared before two runs are paired."""
+"""Versions, commit and host of a result, stored in run.json and compared before two runs are paired."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from urllib.parse import unquote, urlparse
 
 import wpray
 
-# The number of wpray's outcome-affecting behaviour. Runs of different numbers are not the same experiment: a resume is
-# refused and `compare` does not pair them. Raise it by one in the commit that changes what some episode of some
-# unchanged configuration comes to: how a trial is seeded or reset, how an image or the proprio is made, which
-# instruction the policy is given, how a plan is executed, how an action is applied, when an episode ends, how an
-# answer is computed from the same weights beyond the last bits. Do not raise it for speed, for a new setting whose
-# default changes nothing, for new suites or policies, or for what is recorded. run.json files without it are of 1.
+# Number of wpray's outcome-affecting behaviour. Runs of different numbers are not the same experiment: a resume is
+# refused and `compare` does not pair them. Raise it by one in a commit that changes the outcome of an episode although
+# its configuration stays the same: how a trial is seeded or reset, how an image or the proprio is made, which
+# instruction the policy gets, how a plan is executed, how an action is applied, when an episode ends, or how an answer
+# is computed from the same weights beyond the last bits. Do not raise it for speed, for a setting whose default changes
+# nothing, for new suites or policies, or for what is recorded. A run.json without it has number 1.
 PROTOCOL_VERSION = 1
 
-# Distribution names by the name under which a result shows them; libero has three publishers.
+# Names of distributions, by the name that results show; libero has three publishers.
 _PACKAGES = {
     "mujoco": ("mujoco",),
     "robosuite": ("robosuite",),
@@ -35,35 +35,35 @@ _PACKAGES = {
     "pyarrow": ("pyarrow",),
     "torch": ("torch",),
 }
-FROM_A_PATH = "unknown (from a path)"  # the version of a package whose import no installed distribution provides
+FROM_A_PATH = "unknown (from a path)"  # version of a package that no installed distribution provides
 _DIGESTED = ("mujoco", "robosuite", "bddl", "libero", "libero assets")
-# What moves physics, pixels or goals: two hosts, or two sessions of a run, must agree in it.
+# Packages that change physics, pixels or goals: hosts and sessions of a run must agree in them.
 DECISIVE = ("mujoco", "robosuite", "libero", *(f"{name} files" for name in _DIGESTED))
 _SHOWN_DIGITS = 12
-COMMIT_FILE = "COMMIT"  # beside this module, where the package was shipped without its repository
+COMMIT_FILE = "COMMIT"  # in the package's folder, if it was shipped without its repository
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a number comes from; plain strings, ready for JSON."""
+    """Origin of a result, as plain strings for JSON."""
 
-    versions: dict[str, str]  # python, wpray and the packages that decide results; absent if not installed
+    versions: dict[str, str]  # of python, wpray and the packages that decide results, if they are installed
     git_commit: str | None  # of the wpray working tree, with "+dirty" if it was changed; None if installed
     host: str
     platform: str
 
     def as_dict(self) -> dict[str, object]:
-        """For run.json."""
+        """Return the values for run.json."""
         return asdict(self)
 
 
 def collect() -> Provenance:
-    """The provenance of this process's host; imports none of the packages."""
+    """Return the provenance of this process's host without importing the packages."""
     return Provenance(package_versions(), git_commit(), platform.node(), platform.platform())
 
 
 def package_versions() -> dict[str, str]:
-    """Version of Python, wpray and the packages that decide results; those not installed are left out."""
+    """Return the versions of Python, wpray and the packages that decide results, if they are installed."""
     versions = {"python": platform.python_version(), "wpray": wpray.__version__}
     for name, candidates in _PACKAGES.items():
         found = source_of(name, candidates)
@@ -74,11 +74,11 @@ def package_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the import of a package comes from."""
+    """Place from which a package is imported."""
 
     kind: Literal["distribution", "editable", "path"]  # path: PYTHONPATH, the working directory, a .pth file
     folder: Path  # of the package
-    distribution: Distribution | None  # that provides it; None for a path
+    distribution: Distribution | None  # its provider; None for a path
 
     @property
     def name(self) -> str:
@@ -90,14 +90,14 @@ class Source:
 
 
 def source_of(package: str, candidates: tuple[str, ...]) -> Source | None:
-    """Where `import package` would find it, without importing it; None if it would not.
+    """Return the place from which `import package` would load it; None if it is not found. Nothing is imported.
 
-    `candidates`: names of the distributions that may provide it. A package that is in none of them, though one may be
-    installed elsewhere, is from a path.
+    `candidates` are names of distributions that may provide it. A package that none of them provides is from a path,
+    even if one of them is installed elsewhere.
     """
     try:
         spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # ValueError: a module without a specification stands in its place
+    except (ImportError, ValueError):  # ValueError: a module without a specification has its name
         return None
     places = list(spec.submodule_search_locations or ()) if spec else []
     if spec is None or not (spec.origin or places):
@@ -111,7 +111,7 @@ def source_of(package: str, candidates: tuple[str, ...]) -> Source | None:
 
 
 def _provides(distribution: Distribution, package: str, folder: Path) -> Literal["distribution", "editable"] | None:
-    """How a distribution provides the package in `folder`, if it does."""
+    """Return the kind of source if the distribution provides the package in `folder`, else None."""
     if Path(str(distribution.locate_file(package))).resolve() == folder.resolve():
         return "distribution"
     try:
@@ -132,7 +132,7 @@ def _version_text(source: Source) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the working tree, with "+dirty" if it was changed; None if it is not known."""
+    """Return the commit of the working tree, with "+dirty" if it was changed; None if it is not known."""
     package = Path(wpray.__file__).resolve().parent
     if (package / COMMIT_FILE).exists():
         return (package / COMMIT_FILE).read_text().strip()
@@ -148,7 +148,7 @@ def git_commit() -> str | None:
 
 
 def described(found: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """Return what the `origins` of a run.json hold, to be compared: 'mujoco files' -> '976e29c1f2fe (mujoco 3.3.2)'."""
+    """Return the `origins` of a run.json for comparison: 'mujoco files' -> '976e29c1f2fe (mujoco 3.3.2)'."""
     return {
         f"{name} files": f"{str(origin['digest'])[:_SHOWN_DIGITS]} ({origin['source']})"
         for name, origin in found.items()
@@ -157,14 +157,15 @@ def described(found: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """Return which of `names`, where both have them, differ; the build of a version does not count."""
+    """Return those of `names` that both have and that differ, regardless of the build of a version."""
     shared = [name for name in names if name in ours and name in theirs]
-    return [name for name in shared if _compared(ours[name]) != _compared(theirs[name])]
+    return [name for name in shared if _without_build(ours[name]) != _without_build(theirs[name])]
 
 
-def _compared(version: str) -> str:
-    """Without the build, because torch 2.13.0+cpu is on a node without a GPU what 2.13.0+cu128 is on one with; without
-    the place of files.
+def _without_build(version: str) -> str:
+    """Remove the build and the place of files.
+
+    The build does not count, because torch 2.13.0+cpu on a node without a GPU matches 2.13.0+cu128 on one with a GPU.
     """
     return version.partition("+")[0].partition(" (")[0]
 
@@ -175,6 +176,6 @@ def _git(root: Path, *args: str) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the SHA-256 of a file's content, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

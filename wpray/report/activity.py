@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wpray.report.facts import Row
+from wpray.report.facts import EpisodeRow
 from wpray.results.reader import Run
-from wpray.types import FloatArray
+from wpray.types import FloatArray, TrialKey
 
 ACTIVITIES = ("reset", "simulate", "render", "wait", "error", "idle")
 _GAP_S = 60.0  # a longer pause without any activity is cut out, because the run was resumed after it
@@ -33,7 +33,7 @@ class Activity:
         return dict(zip(ACTIVITIES, sums / max(float(sums.sum()), 1e-9), strict=True))
 
 
-def collect(run: Run, rows: Sequence[Row], bins: int) -> Activity:
+def collect(run: Run, rows: Sequence[EpisodeRow], bins: int) -> Activity:
     """Compute the activity from the episodes' start times and the decisions' waits."""
     clock = _Clock([(row["started_at"].timestamp(), _end(row)) for row in rows])
     starts = clock(np.array([row["started_at"].timestamp() for row in rows]))
@@ -62,7 +62,9 @@ def _area(points: FloatArray, edges: FloatArray) -> FloatArray:
     return np.asarray(edges * counts - sums[counts])
 
 
-def _of_worker(worker: int, rows: Sequence[Row], starts: FloatArray, waits: _Waits, edges: FloatArray) -> FloatArray:
+def _of_worker(
+    worker: int, rows: Sequence[EpisodeRow], starts: FloatArray, waits: _Waits, edges: FloatArray
+) -> FloatArray:
     column = {name: np.array([row[name] for row in rows]) for name in ("reset_s", "wall_s")}
     errors = np.array([row["status"] == "error" for row in rows])
     lost = np.array([_end(row) - row["started_at"].timestamp() for row in rows])
@@ -90,12 +92,12 @@ class _Waits:
     batch: FloatArray
 
     @classmethod
-    def read(cls, run: Run, rows: Sequence[Row], starts: FloatArray, workers: FloatArray) -> _Waits:
-        index = {(row["suite"], row["task_id"], row["trial"]): position for position, row in enumerate(rows)}
+    def read(cls, run: Run, rows: Sequence[EpisodeRow], starts: FloatArray, workers: FloatArray) -> _Waits:
+        index = {TrialKey.from_row(row): position for position, row in enumerate(rows)}
         names = ("suite", "task_id", "trial", "asked_s", "wait_s", "compute_s", "batch_size")
         columns = {name: run.decisions[name].to_pylist() for name in names}
         keys = zip(*(columns[name] for name in names[:3]), strict=True)
-        episode = np.array([index[key] for key in keys], dtype=int)
+        episode = np.array([index[TrialKey(*key)] for key in keys], dtype=int)
         data: Mapping[str, FloatArray] = {name: np.array(columns[name], dtype=float) for name in names[3:]}
         real = data["wait_s"] > 0  # a plan's first segment comes with the plan
         episode = episode[real]
@@ -148,7 +150,7 @@ class _Clock:
         return np.asarray(instants - self._removed[session])
 
 
-def _end(row: Row) -> float:
+def _end(row: EpisodeRow) -> float:
     started: float = row["started_at"].timestamp()
     if row["status"] == "error":
         return max(started, float(row["ended_at"].timestamp()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wpray.report.facts import Facts, Row, TaskFacts
+from wpray.report.facts import EpisodeRow, Facts, TaskFacts
 from wpray.report.svg import drawing, shortened, tag, text, ticks, tip
 from wpray.types import TrialKey
 
@@ -118,8 +118,8 @@ def heat_map(facts: Facts, links: dict[TrialKey, str]) -> str:
     return drawing(WIDTH, 24 + len(facts.tasks) * height, parts, "Outcome of every episode, by task and trial")
 
 
-def _cell(row: Row, x: float, y: float, width: float, height: float, links: dict[TrialKey, str]) -> str:
-    link = links.get((row["suite"], row["task_id"], row["trial"]))
+def _cell(row: EpisodeRow, x: float, y: float, width: float, height: float, links: dict[TrialKey, str]) -> str:
+    link = links.get(TrialKey.from_row(row))
     detail = row["error_type"] if row["status"] == "error" else f"in {row['num_steps']} steps"
     said = tip(
         f"task {row['task_id']} trial {row['trial']}: {row['status']} {detail}" + (" (click: video)" if link else "")

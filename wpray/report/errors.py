@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from wpray.report.facts import Facts, Row
+from wpray.report.facts import EpisodeRow, Facts
 from wpray.report.sections import section
 from wpray.results.summary import retry_line
 
@@ -15,7 +15,7 @@ _MOST_ERRORS = 200
 
 def errors(facts: Facts) -> str:
     """List errors by kind, most frequent first and open, each with a traceback; empty if there are none."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[EpisodeRow]] = {}
     for row in facts.rows:
         if row["status"] == "error":
             groups.setdefault((row["error_type"] or "Error", _first_line(row["error_message"])), []).append(row)
@@ -29,7 +29,7 @@ def errors(facts: Facts) -> str:
     return section("Errors", about, content, "errors")
 
 
-def _error(kind: str, line: str, rows: Sequence[Row], shown: bool) -> str:
+def _error(kind: str, line: str, rows: Sequence[EpisodeRow], shown: bool) -> str:
     where = ", ".join(row["label"] for row in rows[:20])
     more = f" and {len(rows) - 20} more" if len(rows) > 20 else ""
     first = rows[0]
@@ -44,7 +44,7 @@ def _error(kind: str, line: str, rows: Sequence[Row], shown: bool) -> str:
 
 def retries(facts: Facts) -> str:
     """Return the errors of retried attempts, by kind: without them a policy that often fails first looks healthy."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[EpisodeRow]] = {}
     counts: Counter[str] = Counter()
     retried = [row for row in facts.rows if row["attempt_errors"]]
     for row in retried:
@@ -61,7 +61,7 @@ def retries(facts: Facts) -> str:
     return section("Retries", about, content, "retries")
 
 
-def _retry(kind: str, line: str, rows: Sequence[Row]) -> str:
+def _retry(kind: str, line: str, rows: Sequence[EpisodeRow]) -> str:
     trials = [f"{row['label']} attempt {row['attempt']}" for row in rows]
     where = ", ".join(trials[:20]) + (f" and {len(rows) - 20} more" if len(rows) > 20 else "")
     who = f"the {rows[0]['origin']}, on {rows[0]['worker']}"
@@ -70,7 +70,7 @@ def _retry(kind: str, line: str, rows: Sequence[Row]) -> str:
     return f"<details><summary>{head}</summary><p>{ran}</p><pre>{escape(rows[0]['message'])}</pre></details>"
 
 
-def _labelled(facts: Facts, rows: Sequence[Row]) -> list[Row]:
+def _labelled(facts: Facts, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
     """Return the rows with how a person calls the episode, by its suite, too, if there are several."""
     several = len({row["suite"] for row in facts.rows}) > 1
     return [

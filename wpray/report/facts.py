@@ -9,7 +9,7 @@ from typing import Any
 from wpray.results.reader import Run
 from wpray.results.statistics import Rate, average_of_tried, stratified, wilson
 
-Row = Mapping[str, Any]  # a row of episodes.parquet
+EpisodeRow = Mapping[str, Any]  # a row of episodes.parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class TaskFacts:
     task_id: int
     label: str  # its id, in a run of several suites with the suite
     instruction: str
-    rows: list[Row]
+    rows: list[EpisodeRow]
 
     @property
     def rate(self) -> Rate:
@@ -66,7 +66,7 @@ class Facts:
     """Outcomes of a run."""
 
     tasks: list[TaskFacts]
-    rows: list[Row]
+    rows: list[EpisodeRow]
     planned: int  # episodes that the configuration asks for
 
     @property
@@ -103,7 +103,7 @@ class Facts:
 def collect(run: Run) -> Facts:
     """Compute the outcomes of `run`."""
     rows = run.episodes.to_pylist()
-    groups: dict[tuple[str, int], list[Row]] = {}
+    groups: dict[tuple[str, int], list[EpisodeRow]] = {}
     for row in rows:
         groups.setdefault((row["suite"], row["task_id"]), []).append(row)
     several = len({suite for suite, _ in groups}) > 1
@@ -127,6 +127,6 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _counts(rows: Sequence[Row]) -> tuple[int, int]:
+def _counts(rows: Sequence[EpisodeRow]) -> tuple[int, int]:
     outcomes = [row["success"] for row in rows if row["success"] is not None]
     return sum(outcomes), len(outcomes)

@@ -18,9 +18,9 @@ from wpray.report.waypoints import Segments
 from wpray.results.statistics import Rate
 from wpray.results.summary import interval
 from wpray.results.variations import Perturbed, points_text, robustness, variations_of
+from wpray.types import TrialKey
 
 _VIDEOS_IN_SIGHT = 6
-_KEY = ("suite", "task_id", "trial")
 
 
 def section(title: str, about: str, content: str, name: str) -> str:
@@ -95,7 +95,7 @@ def tasks(facts: Facts) -> str:
 
 def episodes(facts: Facts, videos: Sequence[Video]) -> str:
     """Return the heat map of all episodes."""
-    links = {tuple(video.row[name] for name in _KEY): f"#{video.anchor}" for video in videos}
+    links = {TrialKey.from_row(video.row): f"#{video.anchor}" for video in videos}
     kinds = {"success": "success", "failure": "failure", "error": "error (no outcome)", "missing": "not run"}
     legend = _legend({kinds[name]: colour for name, colour in charts.COLOURS.items()})
     about = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from wpray.report.facts import Row
+from wpray.report.facts import EpisodeRow
 from wpray.results.names import safe_name
 from wpray.results.reader import Run
 
@@ -20,12 +20,12 @@ _KEY = ("suite", "task_id", "trial")
 class Video:
     """Video of an episode as the page shows it."""
 
-    row: Row
+    row: EpisodeRow
     source: str  # data: URI, or a path relative to the page
     anchor: str
 
 
-def collect(run: Run, rows: Sequence[Row], page: Path, embed_bytes: int) -> list[Video]:
+def collect(run: Run, rows: Sequence[EpisodeRow], page: Path, embed_bytes: int) -> list[Video]:
     """Return the videos: embedded until `embed_bytes` are used up (failures first), the others linked."""
     found = [(row, path) for row in rows if (path := run.video(row["video_path"])) is not None]
     several = len({row["suite"] for row in rows}) > 1
@@ -41,7 +41,7 @@ def collect(run: Run, rows: Sequence[Row], page: Path, embed_bytes: int) -> list
     return videos
 
 
-def _anchor(row: Row, several: bool) -> str:
+def _anchor(row: EpisodeRow, several: bool) -> str:
     suite = f"{safe_name(row['suite'])}-" if several else ""
     return f"video-{suite}{row['task_id']}-{row['trial']}"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from wpray.errors import BadInputError
 from wpray.results.reader import Run, matrix
-from wpray.types import FloatArray
+from wpray.types import FloatArray, TrialKey
 
 _MOST_EPISODES = 2500  # at most, because reading one costs some milliseconds
 
@@ -46,19 +46,19 @@ def collect(run: Run) -> Segments:
     return Segments(np.array(durations, float), misses, indices, read, bool(space), notes)
 
 
-def _by_episode(rows: list[dict[str, Any]]) -> dict[tuple[str, int, int], list[dict[str, Any]]]:
-    groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+def _by_episode(rows: list[dict[str, Any]]) -> dict[TrialKey, list[dict[str, Any]]]:
+    groups: dict[TrialKey, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["suite"], row["task_id"], row["trial"]), []).append(row)
+        groups.setdefault(TrialKey.from_row(row), []).append(row)
     return groups
 
 
 def _misses(
     run: Run,
-    episodes: Mapping[tuple[str, int, int], list[dict[str, Any]]],
+    episodes: Mapping[TrialKey, list[dict[str, Any]]],
     space: Mapping[str, list[float]],
     damaged: list[str],
-) -> Iterator[tuple[float, int, tuple[str, int, int]]]:
+) -> Iterator[tuple[float, int, TrialKey]]:
     scale, offset = np.array(space["scale"][:3]), np.array(space["offset"][:3])
     keys = list(episodes)
     for key in keys[:: max(1, -(-len(keys) // _MOST_EPISODES))]:

@@ -1,4 +1,4 @@
-"""Results: schema, writing, merging, statistics; `load(RUN_DIR)` reads a run's tables."""
+"""Results of runs: schema, writing, merging and statistics; `load(RUN_DIR)` reads a run's tables."""
 
 from wpray.results.reader import Run, load, matrix
 

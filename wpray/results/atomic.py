@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever ends the process or the machine, and at whichever instant."""
+"""Files that appear whole or not at all, whenever the process or the machine stops."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from wpray.errors import BadInputError, PausedError, RunStoppedError
 
 
 class DiskFullError(PausedError):
-    """There is no room for a result; what was written before is intact."""
+    """Lack of disk space for a result; earlier results are intact."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file so that it appears whole or not at all, and survives a power cut once this returns.
+    """Write a file so that it appears whole or not at all, and survives a power cut once this returns.
 
-    Raises DiskFullError when there is no room, RunStoppedError if the disk does not take it for another reason.
+    Raise DiskFullError if the disk is full, RunStoppedError if it fails for another reason.
     """
     write_together([(str(path), data)], [str(path.parent)])
 
 
 def write_for_user(path: Path, data: bytes, option: str) -> None:
-    """Write the file that a command's `option` names: whole or not at all, if it is a file and no device or pipe.
+    """Write the file that a command's `option` names: whole or not at all, unless it is a device or a pipe.
 
-    Raises BadInputError if it cannot be written.
+    Raise BadInputError if it cannot be written.
     """
     try:
         if path.exists() and not path.is_file():
@@ -39,10 +39,10 @@ def write_for_user(path: Path, data: bytes, option: str) -> None:
 
 
 def write_together(files: Sequence[tuple[str, bytes]], folders: Iterable[str]) -> None:
-    """Writes each (path, data) as `write_atomic` does, but syncs only `folders`, once.
+    """Write each (path, data) as `write_atomic` does, but sync only `folders`, once.
 
-    A file gets its name after all those before it, the first once the content of all is on the disk. Raises what
-    `write_atomic` raises; then some may have their names already.
+    Files get their names in the given order, after the content of all of them is on the disk. Raise what `write_atomic`
+    raises; some files may then have their names already.
     """
     temporaries: list[str] = []
     try:
@@ -59,7 +59,7 @@ def write_together(files: Sequence[tuple[str, bytes]], folders: Iterable[str]) -
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Gives a file that is complete its name, so that it survives a power cut once this returns. Raises OSError."""
+    """Give a complete file its name, which survives a power cut once this returns. Raise OSError."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -67,14 +67,14 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def stopped_by(path: Path, error: OSError) -> RunStoppedError:
-    """What stops a run whose file `path` cannot be written."""
+    """Return the error that stops a run whose file `path` cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no room left for {path}")
     return RunStoppedError(f"cannot write {path} ({error.strerror or error}); the same command goes on when it can be")
 
 
 def sync_folder(folder: str) -> None:
-    """Makes the names in it survive a power cut. Raises OSError."""
+    """Sync the names in a folder, so that they survive a power cut. Raise OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,15 +83,15 @@ def sync_folder(folder: str) -> None:
 
 
 def _write_synced(files: Iterable[tuple[str, bytes]], temporaries: list[str]) -> None:
-    """Adds the files' temporary names to `temporaries`; all are written before the first is waited for."""
+    """Write all files under temporary names, which are added to `temporaries`, then sync each of them."""
     descriptors: list[int] = []
     try:
         for path, data in files:
-            folder, name = os.path.split(path)  # strings, descriptors: this is the driver's, objects cost more
+            folder, name = os.path.split(path)  # strings and descriptors, because objects cost the driver more
             temporaries.append(os.path.join(folder, f".{name}.{os.getpid()}.tmp"))
             descriptors.append(os.open(temporaries[-1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666))
             _write_all(descriptors[-1], data)
-            if hasattr(os, "posix_fadvise"):  # Linux begins to write it, so that none waits for the one before it
+            if hasattr(os, "posix_fadvise"):  # Linux starts to write the file, so that later ones do not wait for it
                 os.posix_fadvise(descriptors[-1], 0, 0, os.POSIX_FADV_DONTNEED)
         for descriptor in descriptors:
             os.fsync(descriptor)
@@ -101,7 +101,7 @@ def _write_synced(files: Iterable[tuple[str, bytes]], temporaries: list[str]) ->
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """A disk that is nearly full takes a part of it before it refuses the rest."""
+    """Write `data` in as many calls as needed, because a nearly full disk accepts a part before it fails."""
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]

@@ -1,4 +1,4 @@
-"""What readers rely on beyond names and types of columns: checked once, when a run is loaded."""
+"""Checks of values that readers rely on, made once when a run is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from wpray.errors import DamagedRunError
 from wpray.results.columns import ColumnsError, check_version
 
-# What readers use of run.json, and of its config; what is null or absent is as good as not said.
+# Values of run.json and of its config that readers use; null is the same as absent.
 _INFO: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("run_id", "state", "started_at", "written_at", "stop_reason", "git_commit", "host"), str),
     **dict.fromkeys(("renderer", "platform", "fingerprint"), str),
@@ -34,7 +34,7 @@ _CONFIG: Mapping[str, type | tuple[type, ...]] = {
     "env": dict,
 }
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-_LARGEST = 10_000_000  # a task's or a trial's number: a report has a row or column for each
+_LARGEST = 10_000_000  # largest number of a task or trial, because a report has a row or column for each
 _POSITIVE = ("task_id", "trial", "num_steps", "max_steps", "num_plans", "num_segments", "num_chunks")
 _SECONDS = ("reset_s", "env_s", "render_s", "policy_wait_s", "wall_s")
 _INDEX_OF = {"plan": "plan_index", "segment": "segment_index", "chunk": "chunk_index"}  # kind of decision -> column
@@ -42,9 +42,9 @@ _DECISION_NUMBERS = ("step", "asked_s", "wait_s", "queue_s", "compute_s", "plann
 
 
 def parse_info(data: bytes, name: str) -> dict[str, Any]:
-    """What a run.json, `name` for people, says.
+    """Return the content of a run.json, whose name in messages is `name`.
 
-    Raises DamagedRunError if it is none, NewerSchemaError if a newer version has written the run.
+    Raise DamagedRunError if it is not a run's, NewerSchemaError if a newer version wrote it.
     """
     try:
         info = json.loads(data)
@@ -62,7 +62,7 @@ def parse_info(data: bytes, name: str) -> dict[str, Any]:
 
 
 def check_info(info: Mapping[str, Any], name: str) -> None:
-    """Raise DamagedRunError if run.json, `name` for people, lacks what makes it one, or says nonsense."""
+    """Raise DamagedRunError if run.json, named `name` in messages, lacks a value or holds an impossible one."""
     for key in ("run_id", "config"):
         if info.get(key) is None:
             raise DamagedRunError(f"{name}: has no {key}, so it does not describe a run; name another folder")
@@ -76,7 +76,7 @@ def check_info(info: Mapping[str, Any], name: str) -> None:
 
 
 def check_episodes(episodes: pa.Table, name: str) -> None:
-    """Raise DamagedRunError if a value of the table, `name` for people, is none that a run has written."""
+    """Raise DamagedRunError if the table, named `name` in messages, holds a value that no run writes."""
     for column in _POSITIVE:
         _refuse(pc.less(episodes[column], 0), f"{name}: column {column} is negative")
     for column in ("task_id", "trial"):
@@ -94,7 +94,7 @@ def check_episodes(episodes: pa.Table, name: str) -> None:
 
 
 def check_decisions(decisions: pa.Table, name: str) -> None:
-    """Raise DamagedRunError if a value of the table, `name` for people, is none that a run has written."""
+    """Raise DamagedRunError if the table, named `name` in messages, holds a value that no run writes."""
     for column in _DECISION_NUMBERS:
         _refuse(pc.invert(_is_time(decisions[column])), f"{name}: column {column} is no number from 0")
     _refuse(pc.less(decisions["batch_size"], 1), f"{name}: column batch_size is under 1")

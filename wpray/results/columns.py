@@ -1,4 +1,4 @@
-"""Tables of every released schema as tables of this one: what is missing is null, what is unknown is passed through."""
+"""Conversion of tables of every released schema: missing columns become null, unknown ones are kept."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wpray.results.schema import SCHEMA_VERSION, VERSION_KEY
 
 
 class ColumnsError(ValueError):
-    """A table lacks a column that every schema has, or a column holds something else."""
+    """Table without a column that every schema has, or with a column of another type."""
 
 
 def check_version(version: object, name: str) -> None:
-    """Raises NewerSchemaError if `version` (None: before versions) of the file `name` is of a newer major version.
+    """Raise NewerSchemaError if the file `name` has a newer major version. None is a file from before versions.
 
-    Raises ColumnsError if it is no version at all.
+    Raise ColumnsError if `version` is not a version.
     """
     if version is None:
         return
@@ -39,10 +39,10 @@ def version_of(schema: pa.Schema) -> str | None:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return `table` with the columns of `schema`, then those that `schema` does not know, as they are.
+    """Return `table` with the columns of `schema`, followed by unknown columns as they are.
 
-    A nullable column that is missing is null. A type of the same kind (int64 for int32) is cast.
-    Raises ColumnsError if another column is missing, a type differs, or a column that is never null holds nulls.
+    A missing nullable column becomes null. A type of the same kind (int64 for int32) is cast.
+    Raise ColumnsError if another column is missing, a type differs, or a column that is never null holds nulls.
     """
     if table.schema.equals(schema):
         return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
@@ -54,7 +54,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def checksum(schema: pa.Schema) -> bytes:
-    """Return a CRC-32 of the version and of all names and types: Parquet checks its pages, not its footer."""
+    """Return a CRC-32 of the version, names and types, because Parquet checks its pages but not its footer."""
     said = f"{version_of(schema)} {_described(schema)}"
     return str(zlib.crc32(said.encode())).encode()
 
@@ -108,7 +108,7 @@ def _kind(kind: pa.DataType) -> object:
 
 
 def _described(fields: Iterable[pa.Field]) -> str:
-    """Names and types; those of list elements, which pyarrow versions name differently, without a name."""
+    """Return names and types; list elements have no name, because pyarrow versions name them differently."""
     return ",".join(f"{field.name}:{_type(field.type)}" for field in fields)
 
 

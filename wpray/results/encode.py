@@ -1,11 +1,11 @@
-"""An episode as Parquet bytes, made by the worker that ran it: the driver only writes them."""
+"""Encoding of an episode as Parquet bytes by the worker that ran it; the driver only writes them."""
 
 from __future__ import annotations
 
 import base64
 import io
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from wpray.types import (
     AttemptError,
     Decision,
     EpisodeResult,
+    Failure,
     FloatArray,
     SceneState,
     Status,
@@ -34,7 +35,7 @@ RecordMode = Literal["full", "light", "none"]
 
 @dataclass(frozen=True, slots=True)
 class EpisodeContext:
-    """What an episode's row says besides the episode: which run, and who ran it."""
+    """Run, worker and times of an episode, for its row."""
 
     run_id: str
     policy: str
@@ -45,13 +46,13 @@ class EpisodeContext:
     attempt: int
     started_at: datetime
     ended_at: datetime
-    attempt_errors: tuple[AttemptError, ...] = ()  # of the attempts before this one
-    session: int | None = None  # of the run, in run.json
+    attempt_errors: tuple[AttemptError, ...] = ()  # of earlier attempts
+    session: int | None = None  # number of the session in run.json
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedEpisode:
-    """A finished trial on its way to the driver."""
+    """Rows of a finished trial, for the driver."""
 
     key: TrialKey
     status: Status
@@ -61,12 +62,12 @@ class EncodedEpisode:
     trajectory: bytes | None
     error: str | None = None  # type and first line, for the log
     utilisation: tuple[float, float] = (0.0, 0.0)  # seconds stepping or rendering, seconds waiting for the policy
-    replans: tuple[str, ...] = ()  # a line each, for the log
-    retried: tuple[str, ...] = ()  # kinds of the errors of the attempts before it
+    replans: tuple[str, ...] = ()  # one line each, for the log
+    retried: tuple[str, ...] = ()  # kinds of errors of earlier attempts
 
 
 def encode_episode(result: EpisodeResult, context: EpisodeContext, record: RecordMode) -> EncodedEpisode:
-    """The rows of a finished episode."""
+    """Return the encoded rows of a finished episode."""
     status: Status = "success" if result.success else "failure"
     times = result.times
     row = _common(result.trial, context) | {
@@ -100,19 +101,18 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
     )
 
 
-def encode_error(trial: Trial, context: EpisodeContext, error_type: str, error_message: str) -> EncodedEpisode:
-    """The row of a trial that has no outcome."""
+def encode_error(trial: Trial, context: EpisodeContext, failure: Failure) -> EncodedEpisode:
+    """Return the encoded row of a trial that has no outcome."""
     nothing = {"num_steps": 0, "num_plans": 0, "num_segments": 0, "decisions": []}
     times = dict.fromkeys(("reset_s", "env_s", "render_s", "policy_wait_s", "wall_s"), 0.0)
-    error = {"status": "error", "success": None, "error_type": error_type, "error_message": error_message}
+    error = {"status": "error", "success": None, "error_type": failure.kind, "error_message": failure.text}
     row = _common(trial, context) | nothing | times | error
-    summary = f"{error_type}: {(error_message.strip().splitlines() or [''])[0]}"
     part = _part_bytes(row, None)
-    return EncodedEpisode(trial.key, "error", 0, 0.0, part, None, summary, retried=_kinds(context))
+    return EncodedEpisode(trial.key, "error", 0, 0.0, part, None, failure.summary, retried=_kinds(context))
 
 
 def scene_from_metadata(metadata: dict[bytes, bytes]) -> SceneState:
-    """The fixture poses that a full trajectory file carries in its schema's metadata."""
+    """Return the fixture poses in the schema metadata of a full trajectory file."""
     poses = np.frombuffer(base64.b64decode(metadata[b"scene"]), dtype=np.float64).reshape(-1, 7)
     return SceneState(poses[:, :3].copy(), poses[:, 3:].copy())
 
@@ -136,13 +136,13 @@ def _common(trial: Trial, context: EpisodeContext) -> dict[str, Any]:
         "worker": context.worker,
         "started_at": context.started_at,
         "ended_at": context.ended_at,
-        "attempt_errors": [asdict(error) for error in context.attempt_errors] or None,
+        "attempt_errors": [error.as_row() for error in context.attempt_errors] or None,
         "session": context.session,
     }
 
 
 def _kinds(context: EpisodeContext) -> tuple[str, ...]:
-    return tuple(error.kind for error in context.attempt_errors)
+    return tuple(error.failure.kind for error in context.attempt_errors)
 
 
 def _decision_row(decision: Decision) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _tracking_columns(tracking: Tracking) -> dict[str, Any]:
 
 
 def _part_bytes(row: dict[str, Any], trajectory: bytes | None) -> bytes:
-    """A part names its trajectory by content, so that one without the other is noticed."""
+    """Encode a part with the checksum of its trajectory, so that a missing or foreign trajectory is noticed."""
     crc32 = None if trajectory is None else zlib.crc32(trajectory)
     filled = {name: row.get(name) for name in PART_SCHEMA.names} | {"trajectory_crc32": crc32}
     schema = PART_SCHEMA.with_metadata(PART_SCHEMA.metadata | {COLUMNS_CRC32: checksum(PART_SCHEMA)})
@@ -220,7 +220,7 @@ def _fixed_lists(values: FloatArray, kind: pa.DataType) -> pa.Array:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """zstd; floats byte by byte (a slowly moving joint's high bytes repeat), which halves a trajectory."""
+    """Return a Parquet file with zstd and floats split by byte: high bytes repeat, which halves a trajectory."""
     sink = io.BytesIO()
     floats = [path for field in table.schema for path in _float_paths(field)]
     pq.write_table(

@@ -1,4 +1,4 @@
-"""parts/ -> episodes.parquet and decisions.parquet, some hundred parts in memory at a time; then the parts go."""
+"""Merge of parts/ into episodes.parquet and decisions.parquet, with some hundred parts in memory at a time."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def merge(folder: RunFolder, videos: VideoFolder | None = None) -> None:
-    """Writes both tables anew, in (suite, task, trial) order and with exactly one row a trial, and replaces the old.
+    """Rewrite both tables in (suite, task, trial) order with exactly one row per trial.
 
-    Then removes the parts whose rows are in the tables, once these are on the disk and were read back: hold the
-    folder's lock. `video_path` is set for the episodes whose video is in `videos`. Raises RunStoppedError, keeping
-    the old tables and all parts, if there is no room or a file has become unreadable meanwhile.
+    Afterwards remove the parts whose rows are in the tables, once these are on the disk and were read back. The caller
+    holds the folder's lock. `video_path` is set for the episodes whose video is in `videos`. Raise RunStoppedError if
+    the disk is full or a file has become unreadable; the old tables and all parts are then kept.
     """
     try:
         _merge(folder, videos)
@@ -63,9 +63,9 @@ def _merge(folder: RunFolder, videos: VideoFolder | None) -> None:
 
 
 def _write(path: Path, overlay: Overlay, videos: VideoFolder | None) -> None:
-    """Write both tables, and put them in place once they were read back as they should be.
+    """Write both tables, read them back, and then give them their names.
 
-    Columns that only some parts have are null in the others.
+    A column that only some parts have is null in the others.
     """
     episodes, decisions = EPISODE_SCHEMA, DECISION_SCHEMA
     while True:
@@ -93,7 +93,7 @@ def _write_as(schemas: tuple[pa.Schema, pa.Schema], path: Path, overlay: Overlay
 
 
 def _name_videos(path: Path, base: MergedTables, videos: VideoFolder | None) -> None:
-    """Write episodes.parquet anew if videos have come or gone."""
+    """Rewrite episodes.parquet if videos were added or removed."""
     named = base.episodes if videos is None else videos.named_in(base.episodes)
     if named["video_path"].equals(base.episodes["video_path"]):
         return
@@ -103,7 +103,7 @@ def _name_videos(path: Path, base: MergedTables, videos: VideoFolder | None) -> 
 
 
 def _check(episodes: Path, decisions: Path, digest: str) -> None:
-    """Read both files back, checksums of all pages included. Raises RunStoppedError if one is not as written."""
+    """Read both files back with the checksums of all pages. Raise RunStoppedError if one is not as written."""
     try:
         table, said = read_table(episodes, EPISODE_SCHEMA)
         is_whole = digest == said == digest_of_rows([table])
@@ -120,7 +120,7 @@ def _check(episodes: Path, decisions: Path, digest: str) -> None:
 
 
 def _remove(overlay: Overlay) -> None:
-    """Remove the parts that the tables hold, or hold a better row for; a power cut may bring some back, harmless."""
+    """Remove the parts whose row, or a better one, is in the tables. Parts that a power cut restores do no harm."""
     for path in overlay.part_digests:
         path.unlink(missing_ok=True)
     for suite in {path.parent for path in overlay.part_digests}:
@@ -134,7 +134,7 @@ def widened(schema: pa.Schema, other: pa.Schema) -> pa.Schema:
 
 
 class _WiderError(Exception):
-    """A table has columns that the writer, opened without them, cannot write."""
+    """Table with a column that the writer was opened without."""
 
     def __init__(self, schema: pa.Schema) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class _WiderError(Exception):
 
 
 class _Replacing:
-    """A Parquet writer whose file is there under a temporary name until `put_in_place`."""
+    """Parquet writer whose file has a temporary name until `put_in_place`."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -150,7 +150,7 @@ class _Replacing:
         self._writer = pq.ParquetWriter(self.temporary, schema, compression="zstd", write_page_checksum=True)
 
     def write(self, table: pa.Table) -> None:
-        """Write a row group. Raises _WiderError if the table has a column more."""
+        """Write a row group. Raise _WiderError if the table has another column."""
         if any(name not in self._schema.names for name in table.column_names):
             raise _WiderError(table.schema)
         if len(table):
@@ -158,19 +158,19 @@ class _Replacing:
             self._writer.write_table(filled.select(self._schema.names))
 
     def finish(self, digest: str | None) -> None:
-        """Write the footer, with the digest of the rows."""
+        """Write the footer with the digest of the rows."""
         if digest is not None:
             self._writer.add_key_value_metadata({MERGED_DIGEST.decode(): digest})
         self.close()
 
     def close(self) -> None:
-        """Close the file. Raises OSError if the disk does not take the rest."""
+        """Close the file. Raise OSError if its rest cannot be written."""
         self._writer.close()
 
 
 @contextmanager
 def _replacing(path: Path, schema: pa.Schema) -> Iterator[_Replacing]:
-    """A file that appears under its name only once it is complete, and on the disk."""
+    """Open a Parquet writer. Its file gets its name only once it is complete and on the disk."""
     file = _Replacing(path, schema)
     try:
         yield file

@@ -1,7 +1,7 @@
-"""The merged tables, and how parts that are newer go into them.
+"""Merged tables, and the union of them with newer parts.
 
-A trial may have a row in the merged table and one in a part: a run that is resumed writes a part beside the old row,
-and a kill between a merge and the removal of its parts leaves both. Of two rows an outcome counts before an error, then
+A trial may have a row in the merged table and one in a part, because a resumed run writes a part beside the old row and
+a kill between a merge and the removal of its parts leaves both. Of two rows, an outcome counts before an error, then
 the one that ended later. So the order in which tables and parts are read, copied or replaced does not matter.
 """
 
@@ -35,19 +35,19 @@ _ATTEMPT = ("status", "attempt", "worker", "started_at", "ended_at")
 
 @dataclass(frozen=True)
 class MergedTables:
-    """What lies in a folder as episodes.parquet and decisions.parquet."""
+    """Tables episodes.parquet and decisions.parquet of a folder."""
 
-    episodes: pa.Table  # EPISODE_SCHEMA, then columns that it does not know
-    digest: str | None  # of the parts that became `episodes`; None before 1.1
-    decisions: pq.ParquetFile | None  # None if there are none, or they are of another merge
+    episodes: pa.Table  # EPISODE_SCHEMA, followed by unknown columns
+    digest: str | None  # of the parts in `episodes`; None before 1.1
+    decisions: pq.ParquetFile | None  # None if it is missing or belongs to another merge
     decisions_digest: str | None
 
     @classmethod
     def read(cls, folder: Path) -> MergedTables | None:
         """Read the folder's tables; None if it has no episodes.parquet.
 
-        Raises ValueError, OSError or one of Arrow's errors if they are damaged, DamagedRunError if a trial has two rows
-        or no outcome, NewerSchemaError if a newer version has written them.
+        Raise ValueError, OSError or one of Arrow's errors if they are damaged, DamagedRunError if a trial has two rows
+        or no outcome, NewerSchemaError if a newer version wrote them.
         """
         if not (folder / EPISODES).exists():
             return None
@@ -59,9 +59,9 @@ class MergedTables:
 
     @property
     def belong_together(self) -> bool:
-        """Whether decisions.parquet is there, and not of another merge than episodes.parquet.
+        """True if decisions.parquet exists and belongs to the same merge as episodes.parquet.
 
-        Another program that rewrites one of them drops its digest: that alone is no sign of another merge.
+        A missing digest does not prove another merge, because other programs drop it when they rewrite a table.
         """
         if self.decisions is None:
             return False
@@ -69,18 +69,18 @@ class MergedTables:
 
     @cached_property
     def keys(self) -> list[PartKey]:
-        """Of each row of `episodes`."""
+        """Return the keys of the rows of `episodes`."""
         return keys_of(self.episodes)
 
 
 def read_table(path: Path, schema: pa.Schema) -> tuple[pa.Table, str | None]:
-    """Return a table as `schema` has it, and the digest of its merge. Raises what `MergedTables.read` raises."""
+    """Return a table in the form of `schema`, and the digest of its merge. Raise what `MergedTables.read` raises."""
     with _opened(path) as file:
         return conform(file.read(), schema), digest_of(file)
 
 
 def check_table(path: Path) -> None:
-    """Read a merged table to its end, some rows at a time. Raises what `MergedTables.read` raises."""
+    """Read a merged table to its end, some rows at a time. Raise what `MergedTables.read` raises."""
     schema = {EPISODES: EPISODE_SCHEMA, DECISIONS: DECISION_SCHEMA}[path.name]
     with _opened(path) as file:
         for number in range(file.num_row_groups):
@@ -89,7 +89,7 @@ def check_table(path: Path) -> None:
 
 
 def digest_of_rows(episodes: Sequence[pa.Table]) -> str:
-    """Return the digest that tells from which parts `episodes` were merged, row by row."""
+    """Return the digest of the parts from which `episodes` were merged, row by row."""
     digest = hashlib.sha256()
     for table in episodes:
         columns = [table[name].to_pylist() for name in (*_KEY, "part_digest")]
@@ -106,18 +106,18 @@ def keys_of(table: pa.Table) -> list[PartKey]:
 
 @dataclass
 class Overlay:
-    """Merged tables and parts as one, in (suite, task, trial) order."""
+    """Union of merged tables and parts, in (suite, task, trial) order."""
 
     base: MergedTables | None
     parts: Sequence[Path]
-    unmerged: int = 0  # parts that the merged table does not have, once `groups` has ended
-    strays: int = 0  # decisions of episodes that have no row, once `groups` has ended
-    part_digests: dict[Path, int] = field(default_factory=dict)  # of those that count, once `groups` has ended
+    unmerged: int = 0  # parts that are not in the merged table, after `groups`
+    strays: int = 0  # decisions of episodes without a row, after `groups`
+    part_digests: dict[Path, int] = field(default_factory=dict)  # of the parts that count, after `groups`
 
     def groups(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Yield episodes and their decisions, of some hundred trials at a time.
 
-        Raises ValueError, OSError or one of Arrow's errors if a file is damaged.
+        Raise ValueError, OSError or one of Arrow's errors if a file is damaged.
         """
         paths = {part_key_of_path(path): path for path in self.parts}
         rows = {} if self.base is None else {key: index for index, key in enumerate(self.base.keys)}
@@ -176,7 +176,7 @@ def joined(tables: list[pa.Table]) -> pa.Table:
 
 
 def in_order(table: pa.Table) -> pa.Table:
-    """Return the rows in (suite, task, trial) order; those of one trial stay as they are."""
+    """Return the rows in (suite, task, trial) order; rows of the same trial keep their order."""
     keys = keys_of(table)
     if all(a <= b for a, b in itertools.pairwise(keys)):
         return table
@@ -184,7 +184,7 @@ def in_order(table: pa.Table) -> pa.Table:
 
 
 class _Cursor:
-    """Decisions of the merged table, read a row group at a time as far as they are needed."""
+    """Cursor over the merged decisions, which reads one row group at a time."""
 
     def __init__(self, base: MergedTables | None) -> None:
         self._pieces = _pieces(None if base is None else base.decisions)
@@ -203,12 +203,12 @@ class _Cursor:
         return found
 
     def count_rest(self) -> int:
-        """How many rows were not returned."""
+        """Return the number of rows that were not returned."""
         return len(self._held) + sum(len(piece) for piece in self._pieces)
 
 
 def _pieces(file: pq.ParquetFile | None) -> Iterator[pa.Table]:
-    """Row groups in order; the whole table at once where another program has written it in another order."""
+    """Yield row groups in order, or the whole table at once if another program wrote it in another order."""
     if file is None:
         return
     keys = keys_of(conform(file.read(columns=list(_KEY)), _KEYS))
@@ -249,7 +249,7 @@ def _bookkeeping(episodes: pa.Table) -> list[dict[str, Any]]:
 
 
 def _is_same(part: dict[str, Any], merged: dict[str, Any]) -> bool:
-    """Whether the merged row was made of this part; before 1.1 the attempt tells."""
+    """Return True if the merged row comes from this part; before 1.1, the attempt is compared instead."""
     if merged["part_digest"] is not None:
         return bool(part["part_digest"] == merged["part_digest"])
     return all(part[name] == merged[name] for name in _ATTEMPT)
@@ -260,7 +260,7 @@ def _counts_before(row: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def rank(row: dict[str, Any]) -> tuple[bool, Any]:
-    """Return what decides between two rows of one trial: the larger counts."""
+    """Return the rank of a row; of two rows of one trial, the one with the larger rank counts."""
     return row["status"] != "error", row["ended_at"]
 
 

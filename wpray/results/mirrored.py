@@ -1,4 +1,4 @@
-"""A run's folder whose results end up in a store: written here first, so that a crash leaves whole files or none."""
+"""Run folder whose results go to a store; they are written locally first, so that a crash leaves whole files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wpray.types import TrialKey
 _LOG = logging.getLogger(__name__)
 _ROOT = Path("runs")
 _INFO, _RUN_LOG = "run.json", "run.log"
-# What a run brings back from a store: nothing that another name could lead out of the folder.
+# Files that a run downloads from a store. No such name can point outside the folder.
 PART = re.compile(r"parts/[A-Za-z0-9_-][\w.-]*/\d{3,}_\d{5,}\.parquet", re.ASCII)
 _BESIDE = re.compile(r"(trajectories/[A-Za-z0-9_-][\w.-]*\.parquet|videos/[A-Za-z0-9_-][\w.-]*\.mp4)", re.ASCII)
 _MADE_AT_THE_END = (EPISODES, DECISIONS, "report.html", _RUN_LOG)
@@ -37,45 +37,45 @@ _PATIENCE_AFTER_AN_ERROR_S = 20.0
 
 
 def staging_path(url: StoreUrl) -> Path:
-    """The folder on this disk through which a store's results go: the same for the same URL."""
+    """Return the local staging folder of a store, which is the same for the same URL."""
     digest = hashlib.sha256(str(url).encode()).hexdigest()[:8]
     return _ROOT / f"{safe_name(url.base)}-{digest}"
 
 
 class MirroredFolder(RunFolder):
-    """A staging folder and a store. The store is what counts: the next driver may be on another machine.
+    """Staging folder and store. The store counts, because the next driver may run on another machine.
 
-    What is finished here and not yet there is brought there, what is there and not here is brought back.
+    Finished files are uploaded if the store lacks them, and downloaded if the staging folder lacks them.
     """
 
     def __init__(self, url: StoreUrl) -> None:
-        """Raises BadInputError if the store cannot be reached."""
+        """Connect to the store. Raise BadInputError if it cannot be reached."""
         super().__init__(staging_path(url))
         self._store = Store.connect(url)
         self._lease = Lease(self._store)
         self._uploader: Uploader | None = None
-        self._there: dict[str, int] = {}  # the store's files and their sizes when this run began
-        self._parts_there: set[str] = set()  # names of the parts that the store has, or is to have
+        self._there: dict[str, int] = {}  # files of the store and their sizes when this run began
+        self._parts_there: set[str] = set()  # names of parts that are in the store or queued for it
         self._is_announced = self._is_flushed = False
 
     @property
     def location(self) -> str:
-        """The URL."""
+        """URL of the store."""
         return str(self._store.url)
 
     def list_names(self) -> set[str]:
-        """Names of what lies directly under the URL."""
+        """Return the names directly under the URL."""
         with _as_bad_input():
             return {name for name in self._store.list_names() if not name.startswith(".")}
 
     def has_rows(self) -> bool:
-        """Whether any trial may have a row in the store."""
+        """Return True if a trial may have a row in the store."""
         return bool({"parts", EPISODES} & self.list_names())
 
     def open(self) -> None:
-        """Takes the folder's lock and the store's lease, and makes run.json here that of the store.
+        """Take the folder's lock and the store's lease, and replace the local run.json by the store's.
 
-        Raises BadInputError if one of them is another driver's, or the store fails.
+        Raise BadInputError if another driver holds one of them, or the store fails.
         """
         super().open()
         with contextlib.ExitStack() as unless_opened, _as_bad_input():
@@ -88,13 +88,13 @@ class MirroredFolder(RunFolder):
         self._uploader = Uploader(self._store, self.path, lambda: self._lease.taken_by)
 
     def read_info(self) -> dict[str, Any] | None:
-        """The store's run.json, or None if there is none."""
+        """Return the store's run.json, or None if there is none."""
         with _as_bad_input():
             data = self._store.read(_INFO)
         return None if data is None else parse_info(data, f"{self.location}: its run.json")
 
     def write_info(self, data: dict[str, Any]) -> None:
-        """Replaces run.json here; the first time in the store, too, before the first result: later, `flush` does."""
+        """Replace the local run.json; the first call also writes it to the store, as `flush` does later."""
         super().write_info(data)
         if not self._is_announced:
             with _as_bad_input():
@@ -102,15 +102,15 @@ class MirroredFolder(RunFolder):
             self._is_announced = True
 
     def finished(self) -> dict[TrialKey, Outcome]:
-        """Outcomes of the trials that have one here or in the store, which then are the same.
+        """Return the outcomes of all finished trials, after the store and the folder were made the same.
 
-        Raises RunStoppedError if the store takes nothing for long, BadInputError if it gives nothing.
+        Raise RunStoppedError if uploads fail for long, BadInputError if downloads fail.
         """
         _LOG.info("results go to %s, by way of %s", self.location, self.path)
         self._parts_there = {name for name in self._there if PART.fullmatch(name)}
         beside = [name for name in self._there if _BESIDE.fullmatch(name) and not (self.path / name).exists()]
         with _as_bad_input():
-            fetch(self._store, beside, self.path)  # first: a row is the sign that its trajectory is there
+            fetch(self._store, beside, self.path)  # trajectories first, because a part promises its trajectory
             self._take_tables()
             packed = self._packed(errors=False)
             wanted = [name for name in self._parts_there if name not in packed and not self._has_outcome(name)]
@@ -118,11 +118,11 @@ class MirroredFolder(RunFolder):
                 _LOG.info("bringing back %d files from %s", len(wanted) + len(beside), self.location)
             fetch(self._store, wanted, self.path)
         found = super().finished()
-        self._make_alike()
+        self._upload_parts()
         return found
 
     def write_episodes(self, *episodes: EncodedEpisode) -> None:
-        """Writes them here and has them brought to the store. Raises PausedError, too, while it is far behind."""
+        """Write episodes locally and queue their upload. Raise PausedError, too, while the uploads are far behind."""
         uploader = self._running
         uploader.check()
         super().write_episodes(*episodes)
@@ -133,7 +133,7 @@ class MirroredFolder(RunFolder):
             uploader.enqueue(*map(self._name, trajectory), part)
 
     def flush(self) -> None:
-        """Brings tables, report, videos and log to the store, run.json last. Raises RunStoppedError if it fails."""
+        """Upload tables, report, videos and log, and run.json last. Raise RunStoppedError if that fails."""
         self._is_flushed = True
         uploader = self._running
         uploader.enqueue(*(name for name in _MADE_AT_THE_END if (self.path / name).exists()))
@@ -146,21 +146,21 @@ class MirroredFolder(RunFolder):
         uploader.flush()
 
     def close(self) -> None:
-        """Gives lease and lock back; a run that an error has ended brings what it can."""
+        """Release lease and lock. After an error, upload as much as possible first."""
         uploader, self._uploader = self._uploader, None
         try:
             if uploader is not None:
                 if not self._is_flushed:
                     self._flush_what_is_possible(uploader)
                 uploader.close()
-        finally:  # Ctrl-C ends the waiting, too
+        finally:  # also after Ctrl-C, which ends the waiting
             self._lease.give_back()
             super().close()
 
     def _take_tables(self) -> None:
-        """Make the store's merged tables the ones here; rows that only those here have become parts again.
+        """Replace the local merged tables by the store's; rows that only the local ones have become parts again.
 
-        First those parts, then the tables: a kill in between leaves every row. The next merge packs all of them.
+        Parts are written before the tables are replaced, so a kill in between loses no row. The next merge packs them.
         """
         if EPISODES not in self._there:
             return
@@ -173,9 +173,9 @@ class MirroredFolder(RunFolder):
                 put_in_place(Path(folder, name), self.path / name)
 
     def _is_better(self, theirs: Path) -> bool:
-        """Whether to take the tables in `theirs`; what only those here hold is in parts then."""
+        """Return True if the tables in `theirs` should replace the local ones, whose other rows are then in parts."""
         there, here = _whole(theirs, self.location), _whole(self.path, str(self.path))
-        if there is None:  # damaged: without others `finished` sets it aside
+        if there is None:  # a damaged table that `finished` sets aside if nothing replaces it
             return not (self.path / EPISODES).exists()
         if here is not None and here.digest is not None and here.digest == there.digest:
             return False
@@ -184,7 +184,7 @@ class MirroredFolder(RunFolder):
         return True
 
     def _packed(self, errors: bool) -> set[str]:
-        """Names of the parts whose trials have an outcome in the merged table here, or, with `errors`, any row."""
+        """Return the names of parts whose trials have an outcome (with `errors`: any row) in the local merged table."""
         merged = _whole(self.path, str(self.path))
         if merged is None:
             return set()
@@ -193,7 +193,7 @@ class MirroredFolder(RunFolder):
         return {self._name(self.part_path(row[:3])) for row in rows if errors or row[3] != "error"}
 
     def _remove_packed(self) -> None:
-        """Remove from the store the parts whose rows are in the merged table, which now is there."""
+        """Remove from the store the parts whose rows are in its merged table."""
         packed = self._parts_there & self._packed(errors=True)
         for name in sorted(packed):
             if not (self.path / name).exists():
@@ -214,7 +214,7 @@ class MirroredFolder(RunFolder):
             _LOG.warning("%s", error)
 
     def _forget_another_run(self) -> None:
-        """What lies here of a run that is no longer in the store is moved out of the way, not deleted."""
+        """Move local results of a run that is no longer in the store aside, without deleting them."""
         here, there = super().read_info(), self.read_info()
         if here is None or (there is not None and there.get("run_id") == here.get("run_id")):
             return
@@ -228,8 +228,8 @@ class MirroredFolder(RunFolder):
     def _aside(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}-before-{number}")
 
-    def _make_alike(self) -> None:
-        """Afterwards every part here is in the store, and damaged ones are there as they are here."""
+    def _upload_parts(self) -> None:
+        """Upload every local part that the store lacks or holds in another form, damaged ones included."""
         uploader = self._running
         for name in sorted(self._packed(errors=False)):
             trajectory = self._name(self._trajectory_of(self.path / name))
@@ -255,7 +255,7 @@ class MirroredFolder(RunFolder):
         return part_status(self.path / name) in ("success", "failure")
 
     def _is_newer_there(self, name: str) -> bool:
-        """run.json always; run.log if more was written to it elsewhere."""
+        """Return True for run.json, and for run.log if more was written to it elsewhere."""
         size = self._there.get(name)
         return size is not None and (name == _INFO or size > (self._size(name) or 0))
 
@@ -268,7 +268,7 @@ class MirroredFolder(RunFolder):
 
 
 def _whole(folder: Path, name: str) -> MergedTables | None:
-    """The folder's merged tables; None, with a warning, if they are damaged. Raises BadInputError for newer ones."""
+    """Return the folder's merged tables; None with a warning if they are damaged. Raise BadInputError if newer."""
     try:
         return MergedTables.read(folder)
     except BadInputError:
@@ -280,7 +280,7 @@ def _whole(folder: Path, name: str) -> MergedTables | None:
 
 @contextlib.contextmanager
 def _as_bad_input() -> Iterator[None]:
-    """Before the first actor starts, a store that fails is bad input: one line, exit code 2."""
+    """Turn errors of the store into BadInputError, for calls before the first actor starts."""
     try:
         yield
     except StoreError as error:

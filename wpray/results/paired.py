@@ -1,4 +1,4 @@
-"""Is B better than A, on the same trials: exact test, interval of the difference, trials needed."""
+"""Statistics of paired trials: exact test, interval of the difference, trials needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_TRIALS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Trials with an outcome in both runs, counted by what came out."""
+    """Counts of trials with an outcome in both runs, by their two outcomes."""
 
     both: int  # succeeded in A and in B
     only_a: int
@@ -27,7 +27,7 @@ class Pairs:
 
     @property
     def discordant(self) -> int:
-        """Pairs whose outcome flipped: all that a paired test looks at."""
+        """Number of pairs with different outcomes, the only ones that a paired test uses."""
         return self.only_a + self.only_b
 
     @property
@@ -37,12 +37,12 @@ class Pairs:
 
 
 def mcnemar_p(pairs: Pairs) -> float:
-    """Two-sided p-value of the exact McNemar test: flips are equally likely in both directions."""
+    """Return the two-sided p-value of the exact McNemar test: flips are equally likely in both directions."""
     return float(binomtest(pairs.only_a, pairs.discordant, 0.5).pvalue) if pairs.discordant else 1.0
 
 
 def difference_interval(pairs: Pairs, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of B's rate minus A's for paired trials (Bonett and Price 2012: adjusted Wald)."""
+    """Return the interval of B's rate minus A's for paired trials (Bonett and Price 2012: adjusted Wald)."""
     total = pairs.total + 2
     a, b = (pairs.only_a + 1) / total, (pairs.only_b + 1) / total
     half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt((a + b - (b - a) ** 2) / total)
@@ -50,7 +50,7 @@ def difference_interval(pairs: Pairs, confidence: float = 0.95) -> tuple[float, 
 
 
 def mcnemar_power(trials: int, difference: float, discordant: float, alpha: float = 0.05) -> float:
-    """Probability that the exact test of `trials` pairs finds a `difference` (> 0) of rates at level `alpha`.
+    """Return the probability that the exact test of `trials` pairs finds a `difference` (> 0) of rates at `alpha`.
 
     `discordant` (at least `difference`) is the share of pairs whose outcome flips.
     """
@@ -65,9 +65,9 @@ def mcnemar_power(trials: int, difference: float, discordant: float, alpha: floa
 
 
 def trials_needed(difference: float, discordant: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Fewest pairs (about: the exact power is a saw) that show `difference` with probability `power`.
+    """Return about the fewest pairs that show `difference` with probability `power`; the exact power is a saw.
 
-    None if ten million pairs do not.
+    Return None if ten million pairs are too few.
     """
     discordant = min(max(discordant, difference), 1.0)
     high = 8

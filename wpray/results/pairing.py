@@ -1,4 +1,4 @@
-"""Which trials of two runs are pairs, and whether the runs may be paired at all."""
+"""Pairs of trials of two runs, and the reasons why two runs may not be paired."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from wpray.provenance.record import differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
 from wpray.results.sessions import DECISIVE, sessions, software
-from wpray.types import TrialKey
+from wpray.types import TaskKey, TrialKey
 
 OF_A_SUITE = ("task_suite", "env.max_steps", "env.instruction")
 _SAME_FIELDS = ("robot_type", "seed", "num_steps_wait", "env.protocol", *EVALUATION_OPTIONS, *OF_A_SUITE)
 CONDITIONS = frozenset({*_SAME_FIELDS, "env.renderer"})  # settings that are not the policy's
 SIMULATOR = ("mujoco", "robosuite", "libero")
-_RECORDED = tuple(name for name in DECISIVE if name not in SIMULATOR)  # not in a run.json of before 0.2
+_RECORDED = tuple(name for name in DECISIVE if name not in SIMULATOR)  # absent from older run.json files
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One trial's rows in both runs; each has an outcome."""
+    """Rows of one trial in two runs; both have an outcome."""
 
     key: TrialKey
     a: Mapping[str, Any]
@@ -31,13 +31,13 @@ class Pair:
 
     @property
     def flipped(self) -> bool:
-        """Whether one run solved it and the other did not."""
+        """True if one run solved the trial and the other did not."""
         return bool(self.a["success"] != self.b["success"])
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs side by side."""
+    """Comparison of two runs."""
 
     pairs: list[Pair]
     errors: int  # trials in both runs, at least one of them without an outcome
@@ -46,19 +46,19 @@ class Comparison:
 
     @property
     def counts(self) -> Pairs:
-        """All pairs."""
+        """Counts of all pairs."""
         return count(self.pairs)
 
-    def by_task(self) -> dict[tuple[str, int], list[Pair]]:
-        """Pairs of each (suite, task_id), in order."""
-        tasks: dict[tuple[str, int], list[Pair]] = {}
+    def by_task(self) -> dict[TaskKey, list[Pair]]:
+        """Count the pairs of each (suite, task_id), in order."""
+        tasks: dict[TaskKey, list[Pair]] = {}
         for pair in self.pairs:
-            tasks.setdefault(pair.key[:2], []).append(pair)
+            tasks.setdefault(pair.key.task, []).append(pair)
         return tasks
 
 
 def compare(a: Run, b: Run) -> Comparison:
-    """Pairs the trials of two runs by (suite, task, trial)."""
+    """Pair the trials of two runs by (suite, task, trial)."""
     rows_a, rows_b = _rows(a), _rows(b)
     shared = sorted(rows_a.keys() & rows_b.keys())
     pairs = [Pair(key, rows_a[key], rows_b[key]) for key in shared]
@@ -68,7 +68,7 @@ def compare(a: Run, b: Run) -> Comparison:
 
 
 def count(pairs: Iterable[Pair]) -> Pairs:
-    """The four-fold table."""
+    """Return the fourfold table of the pairs."""
     outcomes = [(pair.a["success"], pair.b["success"]) for pair in pairs]
     kinds = ((True, True), (True, False), (False, True), (False, False))
     return Pairs(*(outcomes.count(kind) for kind in kinds))
@@ -116,11 +116,11 @@ def _states_digest(run: Run) -> str | None:
 
 
 def remarks(a: Run, b: Run) -> list[str]:
-    """Differences that pairing survives, but a reader should know."""
+    """Return differences that do not prevent pairing, but matter to a reader."""
     found = [_differ("renderer", renderers(a), renderers(b))]
     ours, theirs = _newest(a), _newest(b)
     for name in _RECORDED:
-        if (name in ours) != (name in theirs):  # one was written before files were digested
+        if (name in ours) != (name in theirs):  # one run is older than digests
             found.append(_differ(name, *(one.get(name, "not recorded") for one in (ours, theirs))))
     return [text for text in found if text]
 
@@ -141,7 +141,7 @@ def versions_of(run: Run, package: str) -> str:
 
 
 def _newest(run: Run) -> dict[str, str]:
-    """Software of the newest session; the others had the same of what decides, or it would have been refused."""
+    """Return the software of the newest session; others had the same decisive packages, or it would be refused."""
     return software(sessions(run.info)[-1])
 
 
@@ -154,10 +154,10 @@ def renderers(run: Run) -> str:
 def _rows(run: Run) -> dict[TrialKey, Mapping[str, Any]]:
     columns = ["suite", "task_id", "trial", "task_name", "instruction", "success", "num_steps", "video_path"]
     rows = run.episodes.select(columns).to_pylist()
-    return {(row["suite"], row["task_id"], row["trial"]): row for row in rows}
+    return {TrialKey.from_row(row): row for row in rows}
 
 
 def rate(pairs: Iterable[Pair], side: str) -> float:
-    """Success rate of side 'a' or 'b' over the pairs; NaN without any."""
+    """Return the success rate of side 'a' or 'b' over the pairs; NaN without pairs."""
     outcomes = [getattr(pair, side)["success"] for pair in pairs]
     return sum(outcomes) / len(outcomes) if outcomes else math.nan

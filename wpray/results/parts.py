@@ -1,4 +1,4 @@
-"""Parts: an episode's row and its decisions in one small file, until a merge packs them."""
+"""Parts: small files with an episode's row and its decisions, which a merge packs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _DECISION_FIELDS = pa.schema(list(_DECISIONS.type.value_type))
 def read_part(path: Path) -> pa.Table:
     """Return a part's row, with `part_digest` and `trajectory_crc32` filled.
 
-    Raises ValueError, OSError, MemoryError or one of Arrow's errors if it is damaged, NewerSchemaError if a newer
-    version has written it, BadInputError if it is whole, but lacks a column that every version has.
+    Raise ValueError, OSError, MemoryError or one of Arrow's errors if it is damaged, NewerSchemaError if a newer
+    version wrote it, BadInputError if it is whole, but lacks a column that every version has.
     """
     data = path.read_bytes()
-    # A small file: `read_table` would look for a data set, and for threads, at twice the price.
+    # `read_table` would take twice as long for so small a file, because it sets up a data set and threads.
     with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
         table = file.read(use_threads=False)
     is_whole = _check_columns(table.schema, path)
@@ -53,7 +53,7 @@ def read_part(path: Path) -> pa.Table:
 
 
 def read_parts(paths: Sequence[Path]) -> pa.Table:
-    """Return the parts' rows, each with its decisions. Raises what `read_part` raises."""
+    """Return the parts' rows, each with its decisions. Raise what `read_part` raises."""
     tables = [read_part(path) for path in paths]
     if all(table.schema.equals(tables[0].schema) for table in tables):
         return pa.concat_tables(tables)
@@ -66,7 +66,7 @@ def episode_rows(parts: pa.Table) -> pa.Table:
 
 
 def decision_rows(parts: pa.Table) -> pa.Table:
-    """Return the decisions of `read_parts`, a row each."""
+    """Return the decisions of `read_parts`, one row each."""
     lists = parts["decisions"].combine_chunks()
     keys = parts.select(["run_id", "suite", "task_id", "trial"]).take(pc.list_parent_indices(lists))
     structs = lists.flatten()
@@ -76,9 +76,10 @@ def decision_rows(parts: pa.Table) -> pa.Table:
 
 
 def _check_columns(schema: pa.Schema, path: Path) -> bool:
-    """Whether names and types are certainly those that were written. Raises ValueError if they certainly are not."""
+    """Return True if names and types are known to be as written, False if unknown. Raise ValueError if they are not."""
     known, version = read_metadata(schema).get(COLUMNS_CRC32), version_of(schema)
-    if known == _CHECKSUM and version == SCHEMA_VERSION and schema.equals(PART_SCHEMA):  # quick: nearly every part
+    # Nearly every part is of this version.
+    if known == _CHECKSUM and version == SCHEMA_VERSION and schema.equals(PART_SCHEMA):
         return True
     if known is not None and known != checksum(schema):
         raise ValueError("its columns are damaged")

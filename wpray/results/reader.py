@@ -1,4 +1,4 @@
-"""A result folder as typed Arrow tables."""
+"""Reader of a result folder as typed Arrow tables."""
 
 from __future__ import annotations
 
@@ -29,51 +29,55 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Run:
-    """A run's results, in (suite, task, trial) order."""
+    """Results of a run, in (suite, task, trial) order."""
 
     path: Path
     info: dict[str, Any]  # run.json
-    episodes: pa.Table  # EPISODE_SCHEMA: a row an episode
-    decisions: pa.Table  # DECISION_SCHEMA: a row a policy call
-    remote: RemoteRun | None = None  # whose copy `path` is: trajectories and videos come when they are asked for
-    notes: tuple[str, ...] = ()  # what of it is missing or not merged, a line each; `load` has logged them
+    episodes: pa.Table  # EPISODE_SCHEMA: one row per episode
+    decisions: pa.Table  # DECISION_SCHEMA: one row per policy call
+    remote: RemoteRun | None = (
+        None  # source of the copy in `path`; trajectories and videos are downloaded when they are read
+    )
+    notes: tuple[str, ...] = ()  # lines about missing or unmerged parts, which `load` logged
 
     @property
     def location(self) -> str:
-        """Folder or URL, for people."""
+        """Folder or URL, for messages."""
         return str(self.path if self.remote is None else self.remote.store.url)
 
-    def trajectory(self, key: TrialKey, columns: list[str] | None = None) -> pa.Table:
-        """The control steps of the episode `(suite, task_id, trial)`, all columns or some.
+    def trajectory(self, key: tuple[str, int, int], columns: list[str] | None = None) -> pa.Table:
+        """Return the control steps of the episode `(suite, task_id, trial)`, with all columns or the named ones.
 
-        Raises BadInputError if none was recorded (an error, or `record: none`), DamagedRunError if it is not readable.
+        Raise BadInputError if none was recorded (an error, or `record: none`), DamagedRunError if it is not readable.
         """
         path = self.trajectory_file(key)
         if path is None:
-            raise BadInputError(f"{self.location}: no trajectory of {key}; was it an error, or the run's record: none?")
-        table = _read_trajectory(path, columns, self._known.get(key, (None, None))[0])
-        steps = self._known.get(key, (None, None))[1]
+            raise BadInputError(
+                f"{self.location}: no trajectory of {TrialKey(*key)}; was it an error, or the run's record: none?"
+            )
+        crc32, steps = self._known.get(TrialKey(*key), (None, None))
+        table = _read_trajectory(path, columns, crc32)
         if steps is not None and len(table) != steps:
             raise DamagedRunError(f"{path}: has {len(table)} of the episode's {steps} steps; its trial must run again")
         return table
 
     @cached_property
     def _known(self) -> dict[TrialKey, tuple[int | None, int | None]]:
-        """By episode: the CRC-32 of its trajectory's file, and its number of steps."""
+        """CRC-32 of the trajectory's file and number of steps, by episode."""
         names = ("suite", "task_id", "trial", "trajectory_crc32", "num_steps")
         rows = zip(*(self.episodes[name].to_pylist() for name in names), strict=True)
-        return {(suite, task, trial): (crc32, steps) for suite, task, trial, crc32, steps in rows}
+        return {TrialKey(*key): (crc32, steps) for *key, crc32, steps in rows}
 
-    def trajectory_file(self, key: TrialKey) -> Path | None:
-        """Where they are recorded; None if they are not."""
+    def trajectory_file(self, key: tuple[str, int, int]) -> Path | None:
+        """Return the file of an episode's trajectory; None if there is none."""
         path = self._brought(RunFolder(self.path).trajectory_path(key))
         return path if path.exists() else None
 
     def video(self, video_path: str | None) -> Path | None:
-        """Where the file behind an episode's `video_path` is; None if there is none."""
+        """Return the file of an episode's `video_path`; None if there is none."""
         if video_path is None:
             return None
-        path = self._brought(self.path / video_path)  # an absolute path stays as it is
+        path = self._brought(self.path / video_path)  # an absolute path is kept
         return path if path.exists() else None
 
     def _brought(self, path: Path) -> Path:
@@ -83,11 +87,11 @@ class Run:
 
 
 def load(run_dir: str | Path) -> Run:
-    """The results in `run_dir`, also of a run that is under way or was killed before it merged its parts.
+    """Return the results in `run_dir`, also of a run that is in progress or was killed before it merged its parts.
 
     `run_dir` may be a store's URL: tables are copied to a cache on this disk (~/.cache/wpray).
-    Columns that the run's version did not have are null. Raises DamagedRunError if there is no run, or its files are
-    damaged, NewerSchemaError if a newer version has written them, BadInputError if a store does not answer.
+    Columns that the run's version did not have are null. Raise DamagedRunError if there is no run or its files are
+    damaged, NewerSchemaError if a newer version wrote them, BadInputError if a store does not answer.
     """
     try:
         place = location_of(run_dir)
@@ -102,7 +106,7 @@ def load(run_dir: str | Path) -> Run:
 
 
 def matrix(table: pa.Table, column: str) -> FloatArray:
-    """(rows, width) of a trajectory's vector column, such as `eef_pos`; a copy."""
+    """Return a copy (rows, width) of a trajectory's vector column, such as `eef_pos`."""
     flat = table[column].combine_chunks().flatten().to_numpy()
     return np.array(flat, dtype=np.float64).reshape(table.num_rows, -1)
 
@@ -125,7 +129,7 @@ def _load(path: Path, remote: RemoteRun | None) -> Run:
 
 
 def _read_whole(path: Path) -> tuple[pa.Table, pa.Table, list[str]]:
-    """Read the tables; again, if the driver has merged and removed parts meanwhile."""
+    """Read the tables, and read them again if the driver merged and removed parts meanwhile."""
     for left in reversed(range(_TRIES)):
         try:
             return _tables(path)
@@ -166,7 +170,7 @@ def _tables(path: Path) -> tuple[pa.Table, pa.Table, list[str]]:
 
 
 def _without_others(base: MergedTables, decisions: pa.Table, parts: list[Path]) -> tuple[pa.Table, str]:
-    """Drop the decisions of another merge; beside parts, which a kill has left, they are of the same trials."""
+    """Drop the decisions of another merge; a kill may have left parts of the same trials."""
     if base.decisions is None:
         return decisions, "is missing"
     return (decisions if parts else decisions.slice(0, 0)), f"is of another merge than {EPISODES}"

@@ -1,4 +1,4 @@
-"""A run in a store, as far as a reader needs it, on this disk: tables at once, what is large when it is asked for."""
+"""Local copy of a run in a store: tables at once, large files when they are read."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class RemoteRun:
-    """A run in a store, and the folder of its copy."""
+    """Run in a store, and the folder of its local copy."""
 
     store: Store
     copy: Path
 
     @classmethod
     def of(cls, url: StoreUrl) -> RemoteRun:
-        """Copies description and tables, or the parts of a run that has not merged them.
+        """Copy description and tables, or the parts of a run that has not merged them.
 
-        Raises BadInputError if there is no run, or the store fails.
+        Raise BadInputError if there is no run, or the store fails.
         """
         store = Store.connect(url)
         with _as_bad_input():
             data = store.read(_INFO)
             if data is None:
-                raise BadInputError(f"{url}: holds no run (no {_INFO}); name a place that has one")
+                raise BadInputError(f"{url}: holds no run (no {_INFO}); name a run's folder or URL")
             run_id = parse_info(data, f"{url}: its {_INFO}").get("run_id")
             run = cls(store, _cache() / staging_path(url).name / safe_name(str(run_id)))
             run._copy_all()
         return run
 
     def download(self, name: str) -> None:
-        """Copies one more file of the run, unless it is here or the store has none. Raises BadInputError."""
+        """Copy a further file of the run, if the store has it and the folder lacks it. Raise BadInputError."""
         path = self.copy / name
         with _as_bad_input():
             if not path.exists() and self.store.holds(name):
                 self.store.download(name, path)
 
     def _copy_all(self) -> None:
-        """Again, if the run's driver has merged and removed parts meanwhile."""
+        """Copy the tables, and copy them again if the run's driver merged and removed parts meanwhile."""
         for _ in range(_TRIES - 1):
             with contextlib.suppress(StoreError):
                 return self._copy_tables()
         self._copy_tables()
 
     def _copy_tables(self) -> None:
-        """Parts first: a part that has gone before it was copied is in the tables, which are copied afterwards."""
+        """Copy parts before tables, because a part that is removed before it is copied is in the later tables."""
         there = self.store.sizes()
         parts = {name: size for name, size in there.items() if PART.fullmatch(name)}
         for path in (self.copy / "parts").glob("*/*.parquet"):

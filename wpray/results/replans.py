@@ -1,4 +1,4 @@
-"""An episode's replans as log lines: made by the worker that ran it, so that the driver need not read its rows."""
+"""Log lines of an episode's replans, made by its worker so that the driver need not read its rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wpray.types import Decision
 
 
 def replan_lines(policy: str, decisions: Iterable[Decision]) -> tuple[str, ...]:
-    """`[replan 1] VLM: 7 waypoints, durations [12, 9, ...], step 10, 0.14 s` for each plan; none of chunks."""
+    """Return a line per plan (none for chunks): `[replan 1] VLM: 7 waypoints, durations [12, 9, ...], ...`."""
     planner = "VLM" if policy == "waypoint_vla" else policy
     return tuple(_line(planner, decision) for decision in decisions if decision.kind == "plan")
 

@@ -1,11 +1,11 @@
-"""Columns of every table in a result folder, with their units: what readers may rely on."""
+"""Columns of every table in a result folder, with their units."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-# MAJOR.MINOR. Minor: columns were added, all nullable, which readers take as null where a file lacks them. Major: a
-# column was removed or means something else, so that an older reader must refuse the file.
+# MAJOR.MINOR. A minor version adds nullable columns, which are null in files that lack them. A major version removes a
+# column or changes its meaning, so that older readers must refuse the file.
 SCHEMA_VERSION = "1.2"
 VERSION_KEY = b"wpray_schema"  # in a file's metadata
 
@@ -74,7 +74,7 @@ EPISODE_FIELDS = [
 ]
 EPISODE_SCHEMA = _schema(EPISODE_FIELDS)
 
-# Columns that the number of actors, retries, crashes and batch sizes must not change.
+# Columns that must not depend on the number of actors, retries, crashes or batch sizes.
 OUTCOME_COLUMNS = (
     *("policy", "protocol", "suite", "task_id", "task_name", "instruction", "trial", "seed", "status", "success"),
     *("num_steps", "max_steps", "num_plans", "num_segments", "num_chunks"),
@@ -121,14 +121,14 @@ _DECISION_FIELDS = [
 _KEY_FIELDS = [EPISODE_SCHEMA.field(name) for name in ("run_id", "suite", "task_id", "trial")]
 DECISION_SCHEMA = _schema([*_KEY_FIELDS, *_DECISION_FIELDS])
 
-# An episode's part: its row and its decisions in one file, so that both appear at once or not at all.
+# Part of an episode: its row and its decisions in one file, so that both appear at once or not at all.
 PART_SCHEMA = _schema(
     [*EPISODE_FIELDS, pa.field("decisions", pa.list_(pa.struct(_DECISION_FIELDS)), nullable=False)],
 )
 # In a file's metadata.
-TRAJECTORY_CRC32 = b"trajectory_crc32"  # part of schema 1: of its trajectory's file, if it has one
-COLUMNS_CRC32 = b"wpray_columns"  # part since 1.1: of its columns' names and types, which no checksum of Parquet covers
-MERGED_DIGEST = b"wpray_merged"  # both merged tables since 1.1: of their rows' keys and part_digest
+TRAJECTORY_CRC32 = b"trajectory_crc32"  # in parts of schema 1: of the trajectory's file, if there is one
+COLUMNS_CRC32 = b"wpray_columns"  # in parts since 1.1: of names and types, which no checksum of Parquet covers
+MERGED_DIGEST = b"wpray_merged"  # in both merged tables since 1.1: of their rows' keys and part_digest
 
 TRAJECTORY_FIELDS = [
     _field("step", pa.int32(), "control step, from 0; the wait steps come first"),
@@ -140,7 +140,7 @@ TRAJECTORY_FIELDS = [
 
 
 def trajectory_schema(nq: int, nv: int, nsite: int, full: bool) -> pa.Schema:
-    """One row a control step; `full` adds the simulator's state and what re-renders its images exactly."""
+    """Return the schema of a trajectory, one row per control step; `full` adds what exact rendering needs."""
     fields = list(TRAJECTORY_FIELDS)
     if full:
         fields += [

@@ -1,4 +1,4 @@
-"""The sessions of a run: every start or resume that ran episodes, with the software that ran them."""
+"""Sessions of a run: every start or resume that ran episodes, with its software."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from wpray.provenance import record
 
 PROTOCOL = "wpray protocol"
-# What decides an outcome: a resume on another is refused, and `compare` does not pair the runs.
+# Software that decides outcomes. A resume with other software is refused, and `compare` does not pair such runs.
 DECISIVE = (PROTOCOL, *record.DECISIVE)
-# What may change the last bit of a sum, or says who ran it: a resume on another is warned of.
+# Software that may change the last bit of a sum, and the commit. A resume with other software is a warning.
 _NOTED = ("wpray", "python", "numpy", "torch", "ray", "pyarrow")
 _PLACES = {"commit": "git_commit", "host": "host", "platform": "platform", "renderer": "renderer"}
 _KEPT = ("versions", "origins", "git_commit", "host", "platform", "hosts", "renderer", "wpray_protocol")
@@ -19,8 +19,8 @@ _KEPT = ("versions", "origins", "git_commit", "host", "platform", "hosts", "rend
 def sessions(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the sessions that a run.json lists, oldest first.
 
-    A run.json that lists none was written before there were sessions, and is read as one. `ended` is None for a session
-    that is under way or was killed.
+    A run.json without sessions is older than they are and is read as one. `ended` is None for a session that is in
+    progress or was killed.
     """
     listed = info.get("sessions")
     if isinstance(listed, list) and listed and all(isinstance(session, dict) for session in listed):
@@ -30,20 +30,20 @@ def sessions(info: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def software(session: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions of a session's packages, its protocol's number, and what its decisive files hold, by name."""
+    """Return the versions of a session's packages, its protocol number and its decisive files' digests, by name."""
     versions, origins = (session.get(name) for name in ("versions", "origins"))
     known = {str(name): str(text) for name, text in _mapping(versions).items()}
     return known | record.described(_mapping(origins)) | {PROTOCOL: str(session.get("wpray_protocol", 1))}
 
 
 def decisive(theirs: Mapping[str, Any], ours: Mapping[str, str]) -> list[str]:
-    """Return the differences for which a session `theirs` must not be resumed: 'mujoco (3.3.2 there, 3.4.0 here)'."""
+    """Return the differences that forbid to resume a session `theirs`: 'mujoco (3.3.2 there, 3.4.0 here)'."""
     there = software(theirs)
     return [f"{n} ({there[n]} there, {ours[n]} here)" for n in record.differing(there, ours, DECISIVE)]
 
 
 def noted(earlier: Mapping[str, Any], session: Mapping[str, Any]) -> list[str]:
-    """Return the differences of two sessions that a reader should hear of: 'numpy 2.4.6 instead of 2.1.0'."""
+    """Return the differences of two sessions that are warnings: 'numpy 2.4.6 instead of 2.1.0'."""
     ours, theirs = ({**software(one), **_places(one)} for one in (session, earlier))
     names = [name for name in (*_NOTED, *_PLACES) if name in ours and name in theirs and ours[name] != theirs[name]]
     return [f"{name} {ours[name]} instead of {theirs[name]}" for name in names]

@@ -1,4 +1,4 @@
-"""How sure a success rate is."""
+"""Intervals of success rates."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import lru_cache
 
 from scipy.stats import binomtest, chi2, norm
 
-_EVIDENCE = 0.9  # how unlikely under equal rates a spread between tasks must be before it counts
+_EVIDENCE = 0.9  # quantile under equal rates that a spread between tasks must exceed to count
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A success rate with its interval; NaN where nothing was tried."""
+    """Success rate with its interval; NaN without trials."""
 
     successes: int
     trials: int
@@ -34,7 +34,7 @@ class Difference:
 
 @lru_cache(maxsize=4096)
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
-    """Wilson's score interval of a proportion."""
+    """Return Wilson's score interval of a proportion."""
     if trials == 0:
         return Rate(0, 0, math.nan, 0.0, 1.0)
     interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
@@ -42,13 +42,13 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
 
 
 def stratified(strata: Sequence[tuple[int, int]], confidence: float = 0.95) -> Rate:
-    """The mean of the strata's rates, each weighted by its trials, with a stratified Wilson interval.
+    """Return the strata's mean rate, weighted by trials, with a stratified Wilson interval.
 
-    `strata` are (successes, trials) of each task. Which tasks are run is no matter of chance, so the variance of the
-    overall rate is that within tasks alone: the pooled p (1 - p) / n less the share that lies between tasks. The
-    interval is Wilson's at the number of trials that has this variance. A few trials a task cannot tell a hard task
-    from bad luck, so only what exceeds the 90% quantile of Pearson's test of equal rates counts as between tasks:
-    without evidence of it, the interval is the pooled one.
+    `strata` are (successes, trials) of each task. Tasks are not drawn at random, so the variance of the overall rate is
+    the variance within tasks: the pooled p (1 - p) / n less the share between tasks. The interval is Wilson's at the
+    number of trials with this variance. Few trials per task cannot distinguish a hard task from bad luck, so only the
+    spread above the 90% quantile of Pearson's test of equal rates counts as variance between tasks. Without such a
+    spread, the interval is the pooled one.
     """
     strata = [(k, n) for k, n in strata if n > 0]
     pooled = wilson(sum(k for k, _ in strata), sum(n for _, n in strata), confidence)

@@ -1,4 +1,4 @@
-"""What a run found, for the log and the terminal."""
+"""Summary of a run's outcomes, for the log and the terminal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from wpray.results.statistics import Rate, average_of_tried, stratified, wilson
-from wpray.types import Status, Task
+from wpray.types import Status, Task, TaskKey, TrialKey
 
 
 @dataclass(slots=True)
 class TaskTally:
-    """Counts of one task's episodes."""
+    """Counts of a task's episodes."""
 
     task: Task
     planned: int
@@ -28,7 +28,7 @@ class TaskTally:
     statuses: dict[int, Status] = field(default_factory=dict)  # by trial
 
     def add(self, trial: int, status: Status, num_steps: int) -> None:
-        """Counts one episode."""
+        """Count one episode."""
         self.statuses[trial] = status
         if status == "success":
             self.successes += 1
@@ -40,18 +40,22 @@ class TaskTally:
 
     @property
     def contiguous_prefix(self) -> int:
-        """How many trials from the first on have a row, without a gap."""
+        """Number of trials from the first on that have a row, without a gap."""
         trials = range(self.start, self.start + self.planned)
         return next((trial - self.start for trial in trials if trial not in self.statuses), self.planned)
 
     @property
+    def enough(self) -> bool:
+        """No further trial is wanted."""
+        return self.wanted is not None and self.successes >= self.wanted
+
+    @property
     def to_run(self) -> int:
         """Trials that run in all: those that have run once enough of them are successes."""
-        enough = self.wanted is not None and self.successes >= self.wanted
-        return len(self.statuses) if enough else self.planned
+        return len(self.statuses) if self.enough else self.planned
 
     def first(self, trials: int) -> tuple[int, int]:
-        """(successes, episodes with an outcome) of the first `trials`."""
+        """Return (successes, episodes with an outcome) of the first `trials`."""
         seen = [self.statuses[self.start + number] for number in range(trials)]
         return seen.count("success"), len(seen) - seen.count("error")
 
@@ -68,11 +72,11 @@ class TaskTally:
 
 @dataclass(slots=True)
 class Tally:
-    """Running counts of a run; fed one finished episode at a time."""
+    """Running counts of a run's episodes."""
 
-    tasks: dict[tuple[str, int], TaskTally] = field(default_factory=dict)
-    retried: int = 0  # trials of which an attempt failed and another followed
-    attempt_errors: Counter[str] = field(default_factory=Counter)  # of those attempts, by kind
+    tasks: dict[TaskKey, TaskTally] = field(default_factory=dict)
+    retried: int = 0  # trials with a failed attempt that was followed by another
+    attempt_errors: Counter[str] = field(default_factory=Counter)  # errors of failed attempts, by kind
 
     @classmethod
     def planned(cls, planned: Iterable[tuple[Task, int]], start: int = 0, wanted: int | None = None) -> Tally:
@@ -80,17 +84,17 @@ class Tally:
 
         `start` is the first trial of each, `wanted` how many successes end a task.
         """
-        return cls({(task.suite, task.task_id): TaskTally(task, count, start, wanted) for task, count in planned})
+        return cls({task.key: TaskTally(task, count, start, wanted) for task, count in planned})
 
-    def add(self, key: tuple[str, int, int], status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
-        """Counts the episode of (suite, task_id, trial); `retried`: kinds of the errors of the attempts before it."""
-        self.tasks[key[:2]].add(key[2], status, num_steps)
+    def add(self, key: TrialKey, status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
+        """Count the episode of the trial `key`; `retried` are the kinds of errors of earlier attempts."""
+        self.tasks[key.task].add(key.init_state, status, num_steps)
         self.retried += bool(retried)
         self.attempt_errors.update(retried)
 
     @property
     def rows(self) -> Sequence[TaskTally]:
-        """Tasks in order."""
+        """Return the tasks in order."""
         return [self.tasks[key] for key in sorted(self.tasks)]
 
     @property
@@ -108,9 +112,9 @@ class Tally:
 
     @property
     def balanced_rate(self) -> Rate:
-        """The rate over the trials that all tasks have run: no easy task, and no quick success, weighs more in it.
+        """Rate over the trials that all tasks have run, in which neither easy tasks nor quick successes weigh more.
 
-        Successes end early and tasks run one after the other, so what has finished at some moment is no fair sample.
+        Successes end early and tasks run one after the other, so the episodes finished at a moment are a biased sample.
         """
         rounds = min((row.contiguous_prefix for row in self.tasks.values()), default=0)
         return stratified([row.first(rounds) for row in self.tasks.values()])
@@ -132,7 +136,7 @@ class Tally:
 
 
 def log_lines(tally: Tally) -> list[str]:
-    """The lines that close run.log: a line a task, then the overall rate in the form that monitoring follows."""
+    """Return the last lines of run.log: one line per task, then the overall rate in the form that monitoring parses."""
     lines = []
     for row in tally.rows:
         errors = f", {row.errors} errors" if row.errors else ""
@@ -164,7 +168,7 @@ def retry_line(trials: int, kinds: Counter[str]) -> str:
 
 
 def task_table(tally: Tally, title: str | None = None) -> Table:
-    """A row a task, for a terminal."""
+    """Return a table for a terminal, with one row per task."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     add_columns(table, ("success", "rate", "95% interval", "mean steps", "errors"))
     several = len(tally.suites) > 1
@@ -184,7 +188,7 @@ def task_table(tally: Tally, title: str | None = None) -> Table:
 
 
 def suite_table(tally: Tally) -> Table:
-    """A row a suite and their average, for a terminal."""
+    """Return a table for a terminal with a row per suite and their average."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("suite", no_wrap=True)
     for name in ("success", "rate", "95% interval"):
@@ -197,7 +201,7 @@ def suite_table(tally: Tally) -> Table:
 
 
 def add_columns(table: Table, numbers: Iterable[str]) -> None:
-    """Task, instruction and `numbers`: on a narrow terminal the instruction gives way, numbers stay whole."""
+    """Add columns for task, instruction and `numbers`; a narrow terminal cuts the instruction, never numbers."""
     table.add_column("task", no_wrap=True)
     table.add_column("instruction")
     for name in numbers:
@@ -205,12 +209,12 @@ def add_columns(table: Table, numbers: Iterable[str]) -> None:
 
 
 def one_line(instruction: str) -> Text:
-    """An instruction as a cell that is cut, not wrapped."""
+    """Return an instruction as a cell that is cut, not wrapped."""
     return Text(instruction, no_wrap=True, overflow="ellipsis")
 
 
 def interval(rate: Rate) -> str:
-    """'72.2% to 100.0%', or '-' before the first outcome."""
+    """Return text such as '72.2% to 100.0%', or '-' before the first outcome."""
     return f"{rate.low:.1%} to {rate.high:.1%}" if rate.trials else "-"
 
 

@@ -1,4 +1,4 @@
-"""Rows of merged tables as parts again: for tables of two machines that ran the same run, one after the other."""
+"""Conversion of merged rows back to parts, for tables of two machines that ran the same run in turn."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from wpray.results.encode import parquet_bytes
 from wpray.results.merged import MergedTables, Overlay, keys_of, rank
 from wpray.results.names import part_name
 from wpray.results.schema import COLUMNS_CRC32, PART_SCHEMA
+from wpray.types import TrialKey
 
 _KEYS = ("run_id", "suite", "task_id", "trial")
 
 
 def unpack(tables: MergedTables, others: MergedTables, folder: Path) -> None:
-    """Write parts of the rows of `tables` that `others` has not, or only as an error; keep parts that are there.
+    """Write parts of the rows of `tables` that `others` lacks or has only as an error; keep existing parts.
 
-    Raises what reading damaged tables raises, and RunStoppedError if the disk does not take a part.
+    Raise what reading damaged tables raises, and RunStoppedError if a part cannot be written.
     """
     known = dict(zip(others.keys, map(rank, others.episodes.select(["status", "ended_at"]).to_pylist()), strict=True))
     for episodes, decisions in Overlay(tables, ()).groups():
         wanted = keys_of(decisions)
         rows = episodes.select(["suite", "task_id", "trial", "status", "ended_at"]).to_pylist()
         for index, (key, row) in enumerate(zip(keys_of(episodes), rows, strict=True)):
-            path = folder / "parts" / part_name((row["suite"], row["task_id"], row["trial"]))
+            path = folder / "parts" / part_name(TrialKey.from_row(row))
             if not path.exists() and (key not in known or rank(row) > known[key]):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 mask = pa.array([other == key for other in wanted], pa.bool_())

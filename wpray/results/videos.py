@@ -1,4 +1,4 @@
-"""Where a run's videos are and what they are called."""
+"""Folder and names of a run's videos."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _DEFAULT = "videos"
 
 @dataclass(frozen=True, slots=True)
 class VideoFolder:
-    """The folder of a run's videos: OUTPUT/videos, or `video_out_path`."""
+    """Folder of a run's videos: OUTPUT/videos, or `video_out_path`."""
 
     path: Path
-    recorded_as: str  # what episodes.parquet puts before a file's name
+    recorded_as: str  # prefix of file names in episodes.parquet
     by_suite: bool = False  # a folder a suite: suites may have tasks of one name
 
     @classmethod
     def of(cls, run: Path, video_out_path: str | None, by_suite: bool = False) -> VideoFolder:
         """`video_out_path` as configured; None: inside the run's folder, named relative to it.
 
-        Raises BadInputError if it is a store's URL: videos are brought there with the rest of the run's folder.
+        Raise BadInputError if it is a store's URL, because videos are uploaded with the rest of the run's folder.
         """
         if video_out_path is None:
             return cls(run / _DEFAULT, _DEFAULT, by_suite)
         place = location_of(video_out_path)
         if isinstance(place, StoreUrl):
-            raise BadInputError(f"{place}: videos need a folder; leave it out, and they go where the run's results go")
+            raise BadInputError(f"{place}: videos need a folder; leave it out to put them beside the run's results")
         path = place.absolute()
         return cls(path, str(path), by_suite)
 
     def has(self, row: Mapping[str, Any]) -> bool:
-        """Whether an episode's video is here. In a folder of several runs, one older than the episode is another's."""
+        """Return True if the episode's video exists; an older file belongs to another run in the same folder."""
         try:
             written = (self.path / video_name(row, self.by_suite)).stat().st_mtime
         except OSError:
@@ -47,7 +47,7 @@ class VideoFolder:
         return self.recorded_as == _DEFAULT or written >= row["ended_at"].timestamp()
 
     def named_in(self, episodes: pa.Table) -> pa.Table:
-        """`episodes` with `video_path` set for those whose file is here, null for the others."""
+        """Return `episodes` with `video_path` set to existing files, and null for the others."""
         here = {entry.relative_to(self.path).as_posix() for entry in self.path.glob("*/" * self.by_suite + "*.mp4")}
         rows = episodes.select(["suite", "task_name", "trial", "status", "ended_at"]).to_pylist()
         named = [video_name(row, self.by_suite) for row in rows]

@@ -1,4 +1,4 @@
-"""A run's folder: parts written so that a crash at any instant leaves whole files or none."""
+"""Run folder, whose parts are written so that a crash at any instant leaves whole files or none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a recorded trial came to."""
+    """Outcome of a recorded trial."""
 
     status: Status
     num_steps: int
@@ -40,7 +40,7 @@ class Outcome:
 
 
 class RunFolder:
-    """One run's results on a local or shared file system; one driver at a time."""
+    """Results of a run on a local or shared file system, written by one driver at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,11 +48,11 @@ class RunFolder:
 
     @property
     def location(self) -> str:
-        """Where the results end up, for people."""
+        """Folder of the results, for messages."""
         return str(self.path)
 
     def list_names(self) -> set[str]:
-        """Names of what lies directly in it. Raises BadInputError if it cannot be read."""
+        """Return the names in the folder. Raise BadInputError if it cannot be read."""
         try:
             return {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         except OSError as error:
@@ -61,13 +61,13 @@ class RunFolder:
             ) from error
 
     def has_rows(self) -> bool:
-        """Whether any trial may have a row in it."""
+        """Return True if a trial may have a row in the folder."""
         return (self.path / EPISODES).exists() or any((self.path / "parts").glob("*/*.parquet"))
 
     def open(self) -> None:
-        """Creates the folder and takes its lock, which dies with this process.
+        """Create the folder and take its lock, which ends with this process.
 
-        Raises BadInputError if the folder cannot be written or another driver is at work in it.
+        Raise BadInputError if the folder cannot be written or another driver holds its lock.
         """
         try:
             self._make_folders()
@@ -86,7 +86,7 @@ class RunFolder:
             ) from error
 
     def is_locked(self) -> bool:
-        """Whether a driver is at work in it now."""
+        """Return True if a driver holds the folder's lock."""
         try:
             with (self.path / ".lock").open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,20 +97,20 @@ class RunFolder:
         return False
 
     def flush(self) -> None:
-        """Brings everything to `location`, at a run's end: it is there."""
+        """Do nothing at a run's end, because the results are in `location` already."""
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def write_episodes(self, *episodes: EncodedEpisode) -> None:
-        """Trajectories first, parts last: a part is the sign that its trial is finished. Once this returns, all are.
+        """Write trajectories, then parts, because a part marks its trial as finished.
 
-        A power cut may take the name of a trajectory, but then its part tells `finished` of the loss: so the parts'
-        folder alone is synced. Raises DiskFullError when there is no room for all of them, RunStoppedError if the
-        folder cannot be written any more; each trial has both files then, or neither.
+        A power cut may remove the name of a trajectory, but then its part reveals the loss to `finished`, so only the
+        parts' folders are synced. Raise DiskFullError if the disk is full, RunStoppedError if the folder cannot be
+        written any more; each trial then has both files or neither.
         """
         names = [self._names(episode.key) for episode in episodes]
         trajectories, parts, stale = [], [], []
@@ -130,28 +130,28 @@ class RunFolder:
                     Path(trajectory).unlink(missing_ok=True)
             raise
 
-    def part_path(self, key: TrialKey) -> Path:
-        """parts/SUITE/TASK_TRIAL.parquet."""
+    def part_path(self, key: tuple[str, int, int]) -> Path:
+        """Return parts/SUITE/TASK_TRIAL.parquet."""
         return Path(self._names(key)[1])
 
-    def trajectory_path(self, key: TrialKey) -> Path:
-        """trajectories/SUITE_TASK_TRIAL.parquet."""
+    def trajectory_path(self, key: tuple[str, int, int]) -> Path:
+        """Return trajectories/SUITE_TASK_TRIAL.parquet."""
         return Path(self._names(key)[0])
 
-    def _names(self, key: TrialKey) -> tuple[str, str]:
-        """A trial's trajectory and its part; strings, for the driver: pathlib's objects cost more."""
+    def _names(self, key: tuple[str, int, int]) -> tuple[str, str]:
+        """Return the names of a trial's trajectory and part, as strings because paths cost the driver more."""
         name = part_name(key)
         return f"{self.path}/trajectories/{name.replace('/', '_')}", f"{self.path}/parts/{name}"
 
     def parts(self) -> list[Path]:
-        """The parts of the trials that ended since the last merge, in (suite, task, trial) order."""
+        """Return the parts of the trials that ended since the last merge, in (suite, task, trial) order."""
         return sorted((self.path / "parts").glob("*/*.parquet"))
 
     def finished(self) -> dict[TrialKey, Outcome]:
-        """Outcomes of the trials that have one; damaged files are set aside so that their trials run again.
+        """Return the outcomes of finished trials; damaged files are set aside so that their trials run again.
 
-        An error row does not count as finished: the next run tries that trial again. Raises BadInputError for files
-        that are whole, but not of a version that this one can go on with.
+        A trial with an error row is not finished: the next run tries it again. Raise BadInputError for whole files of
+        a version that this one cannot continue.
         """
         rows: dict[TrialKey, dict[str, Any]] = {}
         for key, row in itertools.chain(self._merged_rows(), self._part_rows()):
@@ -161,7 +161,7 @@ class RunFolder:
         return {key: _outcome(row) for key, row in outcomes.items()}
 
     def read_info(self) -> dict[str, Any] | None:
-        """run.json, or None if there is none. Raises BadInputError if it is not ours."""
+        """Return run.json, or None if there is none. Raise BadInputError if it is not a run's."""
         path = self.path / "run.json"
         try:
             return parse_info(path.read_bytes(), str(path))
@@ -171,7 +171,7 @@ class RunFolder:
             raise BadInputError(f"{path}: not readable ({error}); choose another output_dir") from error
 
     def write_info(self, data: dict[str, Any]) -> None:
-        """Replaces run.json at once; trajectories written before are safe from a power cut then."""
+        """Replace run.json at once; trajectories written before then survive a power cut."""
         trajectories = self.path / "trajectories"
         try:
             if trajectories.exists():
@@ -181,7 +181,7 @@ class RunFolder:
         write_atomic(self.path / "run.json", (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
 
     def _make_way(self, folders: Iterable[str], stale: Iterable[str]) -> None:
-        """Makes the folders of parts; removes trajectories of attempts whose driver was killed before their part."""
+        """Create the folders of parts, and remove trajectories whose driver was killed before their part."""
         try:
             for folder in folders:
                 if not os.path.isdir(folder):
@@ -193,15 +193,15 @@ class RunFolder:
             raise stopped_by(self.path, error) from error
 
     def _part_rows(self) -> Iterator[tuple[TrialKey, dict[str, Any]]]:
-        """Of every part that is whole; the others are set aside."""
+        """Yield the rows of every whole part; set the others aside."""
         for path in self.parts():
             try:
                 row = _plain(read_part(path).drop_columns("decisions"))[0]
-                key = _key_of(row)
+                key = TrialKey.from_row(row)
                 if path != self.part_path(key):
                     raise ValueError(f"it is of {key}, not of the trial that its name says")
                 self._check_trajectory(key, row)
-            except BadInputError:  # whole, but not to be used
+            except BadInputError:  # a whole part of an unusable version
                 raise
             except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
                 _set_aside(path, error, "its trial runs again")
@@ -209,11 +209,11 @@ class RunFolder:
             yield key, row
 
     def _merged_rows(self) -> Iterator[tuple[TrialKey, dict[str, Any]]]:
-        """Of the merged table, but those whose trajectory is lost; a table that is damaged is set aside."""
+        """Yield the merged table's rows, without those whose trajectory is lost; set a damaged table aside."""
         self._set_damaged_tables_aside()
         merged = MergedTables.read(self.path)
         for row in _plain(merged.episodes) if merged is not None else []:
-            key = _key_of(row)
+            key = TrialKey.from_row(row)
             try:
                 self._check_trajectory(key, row)
             except (OSError, ValueError) as error:
@@ -222,7 +222,7 @@ class RunFolder:
             yield key, row
 
     def _set_damaged_tables_aside(self) -> None:
-        """Raises BadInputError for a table that is whole, but whose columns are not a run's."""
+        """Set damaged tables aside. Raise BadInputError for a whole table whose columns are not a run's."""
         for name, loss in ((EPISODES, "its trials run again"), (DECISIONS, "its decisions are lost, no outcome is")):
             try:
                 check_table(self.path / name)
@@ -238,7 +238,7 @@ class RunFolder:
                 _set_aside(self.path / name, error, loss)
 
     def _check_trajectory(self, key: TrialKey, row: Mapping[str, Any]) -> None:
-        """Raises OSError or ValueError if the row's trajectory is gone, or not the one that was recorded with it."""
+        """Raise OSError or ValueError if the row's trajectory is missing or not the one recorded with it."""
         crc32 = row["trajectory_crc32"]
         if crc32 is not None and zlib.crc32(self.trajectory_path(key).read_bytes()) != crc32:
             raise ValueError("the trajectory is damaged, or of another attempt")
@@ -248,14 +248,14 @@ class RunFolder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def _remove_half_written(self) -> None:
-        """What a driver that died while it wrote has left: call it with the lock held."""
+        """Remove files that a driver was writing when it died. The caller holds the lock."""
         for pattern in (".*.tmp", "parts/*/.*.tmp", "trajectories/.*.tmp"):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
 
 
 def part_status(path: Path) -> Status | None:
-    """What a part says its trial came to; None if there is none, or it is damaged."""
+    """Return the outcome in a part; None if it is missing or damaged."""
     try:
         status: Status = read_part(path)["status"][0].as_py()
     except (pa.ArrowException, OSError, MemoryError, ValueError):
@@ -269,17 +269,13 @@ def _plain(episodes: pa.Table) -> list[dict[str, Any]]:
     return rows
 
 
-def _key_of(row: Mapping[str, Any]) -> TrialKey:
-    return row["suite"], row["task_id"], row["trial"]
-
-
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     retried = tuple(error["kind"] for error in row["attempt_errors"] or ())
     return Outcome(row["status"], row["num_steps"], retried)
 
 
 def _set_aside(path: Path, error: BaseException, loss: str) -> None:
-    """Out of the way, not deleted: a damaged file may still tell somebody something."""
+    """Move a damaged file aside without deleting it, because it may still help to find the cause."""
     aside = path.with_name(path.name + ".damaged")
     path.replace(aside)
     _LOG.warning("%s is damaged (%s): kept as %s, and %s", path, _reason(error), aside.name, loss)

@@ -1,4 +1,4 @@
-"""One evaluation from configuration to summary, in the order in which things may go wrong: cheap checks first."""
+"""One evaluation from configuration to summary, cheap checks first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ from wpray.run.fitting import fitting_spec
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.run.selection import select
-from wpray.trials import remaining
 from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
 
@@ -57,7 +56,7 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What is to be done, and where its results go."""
+    """Trials to run, and where their results go."""
 
     config: Config
     spec: PolicySpec
@@ -77,7 +76,7 @@ class Ended:
 
 
 def evaluate(config: Config) -> int:
-    """Runs the evaluation that `config` describes; returns the exit code (0 all episodes ran, 1 not all).
+    """Run the evaluation that `config` describes; return the exit code (0 all episodes ran, 1 not all).
 
     Raises BadInputError before any actor starts, RunStoppedError when the run had to stop.
     """
@@ -87,7 +86,7 @@ def evaluate(config: Config) -> int:
 def evaluate_with(config: Config, guest: Guest) -> Ended:
     """Do what `evaluate` does, with what a caller in Python brings along."""
     facts, odd = check_machine(config)
-    # Listed first where that is cheap: a misspelt suite is not the policy's fault.
+    # Tasks are listed before the policy is loaded where that is cheap, so that a misspelt suite is reported first.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
     config = with_policy_args(config) if guest.policy is None else config
     spec = fitting_spec(config, guest.policy)
@@ -113,7 +112,8 @@ def evaluate_with(config: Config, guest: Guest) -> Ended:
             _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
         chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
-        todo = remaining(trials, finished)
+        tally = chosen.tally(config, finished)
+        todo = chosen.left(tally, finished)
         info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
         if info.resumed:
             _LOG.info(
@@ -121,8 +121,8 @@ def evaluate_with(config: Config, guest: Guest) -> Ended:
             )
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
-        run = _Run(config, spec, folder, todo, chosen.tally(config, finished), info, guest)
-        if not (todo and info.knows_files):  # else once the policy's files are known to be those of the results
+        run = _Run(config, spec, folder, todo, tally, info, guest)
+        if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
             info.save("running")
         if todo and config.ray.address is None:
             stack.enter_context(_ray(config, console))
@@ -131,7 +131,7 @@ def evaluate_with(config: Config, guest: Guest) -> Ended:
 
 
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
-    """Runs what is left to do, on env actors with the given versions; returns why it stopped early, if it did."""
+    """Run the remaining trials on env actors with the given versions; return why it stopped early, if it did."""
     config = run.config
     context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session, spec=run.spec)
     num_workers = num_env_actors(config, len(run.todo))
@@ -160,9 +160,9 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
-    """Merges the parts, says what came out, shows it, and turns it into an exit code.
+    """Merge the parts, report the outcome, and turn it into an exit code.
 
-    A stop that was asked for while the last episodes ended has stopped nothing but what follows them.
+    A stop that was requested while the last episodes ended has stopped only what follows them.
     """
     merge(run.folder)
     tally = run.tally
@@ -180,9 +180,9 @@ def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
 
 
 def _show(run: _Run, asked: Stop | None, console: Console) -> None:
-    """Renders videos unless a stop was asked for, writes the report and prints the summary.
+    """Render videos unless a stop was requested, write the report and print the summary.
 
-    Ctrl-C leaves out what is not there yet: the episodes' results are.
+    Ctrl-C skips what is not finished; the episodes' results stay.
     """
     config, path, report = run.config, run.folder.path, None
     try:
@@ -197,7 +197,7 @@ def _show(run: _Run, asked: Stop | None, console: Console) -> None:
 
 
 def _report(folder: RunFolder) -> Path | None:
-    """Writes the report; None, with a warning, if it cannot be (no episode has finished, the disk is full)."""
+    """Write the report; return None, with a warning, if that fails (no episode has finished, the disk is full)."""
     try:
         return write_report(folder.path)
     except BadInputError as error:
@@ -218,7 +218,7 @@ def _ray(config: Config, console: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ctrl_c(driver: Driver) -> Iterator[None]:
-    """Ctrl-C once: finish the trials in hand; twice: stop now, keeping what is finished."""
+    """On the first Ctrl-C, finish the current trials; on the second, stop now and keep what is finished."""
 
     def interrupt(*_: Any) -> None:
         driver.request_stop(Stop("interrupted", at_once=driver.stop is not None))

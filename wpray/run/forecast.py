@@ -1,4 +1,4 @@
-"""What a run will take, from what episodes have taken: pure arithmetic, nothing is started or read."""
+"""Forecast of a run from measured episodes; pure arithmetic, without any actor or file."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ Resource = Literal["env actors", "policy"]
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """What an episode takes, seconds (means)."""
+    """Mean seconds of an episode."""
 
-    env_s: float  # of its env actor's core: reset, steps, renders, recording, writing
-    answer_s: float  # until its requests are answered by policies with nothing else to do
-    policy_s: float  # of a policy actor: its requests' shares of their batches
-    source: str  # where these are from
+    env_s: float  # on its env actor's core: reset, steps, renders, recording, writing
+    answer_s: float  # waiting for policies that have no other work
+    policy_s: float  # of a policy actor's time: its requests' shares of their batches
+    source: str  # run or figures that these are taken from
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How wide a run is."""
+    """Number of actors of a run, and what each reserves."""
 
     env_actors: int
     policy_actors: int
-    env_cpus: float  # that each env actor reserves
-    policy_gpus: float  # that each policy actor reserves
-    cores: int | None = None  # that the env actors share; None: a core each
+    env_cpus: float  # reserved by each env actor
+    policy_gpus: float  # reserved by each policy actor
+    cores: int | None = None  # shared by the env actors; None: a core each
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A run before it starts."""
+    """Expected time and cost of a run."""
 
     episodes: int
     seconds: float
@@ -40,12 +40,12 @@ class Forecast:
     gpu_hours: float  # reserved by the policy actors
     bottleneck: Resource
     per_min: float  # episodes a minute, in the middle of the run
-    env_actors_to_balance: int | None  # that keep these policy actors busy; None: no number does
-    policy_actors_to_balance: int  # that these env actors keep busy
+    env_actors_to_balance: int | None  # so many keep these policy actors busy; None: no number does
+    policy_actors_to_balance: int  # so many are kept busy by these env actors
 
 
 def forecast(episodes: int, speeds: Speeds, layout: Layout) -> Forecast:
-    """What `episodes` more episodes take.
+    """Return what `episodes` more episodes take.
 
     The slower of the two resources sets the pace, and the last episode ends alone. Raises ValueError for a layout
     without actors.
@@ -71,7 +71,7 @@ def forecast(episodes: int, speeds: Speeds, layout: Layout) -> Forecast:
 
 
 def env_pace(speeds: Speeds, env_actors: int, cores: int | None) -> float:
-    """Episodes a second that env actors bring while every request is answered at once."""
+    """Return the episodes a second of env actors whose every request is answered at once."""
     pace = env_actors / _alone_s(speeds)
     return pace if cores is None else min(pace, cores / speeds.env_s)
 
@@ -87,5 +87,5 @@ def _env_actors_for(rate: float, speeds: Speeds, cores: int | None) -> int | Non
 
 
 def _rounded(number: float) -> float:
-    """Without the last bits, which would make a whole number one more."""
+    """Return the number without its last bits, which would make a whole number one more."""
     return round(number, 9)

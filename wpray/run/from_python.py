@@ -54,7 +54,7 @@ def _config_of(config: Config | Mapping[str, Any] | str | Path, policy: AnyPolic
 
 @contextlib.contextmanager
 def _environment(config: Config) -> Iterator[None]:
-    """Set what the processes of a run inherit, and take it back with what Ray adds: the caller goes on with its work."""
+    """Set what the processes of a run inherit, and take it back at the end, with what Ray has added."""
     before = dict(os.environ)
     process_env.prepare(joins_a_cluster=config.ray.address is not None)
     try:

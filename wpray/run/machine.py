@@ -1,4 +1,4 @@
-"""What a run needs of the machine that starts it, checked before anything starts."""
+"""Checks of the machine that starts a run, before anything else starts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from wpray.doctor.checks import quick
 from wpray.errors import BadInputError
 from wpray.system import gl
 
-_OF_THE_NODES = frozenset({"LIBERO", "OpenGL", "packages"})  # where a run joins a cluster, this machine may lack them
-# A high estimate of what all episodes need, also of those that a run to go on with has written: not worth a refusal.
+_OF_THE_NODES = frozenset({"LIBERO", "OpenGL", "packages"})  # this machine may lack them when it joins a cluster
+# The estimate of disk space is high and counts episodes that a resumed run has written, so it only warns.
 _PAUSES = frozenset({"disk"})
 
 
 def check_machine(config: Config) -> tuple[dict[str, Any], list[str]]:
-    """Facts for run.json and, in a line each, what is merely odd, after the doctor's quick checks.
+    """Run the doctor's quick checks; return facts for run.json, and warnings, a line each.
 
     Raises BadInputError for the first check that fails, naming the remedy.
     """

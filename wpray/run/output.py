@@ -1,4 +1,4 @@
-"""Which folder a run writes to, and what its run.json says."""
+"""Selection of a run's folder, and the content of its run.json."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _TRIALS = {"tasks": None, "task_start": 0, "task_end": None, "num_trials_per_tas
 
 
 def choose_folder(config: Config, claim: bool = False, software: Mapping[str, str] | None = None) -> RunFolder:
-    """The configured folder; else the newest unfinished one of the same configuration; else a new one under runs/.
+    """Return the configured folder; else the newest unfinished one of the same configuration; else a new one.
 
-    `claim`: one that may be new is created at once, so that of two runs that start together each has its own.
-    `software` is what would run (default: this machine's); an unfinished run of another simulator is left alone.
-    Raises BadInputError, touching nothing, if the configured one is of something else than a run.
+    New ones lie under runs/. `claim`: a new one is created at once, so that two runs that start together get two
+    folders. `software` is what would run (default: this machine's); an unfinished run of another simulator is left
+    alone. Raises BadInputError, changing nothing, if the configured folder holds something else than a run.
     """
     if config.output_dir is not None:
         place = location_of(config.output_dir)
@@ -55,7 +55,7 @@ def choose_folder(config: Config, claim: bool = False, software: Mapping[str, st
 
 @contextlib.contextmanager
 def opened(folder: RunFolder, config: Config, software: Mapping[str, str] | None = None) -> Iterator[RunFolder]:
-    """The folder, locked. Raises BadInputError if it holds results that `config` must not mix with.
+    """Yield the folder, locked. Raises BadInputError if it holds results that `config` must not mix with.
 
     `software`: versions and digests of what will run, as `check_nodes` returns them; default: this machine's.
     """
@@ -66,7 +66,7 @@ def opened(folder: RunFolder, config: Config, software: Mapping[str, str] | None
     try:
         check_what_is_there(
             folder, config, software
-        )  # again: another driver may have come and gone before the lock was ours
+        )  # checked again, because another driver may have written before the lock was ours
         yield folder
         folder.flush()
     finally:
@@ -81,7 +81,7 @@ class RunInfo(RunRecord):
     data: dict[str, Any]
     resumed: bool
     session: int | None = None  # index of this session; None if it runs no episode
-    changes: tuple[str, ...] = ()  # what is unlike the session before, and may change last bits
+    changes: tuple[str, ...] = ()  # differences from the session before that may change last bits
 
     @classmethod
     def read_or_new(
@@ -93,10 +93,10 @@ class RunInfo(RunRecord):
         software: Mapping[str, str] | None = None,
         works: bool = True,
     ) -> RunInfo:
-        """Go on with the folder's run.json, or begin one; `facts` are what only the run knows (renderer, policy).
+        """Return the folder's run.json to go on with, or a new one; `facts` are the run's own (renderer, policy).
 
-        `software`: as `opened` takes it. `works`: whether this process has episodes to run: it is a session then, and
-        what the top level says of versions, origins, commit, host and renderer is the newest session's.
+        `software`: as `opened` takes it. `works`: True if this process has episodes to run. It is a session then, and
+        the versions, origins, commit, host and renderer at the top level are the newest session's.
         """
         known = folder.read_info()
         earlier = sessions(known) if known else []
@@ -123,12 +123,12 @@ class RunInfo(RunRecord):
 
     @property
     def run_id(self) -> str:
-        """Names the run in every row."""
+        """Name of the run in every row."""
         run_id: str = self.data["run_id"]
         return run_id
 
     def add_hosts(self, hosts: Mapping[str, Host]) -> None:
-        """Note which machines take part, with their renderer, package versions and the GPU that a policy answers on."""
+        """Note the machines that take part: renderer, package versions, and the GPU of a policy."""
         if self.session is None:
             return
         before = gpus(self.data["sessions"])
@@ -143,27 +143,27 @@ class RunInfo(RunRecord):
 
     @property
     def knows_files(self) -> bool:
-        """Whether results are there that files of known content have led to."""
+        """True if results exist and the policy's files that produced them are known by digest."""
         return bool(self.data.get("policy_files"))
 
     def add_files(self, hashes: Mapping[str, str]) -> None:
-        """Writes down the SHA-256 of the policy's files. Raises BadInputError if the run was begun with others."""
+        """Write the SHA-256 of the policy's files. Raises BadInputError if the run was begun with others."""
         known = self.data.setdefault("policy_files", {})
         for path, digest in hashes.items():
             if known.setdefault(path, digest) != digest:
                 raise BadInputError(
                     f"{path} has changed since the run in {self.folder.location} began; choose another output_dir"
                 )
-        with contextlib.suppress(DiskFullError):  # the run goes on, or says so itself
+        with contextlib.suppress(DiskFullError):  # the run continues, and reports a full disk itself
             self.save("running")
 
     def add_sources(self, facts: Mapping[str, Any]) -> None:
-        """Notes what the policy took from its files: data set of the statistics, tensors left out."""
+        """Note what the policy took from its files: data set of the statistics, tensors left out."""
         if facts:
             self.data["policy_sources"] = dict(facts)
 
     def save(self, state: str, reason: str | None = None) -> None:
-        """Writes run.json; `state` is running, finished or stopped (for `reason`)."""
+        """Write run.json; `state` is running, finished or stopped (for `reason`)."""
         self.data |= {"state": state, "stop_reason": reason, "written_at": _now()}
         if self.session is not None and state != "running":
             self.data["sessions"][self.session]["ended"] = self.data["written_at"]
@@ -179,7 +179,7 @@ def _check_is_a_run_or_empty(folder: RunFolder) -> None:
 
 
 def check_what_is_there(folder: RunFolder, config: Config, software: Mapping[str, str] | None = None) -> None:
-    """Raises BadInputError if the folder holds results that `config` or `software` must not mix with."""
+    """Raise BadInputError if the folder holds results that `config` or `software` must not mix with."""
     info = folder.read_info()
     if info is None:
         return
@@ -211,7 +211,7 @@ def _warn_of_another_gpu(host: str, gpu: str, before: set[str]) -> None:
     if before and gpu not in before:
         text = "the policy on %s answers on %s, earlier on %s: answers are equal to the bit on one kind of GPU only"
         _LOG.warning(text, host, gpu, ", ".join(sorted(before)))
-        before.add(gpu)  # one line a kind
+        before.add(gpu)  # so that each kind of GPU is reported once
 
 
 def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None:
@@ -228,7 +228,7 @@ def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None
 
 
 def _goes_on_with(path: Path, config: Config, software: Mapping[str, str]) -> bool:
-    """Whether the run in `path` is unfinished, and the same as `config` asks for, trials and simulator included."""
+    """Return whether the run in `path` is unfinished and has the trials, settings and simulator of `config`."""
     try:
         info = json.loads((path / "run.json").read_text())
     except (OSError, ValueError, RecursionError):
@@ -242,7 +242,10 @@ def _goes_on_with(path: Path, config: Config, software: Mapping[str, str]) -> bo
 
 
 def _new_path(path: Path, claim: bool) -> Path:
-    """`path`, or it with a number: many runs may start within a second. Raises BadInputError if it cannot be made."""
+    """Return `path`, or it with a number, because many runs may start within a second.
+
+    Raises BadInputError if it cannot be made.
+    """
     numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(name for name in itertools.chain([path], numbered) if _is_free(name, claim))
 

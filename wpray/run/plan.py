@@ -1,4 +1,4 @@
-"""`python -m wpray.launch --plan`: what a run will take, said before anything starts."""
+"""`python -m wpray.launch --plan`: the forecast of a run, before anything starts."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from wpray.run.output import check_what_is_there, choose_folder
 from wpray.run.selection import select
 from wpray.system.hardware import cores
 from wpray.trials import remaining
+from wpray.types import TrialKey
 
 _RUNS = Path("runs")
-_FAKE_GIB = 0.2  # memory of a fake environment, as it is reserved
-# Without a measured run. The env actor: 290 steps of 5.5 ms, 17 looks of 5 ms, a reset of 50 ms. The policy: 3 plans
-# that compute a segment, too, and 14 segments that are asked for, at batch 8 on one H100 (159 and 51 ms a call).
+_FAKE_GIB = 0.2  # memory reserved for a fake environment
+# Figures without a measured run. The env actor: 290 steps of 5.5 ms, 17 observations of 5 ms, a reset of 50 ms. The
+# policy: 3 plans that compute a segment, too, and 14 requested segments, at batch 8 on one H100 (159 and 51 ms a call).
 _ENV_S = 290 * 0.0055 + 17 * 0.005 + 0.05
 _ANSWER_S = 3 * (0.159 + 0.051) + 14 * 0.051
 _DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H100 at batch 8), as no finished run was found"
@@ -38,7 +39,7 @@ _DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H100 at ba
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What there is to do, and where it goes."""
+    """Trials of the plan, and where their results would go."""
 
     folder: RunFolder
     planned: int
@@ -46,7 +47,7 @@ class _Work:
 
 
 def show_plan(config: Config, console: Console | None = None) -> int:
-    """Prints the plan; returns 0. Starts nothing and writes nothing. Raises BadInputError as the run itself would."""
+    """Print the plan and return 0. Starts and writes nothing. Raises BadInputError as the run itself would."""
     console = console or Console(soft_wrap=True, highlight=False)
     config = with_policy_args(config)
     num_gpus = config.ray.policy_resources.get("GPU", fitting_spec(config).num_gpus)
@@ -69,16 +70,16 @@ def _work(config: Config) -> _Work:
     return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
 
 
-def _recorded(folder: RunFolder) -> set[tuple[str, int, int]]:
-    """Trials that have an outcome. Reads only: a driver may be at work in the folder."""
+def _recorded(folder: RunFolder) -> set[TrialKey]:
+    """Return the trials that have an outcome. It only reads, because a driver may be at work in the folder."""
     if folder.read_info() is None or not folder.has_rows():
         return set()
     rows = load(folder.location).episodes.select(["suite", "task_id", "trial", "status"]).to_pylist()
-    return {(row["suite"], row["task_id"], row["trial"]) for row in rows if row["status"] != "error"}
+    return {TrialKey.from_row(row) for row in rows if row["status"] != "error"}
 
 
 def _measured(config: Config, folder: Path) -> Speeds | None:
-    """From the newest run of the same policy on the same suite; else on another suite, but not on another simulator."""
+    """Return the speeds of the newest run of the policy on this suite, else on another of the same simulator."""
     alike: Run | None = None
     for path in _newest_first([folder, *_RUNS.glob("*")]):
         run = _readable(path, config)
@@ -99,7 +100,7 @@ def _newest_first(paths: list[Path]) -> Iterator[Path]:
 
 
 def _readable(path: Path, config: Config) -> Run | None:
-    """A run of the same policy that has episodes with an outcome."""
+    """Return a run of the same policy that has episodes with an outcome."""
     try:
         run = load(path)
     except BadInputError:
@@ -113,7 +114,7 @@ def _readable(path: Path, config: Config) -> Run | None:
 def _speeds(run: Run) -> Speeds:
     episodes = run.episodes.filter(pc.not_equal(run.episodes["status"], "error"))
     count = episodes.num_rows
-    asked = run.decisions.filter(pc.greater(run.decisions["wait_s"], 0))  # a plan's first segment is not asked for
+    asked = run.decisions.filter(pc.greater(run.decisions["wait_s"], 0))  # a plan's first segment is not requested
     waited, queued = _sum(asked["wait_s"]), _sum(asked["queue_s"])
     shares = pc.divide(asked["compute_s"], asked["batch_size"])
     return Speeds(
@@ -134,7 +135,7 @@ def _defaults(num_gpus: float) -> Speeds:
 
 
 def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, list[str]]:
-    """The actors that the run would have here; on a cluster with `auto`, those that balance one policy actor."""
+    """Return the actors of the run on this machine; on a cluster with `auto`, those that balance one policy actor."""
     asked = config.ray.num_policy_actors
     policies = asked if asked != "auto" else 1 if config.ray.address or not num_gpus else max(1, _gpus_here())
     notes, here = [], None
@@ -164,7 +165,7 @@ def _fitting(config: Config, here: int) -> int:
 
 
 def _gpus_here() -> int:
-    """The GPUs that Ray would find on this machine."""
+    """Return the number of GPUs that Ray would find on this machine."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     present = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     return present if hidden is None else min(present, len([part for part in hidden.split(",") if part.strip()]))
@@ -194,12 +195,12 @@ def _advice(found: Forecast, layout: Layout) -> list[str]:
 
 
 def counted(number: int, thing: str) -> str:
-    """'1 core', '2 cores'."""
+    """Return such as '1 core', '2 cores'."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def duration(seconds: float) -> str:
-    """'45 s', '12 min', '3 h 20 min'."""
+    """Return such as '45 s', '12 min', '3 h 20 min'."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     minutes = math.ceil(seconds / 60)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wpray.config import Config
-from wpray.errors import BadInputError, shown
+from wpray.errors import BadInputError
 from wpray.provenance.record import file_sha256
 from wpray.results.summary import Tally
 from wpray.results.writer import Outcome
-from wpray.trials import make_trials, select_tasks
-from wpray.types import FloatArray, Task, TaskKey, Trial, TrialKey
+from wpray.trials import make_trials, remaining, select_tasks
+from wpray.types import Task, TaskKey, Trial, TrialKey
 
 _STATES = "init_states"  # what run.json says of the file
 
@@ -29,13 +29,18 @@ class Selection:
         """Return the counts of what is finished of these trials."""
         planned: dict[TaskKey, tuple[Task, int]] = {}
         for trial in self.trials:
-            planned[trial.key[:2]] = (trial.task, planned.get(trial.key[:2], (trial.task, 0))[1] + 1)
+            planned[trial.task.key] = (trial.task, planned.get(trial.task.key, (trial.task, 0))[1] + 1)
         tally = Tally.planned(planned.values(), config.trial_start, config.stop_after_successes)
         keys = {trial.key for trial in self.trials}
         for key, outcome in finished.items():
             if key in keys:
                 tally.add(key, outcome.status, outcome.num_steps, outcome.retried)
         return tally
+
+    def left(self, tally: Tally, finished: Collection[TrialKey]) -> tuple[Trial, ...]:
+        """Return the trials that still have to run, `tally` being that of the `finished` ones."""
+        wanted = {key for key, task in tally.tasks.items() if not task.enough}
+        return tuple(trial for trial in remaining(self.trials, finished) if trial.task.key in wanted)
 
     def check_same_states(self, info: Mapping[str, Any] | None, place: str) -> None:
         """Raise BadInputError if the run that run.json describes, in `place`, began with other initial states."""
@@ -57,11 +62,11 @@ def select(config: Config, listed: Sequence[Task]) -> Selection:
     first, end = config.trial_start, config.num_trials_per_task
     if config.init_states_file is None:
         return Selection(make_trials(tasks, end, config.seed, first))
-    from wpray.benchmarks.libero.init_states_file import read_init_states
+    from wpray.benchmarks.libero.init_states_file import read_init_states, states_of
 
     path = Path(config.init_states_file)
     states = read_init_states(path)
-    own = [_states_of(task, states, path) for task in tasks]
+    own = [states_of(task, states, path) for task in tasks]
     trials = [
         replace(trial, own_state=tuple(rows[trial.init_state].tolist()))
         for task, rows in zip(tasks, own, strict=True)
@@ -74,13 +79,3 @@ def _selected(config: Config, listed: Sequence[Task]) -> tuple[Task, ...]:
     """Return the tasks that are evaluated of one suite's."""
     ids = [task.task_id for task in listed]
     return select_tasks(listed, config.task_ids(listed[0].suite, ids) if listed else None)
-
-
-def _states_of(task: Task, states: Mapping[str, FloatArray], path: Path) -> FloatArray:
-    if task.name not in states:
-        found = ", ".join(map(shown, list(states)[:3]))
-        raise BadInputError(
-            f"init_states_file: {path} has no states of task {task.task_id} ({task.name}), only of {found}"
-            f"{' and others' if len(states) > 3 else ''}; add them, or leave the task out with tasks"
-        )
-    return states[task.name]

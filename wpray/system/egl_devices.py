@@ -1,8 +1,8 @@
-"""Which GPU an environment renders on, as the number that EGL gives it.
+"""Selection of the GPU that an environment renders on, as the number that EGL gives it.
 
-EGL and CUDA number the GPUs of a machine differently, so a number of one is never taken for a number of the other: the
-driver says for each EGL device which CUDA device it is. It is asked in a process of its own, which hides no GPU, for
-the answer depends on CUDA_VISIBLE_DEVICES. This file is also that program, so it imports nothing of wpray.
+EGL and CUDA number the GPUs of a machine differently, so a number of one is never used as a number of the other: the
+driver reports for each EGL device its CUDA device. It is queried in a process of its own that hides no GPU, because the
+answer depends on CUDA_VISIBLE_DEVICES. This file is also that program, so it imports nothing of wpray.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
-_DEVICE = "MUJOCO_EGL_DEVICE_ID"  # that MuJoCo and robosuite read when they make a context
+_DEVICE = "MUJOCO_EGL_DEVICE_ID"  # MuJoCo and robosuite read it when they make a context
 _VISIBLE, _ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 _TIMEOUT_S = 30
 _MOST_DEVICES = 64
@@ -28,10 +28,11 @@ def set_egl_device(
     owned: Callable[[], Iterable[str]] = tuple,
     name: str = "",
 ) -> None:
-    """Chooses the GPU that this process renders on with EGL, unless the user has named one; call it before a context.
+    """Select the GPU that this process renders on with EGL, unless the user has named one.
 
-    `owned` gives the GPUs of policies on this machine, as in CUDA_VISIBLE_DEVICES: they are taken only if there is no
-    other. It is asked only where there is a choice. Environments spread over the GPUs by `name`.
+    Call it before a context is made. `owned` returns the GPUs of policies on this machine, as in CUDA_VISIBLE_DEVICES:
+    they are taken only if there is no other. It is called only if there is a choice. Environments spread over the GPUs
+    by `name`.
     """
     if environ.get("MUJOCO_GL") == "egl" and _DEVICE not in environ:
         device = select_egl_device(environ, owned, name)
@@ -42,7 +43,7 @@ def set_egl_device(
 def select_egl_device(
     environ: Mapping[str, str], owned: Callable[[], Iterable[str]] = tuple, name: str = ""
 ) -> int | None:
-    """EGL's number of a GPU that CUDA_VISIBLE_DEVICES allows; None if EGL may take whichever works."""
+    """Return EGL's number of a GPU that CUDA_VISIBLE_DEVICES allows; None if any GPU will do."""
     visible = environ.get(_VISIBLE)
     entries = None if visible is None else [entry.strip() for entry in visible.split(",")]
     order = _order(entries or (), environ)
@@ -59,13 +60,13 @@ def select_egl_device(
 
 
 def _order(entries: Iterable[str], environ: Mapping[str, str]) -> str:
-    """The order that gives numbers their meaning: this process's, or for UUIDs the one of nvidia-smi."""
+    """Return the order that gives numbers their meaning: this process's, or nvidia-smi's for UUIDs."""
     named = any(not entry.isdecimal() for entry in entries)
     return "PCI_BUS_ID" if named else environ.get(_ORDER, "FASTEST_FIRST")
 
 
 def _devices(entries: Sequence[str] | None, cuda_numbers: Sequence[int | None], order: str) -> list[int]:
-    """EGL's numbers of the GPUs that `entries` name (None: of all), in the order of `entries`."""
+    """Return EGL's numbers of the GPUs that `entries` name (None: of all), in the order of `entries`."""
     egl = {cuda: number for number, cuda in enumerate(cuda_numbers) if cuda is not None}
     if entries is None:
         return sorted(egl.values())
@@ -78,15 +79,15 @@ def _devices(entries: Sequence[str] | None, cuda_numbers: Sequence[int | None], 
 
 
 def _unknown(entry: str, num_devices: int) -> int:
-    """Without the driver's word: a container that shows one GPU has one device, elsewhere the numbers mostly agree.
+    """Return a device where the driver does not answer: 0 in a container with one GPU, else the same number.
 
-    Never nothing: robosuite would read CUDA_VISIBLE_DEVICES as EGL numbers, and fail on UUIDs.
+    It is never None: robosuite would read CUDA_VISIBLE_DEVICES as EGL numbers, and fail on UUIDs.
     """
     return int(entry) if entry.isdecimal() and int(entry) < num_devices else 0
 
 
 def _uuids() -> Sequence[str]:
-    """Of the GPUs, by PCI bus id."""
+    """Return the UUIDs of the GPUs, by PCI bus id."""
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
@@ -96,7 +97,7 @@ def _uuids() -> Sequence[str]:
 
 
 def _ask_driver(environ: Mapping[str, str]) -> list[int | None]:
-    """For each EGL device its CUDA number where nothing hides a GPU; None for a device that is not CUDA's."""
+    """Return each EGL device's CUDA number when nothing hides a GPU; None for a device that is not CUDA's."""
     unhidden = {name: value for name, value in environ.items() if name != _VISIBLE}
     command = [sys.executable, "-I", __file__]
     try:
@@ -108,7 +109,7 @@ def _ask_driver(environ: Mapping[str, str]) -> list[int | None]:
 
 
 def _query() -> list[int | None]:
-    """What `_ask_driver` returns, of this process. Raises OSError without libEGL."""
+    """Return the result of `_ask_driver` for this process. Raises OSError without libEGL."""
     egl = ctypes.CDLL("libEGL.so.1")
     egl.eglGetProcAddress.restype, egl.eglGetProcAddress.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
     handle, integer = ctypes.c_void_p, ctypes.c_int

@@ -1,7 +1,7 @@
-"""Which OpenGL library renders the cameras, and the environment variables that make MuJoCo use it.
+"""OpenGL library that renders the cameras, and the environment variables that make MuJoCo use it.
 
-Call `prepare` before MuJoCo or robosuite is imported: both read these variables at import. What the user set stays.
-On which GPU EGL renders is egl_devices.py's matter.
+Call `prepare` before MuJoCo or robosuite is imported, because both read these variables at import. The user's own
+values stay. egl_devices.py selects the GPU that EGL renders on.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _VENDOR_FOLDERS = (
     "/usr/local/nvidia/share/glvnd/egl_vendor.d",
     "/usr/local/share/glvnd/egl_vendor.d",
 )
-# One environment is one process is one core: libraries that start a thread a core only fight each other.
+# An environment has one core, so libraries that start a thread for each core only slow each other.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LP_NUM_THREADS")
 
 
 def select_renderer(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
-    """The renderer that `wanted` (auto, osmesa or egl) means on this machine.
+    """Return the renderer that `wanted` (auto, osmesa or egl) means on this machine.
 
     `auto` obeys MUJOCO_GL and PYOPENGL_PLATFORM, else takes EGL where an NVIDIA driver is present and OSMesa elsewhere.
     Raises BadInputError, naming the package to install, if its library is missing.
@@ -47,7 +47,7 @@ def select_renderer(wanted: str, environ: Mapping[str, str] = os.environ) -> Ren
 
 
 def resolve(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
-    """As `select_renderer`, whether or not the library is there."""
+    """Return the same as `select_renderer`, whether or not the library is installed."""
     known: dict[str, Renderer] = {"osmesa": "osmesa", "egl": "egl"}
     asked = (wanted, environ.get("MUJOCO_GL", "").lower(), environ.get("PYOPENGL_PLATFORM", "").lower())
     default: Renderer = "egl" if _has_nvidia_egl() else "osmesa"
@@ -55,9 +55,9 @@ def resolve(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
 
 
 def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what MuJoCo, robosuite and their libraries read at import: renderer, one thread each.
+    """Set what MuJoCo, robosuite and their libraries read at import: renderer, one thread each.
 
-    Only the two renderer variables are overwritten: they must agree, and `select_renderer` has heeded them.
+    Only the two renderer variables are overwritten: they must agree, and `select_renderer` has obeyed them.
     """
     environ["MUJOCO_GL"] = renderer
     environ["PYOPENGL_PLATFORM"] = renderer
@@ -77,7 +77,7 @@ def _vendor_file() -> Path | None:
 
 
 def _point_to_vendor(environ: MutableMapping[str, str]) -> None:
-    """Containers mount the driver's vendor file where libglvnd does not look: name it."""
+    """Name the driver's vendor file, because containers mount it where libglvnd does not look."""
     found = _vendor_file()
     if found is not None and str(found.parent) not in _VENDOR_FOLDERS[:2]:
         environ.setdefault("__EGL_VENDOR_LIBRARY_FILENAMES", str(found))

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: a container, or a job of a scheduler, may be given only a part of it."""
+"""Cores and memory that this process may use; a container or a scheduler's job may have a part of the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
-# Files of a control group in either version: limit, use, and what of the use is cache that the kernel gives back.
+# Files of a control group in either version: limit, use, and the part of the use that is reclaimable cache.
 _MEMORY = (
     ("memory.max", "memory.current", "inactive_file "),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
@@ -16,20 +16,20 @@ _MEMORY = (
 
 
 def cores() -> int:
-    """CPUs of this process, at least 1: those that it may run on, or fewer if its share of time is limited."""
+    """Return the CPUs of this process, at least 1: its affinity, or fewer if its share of time is limited."""
     present = len(os.sched_getaffinity(0))
     shares = [share for group in _own_groups("cpu") if (share := _share(group)) is not None]
     return max(1, int(min([present, *shares])))
 
 
 def memory_left() -> int | None:
-    """Bytes that a limit on this process's group leaves to it; None if there is no limit."""
+    """Return the bytes that a limit on this process's group leaves to it; None if there is no limit."""
     left = [bytes_ for group in _own_groups("memory") if (bytes_ := _left(group)) is not None]
     return min(left, default=None)
 
 
 def _own_groups(controller: str) -> Iterator[Path]:
-    """The folders of this process's control group and of those above it, as far as they can be seen from here."""
+    """Yield the folders of this process's control group and of those above it, as far as they are visible here."""
     for line in _read(_OWN).splitlines():
         number, names, path = line.split(":", 2)
         if controller not in names.split(",") and number != "0":

@@ -7,13 +7,13 @@ import re
 
 LIKE_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash, too: `Path` would make a folder called "s3:"
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^}]*)(\}?))")
-_WRITTEN_NUL = re.compile(r"\\(0|x00|u0000)")  # as a shell leaves it where somebody meant a NUL
-_LONGEST = 4096  # bytes of a path, and
-_LONGEST_NAME = 255  # of each of its names, on Linux
+_WRITTEN_NUL = re.compile(r"\\(0|x00|u0000)")  # a NUL as a shell passes it on
+_LONGEST = 4096  # bytes of a path, on Linux
+_LONGEST_NAME = 255  # bytes of a file's or folder's name
 
 
 def is_url(path: str) -> bool:
-    """Return whether `path` names a store and no file."""
+    """Return whether `path` names a store instead of a file."""
     return LIKE_A_URL.match(path) is not None
 
 

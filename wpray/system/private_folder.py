@@ -1,4 +1,4 @@
-"""A folder that this user's processes share for what libraries want on a disk, gone when the last of them ends."""
+"""Folder of this user's processes for files that libraries want on a disk; the last process removes it."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _LOCK = ".lock"
 
 @dataclass(slots=True)
 class PrivateFolder:
-    """This user's folder, or one of this process alone where another user has taken the name."""
+    """This user's folder, or one of this process alone if another user has taken the name."""
 
     path: Path
-    lock: int | None  # descriptor of a lock that all holders share; None where there is none to take
+    lock: int | None  # descriptor of the lock that all holders share; None without one
 
     def release(self) -> None:
-        """Remove the folder, unless another process still holds it. What killed processes have left goes, too."""
+        """Remove the folder, with what killed processes have left, unless another process still holds it."""
         if self.lock is None:
             return
         lock, self.lock = self.lock, None
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _empty(self.path)
-            (self.path / _LOCK).unlink()  # last: whoever waits for this lock makes the folder again
+            (self.path / _LOCK).unlink()  # last, because a process that waits for this lock makes the folder again
             self.path.rmdir()
         os.close(lock)
 
 
 def _empty(folder: Path) -> None:
-    """Remove all but the lock."""
+    """Remove everything except the lock."""
     for entry in list(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
@@ -47,9 +47,9 @@ def _empty(folder: Path) -> None:
 
 
 def path_under(parent: Path | None = None) -> Path:
-    """Return where this user's folder is, whether or not it is there; `parent`: None is where temporary files go.
+    """Return the path of this user's folder, existing or not; `parent` None: where temporary files go.
 
-    Raises BadInputError if temporary files can go nowhere.
+    Raises BadInputError if temporary files cannot be written.
     """
     try:
         return (parent or Path(tempfile.gettempdir())) / f"wpray-{os.geteuid()}"
@@ -74,7 +74,7 @@ def hold(parent: Path | None = None) -> PrivateFolder:
 
 
 def _share(path: Path) -> PrivateFolder | None:
-    """The folder, held; None if what is there is not ours, so that somebody else could put files into it."""
+    """Return the folder, held; None if it is not ours, because somebody else could put files into it."""
     while True:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
@@ -87,7 +87,7 @@ def _share(path: Path) -> PrivateFolder | None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_SH)
-        except OSError:  # a file system without locks: the folder stays
+        except OSError:  # the file system has no locks, so the folder stays
             os.close(lock)
             return PrivateFolder(path, None)
         with contextlib.suppress(FileNotFoundError):

@@ -1,10 +1,11 @@
-"""Threads that cannot die unnoticed. wpray starts no thread in any other way, except pools whose caller waits for them.
+"""Threads that cannot die unnoticed. wpray starts all threads here, except pools whose caller waits for them.
 
-What notices the end of each:
+The end of each is noticed as follows:
+
 - policy (policies/batching.py): every request of its batcher fails, the connections that wait for one are closed, and
   the replica's `health` raises, so that the driver replaces the process.
 - accept (transport/connection.py): `health` raises, as above.
-- connection (transport/connection.py): closes its connection, so that the env actor at the other end asks again.
+- connection (transport/connection.py): the connection closes, so that the env actor at the other end retries.
 - uploader (storage/uploader.py): the next row that is written, or `flush`, stops the run.
 - lease (storage/lease.py): as for the uploader, because another driver could take the lease unnoticed.
 """
@@ -38,10 +39,10 @@ class WatchedThread:
     def check(self) -> None:
         """Raise ThreadDiedError if the thread has died."""
         if self._died is not None:
-            raise ThreadDiedError(*self._died.args)  # another: each raise would lengthen that one's traceback
+            raise ThreadDiedError(*self._died.args)  # a new one, because each raise would lengthen its traceback
 
     def is_alive(self) -> bool:
-        """Whether it still works."""
+        """Return whether it still works."""
         return self._thread.is_alive()
 
     def join(self, timeout: float | None = None) -> None:

@@ -122,10 +122,10 @@ def _joined(name: str, runs: Sequence[Run]) -> dict[TrialKey, bool | None]:
     outcomes: dict[TrialKey, bool | None] = {}
     for run in runs:
         columns = [run.episodes[column].to_pylist() for column in ("suite", "task_id", "trial", "success")]
-        mine = {(suite, task, trial): success for suite, task, trial, success in zip(*columns, strict=True)}
+        mine = {TrialKey(*key): success for *key, success in zip(*columns, strict=True)}
         if twice := outcomes.keys() & mine.keys():
             raise BadInputError(
-                f"{run.location}: {len(twice)} trials of {min(twice)[0]} are in another run of {name}, too; "
+                f"{run.location}: {len(twice)} trials of {min(twice).suite} are in another run of {name}, too; "
                 "leave one of them out, or name the rows with --names"
             )
         outcomes |= mine

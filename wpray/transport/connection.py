@@ -1,10 +1,11 @@
-"""Requests from env actors to policy actors: one authenticated connection each, raw and direct.
+"""Requests from env actors to policy actors, over one authenticated socket for each env actor.
 
-An actor call would carry an observation through the object store (5 ms on busy cores); a socket carries its 300 kB in
-one. Both ends prove that they know the run's random key before anything is unpickled. A connection that breaks is
-made again, to the same replica once it is back or to another, and the request in flight is asked again: policies are
-stateless, so asking twice is harmless. Asked again it is answered alone, so that a request that kills the policy is
-told from those that were only in the same batch.
+An actor call would carry an observation through the object store, which takes 5 ms on busy cores; a socket carries its
+300 kB in one. Both ends prove that they hold the run's random key before anything is unpickled.
+
+A connection that breaks is made again, to the same replica or to another, and the current request is sent again. That
+is harmless because policies are stateless. A retried request is answered in a batch of its own, which separates a
+request that kills the policy from those that were in the same batch.
 """
 
 from __future__ import annotations
@@ -31,56 +32,56 @@ from wpray.policies.base import PolicySpec
 from wpray.policies.batching import PolicyError, tried
 from wpray.policies.relay import Answering
 from wpray.system.threads import WatchedThread
-from wpray.types import ChunkReply, ChunkRequest, PlanReply, PlanRequest, SegmentReply, SegmentRequest
+from wpray.types import ChunkReply, ChunkRequest, Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 _LOG = logging.getLogger(__name__)
 _Request = PlanRequest | SegmentRequest | ChunkRequest
 _Reply = PlanReply | SegmentReply | ChunkReply
 _RETRY_S = 0.5
 _PATIENCE_S = 1.0
-_BLOCKED_S = 5  # a peer that takes no byte and sends none of a message begun for so long is frozen
+_BLOCKED_S = 5  # a peer is frozen if it takes or sends no byte of a message for so long
 _LOST = (EOFError, OSError, AuthenticationError)
 _BACKLOG = 512
-# Every env actor of a run may connect at once after a restart, while somebody scans the port.
+# After a restart, every env actor of a run may connect at once while somebody scans the port.
 _MOST_STRANGERS = 768
-_AUTHENTICATE_S = 10.0  # from a connection to the proof that its other end knows the key; env actors take milliseconds
-_LOOK_S = 0.5  # between two looks for those who are late
+_AUTHENTICATE_S = 10.0  # from a connection to the proof of the key; env actors take milliseconds
+_CHECK_S = 0.5  # between two checks for connections that are late
 _LISTENER_BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)  # no later accept will succeed
 POLICY_DIED = "PolicyDiedError"  # kind of the PolicyError for a request that kills the policy
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a policy replica listens, and what helps to choose one."""
+    """Address of a policy replica, and what helps to select one."""
 
     host: str
     port: int
     replica: int
     node: str  # Ray's id of its node
-    clients: int  # connections that it has
-    incarnation: str  # names the process: a replica that is restarted has another
+    clients: int  # open connections
+    incarnation: str  # name of the process; a replica gets another when it is restarted
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What an env actor sends."""
+    """Message of an env actor."""
 
     request: _Request
-    is_retry: bool  # a policy actor died while it had it
+    is_retry: bool  # True if a policy actor died before it had answered
 
 
 @dataclass(frozen=True, slots=True)
 class _Started:
-    """Comes before the reply to a question that is asked again: nothing else is being computed."""
+    """Message before the reply to a retried request: nothing else is being computed now."""
 
 
 class PolicyServer:
-    """Serves a batcher on a TCP port of one host address, a thread for each connection."""
+    """Server of a batcher on a TCP port of one host address, with a thread for each connection."""
 
     def __init__(self, batcher: Answering, host: str, key: bytes) -> None:
         self._batcher, self._key = batcher, key
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
-        self._listener.settimeout(_LOOK_S)
+        self._listener.settimeout(_CHECK_S)
         self._strangers = Strangers()
         self._clients, self._closed = 0, False
         self._counting = threading.Lock()
@@ -90,7 +91,7 @@ class PolicyServer:
 
     @property
     def clients(self) -> int:
-        """Connections open now."""
+        """Number of open connections."""
         return self._clients
 
     def check(self) -> None:
@@ -98,7 +99,7 @@ class PolicyServer:
         self._thread.check()
 
     def close(self) -> None:
-        """Accepts no more connections."""
+        """Accept no more connections."""
         self._closed = True
         self._listener.close()
 
@@ -127,7 +128,7 @@ class PolicyServer:
             raise
 
     def _serve(self, connection: Connection) -> None:
-        """Answers one peer until it leaves. A stranger who never answers the challenge holds up nobody else."""
+        """Answer one peer until it leaves. A stranger that never answers the challenge delays nobody else."""
         with connection:
             try:
                 with _handshake():
@@ -140,7 +141,7 @@ class PolicyServer:
             self._count(1)
             try:
                 self._converse(connection)
-            except (*_LOST, ThreadDiedError):  # of the latter, `health` tells the driver
+            except (*_LOST, ThreadDiedError):  # `health` reports a dead thread to the driver
                 return
             finally:
                 self._count(-1)
@@ -150,14 +151,14 @@ class PolicyServer:
         gone = _watch_for_its_end(connection)
         while True:
             reply = tried(lambda: self._answer(connection.recv(), connection, gone), *_LOST, ThreadDiedError)
-            # A reply that cannot be pickled is the policy's error; nothing of it has been sent then.
+            # A reply that cannot be pickled is the policy's error; no byte of it has been sent.
             failure = tried(partial(connection.send, reply), *_LOST)
             if failure is not None:
                 connection.send(failure)
 
     def _answer(self, question: _Question, connection: Connection, gone: Callable[[], bool]) -> _Reply | PolicyError:
         def started() -> None:
-            with contextlib.suppress(OSError):  # whoever asked has left
+            with contextlib.suppress(OSError):  # the env actor has left
                 connection.send(_Started())
 
         request, on_start = question.request, started if question.is_retry else None
@@ -181,10 +182,10 @@ class Strangers:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._since: dict[Connection, float] = {}  # the oldest first
+        self._since: dict[Connection, float] = {}  # oldest first
 
     def add(self, connection: Connection) -> None:
-        """Note a new connection; where there are too many, hang up on the oldest: env actors are not strangers long."""
+        """Note a new connection; hang up on the oldest of too many, because env actors authenticate at once."""
         with self._lock:
             self._since[connection] = self._clock()
             for oldest in list(self._since)[: max(0, len(self._since) - _MOST_STRANGERS)]:
@@ -203,30 +204,33 @@ class Strangers:
                 self._hang_up(connection)
 
     def _hang_up(self, connection: Connection) -> None:
-        """Wakes the thread that reads; it closes the connection, which cannot happen while the lock is held."""
+        """Wake the thread that reads; it closes the connection, which cannot happen while the lock is held."""
         del self._since[connection]
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as copy:
             copy.shutdown(socket.SHUT_RDWR)
 
 
 class RemotePolicy:
-    """A PolicyClient over a connection; waits for the policy as long as it takes to come back."""
+    """PolicyClient over a connection. It waits for a policy that is restarting, without a limit."""
 
     def __init__(self, spec: PolicySpec, select: Callable[[], Address], key: bytes, alive: Callable[[], None]) -> None:
-        """`select` gives the address of a live replica, or raises OSError; `alive` is called while waiting for one."""
+        """Keep `select`, which returns the address of a live replica or raises OSError.
+
+        `alive` is called while waiting for one.
+        """
         self.spec = spec
-        self.replica: int | None = None  # the one connected to
+        self.replica: int | None = None  # number of the replica at the other end
         self.incarnation: str | None = None  # of that replica
         self._select, self._key, self._alive = select, key, alive
         self._connection: Connection | None = None
 
     def plan(self, request: PlanRequest) -> PlanReply:
-        """Asks for a plan. Raises PolicyError if the policy failed on this request."""
+        """Request a plan. Raises PolicyError if the policy failed on this request."""
         reply: PlanReply = self._ask(request)
         return reply
 
     def act(self, request: SegmentRequest) -> SegmentReply:
-        """Asks for a segment. Raises PolicyError if the policy failed on this request."""
+        """Request a segment. Raises PolicyError if the policy failed on this request."""
         reply: SegmentReply = self._ask(request)
         return reply
 
@@ -237,17 +241,17 @@ class RemotePolicy:
 
     @property
     def connected_to(self) -> str | None:
-        """Life of the replica at the other end; None without a connection."""
+        """Incarnation of the replica at the other end; None without a connection."""
         return None if self._connection is None else self.incarnation
 
     def disconnect(self) -> None:
-        """The next request chooses a replica anew."""
+        """Close the connection; the next request selects a replica again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _ask(self, request: _Request) -> Any:
-        """The reply, whatever becomes of the replicas meanwhile; but a request that kills one alone has failed."""
+        """Return the reply, retrying while replicas die. Raises PolicyError if the request kills one alone."""
         exchange = _Exchange(_Question(request, is_retry=False))
         while True:
             try:
@@ -256,7 +260,8 @@ class RemotePolicy:
                 self.disconnect()
                 self._alive()
                 if exchange.fatal:
-                    raise PolicyError(POLICY_DIED, "a policy actor died while it answered this request alone") from None
+                    message = "a policy actor died while it answered this request alone"
+                    raise PolicyError(Failure("policy", POLICY_DIED, message)) from None
                 time.sleep(_RETRY_S)
                 continue
             if isinstance(reply, PolicyError):
@@ -281,14 +286,14 @@ class RemotePolicy:
 
 
 class _Exchange:
-    """A question until its reply, over as many connections as it takes."""
+    """Request until its reply, over as many connections as it takes."""
 
     def __init__(self, question: _Question) -> None:
         self._question = question
-        self.fatal = False  # if the connection breaks now, the question is to blame
+        self.fatal = False  # True while a broken connection would be the request's fault
 
     def run(self, connection: Connection, alive: Callable[[], None]) -> Any:
-        """The reply. Raises one of _LOST if the connection breaks; `alive` is called while waiting."""
+        """Return the reply. Raises one of _LOST if the connection breaks; `alive` is called while waiting."""
         self.fatal = False
         connection.send(self._question)
         self._question = _Question(self._question.request, is_retry=True)
@@ -302,7 +307,7 @@ class _Exchange:
 
 
 def _connect(address: Address) -> Connection:
-    """Raises OSError within seconds where nothing answers: the machine may have gone since it gave its address."""
+    """Return a connection. Raises OSError within seconds where nothing answers: the machine may be gone."""
     with socket.create_connection((address.host, address.port), timeout=_BLOCKED_S) as connected:
         connected.settimeout(None)
         return Connection(connected.detach())
@@ -310,7 +315,7 @@ def _connect(address: Address) -> Connection:
 
 @contextlib.contextmanager
 def _handshake() -> Iterator[None]:
-    """Raise AuthenticationError where the other end is something else, which the library asserts in part."""
+    """Raise AuthenticationError if the other end is something else; the library asserts that in part."""
     try:
         yield
     except (AssertionError, ValueError) as error:
@@ -318,21 +323,21 @@ def _handshake() -> Iterator[None]:
 
 
 def _watch_for_its_end(connection: Connection) -> Callable[[], bool]:
-    """Return what tells, in a microsecond, whether the other end has hung up or is lost."""
+    """Return a function that tells, in a microsecond, whether the other end has hung up or is lost."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLRDHUP)
     return lambda: bool(poll.poll(0))
 
 
 def _never_block(connection: Connection) -> None:
-    """Makes reading and writing fail with OSError where the other end is frozen."""
+    """Make reading and writing fail with OSError if the other end is frozen."""
     with socket.socket(fileno=os.dup(connection.fileno())) as copy:
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             copy.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _BLOCKED_S, 0))
 
 
 def _tune(connection: Connection) -> None:
-    """Sends at once, and notices within half a minute that the other end's machine is gone."""
+    """Send at once, and notice within half a minute that the other end's machine is gone."""
     with socket.socket(fileno=os.dup(connection.fileno())) as copy:
         copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         copy.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,7 +1,8 @@
-"""Which policy replica an env actor asks: one on its own node unless that is crowded, else the least loaded.
+"""Selection of a policy replica: one on the env actor's own node unless it is crowded, else the least loaded.
 
-Env actors choose at the same moments, each on what it sees; so that they do not all choose the same replica, those that
-see the same loads take turns by their numbers, and an env actor leaves its replica only for one that stays less loaded.
+Env actors select at the same moments, each on the loads that it sees. So that they do not all take the same replica,
+those that see the same loads take turns by their numbers, and an env actor leaves its replica only for one that stays
+less loaded.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import ray
 from wpray.cluster.gather import gather_within
 from wpray.transport.connection import Address
 
-_ANSWER_S = 5.0  # a replica that takes longer to say where it listens is loading or gone
-_PLACED_S = 20.0  # a replica that takes longer to say which GPUs it has waits for a node, so it is on none
+_ANSWER_S = 5.0  # for a replica's address; one that takes longer is loading or gone
+_PLACED_S = 20.0  # for a replica's GPUs; one that takes longer waits for a node, so it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,16 @@ class Gpus:
 
 
 class ReplicaSelector:
-    """The policy replicas as an env actor sees them."""
+    """Selector of a replica for one env actor."""
 
     def __init__(self, name: str, handles: Sequence[Any]) -> None:
-        """`name`: of the env actor, such as env-3; `handles`: of the policy actors."""
+        """Keep the `name` of the env actor, such as env-3, and the `handles` of the policy actors."""
         self._handles = handles
         self._number = int("".join(re.findall(r"\d+", name)) or 0)
-        self._better: Address | None = None  # found by the last look
+        self._better: Address | None = None  # found by `should_rebalance`
 
     def select(self) -> Address:
-        """The one to connect to. Raises ConnectionError if none answers."""
+        """Return the replica to connect to. Raises ConnectionError if none answers."""
         better, self._better = self._better, None
         if better is not None:
             return better
@@ -48,14 +49,17 @@ class ReplicaSelector:
         return select_replica(known, _this_node(), self._number)
 
     def should_rebalance(self, incarnation: str) -> bool:
-        """Return whether an env actor should leave the replica of `incarnation`; `select` then names the better."""
+        """Return whether an env actor should leave the replica of `incarnation`.
+
+        `select` then returns the better one.
+        """
         known = self._addresses() if len(self._handles) > 1 else []
         best = select_replica(known, _this_node(), self._number, incarnation) if known else None
         self._better = None if best is None or best.incarnation == incarnation else best
         return self._better is not None
 
     def gpus_here(self) -> list[str]:
-        """The GPUs that replicas on this node own, as in CUDA_VISIBLE_DEVICES; waits for those that are starting."""
+        """Return the GPUs that replicas on this node own, as in CUDA_VISIBLE_DEVICES; wait for starting replicas."""
         owners = [gpus for _, gpus in gather_within([handle.gpus.remote() for handle in self._handles], _PLACED_S)]
         return [name for gpus in owners if gpus.node == _this_node() for name in gpus.names]
 
@@ -66,12 +70,14 @@ class ReplicaSelector:
 
 
 def select_replica(known: Sequence[Address], here: str, number: int, current: str | None = None) -> Address:
-    """Return the replica for env actor `number` on node `here`; `current` is the incarnation that it is connected to.
+    """Return the replica for env actor `number` on node `here`.
 
-    Its own node's is preferred: at first in any case, for the others may still come; later as long as it has less than
-    its share of the connections.
+    `current` is the incarnation that it is connected to, if any. A replica on its own node is preferred: always at
+    first, because the others may still start; later while it has less than its share of the connections.
     """
-    others = [address.clients - (address.incarnation == current) for address in known]  # connections but for this one's
+    others = [
+        address.clients - (address.incarnation == current) for address in known
+    ]  # without this env actor's own connection
     share = (sum(others) + 1) / len(known)
 
     def rank(place: int) -> tuple[bool, int, bool, int]:

@@ -1,1 +1,1 @@
-"""Videos of recorded episodes, rendered after the fact: chosen, rendered by actors on Ray, encoded for browsers."""
+"""Videos of recorded episodes, rendered from their trajectories by actors on Ray and encoded for browsers."""

@@ -1,4 +1,4 @@
-"""`python -m wpray.video RUN_DIR`: renders recorded episodes: any of them, any camera, any size."""
+"""`python -m wpray.video RUN_DIR`: videos of recorded episodes, with any camera at any size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.video.options import add_choices, add_where, camera, config_of, wanted
+from wpray.video.options import add_choices, add_where, camera, matches_options, rendering_config
 
 if TYPE_CHECKING:
     from wpray.results import Run
@@ -27,38 +27,41 @@ _SIZES = (16, 2048)  # smallest and largest, pixels
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0 all rendered, 1 some could not be, 2 bad input."""
+    """Render the episodes that `argv` selects. Return 0, or 1 if some could not be rendered. Raise BadInputError."""
     options = _parser().parse_args(list(argv))
     process_env.prepare(joins_a_cluster=options.address is not None)
     from wpray.results import load
     from wpray.results.videos import VideoFolder
 
     run = load(options.run_dir)
-    config = config_of(run, options)
+    config = rendering_config(run, options)
     several = len(config.suites) > 1
     own = VideoFolder.of(run.path, config.video_out_path, several)
     videos = VideoFolder.of(run.path, str(options.out), several) if options.out else own
     failed = _render(run, config, options, videos)
     if videos.path.resolve() == own.path.resolve():
-        _remember(run, videos)
+        _add_to_table(run, videos)
     return 1 if failed else 0
 
 
 def _render(run: Run, config: Config, options: argparse.Namespace, videos: VideoFolder) -> int:
     from wpray.video.frames import CAMERAS, VideoStyle
-    from wpray.video.render import jobs_for, render, renderable
+    from wpray.video.render import jobs_for, render, select_renderable
     from wpray.video.selection import select_episodes
 
-    rows = select_episodes([row for row in run.episodes.to_pylist() if wanted(row, options)], "all", options.max_count)
+    rows = select_episodes(
+        [row for row in run.episodes.to_pylist() if matches_options(row, options)], "all", options.max_count
+    )
     if not rows:
-        raise BadInputError(f"{run.location}: no episode is as asked (errors have no video); ask for others")
+        raise BadInputError(
+            f"{run.location}: no episode matches the options (episodes with errors have no video); select others"
+        )
     every = config.video.every if options.every is None else options.every
     fps = config.video.fps if options.fps is None else options.fps
-    style = VideoStyle(
-        tuple(options.camera or CAMERAS), options.size, every, fps, options.overlay or config.video.overlay
-    )
+    overlay = options.overlay or config.video.overlay
+    style = VideoStyle(tuple(options.camera or CAMERAS), options.size, every, fps, overlay)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    whole = renderable(run, rows)
+    whole = select_renderable(run, rows)
     failed = render(config, jobs_for(run, whole), style, videos, Console(soft_wrap=True))
     return failed + len(rows) - len(whole)
 
@@ -67,14 +70,16 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.video", description=_ABOUT)
     parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
-    look = parser.add_argument_group("how they look")
-    look.add_argument(
+    style = parser.add_argument_group("style")
+    style.add_argument(
         "--camera", nargs="+", type=camera, metavar="NAME", help="side by side (agentview robot0_eye_in_hand)"
     )
-    look.add_argument("--size", type=_size, default=256, help="height and width of each image, pixels (256)")
-    look.add_argument("--every", type=whole(1), metavar="N", help="keep every n-th control step (as the run's config)")
-    look.add_argument("--fps", type=whole(1, 120), help="frames per second (as the run's config)")
-    look.add_argument("--overlay", action="store_true", help="write step, waypoint and outcome in the corner")
+    style.add_argument("--size", type=_size, default=256, help="height and width of each image, pixels (256)")
+    style.add_argument(
+        "--every", type=whole(1), metavar="N", help="keep every n-th control step (default: the run's setting)"
+    )
+    style.add_argument("--fps", type=whole(1, 120), help="frames per second (the run's setting)")
+    style.add_argument("--overlay", action="store_true", help="write step, waypoint and outcome in the corner")
     where = add_where(parser)
     where.add_argument(
         "--out", type=folder_to_write, metavar="DIR", help="folder of the files (the run's own video folder)"
@@ -82,8 +87,8 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _remember(run: Run, videos: VideoFolder) -> None:
-    """Notes the videos in episodes.parquet, unless a driver is at work in the folder: it will do that at its end."""
+def _add_to_table(run: Run, videos: VideoFolder) -> None:
+    """Write the videos' paths to episodes.parquet, unless a driver works in the folder: it does so at its end."""
     from wpray.results.merge import merge
     from wpray.results.writer import RunFolder
 

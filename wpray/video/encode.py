@@ -1,4 +1,4 @@
-"""Frames -> an MP4 that every browser plays."""
+"""Encoding of frames as an MP4 that every browser plays."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _OUTPUT = ["-pix_fmt", "yuv420p", "-crf", "20", "-preset", "medium", "-movflags"
 
 
 def encode(frames: Iterable[ImageArray], fps: int, keyframe_every: int = 250) -> bytes:
-    """An MP4's bytes; frames are (H, W, 3) uint8 of one size, H and W even.
+    """Return an MP4's bytes. Frames are (H, W, 3) uint8 of one size, with even H and W.
 
-    The fewer frames from one key frame to the next, the quicker is a single frame read, and the larger the file.
+    Fewer frames from one key frame to the next make a single frame quicker to read and the file larger.
     """
     with tempfile.TemporaryDirectory(prefix="wpray-video-") as folder:
         path = Path(folder, "video.mp4")

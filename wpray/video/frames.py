@@ -1,4 +1,4 @@
-"""A recorded episode -> its frames, the same pixels that were rendered while it ran."""
+"""Frames of a recorded episode, with the same pixels that were rendered while it ran."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from wpray.results.reader import matrix
 from wpray.types import FloatArray, ImageArray, SceneState, SimState, Status, Task
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
-SIZE = 256  # pixels: what the policy's images are rendered at
+SIZE = 256  # height and width at which the policy's images are rendered, pixels
 _COLOURS: dict[Status, str] = {"success": "#7ee2a8", "failure": "#ffb199", "error": "#ffffff"}
 
 
 @dataclass(frozen=True, slots=True)
 class VideoStyle:
-    """Cameras, size, frames and captions of a video."""
+    """Cameras, size, speed and captions of a video."""
 
     cameras: tuple[str, ...] = CAMERAS  # side by side
     size: int = SIZE  # height and width of each camera's image, pixels
     every: int = 1  # keep every n-th control step (the last one always)
     fps: int = 10
     overlay: bool = False
-    rotated: bool = False  # by 180 degrees as rendered, as policies see it: left and right of `upright` swapped
+    rotated: bool = False  # by 180 degrees as policies see images, which swaps left and right of an upright image
     keyframe_every: int = 250
 
 
 @dataclass(frozen=True, slots=True)
 class VideoJob:
-    """One episode to render."""
+    """An episode to render."""
 
     task: Task
     trial: int
     status: Status
-    name: str  # of the file
-    trajectory: Path  # its Parquet file, which an actor elsewhere does not see
+    name: str  # name of the video's file
+    trajectory: Path  # Parquet file of the episode, which an actor on another node cannot read
     segments: tuple[tuple[int, int], ...]  # (first control step, waypoint) of each segment, in order
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a trajectory file says about images."""
+    """The part of a trajectory that rendering needs."""
 
     qpos: FloatArray  # (N, nq)
     site_alpha: FloatArray  # (N, nsite)
@@ -58,7 +58,7 @@ class Recording:
 
 
 def read_recording(trajectory: bytes) -> Recording:
-    """Raises BadInputError if the file lacks the simulator's state (`record: light`)."""
+    """Read the simulator's state of every step. Raise BadInputError if the file lacks it (`record: light`)."""
     try:
         table = pq.read_table(io.BytesIO(trajectory))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -69,36 +69,37 @@ def read_recording(trajectory: bytes) -> Recording:
 
 
 def check_recording(trajectory: pa.Table) -> None:
-    """Raises BadInputError if a trajectory lacks the simulator's state (`record: light`)."""
+    """Raise BadInputError if a trajectory lacks the simulator's state (`record: light`)."""
     missing = {"render_qpos", "render_site_alpha"} - set(trajectory.column_names)
     if missing or b"scene" not in (trajectory.schema.metadata or {}):
         raise BadInputError("record: the trajectory lacks the simulator's state; videos need runs with record full")
 
 
-def steps_shown(num_steps: int, every: int) -> list[int]:
-    """Every n-th step from the first, and the last, which shows the outcome."""
+def select_steps(num_steps: int, every: int) -> list[int]:
+    """Return every n-th step from the first, and the last one, because it shows the outcome."""
     steps = list(range(0, num_steps, every))
     return steps if not steps or steps[-1] == num_steps - 1 else [*steps, num_steps - 1]
 
 
 def frames(env: Environment, job: VideoJob, trajectory: bytes, style: VideoStyle) -> Iterator[ImageArray]:
-    """(size, cameras x size, 3) images of the task that `env` has loaded, upright, cameras side by side.
+    """Yield (size, cameras x size, 3) images of the task that `env` has loaded: upright, cameras side by side.
 
-    `trajectory` is the content of the job's file.
+    `trajectory` is the content of the job's trajectory file.
     """
     recording = read_recording(trajectory)
     count = len(recording.qpos)
-    for step in steps_shown(count, style.every):
+    for step in select_steps(count, style.every):
         state = _state(recording, step)
         views = [
-            env.render(state, recording.scene, camera=c, height=style.size, width=style.size) for c in style.cameras
+            env.render(state, recording.scene, camera=camera, height=style.size, width=style.size)
+            for camera in style.cameras
         ]
         image: ImageArray = np.concatenate([view[:, ::-1] if style.rotated else view for view in views], axis=1)
         yield _captioned(image, caption(job, step, count), job.status) if style.overlay else image
 
 
 def caption(job: VideoJob, step: int, count: int) -> str:
-    """'step 85/119  waypoint 4  success'."""
+    """Return a caption such as 'step 85/119  waypoint 4  success'."""
     waypoint = _waypoint_at(job.segments, step)
     aim = "" if waypoint is None else f"waypoint {waypoint + 1}  "
     return f"step {step + 1}/{count}  {aim}{job.status}"
@@ -110,7 +111,7 @@ def _waypoint_at(segments: Sequence[tuple[int, int]], step: int) -> int | None:
 
 
 def _state(recording: Recording, step: int) -> SimState:
-    nothing = np.zeros(0)  # rendering reads the two recorded fields alone
+    nothing = np.zeros(0)  # because rendering reads the two recorded fields only
     qpos, alpha = recording.qpos[step], recording.site_alpha[step].astype(np.float32)
     return SimState(qpos, nothing, nothing, nothing, nothing, qpos, alpha)
 

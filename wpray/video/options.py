@@ -1,4 +1,4 @@
-"""Command-line options of what renders recorded episodes: which of them, and where."""
+"""Command-line options that select recorded episodes and the place to render them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOT_OF_VIDEOS = frozenset({"num_parallel", "output_dir", "resume", "retry", "st
 
 
 def add_choices(parser: ArgumentParser) -> None:
-    """Adds what `wanted` looks at, and `max_count`."""
+    """Add the options that `matches_options` reads, and `max_count`."""
     choices = parser.add_argument_group("which episodes (default: all)")
     choices.add_argument("--status", nargs="+", choices=("success", "failure"), help="of these outcomes only")
     choices.add_argument("--tasks", type=_ids, metavar="IDS", help="of these tasks only, such as 0,3 or 0-4")
@@ -33,7 +33,7 @@ def add_choices(parser: ArgumentParser) -> None:
 
 
 def add_where(parser: ArgumentParser) -> Any:
-    """Adds what `config_of` looks at; returns the group, for more of its kind."""
+    """Add the options that `rendering_config` reads. Return their group, so that a caller can add to it."""
     where = parser.add_argument_group("where")
     where.add_argument(
         "--num-actors", type=whole(1, 10_000), metavar="N", help="episodes rendered at once (as many as fit)"
@@ -42,25 +42,25 @@ def add_where(parser: ArgumentParser) -> Any:
     return where
 
 
-def wanted(row: Mapping[str, Any], options: argparse.Namespace) -> bool:
-    """Whether the episode is one that the options ask for."""
-    asked = ((options.status, "status"), (options.tasks, "task_id"), (options.trials, "trial"))
-    return all(allowed is None or row[name] in allowed for allowed, name in asked)
+def matches_options(row: Mapping[str, Any], options: argparse.Namespace) -> bool:
+    """Return True if the options select the episode."""
+    filters = ((options.status, "status"), (options.tasks, "task_id"), (options.trials, "trial"))
+    return all(allowed is None or row[name] in allowed for allowed, name in filters)
 
 
-def config_of(run: Run, options: argparse.Namespace) -> Config:
-    """The run's own configuration, with the actors where the options say. Raises BadInputError if it is not one."""
+def rendering_config(run: Run, options: argparse.Namespace) -> Config:
+    """Return the run's configuration with the actors of the options. Raise BadInputError if it is not usable."""
     known = {
         name: value
         for name, value in run.info["config"].items()
-        if name in Config.model_fields and name not in _NOT_OF_VIDEOS  # an older run may have odd values there
+        if name in Config.model_fields and name not in _NOT_OF_VIDEOS  # older runs may hold unusual values there
     }
     if "task_suite" not in known:
         raise DamagedRunError(
             f"{run.location}: the config in its run.json names no task_suite, so nothing can be rendered"
         )
     try:
-        config = validate(known)  # keys of a later version do not change how a scene looks
+        config = validate(known)  # without the keys of later versions, because they do not change a scene's images
     except BadInputError as error:
         raise DamagedRunError(f"{run.location}: the config in its run.json is not usable ({error})") from error
     actors = options.num_actors or "auto"
@@ -69,9 +69,9 @@ def config_of(run: Run, options: argparse.Namespace) -> Config:
 
 
 def camera(text: str) -> str:
-    """Take the name of a camera that LIBERO's scenes have."""
+    """Return `text` if it names a camera of LIBERO's scenes; raise ArgumentTypeError otherwise."""
     if text not in SCENE_CAMERAS:
-        raise argparse.ArgumentTypeError(f"no camera is called {text[:40]!r}; there are {', '.join(SCENE_CAMERAS)}")
+        raise argparse.ArgumentTypeError(f"no camera is named {text[:40]!r}; there are {', '.join(SCENE_CAMERAS)}")
     return text
 
 

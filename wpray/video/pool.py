@@ -1,4 +1,4 @@
-"""CPU actors on Ray that render videos, each keeping the task that it has compiled."""
+"""Pool of CPU actors on Ray that render videos; each keeps the task that it has compiled."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from wpray.orchestration.events import failure_of
 from wpray.video.encode import encode
 from wpray.video.frames import VideoJob, VideoStyle, frames
 
-_ATTEMPTS = 2  # of a video whose actor died
-_PATIENCE_S = 900.0  # without a single video: the machine hangs, or no node has room
+_MAX_ATTEMPTS = 2  # per video, because its actor may die
+_STALL_S = 900.0  # after so long without a finished video, the machine hangs or no node has room
 
 
 class VideoActorImpl:
-    """Holds one environment in a process of its own and renders recorded episodes with it."""
+    """Actor that renders recorded episodes with an environment of its own."""
 
     def __init__(self, config: Config, style: VideoStyle) -> None:
         self._config, self._style = config, style
         self._env: Any = None
 
     def render(self, job: VideoJob, trajectory: bytes) -> bytes:
-        """The MP4 of one episode, which the caller writes: this node may have no disk in common with it.
+        """Return the MP4 of an episode; the caller writes it, because nodes may share no disk.
 
-        Raises BadInputError on a machine or for a recording that cannot be rendered.
+        Raise BadInputError if this machine cannot render or the recording is incomplete.
         """
         if self._env is None:
-            prepare_rendering(self._config, name=str(os.getpid()))  # spread over the GPUs
+            prepare_rendering(self._config, name=str(os.getpid()))  # the name spreads actors over the GPUs
             self._env = make_environment(self._config.suites[0], self._config.env.protocol)
         self._env.load(job.task)
         return encode(frames(self._env, job, trajectory, self._style), self._style.fps, self._style.keyframe_every)
 
 
-_remote: Any = ray.remote  # its stubs know only some of its options
+_remote: Any = ray.remote  # untyped, because Ray's stubs lack some of its options
 VideoActor = _remote(num_cpus=1, max_restarts=0)(VideoActorImpl)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What came of a job: the MP4, or why there is none."""
+    """Result of a job: the MP4, or the reason why there is none."""
 
     job: VideoJob
     video: bytes | None
@@ -54,8 +54,8 @@ class Rendered:
 
 
 @dataclass(slots=True)
-class _Seat:
-    """An actor and the job that it has in hand."""
+class _Call:
+    """Job that an actor is rendering."""
 
     actor: Any
     job: VideoJob
@@ -64,71 +64,72 @@ class _Seat:
 
 @dataclass(slots=True)
 class VideoPool:
-    """Renders jobs on up to `size` actors; needs a Ray that is initialized."""
+    """Pool of up to `size` actors that render jobs. Ray must be initialized."""
 
     config: Config
     style: VideoStyle
     size: int
-    _seats: dict[Any, _Seat] = field(default_factory=dict)  # by the reference of the call in flight
+    _calls: dict[Any, _Call] = field(default_factory=dict)  # calls in flight, by Ray's reference
 
     def render(self, jobs: Sequence[VideoJob]) -> Iterator[Rendered]:
-        """Every job's result, as they come; ends its actors when done, or when the caller stops asking."""
+        """Yield results in order of completion. End the actors afterwards, also when the caller stops early."""
         pending = sorted(jobs, key=lambda job: (job.task.task_id, job.trial))
         try:
             # Actors start at different tasks, so that each compiles few of them.
             for index in _spread(len(pending), self.size):
-                self._give(self._start(), pending[index], 1)
-            pending = [job for job in pending if all(seat.job is not job for seat in self._seats.values())]
-            while self._seats:
-                done, _ = ray.wait(list(self._seats), num_returns=1, timeout=_PATIENCE_S)
+                self._submit(self._start(), pending[index], 1)
+            pending = [job for job in pending if all(call.job is not job for call in self._calls.values())]
+            while self._calls:
+                done, _ = ray.wait(list(self._calls), num_returns=1, timeout=_STALL_S)
                 if not done:
-                    yield from _given_up([*(seat.job for seat in self._seats.values()), *pending])
+                    yield from _abandon([*(call.job for call in self._calls.values()), *pending])
                     return
-                yield from self._finished(self._seats.pop(done[0]), done[0], pending)
+                yield from self._finish(self._calls.pop(done[0]), done[0], pending)
         finally:
-            for seat in self._seats.values():
-                ray.kill(seat.actor, no_restart=True)
-            self._seats.clear()
+            for call in self._calls.values():
+                ray.kill(call.actor, no_restart=True)
+            self._calls.clear()
 
-    def _finished(self, seat: _Seat, reference: Any, pending: list[VideoJob]) -> Iterator[Rendered]:
-        actor = seat.actor
+    def _finish(self, call: _Call, reference: Any, pending: list[VideoJob]) -> Iterator[Rendered]:
+        """Yield the result of `call`, unless it runs again, and submit the actor's next job."""
+        actor = call.actor
         try:
-            result = Rendered(seat.job, ray.get(reference))
+            result = Rendered(call.job, ray.get(reference))
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.RayActorError):
                 actor = self._start()
-                if seat.attempt < _ATTEMPTS:
-                    self._give(actor, seat.job, seat.attempt + 1)
+                if call.attempt < _MAX_ATTEMPTS:
+                    self._submit(actor, call.job, call.attempt + 1)
                     return
-            result = Rendered(seat.job, None, failure_of(error).reason)
+            result = Rendered(call.job, None, failure_of(error).reason)
         if pending:
-            self._give(actor, _next(pending, seat.job), 1)
+            self._submit(actor, _take_next(pending, call.job), 1)
         else:
             ray.kill(actor, no_restart=True)
         yield result
 
     def _start(self) -> Any:
         config = self.config
-        placed = {"num_cpus": config.ray.env_cpus, "memory": env_memory(config), **demands(config.ray.env_resources)}
-        return VideoActor.options(**placed).remote(config, self.style)
+        resources = {"num_cpus": config.ray.env_cpus, "memory": env_memory(config), **demands(config.ray.env_resources)}
+        return VideoActor.options(**resources).remote(config, self.style)
 
-    def _give(self, actor: Any, job: VideoJob, attempt: int) -> None:
-        """Reads the recording only now: of all jobs, no more are in memory than there are actors."""
-        self._seats[actor.render.remote(job, job.trajectory.read_bytes())] = _Seat(actor, job, attempt)
+    def _submit(self, actor: Any, job: VideoJob, attempt: int) -> None:
+        """Read the recording and send it. It is not read earlier, so memory holds at most one recording per actor."""
+        self._calls[actor.render.remote(job, job.trajectory.read_bytes())] = _Call(actor, job, attempt)
 
 
-def _given_up(jobs: Sequence[VideoJob]) -> list[Rendered]:
-    return [Rendered(job, None, f"no video was finished for {_PATIENCE_S:g} s") for job in jobs]
+def _abandon(jobs: Sequence[VideoJob]) -> list[Rendered]:
+    return [Rendered(job, None, f"no video was finished for {_STALL_S:g} s") for job in jobs]
 
 
 def _spread(jobs: int, actors: int) -> list[int]:
-    """Where each actor starts among the jobs."""
+    """Return the index of the job with which each actor starts."""
     count = min(jobs, actors)
     return [index * jobs // count for index in range(count)]
 
 
-def _next(pending: list[VideoJob], last: VideoJob) -> VideoJob:
-    """The next job of the task that an actor has compiled; else the first one left."""
+def _take_next(pending: list[VideoJob], last: VideoJob) -> VideoJob:
+    """Remove and return the next job of the task of `last`, which the actor has compiled, or else the first job."""
     same = next((job for job in pending if job.task.task_id == last.task.task_id), pending[0])
     pending.remove(same)
     return same

@@ -1,4 +1,4 @@
-"""Renders chosen episodes of a run into its video folder; shows progress."""
+"""Rendering of selected episodes into a run's video folder, with a progress bar."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from wpray.results.writer import RunFolder
 from wpray.types import Task, TrialKey
 from wpray.video.frames import VideoJob, VideoStyle, check_recording
 from wpray.video.pool import VideoPool
-from wpray.video.selection import Row, select_episodes
+from wpray.video.selection import EpisodeRow, select_episodes
 
 _LOG = logging.getLogger(__name__)
 
 
 def after_run(config: Config, folder: RunFolder, console: Console) -> None:
-    """The videos that `video.*` asks for and that are not there yet, once no episode needs the cores.
+    """Render the missing videos that `video.*` selects, after the last episode, when the cores are free.
 
-    Never raises for a video's sake: the results are complete without; Ctrl-C skips what is left.
+    Log what cannot be rendered instead of raising, because the results are complete without videos. Ctrl-C skips the
+    rest.
     """
     videos = VideoFolder.of(folder.path, config.video_out_path, len(config.suites) > 1)
     if config.video.mode != "none" and folder.has_rows():
@@ -39,14 +40,14 @@ def after_run(config: Config, folder: RunFolder, console: Console) -> None:
         except KeyboardInterrupt:
             _LOG.warning("videos skipped; python -m wpray.video %s renders them later", folder.path)
         except (BadInputError, RunStoppedError, OSError, ray.exceptions.RayError) as error:
-            _LOG.warning("videos left out: %s", str(error).strip().splitlines()[0])
+            _LOG.warning("no videos: %s", str(error).strip().splitlines()[0])
     merge(folder, videos)
 
 
 def render(config: Config, jobs: Sequence[VideoJob], style: VideoStyle, videos: VideoFolder, console: Console) -> int:
-    """Writes the jobs' videos; returns how many could not be made (each with a warning).
+    """Write the jobs' videos. Return the number of those that could not be rendered, each with a warning.
 
-    Raises OSError if the folder cannot be written.
+    Raise OSError if the folder cannot be written.
     """
     videos.path.mkdir(parents=True, exist_ok=True)
     failed, began = 0, time.monotonic()
@@ -63,34 +64,34 @@ def render(config: Config, jobs: Sequence[VideoJob], style: VideoStyle, videos: 
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, result.video)
     seconds = time.monotonic() - began
-    said = f"Videos: {len(jobs) - failed} in {videos.path} ({seconds:.0f} s)"
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    summary = f"Videos: {len(jobs) - failed} in {videos.path} ({seconds:.0f} s)"
+    console.print(summary, highlight=False, markup=False, soft_wrap=True)
     return failed
 
 
-def jobs_for(run: Run, rows: Sequence[Row]) -> list[VideoJob]:
-    """What there is to render of each episode. Raises BadInputError if one was not recorded."""
+def jobs_for(run: Run, rows: Sequence[EpisodeRow]) -> list[VideoJob]:
+    """Return a rendering job for each episode. Raise BadInputError if one has no trajectory."""
     segments = _segments(run)
     by_suite = isinstance(run.info["config"].get("task_suite"), list)
-    return [_job(run, row, segments.get(_key(row), ()), by_suite) for row in rows]
+    return [_job(run, row, segments.get(TrialKey.from_row(row), ()), by_suite) for row in rows]
 
 
-def renderable(run: Run, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose recordings are whole, with a warning for each of the others.
+def select_renderable(run: Run, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
+    """Return the rows with a complete recording, and log a warning for each of the others.
 
-    Raises BadInputError if there are none, such as those of a run with `record: light`.
+    Raise BadInputError if there are none, as in a run with `record: light`.
     """
     whole, reasons = [], []
     for row in rows:
         try:
-            check_recording(run.trajectory(_key(row)))
+            check_recording(run.trajectory(TrialKey.from_row(row)))
             whole.append(row)
         except BadInputError as error:
             reasons.append(str(error))
     if not whole:
         raise BadInputError(f"{run.location}: none of {len(rows)} episodes can be rendered: {reasons[0]}")
     for reason in reasons:
-        _LOG.warning("left out: %s", reason)
+        _LOG.warning("no video: %s", reason)
     return whole
 
 
@@ -108,8 +109,8 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
     render(config, jobs_for(run, rows), style, videos, console)
 
 
-def _job(run: Run, row: Row, segments: tuple[tuple[int, int], ...], by_suite: bool) -> VideoJob:
-    key = _key(row)
+def _job(run: Run, row: EpisodeRow, segments: tuple[tuple[int, int], ...], by_suite: bool) -> VideoJob:
+    key = TrialKey.from_row(row)
     path = run.trajectory_file(key)
     if path is None:
         raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
@@ -121,16 +122,12 @@ def _segments(run: Run) -> dict[TrialKey, tuple[tuple[int, int], ...]]:
     found: dict[TrialKey, list[tuple[int, int]]] = {}
     for row in run.decisions.select(["kind", "suite", "task_id", "trial", "step", "waypoint_index"]).to_pylist():
         if row["kind"] == "segment":
-            found.setdefault(_key(row), []).append((row["step"], row["waypoint_index"]))
+            found.setdefault(TrialKey.from_row(row), []).append((row["step"], row["waypoint_index"]))
     return {key: tuple(pairs) for key, pairs in found.items()}
 
 
-def _key(row: Row) -> TrialKey:
-    return row["suite"], row["task_id"], row["trial"]
-
-
 def _ray(config: Config) -> contextlib.AbstractContextManager[None]:
-    """Ray as it is, or started for this alone."""
+    """Return a context with Ray: the one that is initialized, or one for this context only."""
     return contextlib.nullcontext() if ray.is_initialized() else running_ray(config)
 
 

@@ -1,4 +1,4 @@
-"""Which episodes get a video. Pure."""
+"""Selection of the episodes that get a video: pure functions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 Mode = Literal["none", "failures", "sample", "all"]
-Row = Mapping[str, Any]  # of episodes.parquet
+EpisodeRow = Mapping[str, Any]  # a row of episodes.parquet
 
 
-def select_episodes(rows: Sequence[Row], mode: Mode, max_count: int | None) -> list[Row]:
-    """The rows to render, in (suite, task, trial) order; episodes that ended in an error have nothing to show.
+def select_episodes(rows: Sequence[EpisodeRow], mode: Mode, max_count: int | None) -> list[EpisodeRow]:
+    """Return the rows to render in (suite, task, trial) order, without episodes that ended in an error.
 
-    `sample`: of each task the first success and the first failure. Where `max_count` cuts, failures come before
-    successes, and every task's first before any task's second.
+    `sample` keeps each task's first success and first failure. If `max_count` leaves some out, it keeps failures before
+    successes, and every task's first one before any task's second.
     """
     shown = sorted((row for row in rows if row["status"] != "error"), key=_place)
     chosen = _by_mode(shown, mode)
@@ -22,7 +22,7 @@ def select_episodes(rows: Sequence[Row], mode: Mode, max_count: int | None) -> l
     return sorted(_by_importance(chosen)[:max_count], key=_place)
 
 
-def _by_mode(shown: list[Row], mode: Mode) -> list[Row]:
+def _by_mode(shown: list[EpisodeRow], mode: Mode) -> list[EpisodeRow]:
     if mode == "sample":
         return _firsts(shown)
     if mode == "failures":
@@ -30,18 +30,18 @@ def _by_mode(shown: list[Row], mode: Mode) -> list[Row]:
     return shown if mode == "all" else []
 
 
-def _place(row: Row) -> tuple[str, int, int]:
+def _place(row: EpisodeRow) -> tuple[str, int, int]:
     return row["suite"], row["task_id"], row["trial"]
 
 
-def _firsts(rows: Iterable[Row]) -> list[Row]:
-    seen: dict[tuple[str, int, str], Row] = {}
+def _firsts(rows: Iterable[EpisodeRow]) -> list[EpisodeRow]:
+    seen: dict[tuple[str, int, str], EpisodeRow] = {}
     for row in rows:
         seen.setdefault((row["suite"], row["task_id"], row["status"]), row)
     return sorted(seen.values(), key=_place)
 
 
-def _by_importance(rows: Sequence[Row]) -> list[Row]:
+def _by_importance(rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
     ranks: list[tuple[bool, int, int, str]] = []
     counts: dict[tuple[str, int, str], int] = {}
     for row in rows:

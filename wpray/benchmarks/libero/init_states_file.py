@@ -18,7 +18,7 @@ import numpy as np
 
 from wpray.benchmarks.libero.tasks import read_torch
 from wpray.errors import BadInputError, shown
-from wpray.types import FloatArray
+from wpray.types import FloatArray, Task
 
 SETTING = "init_states_file"
 _MAX_BYTES = 1_000_000_000
@@ -54,6 +54,17 @@ def read_init_states(path: Path) -> dict[str, FloatArray]:
             f"{SETTING}: {path}: no initial states by task name ({reason}); "
             "give an NPZ, or a pickle or torch file of a dict of arrays"
         ) from error
+
+
+def states_of(task: Task, states: Mapping[str, FloatArray], path: Path) -> FloatArray:
+    """Return the states of `task` among those of the file `path`. Raises BadInputError if it has none."""
+    if task.name not in states:
+        found = ", ".join(map(shown, list(states)[:3]))
+        raise BadInputError(
+            f"init_states_file: {path} has no states of task {task.task_id} ({task.name}), only of {found}"
+            f"{' and others' if len(states) > 3 else ''}; add them, or leave the task out with tasks"
+        )
+    return states[task.name]
 
 
 def _read(path: Path) -> Any:

@@ -1,1 +1,1 @@
-"""Waypoint VLA: prompts, normalization, noise and batches around the models."""
+"""Waypoint VLA: prompts, normalization, noise and batches for the models."""

@@ -1,4 +1,4 @@
-"""The shapes that batches are computed in: a captured graph has one shape, so a batch is padded to the next."""
+"""Shapes of batches. A captured graph has one shape, so a batch is padded to the next one."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wpray.models.batch_invariance import Trace, invariant_shapes
 from wpray.models.batch_parts import BatchShape
 from wpray.models.config import Precision
-from wpray.models.same_bits import Trace, alike
 
 Rows = list[int]
 Shapes = Sequence[BatchShape]
-TraceOf = Callable[[int, int, BatchShape, int], Any]  # as `same_bits.alike` takes it, and a padded prompt length
+TraceOf = Callable[[int, int, BatchShape, int], Any]  # a Trace that also takes a padded prompt length
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A model's shapes."""
+class RequestKind:
+    """Possible shapes of one kind of request."""
 
-    rows: tuple[int, ...]  # that are worth a graph of their own, ascending
-    fixed: Mapping[Precision, BatchShape]  # every answer is this one's if none may depend on its batch
-    reads: tuple[int, ...] = (1, 2, 4, 8)  # more prompts at once are no faster, and take memory
+    rows: tuple[int, ...]  # sizes with a graph of their own, ascending
+    fixed: Mapping[Precision, BatchShape]  # shape of every answer if answers must not depend on batches
+    reads: tuple[int, ...] = (1, 2, 4, 8)  # more prompts at once are not faster and take memory
 
     def up_to(self, max_batch_size: int) -> Shapes:
-        """All shapes, ascending by rows."""
+        """Return all shapes, ascending by rows."""
         reads = self.reads_up_to(max_batch_size)
         return tuple(BatchShape(reads, size) for size in self.rows_up_to(max_batch_size))
 
     def reads_up_to(self, max_batch_size: int) -> tuple[int, ...]:
-        """Ascending; half a batch at most: to read all of it at once is 2% faster, and takes twice the memory."""
+        """Return sizes of parts, ascending, up to half a batch: a whole one is 2% faster but takes twice the memory."""
         return tuple(size for size in self.reads if size == 1 or 2 * size <= max_batch_size)
 
     def rows_up_to(self, max_batch_size: int) -> tuple[int, ...]:
-        """Ascending."""
+        """Return the numbers of rows, ascending."""
         return (*(size for size in self.rows if size < max_batch_size), max_batch_size)
 
     def largest(self, precision: Precision, max_batch_size: int, deterministic: bool) -> BatchShape:
-        """That takes the most memory."""
+        """Return the shape that takes the most memory."""
         fixed = self.fixed[precision]
         if not deterministic:
             return self.up_to(max_batch_size)[-1]
@@ -46,38 +46,38 @@ class Kind:
         reads = sorted({*self.reads_up_to(max_batch_size), *fixed.reads})
         return BatchShape(tuple(reads), max(max_batch_size, fixed.rows))
 
-    def same_bits(self, trace: Trace, precision: Precision, max_batch_size: int) -> Shapes:
-        """The fixed shape, and those that give its bits. In float32 on an H100 no others did: none is tried."""
+    def invariant_shapes(self, trace: Trace, precision: Precision, max_batch_size: int) -> Shapes:
+        """Return the fixed shape and those that give its bits. In float32, none did on an H100."""
         fixed = self.fixed[precision]
         if precision == "float32":
-            return alike(trace, fixed, (), ())
-        return alike(trace, fixed, self.reads_up_to(max_batch_size), self.rows_up_to(max_batch_size))
+            return invariant_shapes(trace, fixed, (), ())
+        return invariant_shapes(trace, fixed, self.reads_up_to(max_batch_size), self.rows_up_to(max_batch_size))
 
 
-# A plan streams the VLM's weights 62 times, which in bfloat16 costs 32 rows hardly more than one; float32 is bound by
-# arithmetic sooner. A segment's passes are short, and padded rows show.
-PLAN = Kind((1, 4, 8, 16, 32, 64, 128), {"bfloat16": BatchShape((4,), 32), "float32": BatchShape((2,), 8)})
-SEGMENT = Kind(
+# A plan streams the VLM's weights 62 times, which in bfloat16 takes hardly longer for 32 rows than for one; arithmetic
+# limits float32 earlier. A segment's passes are short, so padded rows cost time.
+PLAN = RequestKind((1, 4, 8, 16, 32, 64, 128), {"bfloat16": BatchShape((4,), 32), "float32": BatchShape((2,), 8)})
+SEGMENT = RequestKind(
     (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192),
     {"bfloat16": BatchShape((4,), 8), "float32": BatchShape((2,), 4)},
 )
-ONE_BY_ONE = BatchShape((1,), 1)  # a processor without a GPU gains nothing from batches
+ONE_BY_ONE = BatchShape((1,), 1)  # because batches gain nothing on a CPU
 
 
 class BatchShapes:
-    """Cuts batches of one kind of request into parts of known shapes."""
+    """Splitter of batches of one kind of request into parts of known shapes."""
 
     def __init__(self, shapes: Shapes | Callable[[int], Shapes]) -> None:
-        """`shapes`, ascending by rows; or a function that gives them for a padded prompt length.
+        """Take `shapes`, ascending by rows, or a function that returns them for a padded prompt length.
 
-        With a function, all prompts of a part are padded to the same length, which shapes the sums, too.
+        With a function, all prompts of a part are padded to the same length, because the length also affects sums.
         """
         self._any = None if callable(shapes) else shapes
         self._find = shapes if callable(shapes) else None
         self._found: dict[int, Shapes] = {}
 
     def of(self, prompt_size: int) -> Shapes:
-        """Shapes for prompts of a padded length. The first call for one may take seconds."""
+        """Return the shapes for prompts of a padded length. The first call for a length may take seconds."""
         if self._any is not None:
             return self._any
         assert self._find is not None
@@ -86,12 +86,12 @@ class BatchShapes:
         return self._found[prompt_size]
 
     def sizes(self, prompt_size: int, max_batch_size: int) -> tuple[int, ...]:
-        """Of batches that are worth filling, ascending; none if there are shapes of many sizes."""
+        """Return the batch sizes that are worth filling, ascending; none if there are shapes of many sizes."""
         shapes = self.of(prompt_size)
         return tuple(range(shapes[0].rows, max_batch_size + 1, shapes[0].rows)) if len(shapes) == 1 else ()
 
     def cut(self, prompt_sizes: Sequence[int]) -> Iterator[tuple[Rows, BatchShape]]:
-        """Parts of a batch: which rows, in what shape. `prompt_sizes` are each one's padded prompt length."""
+        """Yield the parts of a batch as rows and shapes. `prompt_sizes` are the requests' padded prompt lengths."""
         if self._any is not None:
             yield from _cut(list(range(len(prompt_sizes))), self._any)
             return
@@ -107,13 +107,13 @@ def _cut(rows: Rows, shapes: Shapes) -> Iterator[tuple[Rows, BatchShape]]:
 
 
 def fixed_shapes(
-    kind: Kind, trace: TraceOf, precision: Precision, max_batch_size: int, gpu: bool = True
+    kind: RequestKind, trace: TraceOf, precision: Precision, max_batch_size: int, gpu: bool = True
 ) -> BatchShapes:
-    """Shapes in which no answer depends on its batch."""
+    """Return shapes in which no answer depends on its batch."""
     if not gpu:
         return BatchShapes(lambda prompt_size: (ONE_BY_ONE,))
     return BatchShapes(
-        lambda prompt_size: kind.same_bits(
+        lambda prompt_size: kind.invariant_shapes(
             lambda start, stop, shape: trace(start, stop, shape, prompt_size), precision, max_batch_size
         )
     )

@@ -1,4 +1,4 @@
-"""The learned policy's files, checked together before a weight is loaded: checkpoints, statistics, tokenizer."""
+"""Files of the learned policy (checkpoints, statistics, tokenizer), checked together before a weight is loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wpray.config import Config
 from wpray.errors import BadInputError
+from wpray.models.adapters import SKIPPED, TRAINED, AdapterSettings
 from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
 from wpray.models.layouts import ChosenFile, Given, ModelFiles, open_models
 from wpray.policies.base import Sources
@@ -16,7 +17,7 @@ from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScal
 
 @dataclass(frozen=True, slots=True)
 class PolicyFiles:
-    """What a learned policy is loaded from."""
+    """Files that a learned policy is loaded from."""
 
     models: ModelFiles
     statistics: DataSetStatistics
@@ -24,12 +25,12 @@ class PolicyFiles:
 
 
 def open_files(config: Config) -> PolicyFiles:
-    """The files that `config` names, each checked, and against one another.
+    """Return the files of `config`, checked one by one and against each other.
 
-    Raises BadInputError for whatever is wrong with one, for witnesses that contradict one another about the layout, and
-    for sizes that are not what the configuration says.
+    Raise BadInputError if a file is wrong, if headers and settings contradict each other about the layout, or if sizes
+    do not match the configuration.
     """
-    assert config.dataset_statistics_path  # the config's own rule
+    assert config.dataset_statistics_path  # guaranteed by the config
     path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
     statistics = read_for_suites(path, config.suites, key, config.norm_type)
     scaling = statistics.scaling(config.norm_type)
@@ -39,7 +40,7 @@ def open_files(config: Config) -> PolicyFiles:
 
 
 def sources_of(config: Config, files: PolicyFiles) -> Sources:
-    """Return what was taken from a policy's files, and as what, for run.json and the log."""
+    """Return the sources of a policy and their interpretation, for run.json and the log."""
     models, statistics = files.models, files.statistics
     opened = dict(zip((chosen.setting for chosen in models.chosen), (models.vlm, models.expert), strict=False))
     facts = {
@@ -53,7 +54,7 @@ def sources_of(config: Config, files: PolicyFiles) -> Sources:
         for chosen in models.chosen
         if chosen.passed_over is not None
     )
-    # A run that joins no cluster has warned of the statistics already, when it checked its machine.
+    # A local run has already warned of the statistics, when it checked its machine.
     foreign = config.ray.address is not None and not statistics.fits
     return Sources(
         {
@@ -65,7 +66,7 @@ def sources_of(config: Config, files: PolicyFiles) -> Sources:
             *(f"{setting}: {opened[setting].path}: {text}" for setting, text in unusual.items() if text),
             f"{statistics.describe(config.suites[0])}, numbers {digest[:16]}",
         ),
-        (*others, *((statistics.describe(config.suites[0]),) if foreign else ())),
+        (*others, *models.warnings, *((statistics.describe(config.suites[0]),) if foreign else ())),
     )
 
 
@@ -74,33 +75,32 @@ def _passed_over(chosen: ChosenFile) -> dict[str, str]:
 
 
 def planner_precision(config: Config) -> Precision:
-    """What the planner computes in: a joint model has one precision."""
+    """Return the planner's precision; a joint model has a single one."""
     return config.vlm_precision if config.joint_checkpoint is None else config.precision
 
 
 def head_precision(config: Config, models: ModelFiles) -> Precision:
-    """What the planner scores its tokens in: what is configured, else what all known branches of its kind do first."""
+    """Return the precision of the planner's scores: the configured one, or the first of all known branches."""
     if config.lm_head_precision != "auto":
         return config.lm_head_precision
     return "float32" if models.expert_config.planner is None else "bfloat16"
 
 
 def tokenizer_path(config: Config) -> Path:
-    """The tokenizer's file. Raises BadInputError if it is not where it is named, or beside no checkpoint."""
+    """Return the tokenizer's file. Raise BadInputError if the named one or one near a checkpoint does not exist."""
     path = Path(config.tokenizer_path) if config.tokenizer_path else None
     named = (config.joint_checkpoint, config.vlm_checkpoint, config.ae_checkpoint)
     return find_tokenizer(path, [Path(checkpoint) for checkpoint in named if checkpoint])
 
 
 def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> None:
-    """What the config says of the models must be what the files hold. Raises BadInputError naming the field."""
+    """Raise BadInputError, naming the field, if the configured sizes are not those of the files."""
     found: dict[str, list[object]] = {
         "paligemma_variant": [name for name, size in GEMMAS.items() if size == vlm.text == expert.text],
         "action_expert_variant": [name for name, size in GEMMAS.items() if size == expert.expert],
         "model_action_dim": [expert.action_dim],
         "model_proprio_dim": [expert.action_dim],
         "horizon_steps": [expert.horizon],
-        "planner_mode": ["token_ar" if expert.planner is None else "block_ar", "auto"],
     }
     for name, right in found.items():
         if getattr(config, name) not in right:
@@ -118,4 +118,28 @@ def _given(config: Config, scaling: PolicyScaling, statistics: Path) -> Given:
         proprio_dim=scaling.proprio_dim,
         statistics=statistics,
         num_waypoints=config.num_waypoints,
+        adapter=_adapter(config) if config.lora_enabled else None,
+        planner=None if config.planner_mode == "auto" else config.planner_mode,
+        block_embed=config.planner_use_block_embed,
+    )
+
+
+def _adapter(config: Config) -> AdapterSettings:
+    """Return what the configuration says of a LoRA adapter."""
+    assert config.pretrained_weight_path is not None  # guaranteed by the configs
+    assert config.lora_alpha is not None
+    skipped, trained = config.lora_modules_to_skip, config.lora_trainable_modules
+    return AdapterSettings(
+        config.pretrained_weight_path,
+        config.lora_rank,
+        config.lora_alpha,
+        config.lora_use_rslora,
+        config.lora_apply_to,
+        config.vision_encoder_mode or ("full" if config.train_vision_encoder else "freeze"),
+        SKIPPED if skipped is None else tuple(skipped),
+        TRAINED if trained is None else tuple(trained),
+        config.runtime_merge,
+        config.lora_inference_slim,
+        config.use_ema,
+        config.allow_stale_ema_forensics,
     )

@@ -1,6 +1,6 @@
 """The flow's initial noise and a sampled plan's: functions of the request's key alone, never of what else runs.
 
-Philox is counter-based and its key is hashed from the request's, so any replica on any machine draws the same numbers.
+Philox is counter-based and its key is a hash of the request's, so replicas on all machines draw the same numbers.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 from wpray.types import Float32Array, PlanRequest, SegmentRequest
 
-_DOMAIN = "wpray flow noise 1"  # change it, and every outcome changes
+_DOMAIN = "wpray flow noise 1"  # a change of this text changes every outcome
 _PLANNER_DOMAIN = "wpray planner noise 1"  # the same for plans at a temperature
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseKey:
-    """What one segment's noise depends on."""
+    """Key that determines the noise of a segment."""
 
     seed: int
     suite: str
@@ -30,14 +30,14 @@ class NoiseKey:
 
 
 def noise_key(request: PlanRequest | SegmentRequest) -> NoiseKey:
-    """The key of the segment that `request` asks for; a plan asks for its first segment."""
+    """Return the key of the requested segment, which is the first one for a plan."""
     trial = request.trial
     suite, task_id, index = trial.key
     return NoiseKey(trial.seed, suite, task_id, index, request.plan_index, request.segment_index)
 
 
 def flow_noise(key: NoiseKey, shape: tuple[int, ...]) -> Float32Array:
-    """Standard normal noise of `shape`, float32 (drawn in float64)."""
+    """Return standard normal noise (`shape`, float32), drawn in float64."""
     return _generator(_DOMAIN, key).standard_normal(shape).astype(np.float32)
 
 

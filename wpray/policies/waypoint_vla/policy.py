@@ -1,8 +1,8 @@
-"""The Waypoint VLA: a VLM that plans waypoints and an action expert that fills the motion between them.
+"""Waypoint VLA: a VLM that plans waypoints, and an action expert that fills the motion between them.
 
-Nothing of an answer depends on the requests beside it in a batch except the rounding of matrix products, whose order of
-summation follows a batch's shape. With `batching.deterministic` every batch is cut and padded to one shape: the answer
-to a request is then the same to the bit whatever the batch, the order or the replica.
+Other requests of a batch affect an answer only by the rounding of matrix products, whose order of summation follows the
+batch's shape. With `batching.deterministic`, every batch is split and padded to shapes that give the same bits, so an
+answer does not depend on the batch, the order or the replica.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wpray.models.sampling import Sampling
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.base import Sources
-from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, Kind, TraceOf, fixed_shapes
+from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, RequestKind, TraceOf, fixed_shapes
 from wpray.policies.waypoint_vla.model_files import (
     head_precision,
     open_files,
@@ -36,7 +36,7 @@ from wpray.policies.waypoint_vla.model_files import (
     tokenizer_path,
 )
 from wpray.policies.waypoint_vla.noise import flow_noise, noise_key, planner_generator
-from wpray.policies.waypoint_vla.preparation import Noise, Preparation, ReadyPlan, ReadySegment, Request
+from wpray.policies.waypoint_vla.preparation import AnyRequest, Noise, Preparation, ReadyPlan, ReadySegment
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds, load_tokenizer
 from wpray.policies.waypoint_vla.spec import spec_of
 from wpray.policies.waypoint_vla.statistics import PolicyScaling
@@ -57,9 +57,9 @@ from wpray.types import (
 
 
 def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
-    """Loads the checkpoints of `config` and captures their graphs.
+    """Load the checkpoints of `config` and capture their graphs.
 
-    Raises BadInputError for whatever is wrong with the files, or with the sizes that the config says they have.
+    Raise BadInputError if a file is wrong or its sizes do not match the config.
     """
     files = open_files(config)
     tokenizer = tokenizer_path(config)
@@ -67,7 +67,7 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
     encoder = PromptEncoder(sentences, files.models.tokens, config.longest_plan_prompt)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = config.torch_compile and device.type == "cuda"
-    pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
+    pool = torch.cuda.graph_pool_handle() if graphs else None  # shared, because the two models run in turn
     head = head_precision(config, files.models)
     how = Computing(
         config.precision,
@@ -88,7 +88,7 @@ def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
 
 
 class WaypointVlaPolicy:
-    """Implements Policy. Not thread-safe: one batch at a time."""
+    """Policy of the two models, for one batch at a time."""
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class WaypointVlaPolicy:
         scaling: PolicyScaling,
         noise: Noise,
     ) -> None:
-        """`noise` gives a request's initial flow noise of a shape."""
+        """Build the policy; `noise` returns the initial flow noise of a request in a shape."""
         self.spec = spec_of(config)
-        self.files: tuple[Path, ...] = ()  # what it was loaded from
+        self.files: tuple[Path, ...] = ()  # files that it was loaded from
         self.sources = Sources()
         self.gpu = torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else None
         self._vlm, self._expert, self._scaling = vlm, expert, scaling
@@ -110,25 +110,25 @@ class WaypointVlaPolicy:
         self._deterministic = config.batching.deterministic
         self._plan_shapes = self._shapes(PLAN, self._trace_plan, planner_precision(config))
         self._segment_shapes = self._shapes(SEGMENT, expert.trace, config.precision)
-        # Two batches: the one that computes and the one that gathers meanwhile.
+        # Two batches: one that computes, and one that gathers meanwhile.
         self._staging = Staging(2 * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
         bias = partial(_bias, config, vlm)
         self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging, bias)
 
-    def prepare(self, request: Request) -> Request:
-        """Does for a request what needs no batch: tokens, noise, images. From any thread, while a batch computes.
+    def prepare(self, request: AnyRequest) -> AnyRequest:
+        """Prepare tokens, noise and images of a request, in any thread, while a batch computes.
 
-        Raises InvalidRequestError if a proprio is not finite, a prompt too long or an image missing.
+        Raise InvalidRequestError if a proprio is not finite, a prompt too long or an image missing.
         """
         if isinstance(request, PlanRequest):
             return self._preparation.plan(request)
         return self._preparation.segment(request)
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
-        """Waypoints for each request, and the actions of the first segment that its plan executes.
+        """Return waypoints for each request, and the actions of the first segment that its plan executes.
 
-        Raises what `prepare` raises, of requests that have not been through it.
+        Raise what `prepare` raises, for requests that are not prepared.
         """
         began = time.perf_counter()
         ready = [self._preparation.plan(request) for request in requests]
@@ -145,7 +145,7 @@ class WaypointVlaPolicy:
         return [PlanReply(plan, first, timing, self._scaling) for plan, first in zip(plans, firsts, strict=True)]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
-        """The actions of each segment. Raises what `prepare` raises, of requests that have not been through it."""
+        """Return the actions of each segment. Raise what `prepare` raises, for requests that are not prepared."""
         began = time.perf_counter()
         ready = [self._preparation.segment(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
@@ -157,21 +157,21 @@ class WaypointVlaPolicy:
         return [SegmentReply(Segment(chunk), timing) for chunk in chunks]
 
     def capture(self) -> None:
-        """Runs every batch shape once, the largest first, so that no episode waits for a graph to be captured."""
-        torch.cuda.empty_cache()  # what loading took
+        """Run every batch shape once, the largest first, so that no episode waits for the capture of a graph."""
+        torch.cuda.empty_cache()  # release the memory that loading took
         for shapes, trace, prompt_size in (
             (self._plan_shapes, self._trace_plan, self._vlm.prompt_size(1)),
             (self._segment_shapes, self._expert.trace, PROMPT_SIZES[0]),
         ):
-            found = shapes.of(prompt_size)  # runs them all where an answer may not depend on its batch
+            found = shapes.of(prompt_size)  # runs all shapes if answers must not depend on their batch
             for shape in () if self._deterministic else reversed(found):
                 for count in {shape.rows, *(shape.reads if shape is found[-1] else ())}:
                     trace(0, min(count, shape.rows), shape, prompt_size)
-        torch.cuda.empty_cache()  # what the runs before the captures took
+        torch.cuda.empty_cache()  # release the memory that the eager runs took
 
     @property
     def plan_sizes(self) -> tuple[int, ...]:
-        """Batch sizes that are worth filling."""
+        """Batch sizes of plans that are worth filling."""
         return self._plan_shapes.sizes(self._vlm.prompt_size(1), self.spec.max_batch_size)
 
     @property
@@ -179,7 +179,7 @@ class WaypointVlaPolicy:
         """Batch sizes that are worth filling."""
         return self._segment_shapes.sizes(PROMPT_SIZES[0], self.spec.max_batch_size)
 
-    def _shapes(self, kind: Kind, trace: TraceOf, precision: Precision) -> BatchShapes:
+    def _shapes(self, kind: RequestKind, trace: TraceOf, precision: Precision) -> BatchShapes:
         most = self.spec.max_batch_size
         if not self._deterministic:
             return BatchShapes(kind.up_to(most))
@@ -189,7 +189,7 @@ class WaypointVlaPolicy:
         return self._vlm.trace(start, stop, shape, prompt_size, self._num_waypoints)
 
     def _waypoints(self, images: torch.Tensor, ready: Sequence[ReadyPlan]) -> tuple[IntArray, torch.Tensor]:
-        """Values (B, M, V), and what a first segment sees: the images, or their features from a shared backbone."""
+        """Return values (B, M, V), and the images of first segments, or their features from a shared backbone."""
         prompts = [request.prompt for request in ready]
         shared = self._vlm.backbone is self._expert.backbone
         values = np.empty((len(prompts), self._num_waypoints, len(self._vlm.layout.families)), np.int64)
@@ -206,7 +206,7 @@ class WaypointVlaPolicy:
     def _first_segments(
         self, requests: Sequence[ReadyPlan], seen: torch.Tensor, plans: Sequence[WaypointPlan]
     ) -> list[Segment | None]:
-        """They see what the plan saw, so they are computed in the same visit; None for a plan that executes nothing."""
+        """Return first segments, which see the same images as their plans; None for a plan that executes nothing."""
         segments: list[Segment | None] = [None] * len(plans)
         first = {
             row: index for row, plan in enumerate(plans) if (index := first_executable(plan.durations)) is not None
@@ -230,7 +230,7 @@ class WaypointVlaPolicy:
         ends: Float32Array,
         durations: IntArray,
     ) -> list[FloatArray]:
-        """Executable actions (H, 7) of each segment."""
+        """Return executable actions (H, 7) of each segment."""
         prompts = [request.action_prompt for request in requests]
         noise = np.stack([request.noise for request in requests])
         chunks = np.empty_like(noise)
@@ -256,13 +256,13 @@ class WaypointVlaPolicy:
         return fetch(self._expert.act(seen, prompts, start, end, duration, first, shape))
 
     def _executable(self, chunk: Float32Array) -> FloatArray:
-        """Normalized actions (H, D) -> environment actions (H, 7); the model's gripper is 0 closed, 1 open."""
+        """Return environment actions (H, 7) of normalized ones (H, D); the model's gripper is 0 closed, 1 open."""
         actions = self._scaling.action.denormalize(chunk[:, :ACTION_DIM]).astype(np.float64)
         actions[:, -1] = -np.sign(2 * chunk[:, ACTION_DIM - 1].astype(np.float64) - 1)
         return actions
 
     def _wide(self, values: Float32Array) -> Float32Array:
-        """States zero-padded to the action expert's width."""
+        """Return states, zero-padded to the action expert's width."""
         missing = self._expert.config.action_dim - values.shape[-1]
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
 
@@ -272,7 +272,7 @@ def _sampling(config: Config) -> Sampling:
 
 
 def _bias(config: Config, vlm: WaypointVLM, request: PlanRequest) -> Float32Array | None:
-    """A plan's bias, of a planner that samples: a function of the request's key."""
+    """Return the bias of a plan if the planner samples, which depends only on the request's key."""
     if not vlm.sampling.needs_bias:
         return None
     key = noise_key(request)
@@ -286,14 +286,14 @@ def _stacked(biases: Sequence[Float32Array | None]) -> torch.Tensor | None:
 
 
 def _own_noise(config: Config) -> Noise:
-    """The noise that `config` asks for."""
+    """Return the noise that `config` selects."""
 
-    def keyed(request: Request, shape: tuple[int, ...]) -> Float32Array:
+    def keyed(request: AnyRequest, shape: tuple[int, ...]) -> Float32Array:
         key = noise_key(request)
         return flow_noise(key if config.eval_seed is None else replace(key, seed=config.eval_seed), shape)
 
-    def reference(request: Request, shape: tuple[int, ...]) -> Float32Array:
-        assert config.eval_seed is not None  # the config's own rule
+    def reference(request: AnyRequest, shape: tuple[int, ...]) -> Float32Array:
+        assert config.eval_seed is not None  # guaranteed by the config
         seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.init_state)
         return fetch(segment_noise(seed, request.segment_index, shape))
 

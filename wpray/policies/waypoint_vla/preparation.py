@@ -1,6 +1,6 @@
-"""What can be done for a request before its batch: nothing of it keeps the GPU waiting.
+"""Preparation of requests before their batch, so that the GPU does not wait for it.
 
-Whoever brings a request does this in its own thread, while another batch computes.
+The thread that receives a request prepares it while another batch computes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from wpray.models.staging import StagedImages, Staging
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds
 from wpray.types import PROPRIO_DIM, Float32Array, FloatArray, Observation, PlanRequest, SegmentRequest
 
-Request = PlanRequest | SegmentRequest
-Noise = Callable[[Request, tuple[int, ...]], Float32Array]
+AnyRequest = PlanRequest | SegmentRequest
+Noise = Callable[[AnyRequest, tuple[int, ...]], Float32Array]
 Bias = Callable[[PlanRequest], Float32Array | None]
 State = Callable[[FloatArray], Float32Array]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyPlan(PlanRequest):
-    """A plan request as the models take it, its first segment included."""
+    """Plan request in the models' form, including its first segment."""
 
     images: StagedImages
-    state: Float32Array  # (8,) normalized proprio; or 6 of it and the gripper
+    state: Float32Array  # (8,) normalized proprio, or (7,) pose and gripper
     prompt: TokenIds
     action_prompt: TokenIds
     noise: Float32Array  # (H, D)
@@ -35,16 +35,16 @@ class ReadyPlan(PlanRequest):
 
 @dataclass(frozen=True, slots=True)
 class ReadySegment(SegmentRequest):
-    """A segment request as the action expert takes it."""
+    """Segment request in the action expert's form."""
 
     images: StagedImages
-    begin: Float32Array  # (D,) normalized, where the segment starts
+    begin: Float32Array  # (D,) normalized start of the segment
     action_prompt: TokenIds
     noise: Float32Array  # (H, D)
 
 
 class Preparation:
-    """Tokenizes, normalizes, draws noise and stages images. Thread-safe."""
+    """Preparation of requests: tokens, normalization, noise and staged images. Thread-safe."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Preparation:
         self._noise, self._noise_shape = noise, noise_shape
 
     def plan(self, request: PlanRequest) -> ReadyPlan:
-        """Raises InvalidRequestError if a proprio is not finite, a prompt too long or an image missing."""
+        """Prepare a plan request. Raise InvalidRequestError for a NaN, a long prompt or a missing image."""
         if isinstance(request, ReadyPlan):
             return request
         _check_proprio(request.observation)
@@ -80,7 +80,7 @@ class Preparation:
         )
 
     def segment(self, request: SegmentRequest) -> ReadySegment:
-        """Raises InvalidRequestError if a proprio is not finite, a prompt too long or an image missing."""
+        """Prepare a segment request. Raise InvalidRequestError for a NaN, a long prompt or a missing image."""
         if isinstance(request, ReadySegment):
             return request
         _check_proprio(request.observation)
@@ -104,7 +104,7 @@ class Preparation:
         state = self._state(request.observation.proprio)
         return np.pad(state, (0, self._noise_shape[1] - len(state)))
 
-    def _images(self, request: Request) -> StagedImages:
+    def _images(self, request: AnyRequest) -> StagedImages:
         seen = request.observation
         if seen.base_image is None or seen.wrist_image is None:
             raise InvalidRequestError("the observation has no images")
@@ -112,7 +112,7 @@ class Preparation:
 
 
 def _check_proprio(seen: Observation) -> None:
-    """Raise InvalidRequestError where normalization would fail, or hide it: a constant dimension becomes 0."""
+    """Raise InvalidRequestError for values that are not finite, also where a constant dimension would hide them."""
     proprio = np.asarray(seen.proprio)
     if proprio.shape != (PROPRIO_DIM,):
         raise InvalidRequestError(f"the observation's proprio has shape {proprio.shape}, not ({PROPRIO_DIM},)")

@@ -1,4 +1,4 @@
-"""The two models' prompts, and the sentencepiece tokenizer that turns them into ids (BOS first, no padding)."""
+"""Prompts of the two models, and the sentencepiece tokenizer that encodes them (BOS first, no padding)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from wpray.models.token_layout import TOKEN_LAYOUTS, TokenLayout
 from wpray.system.lfs import refuse_pointer
 from wpray.types import Float32Array
 
-ANSWER_HEADER = "Action: "  # what the VLM's answer starts with; encoded on its own, without BOS
+ANSWER_HEADER = "Action: "  # start of the VLM's answer, encoded separately, without BOS
 MAX_ACTION_PROMPT_TOKENS = 64
 _TOKENIZER_NAME = "tokenizer.model"
 _MAX_BYTES = 64_000_000
 _CACHED_PROMPTS = 4096
-_HALF_OPEN = 0.5  # a gripper is 1.0 or 0.0
+_HALF_OPEN = 0.5  # threshold, because a gripper is 1.0 or 0.0
 _REMEDY = "set tokenizer_path to PaliGemma's tokenizer.model"
 
 TokenIds = tuple[int, ...]
 
 
 class PromptTooLongError(InvalidRequestError):
-    """An instruction needs more tokens than the model was made for."""
+    """Instruction with more tokens than the model supports."""
 
 
 class _SentencePiece(Protocol):
@@ -37,13 +37,14 @@ class _SentencePiece(Protocol):
 
 
 def clean(instruction: str) -> str:
-    """The instruction as training wrote it: stripped, `_` as space, lower-case."""
+    """Return the instruction in training's form: stripped, `_` as space, lower-case."""
     return instruction.strip().replace("_", " ").lower()
 
 
 def plan_prompt(layout: TokenLayout, instruction: str, state: Float32Array) -> str:
-    """The planner's prompt for an instruction and a state (`layout.state_dim`,): normalized proprio, then the gripper
-    (1.0 open) where the layout has a token for it.
+    """Return the planner's prompt for an instruction and a state (`layout.state_dim`,).
+
+    The state is the normalized proprio, followed by the gripper (1.0 open) if the layout has a token for it.
     """
     bins = " ".join(map(str, layout.to_bins(state[: layout.proprio_dim])))
     grippers = " ".join("open" if value > _HALF_OPEN else "closed" for value in state[layout.proprio_dim :])
@@ -51,12 +52,12 @@ def plan_prompt(layout: TokenLayout, instruction: str, state: Float32Array) -> s
 
 
 def action_prompt(instruction: str) -> str:
-    """The action expert's prompt."""
+    """Return the action expert's prompt."""
     return f"Task: {clean(instruction)}, \n"
 
 
 class PromptEncoder:
-    """Token ids of the prompts. A task's prompts are encoded once."""
+    """Encoder of prompts as token ids, which encodes a task's prompts once."""
 
     def __init__(self, tokenizer: _SentencePiece, layout: TokenLayout, max_plan_tokens: int) -> None:
         self._tokenizer, self._layout = tokenizer, layout
@@ -65,14 +66,16 @@ class PromptEncoder:
         self._encode = lru_cache(maxsize=_CACHED_PROMPTS)(self._encode_uncached)
 
     def plan(self, instruction: str, state: Float32Array) -> TokenIds:
-        """Ids of the planner's prompt for a state as in `plan_prompt`; raises PromptTooLongError naming the task."""
+        """Return the ids of `plan_prompt`. Raise PromptTooLongError, which names the task."""
         return self._bounded(
             plan_prompt(self._layout, instruction, state), self._max_plan_tokens, "max_token_len", instruction
         )
 
     def act(self, instruction: str) -> TokenIds:
-        """Ids of the action expert's prompt. One that is too long is cut with the newer tokens, as their training does;
-        with the older ones it raises PromptTooLongError naming the task.
+        """Return the ids of the action expert's prompt.
+
+        With the newer tokens, one that is too long is cut as in training; with the older ones, raise
+        PromptTooLongError, which names the task.
         """
         prompt = action_prompt(instruction)
         if self._layout.gripper is not None:
@@ -90,9 +93,9 @@ class PromptEncoder:
 
 
 def find_tokenizer(path: Path | None, beside: Iterable[Path]) -> Path:
-    """The tokenizer file: `path` (a file, or the folder that holds it), else the first found near `beside`.
+    """Return the tokenizer file: `path` (a file, or its folder), else the first one near `beside`.
 
-    Near a checkpoint means in its folder or in one of the two above it. Raises BadInputError if there is none.
+    Near a checkpoint means in its folder or in one of the two above it. Raise BadInputError if there is none.
     """
     if path is not None:
         file = path / _TOKENIZER_NAME if path.is_dir() else path
@@ -110,10 +113,10 @@ def find_tokenizer(path: Path | None, beside: Iterable[Path]) -> Path:
 
 
 def load_tokenizer(path: Path, *, small: bool) -> _SentencePiece:
-    """The sentencepiece tokenizer in `path`.
+    """Return the sentencepiece tokenizer in `path`.
 
-    It must have PaliGemma's vocabulary, since the embedding table has it. A `small` one, as synthetic test checkpoints
-    have, may have any number of pieces below the waypoint tokens. Raises BadInputError for anything else.
+    It must have PaliGemma's vocabulary, because the embedding table does. A `small` one, of synthetic test checkpoints,
+    may have any number of pieces below the waypoint tokens. Raise BadInputError for any other.
     """
     refuse_pointer(path, "tokenizer_path")
     try:

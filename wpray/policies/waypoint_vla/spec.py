@@ -1,4 +1,4 @@
-"""What the Waypoint VLA needs of the harness, without torch: every env actor reads it."""
+"""Spec of the Waypoint VLA, without torch because every env actor imports it."""
 
 from __future__ import annotations
 

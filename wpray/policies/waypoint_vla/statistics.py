@@ -1,7 +1,7 @@
-"""Statistics of a training data set, which normalization needs: checked as a whole before a number is used.
+"""Statistics of a training data set for normalization, checked as a whole before a number is used.
 
-The numbers decide, not the file's layout (statistics_file.py): they must be what norm_type needs, of 7 and 8
-dimensions (6 of proprio where the gripper is a token of its own); openpi's may be padded to 32.
+The numbers must be those that norm_type needs, in 7 and 8 dimensions (6 of proprio if the gripper is a token), in any
+layout of the file (statistics_file.py). Statistics of openpi may be padded to 32.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from wpray.errors import shown
 from wpray.policies.waypoint_vla.normalize import NEEDED_STATISTICS, Masked, NormType, Scaling, scaling
-from wpray.policies.waypoint_vla.statistics_file import KEY_SETTING, SETTING, bad_statistics, choose_data_set, kind_of
+from wpray.policies.waypoint_vla.statistics_file import KEY_SETTING, SETTING, bad_statistics, kind_of, select_data_set
 from wpray.tracking import OPEN_FINGER, POSE_DIM
 from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 
-_LARGEST = 1e30  # differences stay finite in float32
-_GRIPPER_STATE_DIM = 6  # of a proprio without the finger joints: the gripper is a token of its own
+_LARGEST = 1e30  # limit below which differences are finite in float32
+_GRIPPER_STATE_DIM = 6  # of a proprio without finger joints, because the gripper is a token
 _GRIPPER_JOINT = 6
 _PADDED = 32  # width to which openpi pads
 _GRIPPER = ACTION_DIM - 1
@@ -34,7 +34,7 @@ _Vectors = dict[str, Float32Array]
 
 @dataclass(frozen=True, slots=True)
 class PolicyScaling:
-    """How a policy's actions (7) and proprio (8, or 6 in the newer token layout) are normalized."""
+    """Scalings of a policy's actions (7) and proprio (8, or 6 in the newer token layout)."""
 
     action: Scaling
     proprio: Scaling
@@ -62,7 +62,7 @@ class PolicyScaling:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the numbers that normalization uses, whatever file and layout they came from."""
+        """SHA-256 of the numbers that normalization uses, the same for every file and layout."""
         numbers = hashlib.sha256()
         for part in (self.action, self.proprio):
             plain, mask = (part.scaling, part.mask) if isinstance(part, Masked) else (part, None)
@@ -74,21 +74,21 @@ class PolicyScaling:
 
 @dataclass(frozen=True, slots=True)
 class DataSetStatistics:
-    """One data set's statistics as its file holds them; `scaling` checks the numbers."""
+    """Statistics of a data set as in its file; `scaling` checks the numbers."""
 
     path: Path
-    name: str | None  # of the data set; None where the file gives none
+    name: str | None  # of the data set; None if the file has none
     fits: bool  # the name fits the suite, or a setting chose it
     fields: Mapping[str, Mapping[str, Any]]  # action and proprio
     labels: Mapping[str, str]  # where the file has them: field -> dotted name
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What run.json should say of them: file, data set (null: the file names none), where its fields stand."""
+        """Values for run.json: file, data set (null if the file names none), names of the fields."""
         return {"path": str(self.path), "data_set": self.name, "fields": dict(self.labels), "fits_suite": self.fits}
 
     def describe(self, suite: str) -> str:
-        """Return in a line which data set it is, and that it is not the suite's if it is not."""
+        """Return the data set's name in a line, with a remark if it is not the suite's."""
         name = "one data set, without a name" if self.name is None else f"data set {shown(self.name)}"
         told = "" if self.fits else f", which is not named after {suite}: {KEY_SETTING} confirms it or names another"
         return f"{SETTING}: {self.path}: {name}{told}"
@@ -96,7 +96,7 @@ class DataSetStatistics:
     def width(self, field: str) -> int:
         """Return the number of dimensions that `field` (action or proprio) has, without openpi's padding.
 
-        Raises BadInputError if its statistics are not lists of the same length.
+        Raise BadInputError if its statistics are not lists of the same length.
         """
         lists: dict[str, Any] = {name: value for name, value in self.fields[field].items() if name in _KNOWN}
         odd = [name for name, value in lists.items() if not isinstance(value, list)]
@@ -110,7 +110,7 @@ class DataSetStatistics:
     def scaling(self, norm_type: NormType) -> PolicyScaling:
         """Return the scalings of actions (7) and proprio (8 or 6, as the file has them).
 
-        The training code with 6 dimensions heeds no `mask`. Raises BadInputError naming the number that is wrong.
+        The training code with 6 dimensions ignores `mask`. Raise BadInputError, which names the wrong number.
         """
         first = self.fields["proprio"].get(NEEDED_STATISTICS[norm_type][0])
         six = isinstance(first, list) and len(first) == _GRIPPER_STATE_DIM
@@ -147,7 +147,7 @@ class DataSetStatistics:
             self._refuse(f"{label} holds something that is not a number")
         if any(item != item for item in value):
             self._refuse(f"{label} holds NaN, which is not a number")
-        # Compared before the conversion: an integer may be too large for any float.
+        # Compared before the conversion, because an integer may be too large for a float.
         if not all(-_LARGEST < item < _LARGEST for item in value):
             self._refuse(f"{label} holds a number that float32 cannot work with")
         return np.array(value[:dim], dtype=np.float32)
@@ -167,27 +167,27 @@ class DataSetStatistics:
                 f"{label} says that the gripper (dimension {_GRIPPER}) is normalized, which this policy never does",
                 "set it to false if the checkpoint was trained so",
             )
-        return np.array([*value[:_GRIPPER], True])  # the policy passes the gripper by anyway
+        return np.array([*value[:_GRIPPER], True])  # because the policy never scales the gripper
 
     def _refuse(self, found: str, *remedy: str) -> NoReturn:
         raise bad_statistics(self.path, found, *remedy)
 
 
 def load_scaling(path: Path, norm_type: NormType, suite: str, key: str | None = None) -> PolicyScaling:
-    """Return the scalings in a statistics file, as `read_statistics` chooses them.
+    """Return the scalings in a statistics file, as `read_statistics` selects them.
 
-    Raises BadInputError as `read_statistics` does, or for numbers that cannot be statistics.
+    Raise BadInputError as `read_statistics` does, or for numbers that cannot be statistics.
     """
     return read_statistics(path, suite, key).scaling(norm_type)
 
 
 def read_statistics(path: Path, suite: str, key: str | None = None) -> DataSetStatistics:
-    """Return the statistics of the data set called `key`, else of the suite's own, else of the only one in the file.
+    """Return the statistics of the data set named `key`, else of the suite's own, else of the only one in the file.
 
-    Raises BadInputError if the file cannot be read, is not JSON, has no data set with both fields, not the one asked
-    for, or several that may be meant.
+    Raise BadInputError if the file cannot be read, is not JSON, or holds no data set with both fields, not the named
+    one, or several candidates.
     """
-    found = choose_data_set(path, suite, key)
+    found = select_data_set(path, suite, key)
     labels = {field: found.prefix + own for field, own in found.names.items()}
     return DataSetStatistics(
         path, found.name, found.fits, {field: found.data[own] for field, own in found.names.items()}, labels

@@ -1,4 +1,4 @@
-"""A statistics file as people have it: read as JSON, and the data set in it that a run means.
+"""Reader of statistics files in all common layouts, which selects the data set of a run.
 
 Layouts: `{action, proprio}`, alone or under data set names (RLDS, OpenVLA-OFT, starVLA's `state`), openpi's
 `{norm_stats: {state, actions}}`, LeRobot's `{action, observation.state}`.
@@ -21,7 +21,7 @@ from wpray.system.lfs import refuse_pointer
 SETTING, KEY_SETTING = "dataset_statistics_path", "dataset_statistics_key"
 _MAX_BYTES = 16_000_000
 _FIELDS = {"action": ("action", "actions"), "proprio": ("proprio", "observation.state", "state")}
-_TOTAL = "__total__"  # sums over data sets, beside them
+_TOTAL = "__total__"  # entry with sums over the data sets
 _BASE_SUITE = re.compile(r"_libero_(?:spatial|object|goal|10|90|100)_")
 _FILE_NAMES = ("dataset_statistics.json", "norm_stats.json", "meta/stats.json", "stats.json")
 _REMEDY = "write it anew with: python -m wpray.dataset_stats RLDS_DIR -o FILE"
@@ -29,24 +29,24 @@ _REMEDY = "write it anew with: python -m wpray.dataset_stats RLDS_DIR -o FILE"
 
 @dataclass(frozen=True, slots=True)
 class FoundDataSet:
-    """One data set's object in a file; its fields are objects, and what they hold is not checked yet."""
+    """Data set in a file; its fields are objects whose content is not checked yet."""
 
     data: Mapping[str, Any]
     prefix: str  # of its names in the file, such as `norm_stats.`
-    name: str | None  # None where the file gives none
+    name: str | None  # None if the file has none
     fits: bool  # the name fits the suite, or a setting chose it
 
     @property
     def names(self) -> dict[str, str]:
-        """What it calls action and proprio."""
+        """Its names of action and proprio."""
         return {field: own for field in _FIELDS if (own := _own_name(self.data, field)) is not None}
 
 
-def choose_data_set(path: Path, suite: str, key: str | None) -> FoundDataSet:
-    """Return the data set called `key`, else the suite's own, else the only one in the file.
+def select_data_set(path: Path, suite: str, key: str | None) -> FoundDataSet:
+    """Return the data set named `key`, else the suite's own, else the only one in the file.
 
-    Raises BadInputError if the file cannot be read, is not JSON, has no data set with both fields, not the one asked
-    for, or several that may be meant.
+    Raise BadInputError if the file cannot be read, is not JSON, or holds no data set with both fields, not the named
+    one, or several candidates.
     """
     data, prefix = _unwrapped(_read(path))
     if _is_data_set(data):
@@ -62,7 +62,7 @@ def choose_data_set(path: Path, suite: str, key: str | None) -> FoundDataSet:
 
 
 def kind_of(value: object) -> str:
-    """Return what a JSON value is, in words."""
+    """Return the kind of a JSON value, in words."""
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")
 
@@ -95,7 +95,7 @@ def _bytes(path: Path) -> bytes:
         if path.is_dir():
             inside = next((name for name in _FILE_NAMES if (path / name).is_file()), None)
             raise bad_statistics(path, "is a folder", f"name a file, such as {path / (inside or _FILE_NAMES[0])}")
-        if path.exists() and not path.is_file():  # a pipe would wait for its writer
+        if path.exists() and not path.is_file():  # because reading a pipe would wait for its writer
             raise bad_statistics(path, "is not a regular file", "name a file")
         with path.open("rb") as file:
             return file.read(_MAX_BYTES + 1)
@@ -114,7 +114,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unwrapped(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return what openpi and OpenVLA wrap in `norm_stats`, and the prefix of its names."""
+    """Return the content of `norm_stats`, in which openpi and OpenVLA wrap it, and the prefix of its names."""
     inner = data.get("norm_stats")
     return (inner, "norm_stats.") if isinstance(inner, dict) and not _is_data_set(data) else (data, "")
 
@@ -147,9 +147,7 @@ def _asked(path: Path, names: Sequence[str], key: str) -> str:
 
 
 def _fitting(path: Path, names: Sequence[str], suite: str) -> tuple[str, bool]:
-    """Return the suite's own name, else that of the suite that a variant (`libero_object_swap`) derives from, else the
-    only one; and whether it fits.
-    """
+    """Return the suite's name, else that of a variant's base suite, else the only name, and True if it fits."""
     names = [name for name in names if name != _TOTAL] or list(names)
     own = [name for name in names if f"_{suite}_" in _words(name)]
     base = [name for name in names if f"_{suite}_".startswith(_words(name.removesuffix("_no_noops")))]

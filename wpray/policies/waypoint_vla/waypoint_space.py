@@ -1,4 +1,4 @@
-"""The units of a policy's waypoints, for run.json: what turns them into metres long after the run."""
+"""Units of a policy's waypoints, recorded in run.json so that readers can convert them to metres."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from wpray.errors import BadInputError
 from wpray.policies.waypoint_vla.statistics import read_for_suites
 from wpray.types import PROPRIO_DIM
 
-_PHYSICAL = ("scripted",)  # policies whose waypoints are proprio as observed
+_PHYSICAL = ("scripted",)  # policies whose waypoints are observed proprio
 
 
 def waypoint_space(config: Config) -> dict[str, list[float]] | None:
-    """`scale` and `offset` (8,) such that proprio = waypoint * scale + offset; None if nothing tells.
+    """Return `scale` and `offset` (8,) with proprio = waypoint * scale + offset; None if they are unknown.
 
-    (7,) where a waypoint's last number is the gripper, 1 open or 0 closed, which has no unit.
+    They are (7,) if a waypoint's last number is the gripper, 1 open or 0 closed, which has no unit.
     """
     if config.policy in _PHYSICAL:
         return {"scale": [1.0] * PROPRIO_DIM, "offset": [0.0] * PROPRIO_DIM}
@@ -26,7 +26,7 @@ def waypoint_space(config: Config) -> dict[str, list[float]] | None:
     try:
         path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
         found = read_for_suites(path, config.suites, key, config.norm_type).scaling(config.norm_type)
-    except BadInputError:  # the policy actor reads its own copy, and complains if it must
+    except BadInputError:  # the policy actor reads its own copy and reports errors
         return None
     offset = found.proprio.denormalize(np.zeros(found.proprio_dim))
     scale = found.proprio.denormalize(np.ones(found.proprio_dim)) - offset

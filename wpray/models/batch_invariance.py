@@ -1,8 +1,8 @@
-"""Which shapes of a batch give the same bits: found out on the GPU at hand, not assumed.
+"""Shapes of a batch that give the same bits, determined by trial on the GPU at hand.
 
-A product's sums may be cut differently for another number of rows. Where they are not, an answer is the same to the
-bit in batches of either size. Kernels are chosen by shape, so one try tells: a sum that is cut elsewhere changes some
-of the millions of values that are computed after it.
+A product's sums may be split differently for another number of rows. If they are not, an answer is the same to the bit
+in batches of either size. Kernels are selected by shape, so one trial is sufficient: a sum that is split elsewhere
+changes some of the millions of values that are computed after it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from wpray.models.batch_parts import BatchShape
 from wpray.models.config import IMAGE_SIZE
 
 Trace = Callable[[int, int, BatchShape], Tensor]
-_PROMPTS = 10  # lengths of made-up prompts
+_PROMPT_LENGTHS = 10  # different lengths of synthetic prompts
 
 
-def alike(trace: Trace, reference: BatchShape, reads: Sequence[int], rows: Sequence[int]) -> tuple[BatchShape, ...]:
-    """Shapes, ascending by rows, that compute every request as `reference` does.
+def invariant_shapes(
+    trace: Trace, reference: BatchShape, reads: Sequence[int], rows: Sequence[int]
+) -> tuple[BatchShape, ...]:
+    """Return the shapes, ascending by rows, that compute every request as `reference` does.
 
-    Its own parts and rows are among them, and of `reads` and `rows` those that agree. `trace(start, stop, shape)` gives
-    fingerprints of all that is computed for made-up requests of these numbers.
+    They contain its own parts and rows, and those of `reads` and `rows` that agree. `trace(start, stop, shape)` returns
+    fingerprints of every value that is computed for the synthetic requests of these numbers.
     """
-    sizes = sorted({*rows, reference.rows}, reverse=True)  # the largest first: all others' memory is part of its own
+    sizes = sorted({*rows, reference.rows}, reverse=True)  # the largest first, because the others reuse its memory
     found = {size: trace(0, size, BatchShape(reference.reads, size)) for size in sizes}
     others = range(reference.rows, sizes[0], reference.rows)
     rest = [trace(start, min(start + reference.rows, sizes[0]), reference) for start in others]
@@ -36,8 +38,8 @@ def alike(trace: Trace, reference: BatchShape, reads: Sequence[int], rows: Seque
     return tuple(BatchShape(own, size) for size in reversed(sizes) if torch.equal(found[size], expected[:size]))
 
 
-def made_up(start: int, stop: int, prompt_size: int, *shape: int) -> tuple[Tensor, list[list[int]], Tensor]:
-    """Images (B, 2, 224, 224, 3) uint8, prompts and values (B, *shape) of requests by their numbers, no two alike.
+def synthetic_requests(start: int, stop: int, prompt_size: int, *shape: int) -> tuple[Tensor, list[list[int]], Tensor]:
+    """Return images (B, 2, 224, 224, 3) uint8, prompts and values (B, *shape) of requests, each from its number.
 
     Prompts have `prompt_size` tokens or a few less.
     """
@@ -45,18 +47,18 @@ def made_up(start: int, stop: int, prompt_size: int, *shape: int) -> tuple[Tenso
     for number in range(start, stop):
         generator = torch.Generator().manual_seed(number)
         images.append(torch.randint(256, (2, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator))
-        prompts.append([2 + number + place for place in range(prompt_size - number % _PROMPTS)])
+        prompts.append([2 + number + place for place in range(prompt_size - number % _PROMPT_LENGTHS)])
         values.append(torch.randn(shape, generator=generator))
     return torch.stack(images), prompts, torch.stack(values)
 
 
 def fingerprints(*tensors: Tensor) -> Tensor:
-    """(B, tensors) int64 of tensors (B, ...); rows that differ in a bit have, but for 1 in 2^63, different ones."""
+    """Return fingerprints (B, tensors) int64 of tensors (B, ...); rows that differ share one with probability 2^-63."""
     return torch.stack([_fingerprint(tensor) for tensor in tensors], dim=1)
 
 
 def _fingerprint(tensor: Tensor) -> Tensor:
-    """The bits of each row as integers, weighed at random. The sum wraps, so its order does not matter."""
+    """Return the sum of each row's bits as integers with random weights. It wraps, so its order does not matter."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     bits = tensor.flatten(1).view(integers).long()
     generator = torch.Generator(tensor.device).manual_seed(0)

@@ -1,0 +1,154 @@
+"""`policy: vla_eval` against the real package, and against a server that breaks off or means something else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection
+
+from tests.policies.remote.requests import chunk_request
+from tests.policies.remote.servers import own_python, server_process, websocket_server
+from wpray.errors import BadInputError, InvalidRequestError
+from wpray.policies.remote import arrays
+from wpray.policies.remote.vla_eval import VlaEvalPolicy, VlaEvalSettings
+
+PROGRAM = Path(__file__).parent / "real_vla_eval_server.py"
+
+
+@pytest.fixture(scope="session")
+def vla_eval_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return own_python(tmp_path_factory.mktemp("vla_eval"), "vla-eval==0.8.0")
+
+
+def _policy(url: str | list[str], **more: Any) -> VlaEvalPolicy:
+    return VlaEvalPolicy(VlaEvalSettings(url=url, **more))
+
+
+def _first(policy: VlaEvalPolicy, trial: int, index: int, **more: Any) -> Any:
+    return policy.predict([chunk_request(policy.spec, trial, index, **more)])[0].actions[0]
+
+
+def test_the_real_server_gives_its_chunk_step_by_step_and_anew_for_each_episode(vla_eval_python: Path) -> None:
+    with server_process(vla_eval_python, PROGRAM) as (_, url):
+        policy = _policy(url)
+        seen = [chunk_request(policy.spec, 0, index).observation for index in range(4)]
+        steps = [_first(policy, 0, index) for index in range(4)]
+        assert [step[0] for step in steps] == [0, 1, 2, 0]  # the fourth observation begins a chunk
+        np.testing.assert_allclose(steps[2][1], seen[0].images["base"].mean() / 255, rtol=1e-6)
+        np.testing.assert_allclose(steps[3][2], seen[3].images["wrist"].mean() / 255, rtol=1e-6)
+        np.testing.assert_allclose(steps[3][3:6], seen[3].proprio[:3], rtol=1e-6)
+        assert [step[6] for step in steps] == [-1, 1, 1, -1]
+        assert _first(policy, 1, 0)[0] == 0 and _first(policy, 1, 1)[0] == 1
+        with pytest.raises(InvalidRequestError, match="ValueError: cannot do that"):
+            _first(policy, 2, 0, words="fail")
+        assert _first(policy, 3, 0)[0] == 0
+        assert "binary_close_positive" in str(policy.sources.facts) and not policy.sources.warnings
+
+
+def test_episodes_of_several_threads_do_not_mix(vla_eval_python: Path) -> None:
+    with server_process(vla_eval_python, PROGRAM) as (_, url):
+        policy = _policy(url)
+        with ThreadPoolExecutor(4) as threads:
+            runs = threads.map(lambda trial: [_first(policy, trial, index) for index in range(6)], range(4))
+        for trial, steps in enumerate(runs):
+            assert [step[0] for step in steps] == [0, 1, 2, 0, 1, 2]
+            for index in (0, 3):
+                state = chunk_request(policy.spec, trial, index).observation.proprio
+                np.testing.assert_allclose(steps[index + 2][3:6], state[:3], rtol=1e-6)
+
+
+def test_a_gripper_of_the_other_sign_is_refused_until_it_is_meant(vla_eval_python: Path) -> None:
+    with server_process(vla_eval_python, PROGRAM, "negative") as (_, url):
+        with pytest.raises(BadInputError, match="gripper is binary_close_negative; set policy_args"):
+            _policy(url)
+        policy = _policy(url, invert_gripper=True)
+        assert [_first(policy, 0, index)[6] for index in range(3)] == [1, 1, -1]
+
+
+def _pretender(hello: Mapping[str, Any], answer: Any) -> Any:
+    """Return a handler that says `hello` and then whatever `answer` makes of the messages' count and payload."""
+
+    def handle(connection: ServerConnection) -> None:
+        count = 0
+        try:
+            while True:
+                message = arrays.unpack_str_keys(connection.recv())  # type: ignore[arg-type]
+                said = None
+                if message["type"] == "hello":
+                    said = {"type": "hello", "payload": {"protocol_version": 1, **hello}}
+                elif message["type"] == "observation":
+                    said, count = answer(count, message["payload"]), count + 1
+                if said is not None:
+                    connection.send(
+                        said
+                        if isinstance(said, bytes | str)
+                        else arrays.pack_str_keys({"seq": message["seq"], "timestamp": 0.0, **said})
+                    )
+        except (ConnectionClosed, ConnectionAbortedError):
+            connection.close()
+
+    return handle
+
+
+def _action(*values: float) -> dict[str, Any]:
+    return {"type": "action", "payload": {"actions": np.array(values or (0.0,) * 7)}}
+
+
+@pytest.mark.parametrize(
+    ("hello", "reason"),
+    [
+        ({"protocol_version": 2}, "version 2 of the protocol"),
+        ({"action_spec": {"rotation": {"format": "euler_xyz"}}}, "rotation is euler_xyz"),
+        ({"action_spec": {"position": {"format": "absolute_xyz"}}}, "position is absolute_xyz"),
+        ({"observation_params": {"absolute_action": True}}, "actions are absolute"),
+    ],
+)
+def test_a_server_that_means_something_else_is_refused_at_the_handshake(hello: dict[str, Any], reason: str) -> None:
+    with websocket_server(_pretender(hello, None)) as url, pytest.raises(BadInputError, match=reason):
+        _policy(url)
+
+
+def test_what_is_not_sure_is_told() -> None:
+    hello = {
+        "action_spec": {"gripper": {"format": "raw"}},
+        "observation_spec": {"depth": {"format": "depth_hw_float32"}},
+    }
+    with websocket_server(_pretender(hello, None)) as url:
+        told = _policy(url).sources.warnings
+    assert len(told) == 2 and "gripper is raw" in told[0] and "wants depth" in told[1]
+
+
+@pytest.mark.parametrize("trouble", ["close", "noise", "another number"])
+def test_a_connection_in_trouble_goes_on_in_a_new_session(trouble: str, caplog: pytest.LogCaptureFixture) -> None:
+    troubled = iter([False, True] + [False] * 50)
+
+    def answer(count: int, payload: Mapping[str, Any]) -> Any:
+        if next(troubled):
+            if trouble == "close":
+                raise ConnectionAbortedError
+            return b"\xc1" if trouble == "noise" else {**_action(), "seq": 999}
+        return _action(count, *[0.0] * 6)
+
+    server = websocket_server(_pretender({}, answer))
+    with server as url, caplog.at_level(logging.WARNING, "wpray.notices"):
+        policy = _policy(url)
+        assert [_first(policy, 0, index)[0] for index in range(3)] == [0, 0, 1]
+    assert any("goes on in a new session, at step 1" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 7), ()])
+def test_an_action_of_another_shape_is_the_requests_error(shape: tuple[int, ...]) -> None:
+    def answer(count: int, payload: Mapping[str, Any]) -> Any:
+        return {"type": "action", "payload": {"actions": np.zeros(shape)}}
+
+    with websocket_server(_pretender({}, answer)) as url:
+        policy = _policy(url)
+        with pytest.raises(InvalidRequestError, match=r"expected \(7,\)"):
+            _first(policy, 0, 0)

@@ -1,0 +1,1 @@
+"""A policy in a Python of its own: another version of numpy or torch, or another Python."""

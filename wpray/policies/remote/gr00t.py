@@ -1,0 +1,100 @@
+"""`policy: gr00t`: asks servers of Isaac GR00T N1.6 and N1.7 (run_gr00t_server.py with the simulation wrapper)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from wpray.errors import InvalidRequestError
+from wpray.policies.base import PolicySpec
+from wpray.policies.remote.answers import chunk_of, image_of, open_at_one
+from wpray.policies.remote.gr00t_channel import Gr00tChannel
+from wpray.policies.remote.remote_policy import RemotePolicy
+from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.types import ChunkReply, ChunkRequest, Float32Array, FloatArray, ImageArray, ImageSpec
+
+_PARTS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")  # of a state and of an action
+_WORDS = "annotation.human.action.task_description"
+
+
+class Gr00tSettings(ServerSettings):
+    """Where the servers are, and what is sent to them."""
+
+    url: Annotated[list[str], server_urls(5555, "tcp")] = Field(
+        ["tcp://localhost:5555"], validate_default=True, description="server, or servers that share the requests"
+    )
+    replan_steps: NonNegativeInt = Field(8, description="actions of a chunk that are executed, 0: all")
+    image_size: PositiveInt = Field(256, le=1024, description="height and width of both images")
+
+
+class Gr00tPolicy(RemotePolicy):
+    """Passes each request on to the first server that is free, and turns the gripper's command."""
+
+    Settings = Gr00tSettings
+    name = "gr00t"
+
+    @classmethod
+    def spec_of(cls, settings: Gr00tSettings) -> PolicySpec:
+        """Return what the servers are shown."""
+        cameras = dict.fromkeys(("base", "wrist"), ImageSpec(settings.image_size, settings.image_size))
+        return PolicySpec(cls.name, True, False, 0, max_batch_size=1, kind="chunk", cameras=cameras, remote=True)
+
+    def __init__(self, settings: Gr00tSettings) -> None:
+        """Connect, as RemotePolicy does."""
+        self._settings = settings
+        super().__init__(self.spec_of(settings), settings.url, settings.connections)
+
+    def connect(self, url: str) -> Gr00tChannel:
+        """Return an open channel."""
+        return Gr00tChannel(url, self._settings.api_key, self._settings.timeout_s, self.note_of(url))
+
+    def question(self, request: ChunkRequest) -> dict[str, Any]:
+        """Return what GR00T's LIBERO client sends: a batch of one, of one instant."""
+        images = {
+            "video.image": _one(image_of(self.name, request, "base")),
+            "video.wrist_image": _one(image_of(self.name, request, "wrist")),
+        }
+        state = {f"state.{part}": _one(value) for part, value in _parts(request.observation.proprio).items()}
+        return {"observation": {**images, **state, _WORDS: [request.trial.task.instruction]}, "options": None}
+
+    def reply(self, answer: Any) -> ChunkReply:
+        """Return the actions with the gripper as LIBERO means it."""
+        action = answer[0] if isinstance(answer, list) and answer else answer
+        if not isinstance(action, Mapping):
+            raise InvalidRequestError(f"{self.name}: the answer has no actions, but {answer!r:.200}")
+        columns = [_column(self.name, action, part) for part in _PARTS]
+        if len({len(column) for column in columns}) > 1:
+            raise InvalidRequestError(f"{self.name}: the parts of the actions have {list(map(len, columns))} steps")
+        return ChunkReply(open_at_one(chunk_of(self.name, np.stack(columns, axis=1), self._settings.replan_steps)))
+
+    def conventions(self) -> dict[str, str]:
+        """Return what is sent, and what is done with the actions."""
+        size = self._settings.image_size
+        return {
+            "images": f"base, wrist: {size}x{size} uint8, turned by 180 degrees",
+            "state": "end effector's position, axis-angle as roll, pitch and yaw, two finger joints; m, rad, float32",
+            "actions": "delta position, delta axis-angle; gripper 0 closed .. 1 open, made +1 and -1",
+            "executed": f"{self._settings.replan_steps or 'all'} actions of a chunk",
+        }
+
+
+def _parts(state: FloatArray) -> dict[str, Float32Array]:
+    values = state.astype(np.float32)
+    return {**{part: values[index : index + 1] for index, part in enumerate(_PARTS[:6])}, "gripper": values[6:]}
+
+
+def _one(array: ImageArray | Float32Array) -> Any:
+    """Return the array as a batch of one, of one instant."""
+    return array[np.newaxis, np.newaxis]
+
+
+def _column(name: str, action: Mapping[Any, Any], part: str) -> Any:
+    """Return (T,) of the (1, T, 1) that a part of an action has."""
+    found = action.get(f"action.{part}")
+    if not isinstance(found, np.ndarray) or found.size == 0 or found.size != max(found.shape):
+        shape = found.shape if isinstance(found, np.ndarray) else found
+        raise InvalidRequestError(f"{name}: action.{part} is {shape!r:.80}, expected the shape (1, T, 1)")
+    return found.reshape(-1)

@@ -1,0 +1,78 @@
+"""`policy: openvla_oft`: asks OpenVLA-OFT's own HTTP server (vla-scripts/deploy.py)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from wpray.errors import InvalidRequestError
+from wpray.policies.base import PolicySpec
+from wpray.policies.remote.answers import chunk_of, image_of, open_at_one
+from wpray.policies.remote.arrays import pack_json
+from wpray.policies.remote.http_channel import HttpChannel
+from wpray.policies.remote.remote_policy import RemotePolicy
+from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.types import ChunkReply, ChunkRequest, ImageSpec
+
+
+class OpenvlaOftSettings(ServerSettings):
+    """Where the servers are, and what is sent to them."""
+
+    url: Annotated[list[str], server_urls(8777, "http", "https")] = Field(
+        ["http://localhost:8777"], validate_default=True, description="server, or servers that share the requests"
+    )
+    replan_steps: NonNegativeInt = Field(8, description="actions of a chunk that are executed, 0: all")
+    image_size: PositiveInt = Field(256, le=1024, description="height and width as sent; the server resizes to 224")
+    wrist: bool = Field(True, description="send the wrist camera's image, too")
+    encoded: bool = Field(False, description="send the request as a JSON text within JSON, as double encoding asks")
+
+
+class OpenvlaOftPolicy(RemotePolicy):
+    """Passes each request on to the first server that is free; the gripper's command is turned as OFT's client does."""
+
+    Settings = OpenvlaOftSettings
+    name = "openvla_oft"
+
+    @classmethod
+    def spec_of(cls, settings: OpenvlaOftSettings) -> PolicySpec:
+        """Return what the servers are shown."""
+        view = ImageSpec(settings.image_size, settings.image_size)
+        cameras = dict.fromkeys(("base", "wrist") if settings.wrist else ("base",), view)
+        return PolicySpec(cls.name, True, False, 0, max_batch_size=1, kind="chunk", cameras=cameras, remote=True)
+
+    def __init__(self, settings: OpenvlaOftSettings) -> None:
+        """Connect, as RemotePolicy does."""
+        self._settings = settings
+        super().__init__(self.spec_of(settings), settings.url, settings.connections)
+
+    def connect(self, url: str) -> HttpChannel:
+        """Return an open channel."""
+        return HttpChannel(url, "/act", self._settings.api_key, self._settings.timeout_s, self._checked)
+
+    def question(self, request: ChunkRequest) -> dict[str, Any]:
+        """Return the map that OFT's LIBERO client sends."""
+        asked: dict[str, Any] = {"full_image": image_of(self.name, request, "base")}
+        if self._settings.wrist:
+            asked["wrist_image"] = image_of(self.name, request, "wrist")
+        asked |= {"state": request.observation.proprio, "instruction": request.trial.task.instruction}
+        return {"encoded": pack_json(asked).decode()} if self._settings.encoded else asked
+
+    def reply(self, answer: Any) -> ChunkReply:
+        """Return the actions with the gripper as LIBERO means it."""
+        return ChunkReply(open_at_one(chunk_of(self.name, answer, self._settings.replan_steps)))
+
+    def conventions(self) -> dict[str, str]:
+        """Return what is sent, and what is done with the actions."""
+        size = self._settings.image_size
+        return {
+            "images": f"{', '.join(self.spec.cameras)}: {size}x{size} uint8, turned by 180 degrees",
+            "state": "end effector's position and axis-angle, two finger joints; m, rad, float64",
+            "actions": "delta position, delta axis-angle; gripper 0 closed .. 1 open, made +1 and -1",
+            "executed": f"{self._settings.replan_steps or 'all'} actions of a chunk",
+        }
+
+    def _checked(self, answer: Any) -> Any:
+        if isinstance(answer, str):
+            raise InvalidRequestError(f"{self.name}: the server failed: {answer[:200]!r}; its log has the traceback")
+        return answer
