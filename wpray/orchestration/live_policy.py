@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from wpray.orchestration.actors import Health, Loaded, RunContext, this_host
-from wpray.orchestration.events import Event, EventQueue, Failure, PolicyLost
+from wpray.orchestration.events import ActorFailure, Event, EventQueue, PolicyLost
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.policies.base import AnyPolicy
 from wpray.policies.relay import answering
@@ -72,7 +72,7 @@ class LivePolicyPool(PolicyActorPool):
         since = self._answering.busy_since
         if since is not None and time.monotonic() - since > self._stall_after:
             text = f"the live policy has not answered within retry.stall_s: {self._stall_after:g} s"
-            return PolicyLost(Failure(text, bad_input=False))
+            return PolicyLost(ActorFailure(text, bad_input=False))
         return super().check()
 
     def close(self) -> None:

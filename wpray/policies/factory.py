@@ -60,7 +60,7 @@ def spec_of_object(policy: Any) -> PolicySpec:
     kind, spec = type(policy).__name__, getattr(policy, "spec", None)
     if not isinstance(spec, PolicySpec):
         raise BadInputError(f"policy: {kind} has no spec, a wpray.policies.base.PolicySpec; give it one")
-    if wrong := _wrong_with(spec):
+    if wrong := spec_mistake(spec):
         raise BadInputError(f"policy: the spec of {kind} must be one {wrong}")
     missing = [method for method in _METHODS[spec.kind] if not callable(getattr(policy, method, None))]
     if missing:

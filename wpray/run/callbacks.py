@@ -1,4 +1,4 @@
-"""What a caller is told of a run under way."""
+"""Progress of a run for a caller in Python."""
 
 from __future__ import annotations
 

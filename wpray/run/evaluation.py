@@ -48,7 +48,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """What a caller in Python brings along: a policy object, and what is called after every episode."""
+    """Parts of a run that a caller in Python brings: a policy object, a function for every episode."""
 
     policy: AnyPolicy | None = None  # instead of the configured one
     on_episode: Callable[[EpisodeDone], None] | None = None
@@ -69,7 +69,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended."""
+    """Result of a run."""
 
     exit_code: int  # 0: all episodes ran, 1: not all
     folder: RunFolder
