@@ -17,29 +17,29 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "errors": set(),
     "types": set(),
-    "config": {"benchmarks.suites", "system.paths"},
+    "config": {"benchmarks.base", "benchmarks.factory", "system.paths"},
     "trials": {"errors", "types"},
     "registry": {"errors"},
     "tracking": {"types"},
     "rollout": {"types", "errors", "tracking", "benchmarks.base", "benchmarks.views", "policies.base"},
     "system": {"errors"},
-    "benchmarks": {"types", "errors", "system", "registry"},
-    "benchmarks.suites": set(),
+    "benchmarks": {"types", "errors", "checks", "trials", "system", "registry"},
+    "checks": {"errors"},
     "models": {"errors", "system.lfs"},
     "models.synthetic": {"errors", "models", "cli"},  # a command
     "policies": {"types", "errors", "config", "tracking", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.process.worker": set(),  # another Python runs it, which has no wpray
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
-    "testing": {"", "types", "errors", "config", "cli", "benchmarks", "models", "policies", "results.atomic"},
+    "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
-    "provenance": {"errors", "benchmarks"},
-    "provenance.record": set(),
+    "provenance": {"errors", "benchmarks", "system.packages"},
+    "provenance.record": {"benchmarks.factory", "system.packages"},
     "results": {"types", "errors", "config", "provenance.record", "storage"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},
     "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
-    "cluster.process_env": set(),  # imported before everything that reads the environment
+    "cluster.process_env": {"system.one_thread"},  # imported before everything that reads the environment
     "transport": {
         "types",
         "errors",
@@ -75,7 +75,7 @@ ALLOWED = {
     "video.selection": set(),
     "video.frames": {"types", "errors", "benchmarks.base", "results"},
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
-    "doctor": {"types", "errors", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
+    "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
     | {"provenance", "storage", "results", "cli", "cluster"},
     "run": {"types", "errors", "config", "trials", "system", "benchmarks", "policies", "provenance", "storage"}
     | {"results", "cli", "cluster", "orchestration", "report", "video", "doctor"},
@@ -84,6 +84,7 @@ ALLOWED = {
 AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}
 ONLY_IN = {
     "torch": (
+        "benchmarks.init_states_file",
         *("models", "policies.waypoint_vla.policy", "benchmarks.libero", "doctor"),
         *("testing.golden", "bench.policy", "bench.policy_layouts", "bench.policy_rates"),
     ),

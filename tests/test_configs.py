@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wpray.benchmarks.suites import group_name
+from wpray.benchmarks.factory import group_name
 from wpray.cli.configuration import read_config
 from wpray.config import Config
 from wpray.errors import BadInputError

@@ -9,10 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wpray.benchmarks.base import NOOP_ACTION
 from wpray.benchmarks.views import center_crop, policy_view
 from wpray.policies.base import PolicySpec
-from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
+from wpray.rollout import NOOP_ACTION, LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.types import (
     ChunkReply,
     ChunkRequest,

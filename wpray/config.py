@@ -28,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from wpray.benchmarks import suites as suite_names
+from wpray.benchmarks.base import Benchmark, InstructionSource
+from wpray.benchmarks.factory import benchmark_name, benchmark_of, canonical_suite, expanded_suites
 from wpray.system.paths import check_name
 
 Auto = Literal["auto"]
@@ -53,10 +54,10 @@ def _expand_range(part: Any) -> list[Any]:
     return [part]
 
 
-def _by_suite(value: Any) -> Any:
+def _by_suite(value: Any, info: ValidationInfo) -> Any:
     """Read `libero_goal:0-4,libero_10:3`, in which ids without a suite belong to the one before."""
     if isinstance(value, dict):
-        return {suite_names.canonical(str(suite)): _checked_ids(suite, ids) for suite, ids in value.items()}
+        return {_canonical(str(suite), info): _checked_ids(suite, ids) for suite, ids in value.items()}
     if not isinstance(value, str | list) or not any(":" in item for item in _parts(value) if isinstance(item, str)):
         return value
     found: dict[str, list[Any]] = {}
@@ -66,8 +67,12 @@ def _by_suite(value: Any) -> Any:
         suite = name.strip() if colon else suite
         if not suite:
             raise ValueError("the first ids have no suite; write SUITE:IDS, such as libero_goal:0-4,libero_10:3")
-        found.setdefault(suite_names.canonical(suite), []).append(ids if colon else item)
+        found.setdefault(_canonical(suite, info), []).append(ids if colon else item)
     return {suite: _checked_ids(suite, ids) for suite, ids in found.items()}
+
+
+def _canonical(suite: str, info: ValidationInfo) -> str:
+    return canonical_suite(suite, info.data.get("benchmark", "auto"))
 
 
 def _checked_ids(suite: Any, ids: Any) -> list[int]:
@@ -82,10 +87,10 @@ def _parts(value: Any) -> list[Any]:
     return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
 
 
-def _named_suites(value: Any) -> Any:
+def _named_suites(value: Any, info: ValidationInfo) -> Any:
     """Take one suite or several (a list, or separated by commas), and libero_all; one alone is no list."""
     if isinstance(value, str | list) and all(isinstance(item, str) for item in _parts(value)):
-        names = suite_names.expanded(_parts(value))
+        names = expanded_suites(_parts(value), info.data.get("benchmark", "auto"))
         if not names:
             raise ValueError("names no suite; leave it out for libero_object")
         for name in names:
@@ -301,10 +306,17 @@ class Config(_Group):
         description="the policy's own settings, each also as --policy_args.NAME VALUE; --policy NAME --help lists them",
     )
     robot_type: Literal["libero"] = Field("libero", description="the robot and its benchmark")
+    benchmark: str = Field(
+        "auto",
+        min_length=1,
+        max_length=300,
+        description="libero | fake, an installed one's name, or PACKAGE.MODULE:CLASS; auto: the one whose name begins "
+        "the suite's",
+    )
     task_suite: SuiteNames = Field(
         "libero_object",
-        description="LIBERO suite, or several; LIBERO-Object, libero_long (libero_10) and libero_goal_no_noops are "
-        "understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10; libero_pro is these four, "
+        description="suite of the benchmark, or several; LIBERO-Object, libero_long (libero_10), libero_goal_no_noops "
+        "are understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10; libero_pro is these, "
         "each perturbed along lan, object, swap and task, and libero_pro:lan,swap along some of them",
     )
     tasks: TasksOfSuites | None = Field(
@@ -537,8 +549,9 @@ class Config(_Group):
                     raise ValueError(f"tasks: names no task of {name}; leave the suite out for all")
         if len(self.suites) > 1 and self.init_states_file is not None:
             raise ValueError("init_states_file: holds one suite's states; evaluate its suite by itself")
-        if len(self.suites) > 1 and suite_names.FAKE_SUITE in self.suites:
-            raise ValueError(f"task_suite: {suite_names.FAKE_SUITE} is no suite of LIBERO; evaluate it by itself")
+        names = sorted({benchmark_name(suite, self.benchmark) for suite in self.suites})
+        if len(names) > 1:
+            raise ValueError(f"task_suite: names suites of {' and '.join(names)}; evaluate each benchmark by itself")
         return self
 
     @model_validator(mode="after")
@@ -602,22 +615,26 @@ class Config(_Group):
     @property
     def variations(self) -> dict[str, tuple[str, str]]:
         """Base suite and axis of each suite that perturbs another: libero_goal_lan -> (libero_goal, lan)."""
-        found = {suite: suite_names.axis_of(suite) for suite in self.suites}
+        found = {suite: self.load_benchmark().variation_of(suite) for suite in self.suites}
         return {suite: axis for suite, axis in found.items() if axis is not None}
 
     def tasks_of(self, suite: str) -> list[int] | None:
         """Return the ids of the suite's tasks that are asked for; None: all."""
         return self.tasks.get(suite) if isinstance(self.tasks, dict) else self.tasks
 
-    def instruction_of(self, suite: str) -> suite_names.InstructionSource:
+    def instruction_of(self, suite: str) -> InstructionSource:
         """Return where the instructions of the suite's tasks are from: `env.instruction`, with `auto` decided."""
-        return suite_names.instruction_source(suite, self.env.instruction)
+        return self.load_benchmark().instruction_source(suite, self.env.instruction)
 
     @property
-    def instruction_source(self) -> suite_names.InstructionSource | dict[str, suite_names.InstructionSource]:
+    def instruction_source(self) -> InstructionSource | dict[str, InstructionSource]:
         """Source of the tasks' instructions: `env.instruction`, with `auto` resolved."""
         sources = {suite: self.instruction_of(suite) for suite in self.suites}
         return sources if len(set(sources.values())) > 1 else sources[self.suites[0]]
+
+    def load_benchmark(self) -> Benchmark:
+        """Return the benchmark that has the suites. Raises BadInputError for one that cannot be loaded."""
+        return benchmark_of(self.suites[0], self.benchmark)
 
 
 def path_fields() -> tuple[str, ...]:
@@ -659,6 +676,7 @@ _NO_OUTCOME = frozenset(
 # Behaviour of runs that were recorded before a setting existed. A run that behaves alike leaves the setting out, so
 # that its folder can be resumed and compared by either version.
 DONE_WITHOUT: dict[str, Any] = {
+    "benchmark": "auto",
     "env.instruction": "file_name",
     "dataset_statistics_key": None,
     "joint_checkpoint": None,
@@ -716,6 +734,8 @@ def outcome_fields(config: Config) -> dict[str, Any]:
         else:
             flat[name] = value
     flat["env.instruction"] = config.instruction_source
+    if config.benchmark == benchmark_name(config.suites[0]):
+        flat["benchmark"] = "auto"
     return {
         name: value
         for name, value in flat.items()

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from wpray.benchmarks.base import NOOP_ACTION, Environment
+from wpray.benchmarks.base import Environment
 from wpray.policies.base import ChunkClient, PolicyClient, WaypointClient
 from wpray.tracking import DeviationRule, track
 from wpray.types import (
@@ -44,6 +44,9 @@ from wpray.types import (
     Trial,
     WaypointSpace,
 )
+
+NOOP_ACTION: FloatArray = np.zeros(ACTION_DIM)
+NOOP_ACTION.setflags(write=False)
 
 
 class PolicyOutputError(RuntimeError):

@@ -18,7 +18,7 @@ import ray
 from rich.console import Console
 
 from tests.bench.disk import disk_of, temporary_folder
-from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
+from wpray.benchmarks.factory import list_tasks
 from wpray.cli.display import RunDisplay, logging_to
 from wpray.cluster.setup import running_ray
 from wpray.config import Config
@@ -75,7 +75,7 @@ def measure(num_actors: int, num_episodes: int, instant: bool = False) -> Driver
     """
     config = Config.model_validate(
         {
-            "task_suite": FAKE_SUITE,
+            "task_suite": "fake",
             "num_trials_per_task": -(-num_episodes // 10),
             "ray": {"num_env_actors": num_actors, "env_cpus": 0.01},
         }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from wpray.benchmarks.suites import base_of, instruction_source
+from wpray.benchmarks.factory import benchmark_of, list_tasks
+from wpray.benchmarks.libero.suites import base_of
 from wpray.cli.configuration import read_config
+from wpray.errors import BadInputError
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,13 @@ def test_a_variant_belongs_to_the_suite_that_it_varies(suite: str, base: str | N
     ],
 )
 def test_what_auto_means_follows_from_the_suite_and_a_setting_decides(suite: str, source: str) -> None:
-    assert instruction_source(suite, "auto") == source
-    assert instruction_source(suite, "file_name") == "file_name"
-    assert instruction_source(suite, "bddl") == "bddl"
+    benchmark = benchmark_of(suite)
+    assert benchmark.instruction_source(suite, "auto") == source
+    assert benchmark.instruction_source(suite, "file_name") == "file_name"
+    if suite != "fake":
+        assert benchmark.instruction_source(suite, "bddl") == "bddl"
+
+
+def test_a_suite_without_bddl_files_has_no_such_instructions() -> None:
+    with pytest.raises(BadInputError, match="task_suite fake has no BDDL files; use auto"):
+        list_tasks("fake", instruction="bddl")

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from wpray.benchmarks.base import InstructionSource
 from wpray.benchmarks.factory import list_tasks
 from wpray.benchmarks.libero import tasks
 from wpray.benchmarks.libero.imports import load, package_root
-from wpray.benchmarks.suites import InstructionSource
 from wpray.errors import BadInputError
 
 STATES = np.random.default_rng(0).normal(size=(5, 12))

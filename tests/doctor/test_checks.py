@@ -13,11 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+import wpray.checks
 from tests.machines import without_osmesa
+from wpray.benchmarks.base import BenchmarkCheck
+from wpray.benchmarks.libero import doctor as libero_checks
+from wpray.benchmarks.libero.benchmark import LiberoBenchmark
+from wpray.checks import Result
 from wpray.cli.configuration import validate
 from wpray.config import Config, EnvConfig, RayConfig
 from wpray.doctor import checks, models, resources, simulator, software
-from wpray.doctor.result import Result, carry_out
+from wpray.doctor.checks import carry_out, request_of
 from wpray.errors import BadInputError
 from wpray.run.machine import check_machine
 
@@ -82,7 +87,7 @@ def test_a_missing_or_shortened_file_of_libero_is_found(tmp_path: Path, monkeypa
     (tmp_path / "gone").unlink()
     files = [SimpleNamespace(size=5, suffix=".xml", locate=lambda n=name: tmp_path / n) for name in names]
     monkeypatch.setattr(importlib.metadata, "files", lambda _: files)
-    assert len(list(software._damaged_files("x"))) == 2
+    assert len(list(libero_checks._damaged_files("x"))) == 2
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +198,8 @@ def test_mujoco_is_judged_by_what_it_does(
     slide: float, brightness: float, statuses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"mujoco": "x", "slide_cm": slide, "brightness": brightness}
-    monkeypatch.setattr(simulator, "run_probe", lambda *_, **__: simulator.Finding(values))
-    assert [result.status for result in simulator.check_mujoco(Config())] == statuses
+    monkeypatch.setattr(libero_checks, "run_probe", lambda *_, **__: wpray.checks.Finding(values))
+    assert [result.status for result in libero_checks.check_mujoco(request_of(Config()))] == statuses
 
 
 @pytest.mark.libero
@@ -214,17 +219,20 @@ def test_one_cause_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         raise BadInputError("libOSMesa is missing; install it")
 
     monkeypatch.setattr(checks, "QUICK", (("OpenGL", broken),))
-    monkeypatch.setattr(checks, "_THOROUGH", (("MuJoCo", broken), ("suite", broken)))
+    own = tuple(BenchmarkCheck(name, lambda _: broken(FAKE), frozenset({"OpenGL"})) for name in ("MuJoCo", "suite"))
+    monkeypatch.setattr(LiberoBenchmark, "checks", lambda _: own)
+    monkeypatch.setattr(checks, "_THOROUGH", ())
+    monkeypatch.setattr(checks, "_SLOW", ())
     monkeypatch.setattr("wpray.doctor.cluster.check_ray", lambda _: [])
     assert [r.status for r in checks.everything(Config(), deep=False)] == ["fail", "warn", "warn"]
 
 
 def test_a_crash_or_silence_of_a_probe_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulator, "_TIMEOUT_S", 30)
-    assert "KeyError" in simulator.run_probe("no-such-probe").error
+    monkeypatch.setattr(wpray.checks, "_TIMEOUT_S", 30)
+    assert "KeyError" in wpray.checks.run_probe("wpray.doctor.probe", "no-such-probe").error
     died = subprocess.CompletedProcess([], -11, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: died)
-    assert simulator.run_probe("render", "osmesa").error == "died of SIGSEGV"
+    assert wpray.checks.run_probe("wpray.doctor.probe", "render", "osmesa").error == "died of SIGSEGV"
 
 
 def test_a_file_system_error_is_a_failed_check() -> None:
@@ -237,14 +245,10 @@ def test_a_file_system_error_is_a_failed_check() -> None:
 @pytest.mark.libero
 def test_all_checks_that_need_a_simulator_pass_here(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(task_suite="libero_object")
-    for check in (
-        software.check_libero_files,
-        simulator.check_rendering,
-        simulator.check_libero_import,
-        simulator.check_suite,
-        simulator.check_mujoco,
-    ):
-        assert {result.status for result in check(config)} == {"pass"}, check(config)
+    own = config.load_benchmark().checks()
+    assert [check.name for check in own] == ["LIBERO", "LIBERO files", "LIBERO import", "suite", "MuJoCo"]
+    found = [*simulator.check_rendering(config), *(result for each in own for result in each.check(request_of(config)))]
+    assert {result.status for result in found} == {"pass"}, found
 
 
 @pytest.mark.libero
@@ -252,9 +256,13 @@ def test_two_trials_of_the_scripted_policy_succeed() -> None:
     assert only(simulator.check_trials(Config())).status == "pass"
 
 
+def _suite(config: Config) -> list[Result]:
+    return libero_checks.check_suite(request_of(config))
+
+
 @pytest.mark.libero
 def test_more_trials_than_initial_states_fail_the_suite_check() -> None:
-    assert "at most 50" in only(simulator.check_suite(Config(num_trials_per_task=51))).remedy
+    assert "at most 50" in only(_suite(Config(num_trials_per_task=51))).remedy
 
 
 @pytest.mark.libero
@@ -277,8 +285,8 @@ def test_initial_states_of_another_scene_fail_the_suite_check(tmp_path: Path) ->
 
 @pytest.mark.libero
 def test_a_task_that_the_suite_lacks_fails_the_suite_check() -> None:
-    assert "no task 12" in only(carry_out("suite", simulator.check_suite, Config(tasks=[3, 12]))).text
-    assert "libero_object: 2 tasks" in only(simulator.check_suite(Config(tasks=[3, 7]))).message
+    assert "no task 12" in only(carry_out("suite", _suite, Config(tasks=[3, 12]))).text
+    assert "libero_object: 2 tasks" in only(_suite(Config(tasks=[3, 7]))).message
 
 
 def test_a_policy_that_does_not_exist_or_cannot_act_in_the_suite_is_a_failure() -> None:
@@ -334,7 +342,8 @@ def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cache_that_numba_cannot_write_is_not_blamed_on_mujoco(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "RuntimeError: cannot cache function 'mat2quat': no locator available for file 'transform_utils.py'"
-    monkeypatch.setattr(simulator, "run_probe", lambda name: simulator._explain(1, f"Traceback\n{said}\n"))
-    found = only(simulator.check_mujoco(Config(policy="noop")))
+    died = subprocess.CompletedProcess([], 1, "", f"Traceback\n{said}\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: died)
+    found = only(libero_checks.check_mujoco(request_of(Config(policy="noop"))))
     assert (found.status, found.remedy) == ("fail", "set NUMBA_CACHE_DIR to a folder that can be written")
     assert "numba" in found.text

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from tests.policies.vla import DATA, JOINT_DATA, TINY
 from tests.tiny_weights import block_size, joint_size, save, write_adapted, write_checkpoints, write_joint
+from wpray.checks import Result
 from wpray.cli.configuration import validate
 from wpray.config import Config
 from wpray.doctor import models
-from wpray.doctor.result import Result, carry_out
+from wpray.doctor.checks import carry_out
 from wpray.errors import BadInputError
 
 WIDTHS = {8: DATA / "dataset_statistics.json", 6: JOINT_DATA / "dataset_statistics.json"}

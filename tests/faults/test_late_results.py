@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Attempt, Host, RunContext

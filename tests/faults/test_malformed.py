@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.malformed import check_refused
-from wpray.benchmarks.suites import canonical
+from wpray.benchmarks.libero.suites import canonical
 from wpray.cli.configuration import field_names, read_config
 from wpray.config import Config
 from wpray.errors import BadInputError
@@ -154,7 +154,7 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A sound part, with its trajectory's steps left out."""
     from datetime import UTC, datetime
 
-    from wpray.benchmarks.fake import fake_tasks
+    from wpray.benchmarks.fake.environment import fake_tasks
     from wpray.results.encode import EpisodeContext, encode_error
     from wpray.types import Failure, Trial
 

@@ -42,22 +42,27 @@ def given_of(folder: Path, **changes: Any) -> Given:
     return Given(None, str(folder / "run"), None, "model", 6, DATA / "dataset_statistics.json", adapter=settings)
 
 
-def answers(files: ModelFiles, precision: Precision, head: Precision = "float32") -> dict[str, Tensor]:
+def answers(
+    files: ModelFiles, precision: Precision, head: Precision = "float32", device: str = "cpu", graphs: bool = False
+) -> dict[str, Tensor]:
     """Return what the models compute of recorded inputs, while recorded tokens are fed."""
     with np.load(DATA / "golden_b.npz") as data:
         golden = dict(data)
-    how = Computing(precision, precision, head, graphs=False, device=torch.device("cpu"))
+    how = Computing(precision, precision, head, graphs=graphs, device=torch.device(device))
     planner, expert = load(files, golden["vlm_header"].tolist(), how)
     images = torch.from_numpy(np.stack([golden["images_base"], golden["images_wrist"]], axis=1)[:1])
     prompts = [golden["vlm_prompt_0"].tolist()]
     free = planner.plan(images, prompts)
-    planner.hidden = []
-    planner.plan(images, prompts, forced=torch.from_numpy(planner.layout.decode(golden["vlm_tokens_float32"]))[:1])
     given = [torch.from_numpy(golden[f"ae_{name}"][:1]) for name in ("start", "end", "duration", "noise")]
     actions = expert.act(images, [golden["ae_prompt_tokens"][0][golden["ae_prompt_mask"][0]].tolist()], *given)
+    found = {"tokens": free.values, "features": free.features, "actions": actions}
+    if graphs:  # which replay no collecting of hidden states
+        return found
+    planner.hidden = []
+    planner.plan(images, prompts, forced=torch.from_numpy(planner.layout.decode(golden["vlm_tokens_float32"]))[:1])
     hidden = torch.cat(planner.hidden, dim=1)
     scores = torch.cat([planner._scores(hidden[:, -1], choice) for choice in planner._choices], dim=1)
-    return {"tokens": free.values, "features": free.features, "hidden": hidden, "actions": actions, "scores": scores}
+    return {**found, "hidden": hidden, "scores": scores}
 
 
 @pytest.fixture(scope="module", params=["a", "b", "block"])
@@ -133,6 +138,19 @@ def test_active_and_merged_differ_in_bits(adapted: tuple[Path, str]) -> None:
         assert not torch.equal(active["hidden"], other["hidden"])
         error = (active["actions"] - other["actions"]).norm() / active["actions"].norm()
         assert error < 0.2
+
+
+@pytest.mark.gpu
+def test_an_active_adapter_computes_on_a_gpu_what_it_does_on_a_processor(adapted: tuple[Path, str]) -> None:
+    files = open_models(given_of(adapted[0], vision="lora"))
+    here, there, captured = (
+        answers(files, "float32", device=device, graphs=graphs)
+        for device, graphs in (("cpu", False), ("cuda", False), ("cuda", True))
+    )
+    for part, tolerance in (("features", 1e-3), ("hidden", 5e-3), ("actions", 5e-3)):
+        torch.testing.assert_close(there[part].cpu(), here[part], atol=tolerance, rtol=0)
+    for part, own in captured.items():
+        assert torch.equal(own, there[part]), part
 
 
 def _round(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import ray
 
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import ThreadDiedError
 from wpray.orchestration import actors, policy_actor_pool

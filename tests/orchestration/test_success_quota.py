@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.orchestration.scheduler import Assignment, Scheduler, SuccessQuota
 from wpray.results.summary import Tally
 from wpray.types import Trial, TrialKey

@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.models.checkpoint_files import expert_shapes, vlm_shapes, write_hollow, write_hollow_shards
+from wpray.checks import Result
 from wpray.config import Config
 from wpray.doctor import models
 from wpray.doctor.checks import quick
-from wpray.doctor.result import Result
 from wpray.policies.waypoint_vla.model_files import open_files, sources_of
 from wpray.run.machine import check_machine
 

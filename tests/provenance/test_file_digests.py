@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from wpray.provenance import file_digests
-from wpray.provenance.file_digests import Recorded, files_below, folder_digest
+from wpray.provenance.file_digests import Recorded, folder_digest
+from wpray.system.packages import files_below
 
 _OLD = 1_600_000_000  # seconds; files of this time have settled
 

@@ -16,8 +16,9 @@ from wpray.config import Config
 from wpray.doctor import software
 from wpray.provenance import origins, record
 from wpray.provenance.origins import Origin
-from wpray.provenance.record import FROM_A_PATH, source_of
+from wpray.provenance.record import FROM_A_PATH
 from wpray.run.machine import check_machine
+from wpray.system.packages import source_of
 
 ROOT = Path(__file__).parents[2]
 _SAY = """
@@ -140,7 +141,7 @@ def test_the_doctor_and_every_run_say_what_is_not_as_installed(monkeypatch: pyte
         "robosuite": Origin("distribution", "robosuite 1.4.0", "0" * 64, 2, ("a.py", "b.py")),
         "libero": Origin("path", "path /x/LIBERO/libero", "0" * 64),
     }
-    monkeypatch.setattr(origins, "origins", lambda _: found)
+    monkeypatch.setattr(origins, "origins", lambda *_: found)
     robosuite, libero = software.check_origins(Config())
     assert (robosuite.status, libero.status) == ("warn", "warn")
     assert robosuite.message == "robosuite has 2 files that are not as robosuite 1.4.0 was installed, such as a.py"

@@ -14,7 +14,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from tests.results.recorded import write_run
-from wpray.benchmarks.fake import FakeEnvironment, fake_tasks
+from wpray.benchmarks.fake.environment import FakeEnvironment, fake_tasks
 from wpray.config import Config
 from wpray.orchestration.actors import rollout_settings
 from wpray.policies.local import LocalPolicyClient

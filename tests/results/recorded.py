@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wpray.benchmarks.fake import FakeEnvironment, fake_tasks
+from wpray.benchmarks.fake.environment import FakeEnvironment, fake_tasks
 from wpray.config import Config, fingerprint, outcome_fields
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error

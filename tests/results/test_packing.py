@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.results.recorded import _episode, write_run
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.errors import BadInputError, DamagedRunError, NewerSchemaError, RunStoppedError
 from wpray.results import load
 from wpray.results import merge as merging

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.test_late_results import HOST, POLICY, TRIAL, _episode, _lost, _play
 from tests.results.recorded import START, _result, write_run
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.orchestration.actors import Attempt
 from wpray.orchestration.events import Finished, Ready
 from wpray.orchestration.scheduler import Assignment

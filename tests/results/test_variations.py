@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.results.recorded import write_run
-from wpray.benchmarks.suites import AXES, GROUPS, axis_of, expanded
+from wpray.benchmarks.libero.suites import AXES, GROUPS, axis_of, expanded
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.results import load

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Host, RunContext, lost_row
@@ -43,7 +43,7 @@ class Machine:
         self._monkeypatch.setattr(record, "git_commit", lambda: commit)
         found = {} if digest is None else {"libero": Origin("path", "path /x", digest)}
         for place in ("wpray.provenance.origins.origins", "wpray.run.output.origins"):
-            self._monkeypatch.setattr(place, lambda _: found)
+            self._monkeypatch.setattr(place, lambda *_: found)
 
 
 def _run(config: Config, host: Host | None = None, works: bool = True, renderer: str = "osmesa") -> RunInfo:

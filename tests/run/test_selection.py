@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wpray.benchmarks.fake import FakeEnvironment, fake_tasks
-from wpray.benchmarks.libero.init_states_file import read_init_states
+from wpray.benchmarks.fake.environment import FakeEnvironment, fake_tasks
+from wpray.benchmarks.init_states_file import read_init_states
 from wpray.cli.command import run_command
 from wpray.config import Config, comparable, outcome_fields
 from wpray.errors import BadInputError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from wpray.benchmarks.suites import GROUPS
+from wpray.benchmarks.libero.suites import GROUPS
 from wpray.cli.command import run_command
 from wpray.config import Config, fingerprint, outcome_fields
 from wpray.results import load

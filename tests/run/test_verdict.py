@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.results.recorded import read_json, write_run
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import RunStoppedError
 from wpray.orchestration.stop_rules import Stop

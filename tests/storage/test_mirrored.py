@@ -11,7 +11,7 @@ import pytest
 from tests.results.recorded import START, _episode, write_run
 from tests.storage.conftest import connect
 from tests.storage.servers import S3
-from wpray.benchmarks.fake import fake_tasks
+from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.cli.command import run_command
 from wpray.compare import main as compare
 from wpray.errors import BadInputError

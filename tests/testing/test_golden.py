@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.tiny_weights import block_size, save, write_checkpoints, write_joint
+from tests.tiny_weights import block_size, joint_size, save, write_adapted, write_checkpoints, write_joint
 from wpray.cli.command import run_command
 from wpray.testing.__main__ import main
 
@@ -137,6 +137,18 @@ def test_a_recorded_file_shows_a_block_planner_that_was_changed(folder: Path, tm
     save({**weights, "block_planner.slot_embed.weight": slots.flip(0)}, tmp_path / "block")
     write_config(tmp_path / "block.yaml", 6, joint_checkpoint=tmp_path / "block")
     assert golden(tmp_path, "block", file) == 1
+
+
+def test_a_recording_shows_an_adapter_of_another_scale(tmp_path: Path) -> None:
+    write_adapted(tmp_path, joint_size("b"), "bfloat16")
+    write_config(tmp_path / "run.yaml", 6, joint_checkpoint=tmp_path / "run", pretrained_weight_path=tmp_path / "base")
+    adapter = ["--lora_enabled", "true", "--lora_rank", "4", "--lora_alpha", "6", "--precision", "bfloat16"]
+    file = tmp_path / "recorded.npz"
+    assert golden(tmp_path, "run", file, "--record", *adapter) == 0
+    with np.load(file) as data:
+        assert json.loads(str(data["recorded"]))["adapter"] == "active"
+    assert golden(tmp_path, "run", file, *adapter) == 0
+    assert golden(tmp_path, "run", file, *adapter, "--lora_alpha", "40") == 1
 
 
 def test_a_recording_is_not_overwritten(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

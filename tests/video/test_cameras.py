@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wpray.video.options import SCENE_CAMERAS
+from wpray.benchmarks.libero.observed import SCENE_CAMERAS
 
 
 @pytest.mark.libero

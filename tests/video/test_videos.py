@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.results.recorded import write_run
-from wpray.benchmarks.fake import FakeEnvironment
+from wpray.benchmarks.fake.environment import FakeEnvironment
 from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 from wpray.results import load
@@ -18,8 +18,10 @@ from wpray.results.encode import EpisodeContext, encode_episode
 from wpray.types import Task
 from wpray.video import __main__ as command
 from wpray.video.encode import encode
-from wpray.video.frames import CAMERAS, VideoJob, VideoStyle, frames, read_recording
+from wpray.video.frames import VideoJob, VideoStyle, frames, read_recording
 from wpray.video.render import jobs_for
+
+CAMERAS = ("agentview", "robot0_eye_in_hand")
 
 
 def test_an_mp4_holds_every_frame_in_a_format_that_browsers_play(tmp_path: Path) -> None:
@@ -41,12 +43,14 @@ def test_frames_are_the_recorded_states_side_by_side(tmp_path: Path) -> None:
     job = jobs_for(run, run.episodes.to_pylist())[1]
     assert job.segments == ((0, 0), (20, 1))
     env, recording = FakeEnvironment(), job.trajectory.read_bytes()
-    shown = list(frames(env, job, recording, VideoStyle(size=32, every=13)))
+    shown = list(frames(env, job, recording, VideoStyle(CAMERAS, size=32, every=13)))
     assert len(shown) == 4 and shown[0].shape == (32, 64, 3)
     states = read_recording(recording).qpos
     assert np.array_equal(shown[-1][0, 0], np.clip(128 + 300 * states[39, :3], 0, 255).astype(np.uint8))
-    marked = list(frames(env, job, recording, VideoStyle(size=64, every=13, overlay=True)))
-    assert not np.array_equal(marked[0][:10], next(iter(frames(env, job, recording, VideoStyle(size=64))))[:10])
+    marked = list(frames(env, job, recording, VideoStyle(CAMERAS, size=64, every=13, overlay=True)))
+    assert not np.array_equal(
+        marked[0][:10], next(iter(frames(env, job, recording, VideoStyle(CAMERAS, size=64))))[:10]
+    )
 
 
 def test_a_recording_without_states_is_refused(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_videos_show_the_pixels_that_were_rendered_inline(suite: str, task_id: i
     task = Task(suite, task_id, "", "", 0, 1)
     other.load(task)
     job = VideoJob(task, 3, "failure", "v", Path("t"), ())
-    for image, observation in zip(frames(other, job, encoded.trajectory, VideoStyle()), seen, strict=True):
+    for image, observation in zip(frames(other, job, encoded.trajectory, VideoStyle(CAMERAS)), seen, strict=True):
         base, wrist = np.split(image, len(CAMERAS), axis=1)
         assert np.array_equal(policy_view(base[::-1]), observation.base_image)
         assert np.array_equal(policy_view(wrist[::-1]), observation.wrist_image)

@@ -14,14 +14,15 @@ import mujoco
 import numpy as np
 
 from wpray.benchmarks.libero import tasks
-from wpray.benchmarks.libero.environment import PROPRIO, LiberoEnvironment
+from wpray.benchmarks.libero.environment import LiberoEnvironment
 from wpray.benchmarks.libero.imports import load
+from wpray.benchmarks.libero.observed import PROPRIO
 from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
 from wpray.types import FloatArray, Observation, ObservationSpec, Trial
 
 SubjectKind = Literal["stock", "stock_blind", "ours"]
-_SEEN = ObservationSpec(proprio=tuple(PROPRIO))  # both cameras as usual, and everything that LIBERO says of the robot
+_SEEN = ObservationSpec(proprio=PROPRIO)  # both cameras as usual, and everything that LIBERO says of the robot
 _FLOOR_EVERY = 10
 
 

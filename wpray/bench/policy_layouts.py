@@ -75,12 +75,16 @@ class MeasuredModels:
 
     def call(self, kind: Call, batch: int) -> Callable[[], Any]:
         """Return what computes one batch, from images on the host to results on the host."""
-        images = _images(batch, self._device)
+        images, given = _images(batch, self._device), self._segment_inputs(batch)
+
+        def arrive() -> torch.Tensor:
+            return images.to(self._device, non_blocking=True)
+
         if kind == "plan":
-            return lambda: self._plans(images)
+            return lambda: self._plans(arrive())
         if kind == "segment":
-            return lambda: self._segments(images)
-        return lambda: self._segments(self._plans(images.to(self._device, non_blocking=True)))
+            return lambda: self._segments(arrive(), given)
+        return lambda: self._segments(self._plans(arrive()), given)
 
     def floor_s(self, kind: Call, batch: int, rates: Rates) -> float:
         """Return the least seconds of that call."""
@@ -109,20 +113,31 @@ class MeasuredModels:
         prompts = [list(range(2, 2 + _PROMPT))] * len(images)
         features = []
         for rows, shape in self._plan_shapes.cut([self.planner.prompt_size(_PROMPT)] * len(images)):
-            output = self.planner.plan(images[rows], prompts[: len(rows)], NUM_WAYPOINTS, shape=shape)
+            output = self.planner.plan(images[_slice(rows)], prompts[: len(rows)], NUM_WAYPOINTS, shape=shape)
             fetch(output.values)
             features.append(output.features)
         return torch.cat(features) if self.shares else images
 
-    def _segments(self, seen: torch.Tensor) -> None:
-        batch, config = len(seen), self._config
-        generator = torch.Generator().manual_seed(0)
+    def _segment_inputs(self, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return start, end, duration and noise of each segment."""
+        config, generator = self._config, torch.Generator().manual_seed(0)
         start, end = torch.rand(2, batch, config.action_dim, generator=generator)
         noise = torch.randn(batch, config.horizon, config.action_dim, generator=generator)
-        prompts, duration = [list(range(2, 2 + _SHORT_PROMPT))] * batch, torch.full((batch,), _DURATION)
-        for rows, shape in self._segment_shapes.cut([PROMPT_SIZES[0]] * batch):
-            given = (start[rows], end[rows], duration[rows], noise[rows])
-            fetch(self.expert.act(seen[rows], prompts[: len(rows)], *given, shape))
+        return start, end, torch.full((batch,), _DURATION), noise
+
+    def _segments(
+        self, seen: torch.Tensor, inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+    ) -> None:
+        prompts = [list(range(2, 2 + _SHORT_PROMPT))] * len(seen)
+        for rows, shape in self._segment_shapes.cut([PROMPT_SIZES[0]] * len(seen)):
+            own = _slice(rows)
+            start, end, duration, noise = (tensor[own] for tensor in inputs)
+            fetch(self.expert.act(seen[own], prompts[: len(rows)], start, end, duration, noise, shape))
+
+
+def _slice(rows: list[int]) -> slice:
+    """Return rows that follow each other, as those of prompts of one length do, as a slice: it copies nothing."""
+    return slice(rows[0], rows[-1] + 1)
 
 
 def random_weights(

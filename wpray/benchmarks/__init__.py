@@ -1,1 +1,1 @@
-"""Benchmarks: the environment protocol, LIBERO, and a fast fake."""
+"""Benchmarks: what one is, LIBERO, and a fast fake."""

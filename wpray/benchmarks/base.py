@@ -1,25 +1,36 @@
-"""The environment protocol: what an episode needs of a simulator.
+"""Benchmarks and their environments, as the rest of wpray sees them. LIBERO and the fake one come with it.
 
-One conformance suite (tests/benchmarks) runs against every implementation, fake and real.
+`wpray.testing.check_benchmark` checks that an implementation keeps these promises.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-import numpy as np
+from wpray.benchmarks.names import normalized
+from wpray.errors import BadInputError
+from wpray.system.packages import Source, files_below, source_of
 
-from wpray.types import (
-    FloatArray,
-    ImageArray,
-    Observation,
-    ObservationSpec,
-    SceneState,
-    SimState,
-    Step,
-    Task,
-    Trial,
-)
+if TYPE_CHECKING:  # numpy is imported by those who work with arrays, after their process has set its variables
+    from wpray.checks import Result
+    from wpray.types import (
+        ActionSpec,
+        FloatArray,
+        ImageArray,
+        Observation,
+        ObservationSpec,
+        SceneState,
+        SimState,
+        Step,
+        Task,
+        Trial,
+    )
+
+InstructionSource = Literal["file_name", "bddl"]
+ResetProtocol = Literal["wpray", "serial"]
 
 
 class Environment(Protocol):
@@ -32,10 +43,10 @@ class Environment(Protocol):
     render_s: float  # seconds spent rendering since the last reset
 
     def load(self, task: Task) -> None:
-        """Makes `task` the current one; returns at once if it already is."""
+        """Make `task` the current one; return at once if it already is."""
 
     def reset(self, trial: Trial) -> None:
-        """Brings the scene to the start of `trial` (seeded reset, then its initial state); no step is taken."""
+        """Bring the scene to the start of `trial` (seeded reset, then its initial state); take no step."""
 
     def step(self, action: FloatArray) -> Step:
         """Execute one control step of `action` (7,) and return what it led to. Never render.
@@ -50,17 +61,139 @@ class Environment(Protocol):
         """
 
     def state(self) -> SimState:
-        """The state after the last step, for recording."""
+        """Return the state after the last step, for recording."""
 
     def scene(self) -> SceneState:
-        """What the last reset decided."""
+        """Return what the last reset decided."""
 
     def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
-        """(height, width, 3) uint8, upright: the image of a recorded state, pixel-identical to inline rendering."""
+        """Return (height, width, 3) uint8, upright: the picture of a recorded state, as it was when it was recorded."""
 
     def close(self) -> None:
-        """Frees the simulator."""
+        """Free the simulator."""
 
 
-NOOP_ACTION: FloatArray = np.zeros(7)
-NOOP_ACTION.setflags(write=False)
+@dataclass(frozen=True, slots=True)
+class SuiteSize:
+    """Size of a suite, as far as it is known without the simulator."""
+
+    tasks: int
+    max_steps: int  # control steps after the wait steps
+
+
+@dataclass(frozen=True, slots=True)
+class DecisivePackage:
+    """Installed files that decide outcomes: machines and sessions that differ in them are not mixed."""
+
+    name: str  # in results
+    source: Source
+    files: Iterable[tuple[str, str]]  # name, path
+    others: tuple[str, ...] = ()  # distributions that hold some of the files, besides the package's own
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """Wishes of a run that a benchmark's checks look at."""
+
+    suites: tuple[str, ...]
+    task_ids: Callable[[str, Iterable[int]], list[int] | None]  # of those that a suite has; None: all
+    num_trials: int  # of each task
+    init_states_file: str | None
+    max_steps: int | None
+    instruction_of: Callable[[str], InstructionSource]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkCheck:
+    """One of the doctor's checks."""
+
+    name: str
+    check: Callable[[RunRequest], list[Result]]  # an empty list: it does not apply
+    needs: frozenset[str] = frozenset()  # checks without which this one can only fail for the same reason
+    quick: bool = False  # takes a moment, so that every run does it, too
+
+
+class Benchmark(Protocol):
+    """Suites of tasks and their simulator. Inherit from it: only `tasks` and `make_environment` have no default.
+
+    Every process of a run makes its own, without arguments. The module is imported before a run starts, to read its
+    settings, so it must not import the simulator: import that where an environment is made.
+    """
+
+    cameras: ClassVar[tuple[str, ...]] = ()  # that Environment.render knows, by name
+    video_cameras: ClassVar[tuple[str, ...]] = ()  # those of observation_spec, side by side in videos
+    uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
+    packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
+    takes_own_states: ClassVar[bool] = False  # resets to `Trial.own_state` where a trial has one (init_states_file)
+    solved_by: ClassVar[tuple[str, str] | None] = None  # suite and policy that solves its first task, for the doctor
+    stand_in: ClassVar[bool] = False  # for tests: in milliseconds, so that its times tell nothing of other benchmarks
+
+    def tasks(self, suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
+        """Return the suite's tasks in order, with the given limit of steps in place of their own.
+
+        Raises BadInputError for a suite that does not exist, naming one that does.
+        """
+
+    def make_environment(self, suite: str, protocol: ResetProtocol) -> Environment:
+        """Return an environment for the tasks of `suite`."""
+
+    def canonical(self, suite: str) -> str:
+        """Return the name under which results list the suite that people call `suite` (lower case, words with _)."""
+        return suite
+
+    def expanded(self, names: Sequence[str]) -> list[str]:
+        """Return the canonical names of suites as people list them, each once; a name may stand for several suites."""
+        return list(dict.fromkeys(self.canonical(normalized(name)) for name in names))
+
+    def group_name(self, suites: Sequence[str]) -> str:
+        """Return one name for several suites."""
+        return "-".join(suites)
+
+    def variation_of(self, suite: str) -> tuple[str, str] | None:
+        """Return (base suite, axis) of a suite that perturbs another; None if it does not."""
+        return None
+
+    def instruction_source(self, suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
+        """Return where the instructions of the suite's tasks come from, as `env.instruction` says."""
+        if setting == "bddl":
+            raise BadInputError(f"env.instruction: bddl: task_suite {suite} has no BDDL files; use auto")
+        return "file_name"
+
+    def observation_spec(self, suite: str) -> ObservationSpec:
+        """Return what environments can show: cameras by role with their own size, and proprio fields.
+
+        A policy may ask for any of them, and its cameras in another size.
+        """
+        from wpray.types import ObservationSpec
+
+        return ObservationSpec(privileged=False)
+
+    def action_spec(self, suite: str) -> ActionSpec:
+        """Return what the numbers of an action mean."""
+        from wpray.types import ActionSpec
+
+        return ActionSpec()
+
+    def env_memory(self, configured: int) -> int:
+        """Return the bytes to reserve for an env actor; `configured` are those of `env.memory_gb`."""
+        return configured
+
+    def size(self, suite: str) -> SuiteSize:
+        """Return an estimate on the high side of how large the suite is, without the simulator."""
+        return SuiteSize(tasks=100, max_steps=1000)
+
+    def checks(self) -> tuple[BenchmarkCheck, ...]:
+        """Return the doctor's checks of this benchmark, in order."""
+        return ()
+
+    def decisive_packages(self, suites: Sequence[str]) -> Iterator[DecisivePackage]:
+        """Yield the packages whose files decide outcomes of `suites`; by default the one that defines this class."""
+        package = type(self).__module__.split(".")[0]
+        yield from whole_package(package, packages_distributions().get(package, ()))
+
+
+def whole_package(name: str, distributions: Sequence[str]) -> Iterator[DecisivePackage]:
+    """Yield the package with all of its files, if it is installed; `distributions` may provide it."""
+    source = source_of(name, tuple(distributions))
+    if source is not None:
+        yield DecisivePackage(name, source, files_below(source.folder))

@@ -10,7 +10,7 @@ from wpray.types import FloatArray
 
 
 def axis_angle(w: float, xyz: FloatArray) -> FloatArray:
-    """(3,) rotation vector of a quaternion: w clipped to [-1, 1], the angle not wrapped, zeros for no rotation."""
+    """Return a quaternion's rotation vector (3,): w clipped to [-1, 1], the angle not wrapped, zeros if not turned."""
     w = min(max(w, -1.0), 1.0)
     sine = math.sqrt(1.0 - w * w)
     if sine == 0.0:

@@ -1,7 +1,6 @@
-"""YAML files of the training code as flat settings: the section `eval`, and keys that say what is known anyway.
+"""YAML files of the training code as flat settings: the section `eval`, and keys without effect here.
 
-A key is read as what it means, or accepted because any of its values means the same here, or refused: none is passed
-over.
+Every key is read with its meaning, accepted because any of its values means the same here, or refused: none is skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _only(*allowed: Any) -> Callable[[Any], bool]:
     return lambda value: value in allowed and type(value) in {type(one) for one in allowed}
 
 
-# What nothing depends on here, with the values that are understood, and why it says nothing.
+# Keys without effect here: test of their values, and the reason for a message.
 _INERT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "robot_config_kwargs": (_only({}), "it must be empty: LIBERO's robot has no options"),
     "max_duration": (_only(32), "no other than 32 is known"),
@@ -36,7 +35,7 @@ _INERT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "skip_masked_cameras": (_boolean, "true or false; a camera that is not there is always left out"),
     "deterministic_sdpa": (_boolean, "true or false; batching.deterministic says what is exact"),
 }
-# Of waypoint_decode: they change how the same plan is computed.
+# Keys of waypoint_decode that only change how the same plan is computed.
 _DECODE_INERT: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("compact_logits", "pack_forced_tokens", "early_stop", "respect_prefix_pad", "profile"), _boolean),
     "jacobi_max_iters": _whole,
@@ -46,9 +45,9 @@ _DECODE_MEANT = ("forbid_terminal_first_waypoint", "temperature")
 
 
 def flatten(data: Mapping[str, Any], known: Callable[[str], str | None]) -> dict[str, Any]:
-    """Return a YAML's mapping without `eval`, `waypoint_decode` and keys that say nothing here.
+    """Return a YAML's mapping without `eval`, `waypoint_decode` and keys that have no effect here.
 
-    What the section `eval` gives, unless null, counts before the same key outside of it. `known(name)` returns what is
+    The section `eval`, unless null, takes precedence over the same key outside of it. `known(name)` returns what is
     wrong with a name, None if it is a setting. Raises BadInputError, naming the key, for what is not understood.
     """
     flat = {name: value for name, value in data.items() if name != _SECTION}
@@ -80,7 +79,7 @@ def _without_inert(data: Mapping[str, Any], known: Callable[[str], str | None]) 
 
 
 def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with those under wpray's names that have others here."""
+    """Return the settings with wpray's names for those that the training code names otherwise."""
     flat = {name: value for name, value in data.items() if name not in _RENAMED}
     for name, meant in _RENAMED.items():
         value = data.get(name)
@@ -94,7 +93,7 @@ def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split_decode(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the other settings, and those of waypoint_decode: nested, or flat under names that begin so."""
+    """Return (other settings, settings of waypoint_decode), which may be nested or flat with that prefix."""
     nested = data.get(_DECODE)
     if nested is not None and not isinstance(nested, Mapping):
         raise BadInputError(f"{_DECODE}: must hold settings, not {shown(str(nested))}")
@@ -106,7 +105,7 @@ def _split_decode(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def _with_planner(data: dict[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with what `decode` means in them. Raises BadInputError for what it cannot mean."""
+    """Return the settings with the meaning of `decode`. Raises BadInputError for wrong or contradictory keys."""
     for name, value in decode.items():
         if name not in ("impl", *_DECODE_MEANT, *_DECODE_INERT):
             names = ", ".join(("impl", *_DECODE_MEANT, *_DECODE_INERT))

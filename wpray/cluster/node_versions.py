@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from wpray.benchmarks.factory import FAKE_SUITE
 from wpray.cluster.gather import gather_within
+from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.provenance import origins, record
 
 _LOG = logging.getLogger(__name__)
-DECISIVE = ("wpray", *record.DECISIVE)
 HARMLESS = ("python", "ray", "numpy", "torch")
 REMEDY = "make them alike: bash cluster/bootstrap.sh node"
 _TIMEOUT_S = 60.0
@@ -36,10 +35,10 @@ class Nodes:
     silent: tuple[str, ...]  # hosts that did not answer in time, or could not
 
 
-def ask_nodes(timeout_s: float = _TIMEOUT_S, suites: Sequence[str] = (FAKE_SUITE,)) -> Nodes:
-    """Return the versions on every node that is there now, with digests of what decides outcomes of `suites`."""
+def ask_nodes(timeout_s: float = _TIMEOUT_S, config: Config | None = None) -> Nodes:
+    """Return the versions on every node that is there now, with digests of what decides outcomes of `config`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    asked = [_versions.options(scheduling_strategy=_on(node)).remote(suites) for node in nodes]
+    asked = [_versions.options(scheduling_strategy=_on(node)).remote(*_asked(config)) for node in nodes]
     said = dict(gather_within(asked, timeout_s))
     silent = [node["NodeManagerHostname"] for index, node in enumerate(nodes) if index not in said]
     found: dict[str, dict[str, str]] = {}
@@ -50,39 +49,45 @@ def ask_nodes(timeout_s: float = _TIMEOUT_S, suites: Sequence[str] = (FAKE_SUITE
     return Nodes(found, tuple(silent))
 
 
-def reference(nodes: Nodes, suites: Sequence[str] = (FAKE_SUITE,)) -> dict[str, str]:
+def reference(nodes: Nodes, config: Config | None = None) -> dict[str, str]:
     """Return the versions that nodes are compared with: this machine's, and what it lacks from the first node."""
     found: dict[str, str] = {}
     for versions in reversed(list(nodes.versions.values())):
         found |= versions
-    return found | origins.identity(suites)
+    return found | origins.identity(*_asked(config))
 
 
-def check_nodes(suites: Sequence[str] = (FAKE_SUITE,)) -> dict[str, str]:
+def check_nodes(config: Config | None = None) -> dict[str, str]:
     """Return the versions that every env actor must have; log differences that change no outcome.
 
     Raises BadInputError, naming hosts, packages and versions, if a node has another simulator, or other files of it.
     """
-    nodes = ask_nodes(suites=suites)
-    wanted = reference(nodes, suites)
+    nodes = ask_nodes(config=config)
+    wanted = reference(nodes, config)
     for host in nodes.silent:
         _LOG.warning("node %s has not reported its versions within %g s", host, _TIMEOUT_S)
     odd = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, HARMLESS))]
     if odd:
         _LOG.warning("nodes differ, which may change last bits: %s", "; ".join(odd))
-    wrong = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, DECISIVE))]
-    if wrong:
-        raise BadInputError(f"nodes with another simulator: {'; '.join(wrong)}; {REMEDY}")
+    wrong = [named(host, wanted, theirs, decisive(wanted, theirs)) for host, theirs in nodes.versions.items()]
+    if any(wrong):
+        raise BadInputError(f"nodes with another simulator: {'; '.join(filter(None, wrong))}; {REMEDY}")
     return wanted
 
 
-def check_this_host(wanted: Mapping[str, str], suites: Sequence[str] = (FAKE_SUITE,)) -> None:
+def check_this_host(wanted: Mapping[str, str], config: Config | None = None) -> None:
     """Raise BadInputError if this process's simulator is not the `wanted` one (empty: no check)."""
     if not wanted:
         return
-    wrong = named(platform.node(), wanted, origins.identity(suites), DECISIVE)
+    ours = origins.identity(*_asked(config))
+    wrong = named(platform.node(), wanted, ours, decisive(wanted, ours))
     if wrong:
         raise BadInputError(f"another simulator on {wrong}; {REMEDY}")
+
+
+def decisive(*found: Mapping[str, str]) -> list[str]:
+    """Return the names of what every node must have alike."""
+    return ["wpray", *record.decisive_names(*found)]
 
 
 def named(host: str, wanted: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> str:
@@ -95,6 +100,11 @@ def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
 
 
+def _asked(config: Config | None) -> tuple[tuple[str, ...], str]:
+    """Return the suites and the benchmark whose files count; none without a configuration."""
+    return ((), "auto") if config is None else (config.suites, config.benchmark)
+
+
 @ray.remote(num_cpus=0)
-def _versions(suites: Sequence[str]) -> tuple[str, dict[str, str]]:
-    return platform.node(), origins.identity(suites)
+def _versions(suites: tuple[str, ...], benchmark: str) -> tuple[str, dict[str, str]]:
+    return platform.node(), origins.identity(suites, benchmark)

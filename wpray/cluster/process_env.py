@@ -8,13 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, MutableMapping
 
-# An env actor has one core, so libraries that start a thread for each core only slow each other.
+from wpray.system.one_thread import ONE_THREAD
+
 WORKER_DEFAULTS = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "1",
+    **ONE_THREAD,
     "PYTHONFAULTHANDLER": "1",
     # Env actors render on a GPU without reserving it, so Ray must not hide it from them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray._private import services
 
-from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
-from wpray.benchmarks.suites import InstructionSource
+from wpray.benchmarks.base import InstructionSource
+from wpray.benchmarks.factory import list_tasks
 from wpray.cluster.gather import cause_of
 from wpray.cluster.probe import check_answers, host_and_port
 from wpray.cluster.process_env import WORKER_DEFAULTS, passed_on
@@ -27,7 +27,6 @@ from wpray.types import Task
 
 _LOG = logging.getLogger(__name__)
 _OBJECT_STORE = 256 * 2**20  # bytes; results pass through it one at a time
-_FAKE_MEMORY = 200 * 2**20
 _PLENTY = 10_000.0  # of each custom resource on a single machine, because it counts as every kind of node
 _PACKAGE = Path(__file__).parents[1]
 
@@ -121,7 +120,7 @@ def demands(resources: Mapping[str, float]) -> dict[str, Any]:
 
 def env_memory(config: Config) -> int:
     """Return the bytes reserved for an env actor."""
-    return _FAKE_MEMORY if FAKE_SUITE in config.suites else int(config.env.memory_gb * 2**30)
+    return config.load_benchmark().env_memory(int(config.env.memory_gb * 2**30))
 
 
 def cluster_tasks(config: Config) -> tuple[Task, ...]:
@@ -210,10 +209,10 @@ def _nothing_fits(config: Config) -> BadInputError:
     return BadInputError(f"no node has what one env actor needs ({needs}{custom} free); {remedy}")
 
 
-def _asked(config: Config) -> list[tuple[str, int | None, InstructionSource]]:
-    return [(suite, config.env.max_steps, config.instruction_of(suite)) for suite in config.suites]
+def _asked(config: Config) -> list[tuple[str, int | None, InstructionSource, str]]:
+    return [(suite, config.env.max_steps, config.instruction_of(suite), config.benchmark) for suite in config.suites]
 
 
 @ray.remote(num_cpus=0)
-def _list_tasks(asked: list[tuple[str, int | None, InstructionSource]]) -> tuple[Task, ...]:
+def _list_tasks(asked: list[tuple[str, int | None, InstructionSource, str]]) -> tuple[Task, ...]:
     return tuple(task for suite in asked for task in list_tasks(*suite))

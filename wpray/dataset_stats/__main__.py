@@ -69,7 +69,7 @@ def _statistics(values: Float32Array) -> dict[str, float]:
 
 @dataclass(slots=True)
 class DatasetStatistics:
-    """DatasetStatistics of a data set, to which episodes are added."""
+    """Statistics of a data set, to which episodes are added."""
 
     layout: Layout = "8d"
     num_trajectories: int = 0

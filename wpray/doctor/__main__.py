@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from wpray.checks import Result
 from wpray.cli.command import run_command
 from wpray.cli.configuration import read_config
 from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
-from wpray.doctor.result import Result
 
 _ABOUT = (
     "Checks everything that a run of this configuration needs: one line per check, with the remedy. "

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import ray
 
-from wpray.benchmarks.factory import FAKE_SUITE
-from wpray.cluster.node_versions import DECISIVE, HARMLESS, REMEDY, Nodes, ask_nodes, named, reference
+from wpray.checks import Result
+from wpray.cluster.node_versions import HARMLESS, REMEDY, Nodes, ask_nodes, decisive, named, reference
 from wpray.cluster.setup import env_actors_that_fit, running_ray
 from wpray.config import Config
-from wpray.doctor.result import Result
 
 _TIMEOUT_S = 180
 
@@ -24,17 +21,17 @@ def check_ray(config: Config) -> list[Result]:
         text = f"{ray.__version__} {where}; {size}, room for {env_actors_that_fit(config)} environments"
         return [
             Result("Ray", "pass", text),
-            *_compare(ask_nodes(_TIMEOUT_S, config.suites), len(nodes), config.suites),
+            *_compare(ask_nodes(_TIMEOUT_S, config), len(nodes), config),
         ]
 
 
-def _compare(nodes: Nodes, count: int, suites: Sequence[str] = (FAKE_SUITE,)) -> list[Result]:
+def _compare(nodes: Nodes, count: int, config: Config | None = None) -> list[Result]:
     if nodes.silent:
         text = f"{', '.join(nodes.silent)}: no answer within {_TIMEOUT_S} s"
         return [Result("nodes", "fail", text, "see ray status")]
-    wanted, problems = reference(nodes, suites), []
+    wanted, problems = reference(nodes, config), []
     for host, theirs in nodes.versions.items():
-        wrong, odd = (named(host, wanted, theirs, names) for names in (DECISIVE, HARMLESS))
+        wrong, odd = (named(host, wanted, theirs, names) for names in (decisive(wanted, theirs), HARMLESS))
         problems += [Result("nodes", "fail", wrong, REMEDY)] if wrong else []
         problems += [Result("nodes", "warn", odd, REMEDY)] if odd else []
     return problems or [Result("nodes", "pass", f"{count} of {count} have this machine's versions")]

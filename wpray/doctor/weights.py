@@ -9,6 +9,7 @@ from wpray.config import Config
 from wpray.models.checkpoint import TABLES, Checkpoint
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
 from wpray.models.tensor_names import NESTED
+from wpray.models.token_layout import BINS256
 from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT
 from wpray.policies.waypoint_vla.model_files import open_files
 from wpray.policies.waypoint_vla.prompt import MAX_ACTION_PROMPT_TOKENS
@@ -16,7 +17,7 @@ from wpray.policies.waypoint_vla.spec import spec_of
 
 _GIB = 2**30
 _BYTES = {"float32": 4, "bfloat16": 2}
-_WAYPOINT_TOKENS = 11
+_WAYPOINT_TOKENS = BINS256.tokens_per_waypoint  # of the longer layout
 _ACTIVATIONS = 3  # tensors of the MLP's width that exist at once while a prompt is read
 
 

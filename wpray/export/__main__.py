@@ -97,12 +97,13 @@ def _render(
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     jobs = jobs_for(run, [episode.row for episode in episodes])
-    for key, camera in lerobot.VIDEO_KEYS.items():
+    config = rendering_config(run, options)
+    for key, camera in zip(lerobot.VIDEO_KEYS, config.load_benchmark().video_cameras, strict=False):
         style = VideoStyle((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
         named = [replace(job, name=lerobot.video_file(key, number)) for number, job in enumerate(jobs)]
         for job in named:
             (out / job.name).parent.mkdir(parents=True, exist_ok=True)
-        failed = render(rendering_config(run, options), named, style, VideoFolder(out, ""), Console(soft_wrap=True))
+        failed = render(config, named, style, VideoFolder(out, ""), Console(soft_wrap=True))
         if failed:
             raise RunStoppedError(f"{failed} videos could not be rendered, so {out} is no data set")
     return [

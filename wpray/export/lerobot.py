@@ -25,7 +25,7 @@ from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray, TrialKey
 
 FPS = 20  # control steps per second
 IMAGE_SIZE = 256
-VIDEO_KEYS = {"observation.images.image": "agentview", "observation.images.image2": "robot0_eye_in_hand"}
+VIDEO_KEYS = ("observation.images.image", "observation.images.image2")  # the scene's camera, the wrist's
 _VERSION = "v3.0"
 _FILES_A_CHUNK = 1000
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -53,7 +53,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class LeRobotEpisode:
-    """LeRobotEpisode of the data set."""
+    """Episode of the data set."""
 
     row: Mapping[str, Any]  # of episodes.parquet
     state: FloatArray  # (N, 8) observed before each action

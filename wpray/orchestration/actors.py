@@ -16,7 +16,6 @@ from typing import Any
 import ray
 
 from wpray.benchmarks.base import Environment
-from wpray.benchmarks.factory import FAKE_SUITE, make_environment
 from wpray.cluster import node_versions
 from wpray.config import Config
 from wpray.errors import wrapping_errors
@@ -196,9 +195,9 @@ class EnvActorImpl:
         Raises BadInputError on a machine that cannot render, or has another simulator than the run.
         """
         config = self._context.config
-        node_versions.check_this_host(self._context.versions, config.suites)
+        node_versions.check_this_host(self._context.versions, config)
         renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
-        self._env: Environment = make_environment(config.suites[0], config.env.protocol)
+        self._env: Environment = config.load_benchmark().make_environment(config.suites[0], config.env.protocol)
         self._policy = RemotePolicy(self._context.spec, self._selector.select, self._context.key, self._alive)
         return this_host(renderer)
 
@@ -299,7 +298,7 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
     `owned` returns this node's GPUs that policies have, which are avoided; `name` spreads environments over the others.
     Raises BadInputError if this machine cannot render.
     """
-    if FAKE_SUITE in config.suites:
+    if not config.load_benchmark().uses_opengl:
         return None
     from wpray.system import egl_devices, gl
 

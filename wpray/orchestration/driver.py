@@ -14,7 +14,7 @@ from wpray.orchestration.actors import ACTOR_LOST, Attempt, Host, RunContext, lo
 from wpray.orchestration.env_actor_pool import EnvActorPool
 from wpray.orchestration.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
-from wpray.orchestration.row_sink import ProgressListener, Recorder, Row
+from wpray.orchestration.row_sink import ProgressListener, Recorder, TrialRow
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.orchestration.stop_rules import PolicyErrors, Stop
 from wpray.policies.base import Sources
@@ -72,7 +72,7 @@ class Driver:
         self._env_actors, self._policy_actors, self._events = env_actors, policy_actors, events
         self._recorder, self._listener = Recorder(context.config, folder, tally, listener), listener
         self._policy_errors = PolicyErrors()
-        self._rows: list[Row] = []  # not written yet
+        self._rows: list[TrialRow] = []  # not written yet
         self._idle: list[str] = []
         self._size = self._wanted = 0  # env actors: the number now, and without failures
         self._grow_at = self._gather_until = math.inf

@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 _PAUSE_S = 5.0  # between attempts to write a row
 _PATIENCE_S = 600.0
 
-Row = tuple[Trial, EncodedEpisode]
+TrialRow = tuple[Trial, EncodedEpisode]
 
 
 class ProgressListener(Protocol):
@@ -40,7 +40,7 @@ class Recorder:
         self._errors = ErrorBook(config.retry.max_error_share)
         self._rows = 0  # written by this process, without those of earlier sessions
 
-    def keep(self, rows: Sequence[Row], stopping: Callable[[], bool]) -> Stop | None:
+    def keep(self, rows: Sequence[TrialRow], stopping: Callable[[], bool]) -> Stop | None:
         """Write and count rows; return why the run must or may stop after them, or None.
 
         Waits while there is no room for one, unless `stopping`. Raises RunStoppedError if one cannot be kept.
@@ -52,7 +52,7 @@ class Recorder:
                 stop = stop or found
         return stop
 
-    def _written(self, rows: Sequence[Row], stopping: Callable[[], bool]) -> Iterator[Sequence[Row]]:
+    def _written(self, rows: Sequence[TrialRow], stopping: Callable[[], bool]) -> Iterator[Sequence[TrialRow]]:
         """Write the rows and yield them in groups.
 
         They are written together because then they share syncs, but one by one where room is scarce.

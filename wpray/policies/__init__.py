@@ -1,1 +1,1 @@
-"""Policies: what answers plan and segment requests."""
+"""Policies, which answer requests for plans, segments and chunks."""

@@ -1,4 +1,4 @@
-"""The policy protocol: a stateless function from requests to replies, so that any replica can answer any request."""
+"""Protocols of policies: stateless functions from requests to replies, so that any replica can answer any request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTICES = "wpray.notices"  # logger whose warnings, of a policy's process, come 
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """What a policy needs of the harness, what it sees and what its actions mean."""
+    """Needs of a policy, its observations and the meaning of its actions."""
 
     name: str
     images: bool  # needs camera images
@@ -47,13 +47,13 @@ class PolicySpec:
 
     @property
     def observation(self) -> ObservationSpec:
-        """What the policy is shown."""
+        """Observations of the policy."""
         return ObservationSpec(self.cameras if self.images else {}, self.proprio, self.privileged)
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a policy was loaded from, as far as its files' digests do not tell it."""
+    """Sources of a policy beyond its files' digests."""
 
     facts: Mapping[str, Any] = field(default_factory=dict)  # for run.json
     lines: tuple[str, ...] = ()  # for the log
@@ -61,44 +61,44 @@ class Sources:
 
 
 class Policy(Protocol):
-    """Answers batches. A request's reply must not depend on the other requests of its batch.
+    """Policy that answers batches. A reply must not depend on the other requests of its batch.
 
-    A request that cannot be answered raises; the caller then asks the others again one by one. InvalidRequestError
-    says that the request itself is at fault: its trial becomes an error row at once. Anything else that is raised makes
-    the process suspect, so that it is replaced and the trial is tried again. A policy may also have
-    `prepare(request)`, which gives back a request of the same kind with what can be done before its batch; it is called
-    from many threads while `plan` or `act` works, and raises for that request alone. One whose batches are padded may
-    say to which sizes in `plan_sizes` and `segment_sizes`, ascending: where it pays, batches are made to fill them.
-    One that was loaded from files lists them in `files`, and says in `sources` (Sources) what it took from them.
+    A request that cannot be answered raises; the caller then repeats the others one by one. InvalidRequestError blames
+    the request, and its trial becomes an error row at once. After any other exception, the process is replaced and the
+    trial runs again. A policy may also have `prepare(request)`, which returns a request of the same kind with all work
+    that can be done before its batch; many threads call it while `plan` or `act` computes, and it raises for that
+    request only. A policy that pads batches may list the sizes in `plan_sizes` and `segment_sizes`, ascending, so that
+    batches fill them where this is faster. A policy that was loaded from files lists them in `files`, and describes
+    what it took from them in `sources` (Sources).
     """
 
     spec: PolicySpec
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
-        """One reply a request, in order, each with the first segment's actions."""
+        """Return one reply per request, in order, each with the first segment's actions."""
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
-        """One reply a request, in order."""
+        """Return one reply per request, in order."""
 
 
 class ChunkPolicy(Protocol):
-    """Answers batches with action chunks: observation in, H actions out, as nearly every VLA does.
+    """Policy that answers batches with action chunks: observation in, H actions out, as in nearly every VLA.
 
-    A reply must not depend on the other requests of its batch, and errors mean what Policy's mean. `prepare`, `files`
-    and `sources` are read as Policy's are, and `chunk_sizes` as its `plan_sizes`.
+    A reply must not depend on the other requests of its batch. Errors, `prepare`, `files` and `sources` are those of
+    Policy, and `chunk_sizes` corresponds to its `plan_sizes`.
     """
 
     spec: PolicySpec  # kind "chunk"
 
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
-        """Return one reply a request, in order."""
+        """Return one reply per request, in order."""
 
 
 AnyPolicy = Policy | ChunkPolicy
 
 
 class WaypointClient(Protocol):
-    """What an episode sees of a policy that plans waypoints: one blocking call at a time."""
+    """Client of a policy that plans waypoints, with one blocking call at a time."""
 
     spec: PolicySpec
 
@@ -110,7 +110,7 @@ class WaypointClient(Protocol):
 
 
 class ChunkClient(Protocol):
-    """What an episode sees of a chunk policy: one blocking call at a time."""
+    """Client of a chunk policy, with one blocking call at a time."""
 
     spec: PolicySpec
 

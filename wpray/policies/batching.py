@@ -1,14 +1,13 @@
-"""Dynamic batching: requests of many episodes, answered together by one policy.
+"""Dynamic batching of requests of many episodes to one policy.
 
-A queue for each kind of request (plans and segments, or chunks) and one thread that computes. While a batch computes,
-the next ones collect, and each request is prepared (tokens, noise, images into page-locked memory) in the thread that
-asks, if the policy can. A batch goes when it is full or its oldest request has waited long enough. Of two that may go,
-segments overtake plans for a while, and then the one that has waited longer goes, so that neither kind starves however
-long the other's batches take.
+There is a queue for each kind of request (plans and segments, or chunks), and one thread that computes. While a batch
+computes, requests collect, and the thread of each request prepares it (tokens, noise, images in page-locked memory) if
+the policy supports that. A batch goes when it is full or its oldest request has waited long enough. If two may go,
+segments overtake plans for a while; then the one that has waited longer goes, so neither kind starves.
 
-Requests of one kind are taken in the order in which they came. One that must be isolated (it may kill the process) is a
-batch of its own when its turn comes; one whose asker has gone is dropped. Whatever ends the thread fails every request,
-those to come included.
+Requests of one kind are answered in order of arrival. A request that must be isolated, because it may kill the process,
+is a batch of its own. A request whose client has gone is dropped. If the thread ends, all requests fail, also later
+ones.
 """
 
 from __future__ import annotations
@@ -54,13 +53,13 @@ Done = TypeVar("Done")
 
 
 class PolicyError(RuntimeError):
-    """The policy raised while it answered a request, alone: its own fault, not the environment's.
+    """Exception of the policy in a request that was answered alone, hence not the environment's fault.
 
-    Holds text only, so that it travels to processes that have none of the policy's classes.
+    It holds text only, so that processes without the policy's classes can receive it.
     """
 
     def __init__(self, failure: Failure) -> None:
-        """`failure` has the origin "request" if no other process could answer either (InvalidRequestError)."""
+        """Take a failure, whose origin is "request" if no process could answer the request (InvalidRequestError)."""
         super().__init__(failure)
         self.failure = failure
 
@@ -78,15 +77,15 @@ class _Waiting(Generic[Request, Reply]):
 
     @property
     def isolated(self) -> bool:
-        """Whether it must be answered in a batch of its own."""
+        """True if it must be answered in a batch of its own."""
         return self.announce is not None
 
 
 class _Queue(Generic[Request, Reply]):
-    """Requests of one kind, and what answers them."""
+    """Queue of requests of one kind, with the function that answers them."""
 
     def __init__(self, answer: Callable[[list[Request]], list[Reply]], sizes: Sequence[int] = ()) -> None:
-        """`sizes`, ascending, are worth filling: other batches are padded to the next of them."""
+        """Take ascending `sizes` that are worth filling, because other batches are padded to the next of them."""
         self.answer = answer
         self.cost_s: float | None = None  # what the last batch took
         self.waiting: deque[_Waiting[Request, Reply]] = deque()
@@ -94,16 +93,16 @@ class _Queue(Generic[Request, Reply]):
         self._costs_s: dict[int, float] = {}  # by requests, what a batch takes of late
 
     def due(self, max_batch_size: int, max_wait_s: float) -> float:
-        """The instant at which a batch may go: now (0) if full, else when its oldest request has waited enough."""
+        """Return the instant at which a batch may go: 0 if it is full, else the oldest request's deadline."""
         if len(self.waiting) >= max_batch_size or any(item.isolated for item in self.waiting):
-            return 0.0  # nobody else could join: the batch at the head is full, or ends at one that must be isolated
+            return 0.0  # no other request can join, because the batch is full or ends at an isolated one
         if not self.waiting:
             return float("inf")
         worth_s = max_wait_s if self.cost_s is None else _WORTH_WAITING * self.cost_s
         return self.waiting[0].since + min(max_wait_s, worth_s)
 
     def worth_taking(self, most: int) -> int:
-        """How many go together: all that may, or only as many as fill a size, if that answers more a second."""
+        """Return the size of the next batch: all that may go, or fewer that fill a size if that is faster."""
         count = self._company(most)
         full = max((size for size in self._sizes if size <= count), default=count)
         cost_s, full_cost_s = self._costs_s.get(count), self._costs_s.get(full)
@@ -112,7 +111,7 @@ class _Queue(Generic[Request, Reply]):
         return full if full / full_cost_s > count / cost_s else count
 
     def note_cost(self, count: int, seconds: float) -> None:
-        """What a batch of `count` took."""
+        """Record the duration of a batch of `count` requests."""
         self.cost_s = seconds
         known = self._costs_s.get(count, seconds)
         self._costs_s[count] = known + _RECENT * (seconds - known)
@@ -134,9 +133,9 @@ class _Queue(Generic[Request, Reply]):
         return [self.waiting.popleft() for _ in range(self._company(most))]
 
     def run(self, batch: list[_Waiting[Request, Reply]]) -> None:
-        """Answers a batch. One that fails is halved until only the requests at fault fail, alone.
+        """Answer a batch. Halve a failed one until only the requests at fault fail.
 
-        Halving is also what a batch that does not fit into memory needs.
+        Halving also helps a batch that does not fit into memory.
         """
         failure = self._try(batch)
         if failure is None:
@@ -159,7 +158,7 @@ class _Queue(Generic[Request, Reply]):
         return len(self.waiting)
 
     def _try(self, batch: list[_Waiting[Request, Reply]]) -> PolicyError | None:
-        """Answers a batch; returns what went wrong."""
+        """Answer a batch. Return its error, if there is one."""
         replies = tried(lambda: self._announced(batch))
         if isinstance(replies, PolicyError):
             return replies
@@ -200,7 +199,7 @@ def _queue_of(policy: AnyPolicy, method: str, sizes: str) -> _Queue[Any, Any]:
 
 
 def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyError:
-    """What the policy's `work` gives. Whatever it raises, except `but`, belongs to its requests, never to the actor."""
+    """Return the result of the policy's `work`, or its exception as PolicyError; let exceptions of type `but` pass."""
     try:
         with wrapping_errors(_in_words, *but, caught=BaseException):
             return work()
@@ -215,7 +214,7 @@ def _in_words(error: BaseException) -> PolicyError:
 
 
 class Batcher:
-    """Answers requests of many threads with one policy."""
+    """Batcher of requests of many threads to one policy."""
 
     def __init__(self, policy: AnyPolicy, max_batch_size: int, max_wait_s: float) -> None:
         self._size, self._wait_s = max_batch_size, max_wait_s
@@ -253,12 +252,12 @@ class Batcher:
         announce: Callable[[], None] | None = None,
         gone: Callable[[], bool] | None = None,
     ) -> PlanReply:
-        """Answers one plan request; blocks until its batch is done.
+        """Answer one plan request; block until its batch is done.
 
-        Raises PolicyError, ConnectionResetError if `gone` says, when its turn comes, that nobody waits for the answer,
-        and ThreadDiedError once nothing is answered any more.
+        Raise PolicyError, ConnectionResetError if `gone` reports at its turn that the client has left, and
+        ThreadDiedError once no request is answered any more.
 
-        With `announce`, which is called just before, in a batch of its own: the request may be one that kills.
+        With `announce`, which is called just before, the request is a batch of its own: it may kill the process.
         """
         return self._ask(self._plans, request, announce, gone)
 
@@ -268,7 +267,7 @@ class Batcher:
         announce: Callable[[], None] | None = None,
         gone: Callable[[], bool] | None = None,
     ) -> SegmentReply:
-        """Answers one segment request; blocks until its batch is done. Arguments and errors: as in `plan`."""
+        """Answer one segment request; block until its batch is done. Arguments and errors are those of `plan`."""
         return self._ask(self._acts, request, announce, gone)
 
     def predict(
@@ -281,7 +280,7 @@ class Batcher:
         return self._ask(self._chunks, request, announce, gone)
 
     def close(self) -> None:
-        """Stops the thread after the batch in hand; what still waits fails with ThreadDiedError."""
+        """Stop the thread after the current batch; waiting requests fail with ThreadDiedError."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -312,7 +311,7 @@ class Batcher:
                 self._open.discard(item)
 
     def _prepared(self, request: Request) -> Request:
-        """What `prepare` makes of a request, if the policy has it. Raises PolicyError."""
+        """Return the request as prepared by the policy, if it supports that. Raise PolicyError."""
         if self._prepare is None:
             return request
         prepare, mark = self._prepare, object()
@@ -343,7 +342,7 @@ class Batcher:
             self._computing_since = None
 
     def _next(self) -> Callable[[], None] | None:
-        """Waits until a batch may go; None when closed."""
+        """Wait until a batch may go. Return None when closed."""
         with self._changed:
             while not self._closed:
                 queues: tuple[_Queue[Any, Any], ...] = (self._plans, self._acts, self._chunks)
@@ -365,9 +364,9 @@ class Batcher:
         return self._plans if self._plan_goes(plan_may, act_may) else self._acts
 
     def _plan_goes(self, plan_may: bool, act_may: bool) -> bool:
-        """Of two batches that may go, the one that has waited longer; but segments overtake plans that gather.
+        """Return True if plans go before segments: the longer wait decides, but segments overtake gathering plans.
 
-        The waits grow alike, so neither kind starves. A plan that must be isolated gathers no others.
+        Both waits grow at the same rate, so neither kind starves. An isolated plan does not gather others.
         """
         if plan_may and act_may:
             first = self._plans.waiting[0]
@@ -376,7 +375,7 @@ class Batcher:
         return plan_may
 
     def _take(self, queue: _Queue[Request, Reply]) -> Callable[[], None] | None:
-        """What answers the batch that goes; None if some of it is not waited for, so that another may have to go."""
+        """Return the function that answers the next batch; None if clients have left, because another may be due."""
         if queue.drop_gone(self._size):
             return None
         return partial(queue.run, queue.take(queue.worth_taking(self._size)))

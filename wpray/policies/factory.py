@@ -1,4 +1,4 @@
-"""Policy name -> policy. Imports a policy's module only when it is asked for: a scripted run never imports torch."""
+"""Construction of policies by name. A policy's module is imported when needed, so a scripted run imports no torch."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _FORM = "a policy is a class with spec or spec_of, or a module with spec_of and 
 
 
 def policy_spec(config: Config) -> PolicySpec:
-    """Return what the configured policy needs of the harness, without building it.
+    """Return the spec of the configured policy without building it.
 
-    Raises BadInputError for an unknown policy, for one that cannot be imported or has no sound spec, and for
+    Raise BadInputError for an unknown policy, for one that cannot be imported or has no sound spec, and for
     `policy_args` that are not its settings.
     """
     return _loaded(config).spec()
@@ -50,7 +50,7 @@ def policy_spec(config: Config) -> PolicySpec:
 def build_policy(config: Config) -> AnyPolicy:
     """Return the configured policy, ready to answer (a learned one has loaded its weights).
 
-    Raises BadInputError for an unknown name, and whatever is wrong with its files.
+    Raise BadInputError for an unknown name, and whatever is wrong with its files.
     """
     return _loaded(config, light=False).build()
 
@@ -71,7 +71,7 @@ def spec_of_object(policy: Any) -> PolicySpec:
 def with_policy_args(config: Config) -> Config:
     """Return `config` with `policy_args` validated by the policy's own settings; those equal to defaults are left out.
 
-    Raises BadInputError as `policy_spec` does.
+    Raise BadInputError as `policy_spec` does.
     """
     settings = _loaded(config).settings
     return config if settings is None else config.model_copy(update={GROUP: given_settings(settings)})
@@ -84,7 +84,7 @@ def all_policy_args(config: Config) -> dict[str, Any]:
 
 
 def settings_model(name: str) -> type[BaseModel] | None:
-    """Return the model of the settings of the policy `name`; None if it has none. Raises BadInputError as usual."""
+    """Return the model of the settings of the policy `name`; None if it has none. Raise BadInputError as usual."""
     model = getattr(_part(name, light=True), "Settings", None)
     if model is None:
         return None
@@ -95,7 +95,7 @@ def settings_model(name: str) -> type[BaseModel] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A policy's module or class, and what the configuration says of it."""
+    """Module or class of a policy, with its configuration."""
 
     part: Any
     config: Config
@@ -127,7 +127,7 @@ class _Loaded:
 
     @property
     def _arguments(self) -> tuple[Any, ...]:
-        """A module takes the whole configuration; a class takes its settings, if it has any."""
+        """Arguments of the constructor: the whole configuration for a module, its settings for a class."""
         if isinstance(self.part, ModuleType):
             return (self.config,)
         return () if self.settings is None else (self.settings,)

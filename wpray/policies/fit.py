@@ -1,4 +1,4 @@
-"""A policy's specification against a benchmark's, compared before any actor starts."""
+"""Comparison of a policy's specification with a benchmark's, before any actor starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy in the same process: what tests, notebooks and single-process runs use in place of Ray."""
+"""Client of a policy in the same process, for tests, notebooks and single-process runs."""
 
 from __future__ import annotations
 

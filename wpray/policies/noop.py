@@ -1,4 +1,4 @@
-"""A policy that does nothing: its success rate must be 0%, or the protocol counts what it should not."""
+"""Policy that does nothing. Its success rate must be 0%; otherwise the protocol counts wrong successes."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ _STILL = Segment(np.zeros((MAX_SEGMENT_STEPS, ACTION_DIM)))
 
 
 def spec_of(config: Config) -> PolicySpec:
-    """What this policy needs: nothing."""
+    """Return the spec of a policy without needs."""
     return PolicySpec("noop", False, False, num_gpus=0, max_batch_size=config.batching.max_batch_size)
 
 
 def build(config: Config) -> NoopPolicy:
-    """The policy for `config`."""
+    """Return the policy for `config`."""
     return NoopPolicy(spec_of(config), config.num_waypoints)
 
 
 class NoopPolicy:
-    """Plans to stay, `steps` control steps a waypoint, and sends zero actions."""
+    """Policy that plans to stay, with `steps` control steps per waypoint, and sends zero actions."""
 
     def __init__(self, spec: PolicySpec, num_waypoints: int = 7, steps: int = 20) -> None:
         self.spec = spec
         self._durations = np.full(num_waypoints, steps, dtype=np.int64)
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
-        """Waypoints at the current proprio."""
+        """Return waypoints at the current proprio."""
         return [self._stay(request.observation.proprio.astype(np.float32)) for request in requests]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
-        """Zero actions."""
+        """Return zero actions."""
         return [SegmentReply(_STILL) for _ in requests]
 
     def _stay(self, proprio: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> PlanReply:

@@ -1,4 +1,4 @@
-"""A policy of random actions, drawn from each request's own key: the floor that a trained policy must beat."""
+"""Policy of random actions from each request's key, the baseline that a trained policy must beat."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from wpray.types import (
 
 
 def spec_of(config: Config) -> PolicySpec:
-    """What this policy needs: nothing."""
+    """Return the spec of a policy without needs."""
     return PolicySpec("random", False, False, num_gpus=0, max_batch_size=config.batching.max_batch_size)
 
 
 def build(config: Config) -> RandomPolicy:
-    """The policy for `config`."""
+    """Return the policy for `config`."""
     return RandomPolicy(spec_of(config), config.num_waypoints)
 
 
 class RandomPolicy:
-    """Random durations and actions, a function of (seed, suite, task, trial, plan index, segment index) alone."""
+    """Policy of random durations and actions, which depend only on (seed, suite, task, trial, plan, segment)."""
 
     def __init__(self, spec: PolicySpec, num_waypoints: int = 7) -> None:
         self.spec = spec
         self._num_waypoints = num_waypoints
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
-        """Random waypoints and durations from 0 to 32."""
+        """Return random waypoints and durations from 0 to 32."""
         return [self._plan(request) for request in requests]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
-        """Smooth random actions."""
+        """Return smooth random actions."""
         return [SegmentReply(_random_segment(request.trial, request.segment_index)) for request in requests]
 
     def _plan(self, request: PlanRequest) -> PlanReply:

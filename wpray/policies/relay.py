@@ -1,4 +1,4 @@
-"""Requests to a policy that answers for itself elsewhere: each is passed on at once, and nothing is batched here.
+"""Relay of requests to a policy in another process, which passes each on at once and batches nothing.
 
 It stands in for a Batcher where the policy's spec is `remote` and its requests are not batched. A wait for another
 process is no sign that this one hangs, so that it never counts as busy; and no request can kill it, so that a retry is
@@ -21,7 +21,7 @@ from wpray.types import ChunkReply, ChunkRequest, Failure, PlanReply, PlanReques
 
 
 class Relay:
-    """Answers requests of many threads with a chunk policy that many threads may ask at once."""
+    """Relay of requests of many threads to a chunk policy that supports concurrent calls."""
 
     busy_since: float | None = None
 
@@ -47,7 +47,7 @@ class Relay:
         announce: Callable[[], None] | None = None,
         gone: Callable[[], bool] | None = None,
     ) -> ChunkReply:
-        """Return the policy's answer. Raises PolicyError. Nothing is announced and nothing dropped."""
+        """Return the policy's answer. Raise PolicyError. Nothing is announced and nothing dropped."""
         began = time.perf_counter()
         with self._counted():
             reply = tried(lambda: self._only(request))
@@ -98,7 +98,7 @@ Answering = Batcher | Relay
 
 
 def answering(policy: AnyPolicy, batching: BatchingConfig) -> Answering:
-    """Return what takes a policy's requests: a Batcher, or a Relay where each is answered elsewhere by itself."""
+    """Return the receiver of a policy's requests: a Batcher, or a Relay if another process answers each of them."""
     spec = policy.spec
     if spec.remote and spec.max_batch_size == 1:
         return Relay(cast(ChunkPolicy, policy))

@@ -1,4 +1,4 @@
-"""A policy's own settings: a pydantic model that the policy brings, filled from `policy_args`."""
+"""Settings of a policy: a pydantic model of its own, filled from `policy_args`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SettingHelp:
 def read_settings(model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
     """Return the settings that `given` means; text, as a command line has it, may stand for any value.
 
-    Raises BadInputError for an unknown name, naming the nearest one, and for a missing or wrong value.
+    Raise BadInputError for an unknown name, naming the nearest one, and for a missing or wrong value.
     """
     _refuse_unknown(model, given)
     try:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import Distribution
@@ -56,24 +56,6 @@ def recorded_files(distribution: Distribution) -> dict[str, Recorded]:
             sha256 = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
             found[os.path.normpath(f"{root}/{name}")] = Recorded(int(size), sha256, installed_ns)
     return found
-
-
-def files_below(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield (name relative to `root`, path) of every file that may decide an outcome. Links are followed.
-
-    Bytecode, hidden files, and folders named `__pycache__` or `datasets` are left out.
-    """
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(os.path.realpath(root), followlinks=True):
-        if os.path.realpath(folder) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        folders[:] = [name for name in folders if name not in ("__pycache__", "datasets") and name[0] != "."]
-        for name in names:
-            if name[0] != "." and not name.endswith((".pyc", ".pyo")):
-                path = os.path.join(folder, name)
-                yield os.path.relpath(path, os.path.realpath(root)).replace(os.sep, "/"), path
 
 
 def folder_digest(files: Mapping[str, str], recorded: Mapping[str, Recorded], cache: Path | None) -> FolderDigest:

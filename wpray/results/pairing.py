@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from wpray.config import EVALUATION_OPTIONS, comparable
-from wpray.provenance.record import differing
+from wpray.provenance.record import DECISIVE_PACKAGES, differing
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
-from wpray.results.sessions import DECISIVE, sessions, software
+from wpray.results.sessions import decisive_names, sessions, software
 from wpray.types import TaskKey, TrialKey
 
 OF_A_SUITE = ("task_suite", "env.max_steps", "env.instruction")
-_SAME_FIELDS = ("robot_type", "seed", "num_steps_wait", "env.protocol", *EVALUATION_OPTIONS, *OF_A_SUITE)
+_SAME_FIELDS = ("robot_type", "benchmark", "seed", "num_steps_wait", "env.protocol", *EVALUATION_OPTIONS, *OF_A_SUITE)
 CONDITIONS = frozenset({*_SAME_FIELDS, "env.renderer"})  # settings that are not the policy's
-SIMULATOR = ("mujoco", "robosuite", "libero")
-_RECORDED = tuple(name for name in DECISIVE if name not in SIMULATOR)  # absent from older run.json files
+SIMULATOR = DECISIVE_PACKAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def obstacles(a: Run, b: Run, ignored: Collection[str] = ()) -> list[str]:
     found += [_differ(name, fields_a.get(name), fields_b.get(name)) for name in same]
     found += [_differ(name, versions_of(a, name), versions_of(b, name)) for name in SIMULATOR]
     ours, theirs = _newest(a), _newest(b)
-    found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _RECORDED)]
+    found += [_differ(name, ours[name], theirs[name]) for name in differing(ours, theirs, _recorded(ours, theirs))]
     found.append(_differ("init_states_file's content", *(_states_digest(run) for run in (a, b))))
     return [text for text in found if text]
 
@@ -119,7 +118,7 @@ def remarks(a: Run, b: Run) -> list[str]:
     """Return differences that do not prevent pairing, but matter to a reader."""
     found = [_differ("renderer", renderers(a), renderers(b))]
     ours, theirs = _newest(a), _newest(b)
-    for name in _RECORDED:
+    for name in _recorded(ours, theirs):
         if (name in ours) != (name in theirs):  # one run is older than digests
             found.append(_differ(name, *(one.get(name, "not recorded") for one in (ours, theirs))))
     return [text for text in found if text]
@@ -131,6 +130,11 @@ def _differ(name: str, a: Any, b: Any) -> str:
 
 def _said(value: Any) -> str:
     return "default" if value is None else str(value)
+
+
+def _recorded(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """Return the names of what decides and is not in a run.json of before 0.2."""
+    return [name for name in decisive_names(ours, theirs) if name not in DECISIVE_PACKAGES]
 
 
 def versions_of(run: Run, package: str) -> str:

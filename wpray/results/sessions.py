@@ -8,8 +8,6 @@ from typing import Any
 from wpray.provenance import record
 
 PROTOCOL = "wpray protocol"
-# Software that decides outcomes. A resume with other software is refused, and `compare` does not pair such runs.
-DECISIVE = (PROTOCOL, *record.DECISIVE)
 # Software that may change the last bit of a sum, and the commit. A resume with other software is a warning.
 _NOTED = ("wpray", "python", "numpy", "torch", "ray", "pyarrow")
 _PLACES = {"commit": "git_commit", "host": "host", "platform": "platform", "renderer": "renderer"}
@@ -36,10 +34,16 @@ def software(session: Mapping[str, Any]) -> dict[str, str]:
     return known | record.described(_mapping(origins)) | {PROTOCOL: str(session.get("wpray_protocol", 1))}
 
 
+def decisive_names(*found: Mapping[str, str]) -> list[str]:
+    """Return the names of what decides an outcome: a resume on another is refused, and `compare` pairs no such runs."""
+    return [PROTOCOL, *record.decisive_names(*found)]
+
+
 def decisive(theirs: Mapping[str, Any], ours: Mapping[str, str]) -> list[str]:
     """Return the differences that forbid to resume a session `theirs`: 'mujoco (3.3.2 there, 3.4.0 here)'."""
     there = software(theirs)
-    return [f"{n} ({there[n]} there, {ours[n]} here)" for n in record.differing(there, ours, DECISIVE)]
+    different = record.differing(there, ours, decisive_names(there, ours))
+    return [f"{n} ({there[n]} there, {ours[n]} here)" for n in different]
 
 
 def noted(earlier: Mapping[str, Any], session: Mapping[str, Any]) -> list[str]:

@@ -95,7 +95,7 @@ def evaluate_with(config: Config, guest: Guest) -> Ended:
         versions: dict[str, str] = {}
         if config.ray.address is not None:
             stack.enter_context(_ray(config, console))
-            versions = check_nodes(config.suites)
+            versions = check_nodes(config)
         chosen = select(config, local_tasks or cluster_tasks(config))
         trials = chosen.trials
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))

@@ -6,7 +6,6 @@ from wpray.config import Config
 from wpray.policies.base import AnyPolicy, PolicySpec
 from wpray.policies.factory import policy_spec, spec_of_object
 from wpray.policies.fit import check_fits, check_options
-from wpray.types import ActionSpec, ObservationSpec
 
 
 def fitting_spec(config: Config, live: AnyPolicy | None = None) -> PolicySpec:
@@ -15,7 +14,8 @@ def fitting_spec(config: Config, live: AnyPolicy | None = None) -> PolicySpec:
     Raises BadInputError if it does not fit the benchmark or the settings.
     """
     spec = policy_spec(config) if live is None else spec_of_object(live)
+    benchmark = config.load_benchmark()
     for suite in config.suites:
-        check_fits(spec, suite, ObservationSpec(privileged=True), ActionSpec())
+        check_fits(spec, suite, benchmark.observation_spec(suite), benchmark.action_spec(suite))
     check_options(spec, config)
     return spec

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from wpray.benchmarks.factory import FAKE_SUITE
 from wpray.config import Config
-from wpray.doctor.checks import quick
+from wpray.doctor.checks import benchmark_checks, quick
 from wpray.errors import BadInputError
 from wpray.system import gl
 
-_OF_THE_NODES = frozenset({"LIBERO", "OpenGL", "packages"})  # this machine may lack them when it joins a cluster
+# Where a run joins a cluster, this machine may lack these and what the benchmark's own checks look for.
+_OF_THE_NODES = frozenset({"OpenGL", "packages"})
 # The estimate of disk space is high and counts episodes that a resumed run has written, so it only warns.
 _PAUSES = frozenset({"disk"})
 
@@ -21,12 +21,13 @@ def check_machine(config: Config) -> tuple[dict[str, Any], list[str]]:
     Raises BadInputError for the first check that fails, naming the remedy.
     """
     joins, odd = config.ray.address is not None, []
+    of_the_nodes = _OF_THE_NODES | benchmark_checks(config, quick=True)
     for result in quick(config):
-        if joins and result.name in _OF_THE_NODES:
+        if joins and result.name in of_the_nodes:
             continue
         if result.status == "fail" and result.name not in _PAUSES:
             raise BadInputError(result.text)
         if result.status != "pass":
             odd.append(f"{result.name}: {result.text}")
-    known = joins or FAKE_SUITE in config.suites
+    known = joins or not config.load_benchmark().uses_opengl
     return {"renderer": config.env.renderer if known else gl.select_renderer(config.env.renderer)}, odd

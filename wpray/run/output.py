@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wpray.benchmarks.suites import group_name
+from wpray.benchmarks.factory import group_name
 from wpray.config import Config, comparable, fingerprint, outcome_fields
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Host
@@ -44,7 +44,7 @@ def choose_folder(config: Config, claim: bool = False, software: Mapping[str, st
         folder = RunFolder(place) if isinstance(place, Path) else MirroredFolder(place)
         _check_is_a_run_or_empty(folder)
         return folder
-    stem = safe_name(f"{group_name(config.suites)}_{config.policy}")
+    stem = safe_name(f"{group_name(config.suites, config.benchmark)}_{config.policy}")
     if config.resume != "never":
         ours = _ours(config, software)
         for path in sorted(_ROOT.glob(f"{stem}_*"), reverse=True):
@@ -193,13 +193,13 @@ def check_what_is_there(folder: RunFolder, config: Config, software: Mapping[str
 
 
 def _ours(config: Config, software: Mapping[str, str] | None) -> dict[str, str]:
-    found = identity(config.suites) if software is None else software
+    found = identity(config.suites, config.benchmark) if software is None else software
     return {**found, PROTOCOL: str(record.PROTOCOL_VERSION)}
 
 
 def _new_session(config: Config, software: Mapping[str, str] | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Describe this process; versions are the nodes' where `software` holds them."""
-    found = {name: origin.as_dict() for name, origin in origins(config.suites).items()}
+    found = {name: origin.as_dict() for name, origin in origins(config.suites, config.benchmark).items()}
     session: dict[str, Any] = {"started": _now(), "ended": None, **record.collect().as_dict()}
     here = record.described(found)
     session["versions"] |= {name: text for name, text in (software or {}).items() if name not in here}

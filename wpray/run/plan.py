@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from wpray.benchmarks.factory import FAKE_SUITE, list_tasks
+from wpray.benchmarks.factory import benchmark_of, list_tasks
+from wpray.cluster.setup import env_memory
 from wpray.config import Config
 from wpray.doctor.resources import free_memory
 from wpray.errors import BadInputError
@@ -29,7 +30,6 @@ from wpray.trials import remaining
 from wpray.types import TrialKey
 
 _RUNS = Path("runs")
-_FAKE_GIB = 0.2  # memory reserved for a fake environment
 # Figures without a measured run. The env actor: 290 steps of 5.5 ms, 17 observations of 5 ms, a reset of 50 ms. The
 # policy: 3 plans that compute a segment, too, and 14 requested segments, at batch 8 on one H100 (159 and 51 ms a call).
 _ENV_S = 290 * 0.0055 + 17 * 0.005 + 0.05
@@ -62,7 +62,10 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 
 
 def _work(config: Config) -> _Work:
-    listed = [list_tasks(suite, config.env.max_steps, config.instruction_of(suite)) for suite in config.suites]
+    listed = [
+        list_tasks(suite, config.env.max_steps, config.instruction_of(suite), config.benchmark)
+        for suite in config.suites
+    ]
     chosen = select(config, [task for tasks in listed for task in tasks])
     trials, folder = chosen.trials, choose_folder(config)
     check_what_is_there(folder, config)
@@ -88,9 +91,21 @@ def _measured(config: Config, folder: Path) -> Speeds | None:
         theirs = run.info["config"]["task_suite"]
         if theirs == config.task_suite or theirs in config.suites:
             return _speeds(run)
-        if alike is None and FAKE_SUITE not in (theirs, *config.suites):
+        if alike is None and not config.load_benchmark().stand_in and _takes_as_long(run):
             alike = run
     return None if alike is None else _speeds(alike)
+
+
+def _takes_as_long(run: Run) -> bool:
+    """Return True if the run's episodes take the time of a simulator, as far as its benchmark is known here."""
+    theirs = run.info["config"]
+    named = theirs["task_suite"]
+    try:
+        return not benchmark_of(
+            named[0] if isinstance(named, list) else named, theirs.get("benchmark", "auto")
+        ).stand_in
+    except BadInputError:
+        return False
 
 
 def _newest_first(paths: list[Path]) -> Iterator[Path]:
@@ -158,10 +173,9 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
 
 def _fitting(config: Config, here: int) -> int:
     free = free_memory()
-    each = (_FAKE_GIB if FAKE_SUITE in config.suites else config.env.memory_gb) * 2**30
     wanted = config.num_env_actors
     most = int(here / config.ray.env_cpus) if wanted == "auto" else wanted
-    return max(1, most if free is None else min(most, int(free / each)))
+    return max(1, most if free is None else min(most, int(free / env_memory(config))))
 
 
 def _gpus_here() -> int:

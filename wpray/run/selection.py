@@ -1,4 +1,4 @@
-"""The trials that a configuration asks for, of the tasks that its suites have."""
+"""Selection of the trials that a configuration names, of the tasks that its suites have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wpray.benchmarks.init_states_file import read_init_states, states_of
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.provenance.record import file_sha256
@@ -15,12 +16,12 @@ from wpray.results.writer import Outcome
 from wpray.trials import make_trials, remaining, select_tasks
 from wpray.types import Task, TaskKey, Trial, TrialKey
 
-_STATES = "init_states"  # what run.json says of the file
+_STATES = "init_states"  # entry of run.json that describes the file
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A run's trials."""
+    """Trials of a run."""
 
     trials: tuple[Trial, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)  # for run.json
@@ -62,9 +63,9 @@ def select(config: Config, listed: Sequence[Task]) -> Selection:
     first, end = config.trial_start, config.num_trials_per_task
     if config.init_states_file is None:
         return Selection(make_trials(tasks, end, config.seed, first))
-    from wpray.benchmarks.libero.init_states_file import read_init_states, states_of
-
     path = Path(config.init_states_file)
+    if not config.load_benchmark().takes_own_states:
+        raise BadInputError(f"init_states_file: {config.task_suite} takes no initial states from a file; leave it out")
     states = read_init_states(path)
     own = [states_of(task, states, path) for task in tasks]
     trials = [
@@ -76,6 +77,6 @@ def select(config: Config, listed: Sequence[Task]) -> Selection:
 
 
 def _selected(config: Config, listed: Sequence[Task]) -> tuple[Task, ...]:
-    """Return the tasks that are evaluated of one suite's."""
+    """Return the tasks of one suite that are evaluated."""
     ids = [task.task_id for task in listed]
     return select_tasks(listed, config.task_ids(listed[0].suite, ids) if listed else None)

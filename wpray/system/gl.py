@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from wpray.errors import BadInputError
+from wpray.system.one_thread import ONE_THREAD
 
 Renderer = Literal["osmesa", "egl"]
 
@@ -29,8 +30,6 @@ _VENDOR_FOLDERS = (
     "/usr/local/nvidia/share/glvnd/egl_vendor.d",
     "/usr/local/share/glvnd/egl_vendor.d",
 )
-# An environment has one core, so libraries that start a thread for each core only slow each other.
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LP_NUM_THREADS")
 
 
 def select_renderer(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
@@ -61,8 +60,8 @@ def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) 
     """
     environ["MUJOCO_GL"] = renderer
     environ["PYOPENGL_PLATFORM"] = renderer
-    for name in _ONE_THREAD:
-        environ.setdefault(name, "1")
+    for name, value in ONE_THREAD.items():
+        environ.setdefault(name, value)
     environ.setdefault("PYTHONFAULTHANDLER", "1")
     if renderer == "egl":
         _point_to_vendor(environ)

@@ -1,1 +1,5 @@
-"""Checks that users run on their own checkpoints and parts: `python -m wpray.testing NAME ...`."""
+"""Checks that users run on their own checkpoints and parts: `python -m wpray.testing NAME ...`, or from their tests."""
+
+from wpray.testing.benchmarks import check_benchmark
+
+__all__ = ["check_benchmark"]

@@ -16,7 +16,7 @@ from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.video.options import add_choices, add_where, camera, matches_options, rendering_config
+from wpray.video.options import add_choices, add_where, cameras_of, matches_options, rendering_config
 
 if TYPE_CHECKING:
     from wpray.results import Run
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _render(run: Run, config: Config, options: argparse.Namespace, videos: VideoFolder) -> int:
-    from wpray.video.frames import CAMERAS, VideoStyle
+    from wpray.video.frames import VideoStyle
     from wpray.video.render import jobs_for, render, select_renderable
     from wpray.video.selection import select_episodes
 
@@ -58,8 +58,8 @@ def _render(run: Run, config: Config, options: argparse.Namespace, videos: Video
         )
     every = config.video.every if options.every is None else options.every
     fps = config.video.fps if options.fps is None else options.fps
-    overlay = options.overlay or config.video.overlay
-    style = VideoStyle(tuple(options.camera or CAMERAS), options.size, every, fps, overlay)
+    cameras, overlay = cameras_of(config, options.camera), options.overlay or config.video.overlay
+    style = VideoStyle(cameras, options.size, every, fps, overlay)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     whole = select_renderable(run, rows)
     failed = render(config, jobs_for(run, whole), style, videos, Console(soft_wrap=True))
@@ -71,9 +71,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("run_dir", type=location, metavar="RUN_DIR", help="result folder, or its URL")
     add_choices(parser)
     style = parser.add_argument_group("style")
-    style.add_argument(
-        "--camera", nargs="+", type=camera, metavar="NAME", help="side by side (agentview robot0_eye_in_hand)"
-    )
+    style.add_argument("--camera", nargs="+", metavar="NAME", help="side by side (the scene's and the wrist's)")
     style.add_argument("--size", type=_size, default=256, help="height and width of each image, pixels (256)")
     style.add_argument(
         "--every", type=whole(1), metavar="N", help="keep every n-th control step (default: the run's setting)"

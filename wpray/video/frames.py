@@ -18,7 +18,6 @@ from wpray.results.encode import scene_from_metadata
 from wpray.results.reader import matrix
 from wpray.types import FloatArray, ImageArray, SceneState, SimState, Status, Task
 
-CAMERAS = ("agentview", "robot0_eye_in_hand")
 SIZE = 256  # height and width at which the policy's images are rendered, pixels
 _COLOURS: dict[Status, str] = {"success": "#7ee2a8", "failure": "#ffb199", "error": "#ffffff"}
 
@@ -27,7 +26,7 @@ _COLOURS: dict[Status, str] = {"success": "#7ee2a8", "failure": "#ffb199", "erro
 class VideoStyle:
     """Cameras, size, speed and captions of a video."""
 
-    cameras: tuple[str, ...] = CAMERAS  # side by side
+    cameras: tuple[str, ...]  # side by side
     size: int = SIZE  # height and width of each camera's image, pixels
     every: int = 1  # keep every n-th control step (the last one always)
     fps: int = 10

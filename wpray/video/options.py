@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,10 +16,6 @@ from wpray.errors import BadInputError, DamagedRunError
 
 if TYPE_CHECKING:
     from wpray.results import Run
-SCENE_CAMERAS = (
-    *("agentview", "robot0_eye_in_hand", "robot0_robotview"),
-    *("frontview", "sideview", "birdview", "galleryview", "paperview"),
-)
 _NOT_OF_VIDEOS = frozenset({"num_parallel", "output_dir", "resume", "retry", "stop_when", "batching"})
 
 
@@ -68,11 +64,19 @@ def rendering_config(run: Run, options: argparse.Namespace) -> Config:
     return config.model_copy(update={"ray": here, "num_parallel": None})
 
 
-def camera(text: str) -> str:
-    """Return `text` if it names a camera of LIBERO's scenes; raise ArgumentTypeError otherwise."""
-    if text not in SCENE_CAMERAS:
-        raise argparse.ArgumentTypeError(f"no camera is named {text[:40]!r}; there are {', '.join(SCENE_CAMERAS)}")
-    return text
+def cameras_of(config: Config, named: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the cameras to show side by side: the named ones, else the benchmark's usual ones.
+
+    Raises BadInputError for a name that the benchmark's scenes do not have.
+    """
+    benchmark = config.load_benchmark()
+    if not benchmark.cameras:
+        raise BadInputError(f"task_suite: the benchmark of {config.task_suite} has no cameras, so there are no videos")
+    for name in named or ():
+        if name not in benchmark.cameras:
+            there = ", ".join(benchmark.cameras)
+            raise BadInputError(f"--camera: {config.task_suite} has no camera {name[:40]!r}; there are {there}")
+    return tuple(named or benchmark.video_cameras)
 
 
 def _ids(text: str) -> list[int]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 
-from wpray.benchmarks.factory import make_environment
 from wpray.cluster.setup import demands, env_memory
 from wpray.config import Config
 from wpray.orchestration.actors import prepare_rendering
@@ -35,7 +34,9 @@ class VideoActorImpl:
         """
         if self._env is None:
             prepare_rendering(self._config, name=str(os.getpid()))  # the name spreads actors over the GPUs
-            self._env = make_environment(self._config.suites[0], self._config.env.protocol)
+            self._env = self._config.load_benchmark().make_environment(
+                self._config.suites[0], self._config.env.protocol
+            )
         self._env.load(job.task)
         return encode(frames(self._env, job, trajectory, self._style), self._style.fps, self._style.keyframe_every)
 

@@ -99,13 +99,17 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
     if config.record != "full":
         console.print("No videos: they need record full", highlight=False)
         return
+    cameras = config.load_benchmark().video_cameras
+    if not cameras:
+        console.print("No videos: the benchmark has no cameras", highlight=False)
+        return
     run = load(folder.path)
     chosen = select_episodes(run.episodes.to_pylist(), config.video.mode, config.video.max_count)
     rows = [row for row in chosen if not videos.has(row)]
     if not rows:
         return
     console.print(f"Rendering {len(rows)} videos (Ctrl-C skips them)", highlight=False)
-    style = VideoStyle(every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
+    style = VideoStyle(cameras, every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
     render(config, jobs_for(run, rows), style, videos, console)
 
 

@@ -1,4 +1,4 @@
-"""Compiled once for a machine: the first process compiles the controller's arithmetic, the others read its cache."""
+"""A lock for compiling, so that one process of a machine compiles the controller and the others read its cache."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from wpray.system import private_folder
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Holds this user's lock for compiling on this machine; it dies with its process.
+    """Hold this user's lock for compiling on this machine; it dies with its process.
 
     Forty environments that start together would otherwise all compile the same, for a minute of every core.
     """
     try:
         file = (private_folder.path_under() / "compiling").open("w")
-    except OSError:  # nobody holds the folder, or there is no room: compiling beside others is only slower
+    except OSError:  # the folder is not held, or the disk is full: compiling beside others is only slower
         yield
         return
     with file:

@@ -1,4 +1,4 @@
-"""Which geoms touch, asked of the simulator's arrays: robosuite walks every contact in Python, by name."""
+"""Contacts of geoms, read from the simulator's arrays because robosuite walks every contact in Python, by name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ GeomGroup = Any  # a geom's name, several names, or a robosuite model with `cont
 
 
 class Contacts:
-    """Answers robosuite's `check_contact` for one compiled model."""
+    """Replacement for robosuite's `check_contact` on one compiled model."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self._model, self._data = model, data
         self._masks: dict[Any, NDArray[np.bool_]] = {}
 
     def between(self, first: GeomGroup, second: GeomGroup | None) -> bool:
-        """Whether any geom of `first` touches one of `second`, or anything if that is None."""
+        """Return True if any geom of `first` touches one of `second`, or anything if that is None."""
         pairs = self._data.contact.geom  # (ncon, 2)
         if len(pairs) == 0:
             return False

@@ -11,8 +11,9 @@ import numpy as np
 
 from wpray.benchmarks.libero import tasks
 from wpray.benchmarks.libero.compiling import one_at_a_time
+from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS
 from wpray.benchmarks.libero.privileged import read_privileged
-from wpray.benchmarks.libero.rendering import CAMERA_SIZE, CAMERAS, SceneRenderer, upright
+from wpray.benchmarks.libero.rendering import SceneRenderer, upright
 from wpray.benchmarks.libero.scene import Scene
 from wpray.benchmarks.libero.stepper import Sample, Stepper
 from wpray.benchmarks.rotation import axis_angle
@@ -32,8 +33,8 @@ from wpray.types import (
 )
 
 Protocol = Literal["wpray", "serial"]
-# Proprio fields by name, of what the observables saw last; quaternions are (x, y, z, w), as robosuite's are.
-PROPRIO: dict[str, Callable[[Sample], FloatArray]] = {
+# Proprio fields of what the observables saw last; quaternions are (x, y, z, w), as robosuite's are.
+_PROPRIO: dict[str, Callable[[Sample], FloatArray]] = {
     "eef_pos": lambda sample: sample.eef_pos,
     "eef_axis_angle": lambda sample: axis_angle(float(sample.eef_quat_wxyz[0]), sample.eef_quat_wxyz[1:]),
     "eef_quat": lambda sample: sample.eef_quat_wxyz[[1, 2, 3, 0]],
@@ -63,7 +64,7 @@ class LiberoEnvironment:
         self._compiled = False
 
     def load(self, task: Task) -> None:
-        """Compiles `task` (some seconds), or returns at once if it is the current one."""
+        """Compile `task` (some seconds), or return at once if it is the current one."""
         if self._task == task:
             return
         self.close()
@@ -72,7 +73,7 @@ class LiberoEnvironment:
         self._task = task
 
     def reset(self, trial: Trial) -> None:
-        """Resets the scene for `trial` and puts it into its initial state."""
+        """Reset the scene for `trial` and put it into its initial state."""
         scene = self._loaded()
         if self._protocol == "serial":
             self._serial.reset(scene, trial)
@@ -99,7 +100,7 @@ class LiberoEnvironment:
         return Observation(self._proprio(spec.proprio), views, truth)
 
     def state(self) -> SimState:
-        """Copies of the simulator's state and of what the observables saw."""
+        """Return copies of the simulator's state and of what the observables saw."""
         data, sample = self._loaded().data, self._stepper.sample
         return SimState(
             qpos=data.qpos.copy(),
@@ -112,12 +113,12 @@ class LiberoEnvironment:
         )
 
     def scene(self) -> SceneState:
-        """Fixture poses of this trial."""
+        """Return the fixture poses of this trial."""
         model = self._loaded().model
         return SceneState(model.body_pos.copy(), model.body_quat.copy())
 
     def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
-        """(height, width, 3) uint8, upright: what `camera` showed at a recorded state of the loaded task."""
+        """Return (height, width, 3) uint8, upright: what `camera` showed at a recorded state of the loaded task."""
         model, current = self._loaded().model, self.scene()
         model.body_pos[:], model.body_quat[:] = scene.body_pos, scene.body_quat
         try:
@@ -127,7 +128,7 @@ class LiberoEnvironment:
         return upright(image)
 
     def close(self) -> None:
-        """Frees the simulator and gives its memory back to the system."""
+        """Free the simulator and give its memory back to the system."""
         if self._scene is None:
             return
         self._renderer = None
@@ -165,11 +166,11 @@ class LiberoEnvironment:
 
     def _proprio(self, fields: Sequence[str]) -> FloatArray:
         sample = self._stepper.sample
-        return np.concatenate([PROPRIO[name](sample) for name in fields])
+        return np.concatenate([_PROPRIO[name](sample) for name in fields])
 
 
 class _SerialDraws:
-    """Reproduces a serial evaluator's resets: trial k follows k others, each of which drew random numbers.
+    """Resets of a serial evaluator: trial k follows k others, each of which drew random numbers.
 
     The generator's state before each reset is kept, so that a trial costs one reset whatever its number.
     """

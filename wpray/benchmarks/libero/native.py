@@ -23,13 +23,13 @@ def _routine(name: str, address: int | None, arguments: list[Any]) -> Any:
 
 
 def _mujoco(name: str, *more: Any) -> Any:
-    """Takes the addresses of the model and of the data, then `more`."""
+    """Return MuJoCo's function, which takes the addresses of the model and of the data, then `more`."""
     address = ctypes.cast(getattr(_library, name), ctypes.c_void_p).value
     return _routine(name, address, [types.intp, types.intp, *more])
 
 
 def _linalg(library: str, name: str, arguments: int) -> Any:
-    """SciPy's routine, which is the one that numba itself uses; it takes addresses."""
+    """Return SciPy's routine, which is the one that numba itself uses; it takes addresses."""
     address = get_cython_function_address(f"scipy.linalg.cython_{library}", name)
     return _routine(name, address, [types.intp] * arguments)
 

@@ -1,10 +1,10 @@
-"""At which substep stock LIBERO looks at the simulator: robosuite's observable clock, with its float arithmetic."""
+"""The clock of robosuite's observables, with its float arithmetic: it says at which substep they sample."""
 
 from __future__ import annotations
 
 
 class ObservableClock:
-    """Counts simulated time as each robosuite observable does.
+    """Simulated time, counted as each robosuite observable does.
 
     An observable samples at the first substep after its period began, and begins a new period once the accumulated
     time reaches it. The sums are floats, so which substep that is depends on rounding: the same operations in the same
@@ -18,12 +18,12 @@ class ObservableClock:
         self.reset()
 
     def reset(self) -> None:
-        """To the start of an episode."""
+        """Go back to the start of an episode."""
         self._elapsed = 0.0
         self._sampled = False
 
     def tick(self, force: bool = False) -> bool:
-        """Advances by one substep; returns whether observables sample now."""
+        """Advance by one substep; return True if observables sample now."""
         samples = False
         self._elapsed += self._timestep
         if (not self._sampled and self._period >= self._elapsed) or force:

@@ -27,7 +27,7 @@ _INTEGER, _DOUBLE = np.dtype(fortran_int).itemsize, 8
 def opspace_matrices(
     mass: FloatArray, jac: FloatArray, jac_pos: FloatArray, jac_ori: FloatArray, split: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """`lambda_pos` (3, 3), `lambda_ori` (3, 3) and the nullspace matrix (7, 7), as robosuite's function of this name.
+    """Return `lambda_pos` (3, 3), `lambda_ori` (3, 3) and the nullspace matrix (7, 7), as robosuite's namesake.
 
     `mass` (7, 7), `jac` (6, 7), `jac_pos` and `jac_ori` (3, 7) must be laid out as there. `split`: see `same_bits`.
     """
@@ -42,7 +42,7 @@ def opspace_matrices(
 
 @numba.njit(cache=True)
 def pseudo_inverse(matrix: FloatArray, split: bool) -> FloatArray:
-    """(n, n) in Fortran's order, of `matrix` (n, n) in C's: step by step what numba's `np.linalg.pinv` does.
+    """Return (n, n) in Fortran's order, of `matrix` (n, n) in C's: step by step what numba's `np.linalg.pinv` does.
 
     Raises LinAlgError if the matrix is not finite, ValueError if the decomposition does not converge.
     """
@@ -76,7 +76,7 @@ def _largest(matrix: FloatArray) -> float:
 
 @numba.njit(cache=True)
 def _apply(values: FloatArray, vt: FloatArray) -> int:
-    """Divides `vt` by the singular values; returns how many count, as they are not too small."""
+    """Divide `vt` by the singular values; return how many count, as they are not too small."""
     cut, counted = values[0] * _CUT, 1
     for k in range(values.size):
         if values[k] > cut:
@@ -90,7 +90,7 @@ def _apply(values: FloatArray, vt: FloatArray) -> int:
 
 @numba.njit(cache=True)
 def _decompose(n: int, room: FloatArray, integers: IntArray) -> None:
-    """Singular value decomposition by dgesdd, with the workspace that it asks for."""
+    """Decompose by singular values as dgesdd does, with the workspace that it asks for."""
     size, a, line = integers.ctypes.data, room.ctypes.data, _DOUBLE * n
     info, iwork = size + 3 * _INTEGER, size + 4 * _INTEGER
     u, vt, values = a + line * n, a + 2 * line * n, a + 3 * line * n
@@ -105,7 +105,7 @@ def _decompose(n: int, room: FloatArray, integers: IntArray) -> None:
 
 @numba.njit(cache=True)
 def _decompose_in_steps(n: int, room: FloatArray, integers: IntArray) -> None:
-    """The same by the calls that dgesdd makes."""
+    """Decompose by the calls that dgesdd makes."""
     size, a, line = integers.ctypes.data, room.ctypes.data, _DOUBLE * n
     less, info, iwork = size + _INTEGER, size + 3 * _INTEGER, size + 4 * _INTEGER
     upper = _LETTERS.ctypes.data
@@ -131,7 +131,7 @@ def _multiply(n: int, room: FloatArray, integers: IntArray, out: FloatArray) -> 
 
 @functools.cache
 def same_bits() -> bool:
-    """Whether the split `pseudo_inverse` gives what `np.linalg.pinv` gives, on matrices like the controller's."""
+    """Return True if the split `pseudo_inverse` equals `np.linalg.pinv`, on matrices like the controller's."""
     random = np.random.default_rng(0)
     for number in range(40):
         half = random.normal(size=(3 + 3 * (number % 2), 7)) * 10.0 ** random.uniform(-3, 3, size=7)

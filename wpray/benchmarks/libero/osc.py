@@ -24,13 +24,13 @@ def _order(array: FloatArray) -> Any:
 
 
 def _as_slice(indexes: FloatArray) -> Any:
-    """A slice where the indexes are consecutive: a view is faster than a copy, and equal to it."""
+    """Return a slice where the indexes are consecutive, because a view is faster than a copy, and equal to it."""
     first, last = int(indexes[0]), int(indexes[-1])
     return slice(first, last + 1) if np.array_equal(indexes, np.arange(first, last + 1)) else indexes
 
 
 def _inertia_index(model: mujoco.MjModel, dofs: IntArray) -> IntArray:
-    """Where MuJoCo's sparse inertia holds each entry of the block of `dofs`; -1 where two dofs do not touch."""
+    """Return where MuJoCo's sparse inertia holds each entry of the block of `dofs`; -1 where two dofs do not touch."""
     index = np.full((len(dofs), len(dofs)), -1)
     place = {int(dof): number for number, dof in enumerate(dofs)}
     for dof, row in place.items():
@@ -108,7 +108,7 @@ class OscController:
         }
 
     def begin(self, action: FloatArray) -> None:
-        """Runs the first substep of a control step with a new action (7,).
+        """Run the first substep of a control step with a new action (7,).
 
         Right after a reset stock does not read the arm's state: it computes the first torques from the reset pose.
         """
@@ -124,7 +124,7 @@ class OscController:
         act(arm if fresh else self._at_reset(), fresh, same_bits())
 
     def run(self, count: int) -> None:
-        """Runs `count` substeps more."""
+        """Run `count` substeps more."""
         if _same_dot(self._model.nv):
             run(self._arm, count, same_bits())
             return
@@ -133,7 +133,7 @@ class OscController:
             act(self._arm, True, same_bits())
 
     def end(self) -> None:
-        """Closes the control step."""
+        """Close the control step."""
         self._stock.new_update = True
 
     def _sense(self, again: bool) -> None:
@@ -154,7 +154,7 @@ class OscController:
 
 @functools.cache
 def _same_dot(nv: int) -> bool:
-    """Whether compiled code multiplies (3, nv) with (nv,) as numpy does, to the bit: numba's BLAS is SciPy's.
+    """Return True if compiled code multiplies (3, nv) with (nv,) as numpy does, to the bit: numba's BLAS is SciPy's.
 
     If not, the substeps go through Python, which asks numpy as stock does.
     """

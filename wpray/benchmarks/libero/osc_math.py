@@ -23,7 +23,7 @@ _AFTER_VELOCITY = int(mujoco.mjtStage.mjSTAGE_VEL)
 
 
 class Arm(NamedTuple):
-    """What the compiled code works on: views of MuJoCo's arrays, constants and buffers."""
+    """Data of the compiled code: views of MuJoCo's arrays, constants and buffers."""
 
     model: int  # addresses
     data: int
@@ -72,7 +72,7 @@ def run(arm: Arm, count: int, split: bool) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def sense(arm: Arm, again: bool) -> None:
-    """A substep up to the site's velocity: stock's first `forward`, and the solver's pass of its second if `again`."""
+    """Compute a substep up to the site's velocity: stock's first `forward`, and if `again` the solver of its second."""
     mj_step1(arm.model, arm.data)
     mj_forward_skip(arm.model, arm.data, _AFTER_VELOCITY, 1)
     if again:
@@ -88,7 +88,7 @@ def compiled_dot(matrix: FloatArray, vector: FloatArray, out: FloatArray) -> Non
 
 @numba.njit(cache=True, nogil=True)
 def act(arm: Arm, fresh: bool, split: bool) -> None:
-    """The rest of a substep: the arm's clipped torques and the gripper's command, then MuJoCo's step.
+    """Compute the rest of a substep: the arm's clipped torques and the gripper's command, then MuJoCo's step.
 
     If not `fresh`, `mass` and the Jacobians beside it are already what the controller is to use.
     """
@@ -114,7 +114,7 @@ def act(arm: Arm, fresh: bool, split: bool) -> None:
 
 @numba.njit(cache=True)
 def _gather(arm: Arm) -> None:
-    """Copies the arm's columns of the site's Jacobians, and its block of the sparse inertia."""
+    """Copy the arm's columns of the site's Jacobians, and its block of the sparse inertia."""
     for column in range(arm.dofs.size):
         dof = arm.dofs[column]
         for row in range(3):

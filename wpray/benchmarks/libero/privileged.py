@@ -14,7 +14,7 @@ from wpray.types import FloatArray, ObjectState, PrivilegedState
 
 
 def read_privileged(env: Any) -> PrivilegedState:
-    """The scene as it is now; `env` is a LIBERO environment."""
+    """Return the scene as it is now; `env` is a LIBERO environment."""
     data, robot = env.sim.data._data, env.robots[0]
     interest = list(env.obj_of_interest)
     return PrivilegedState(
@@ -36,7 +36,7 @@ def _object_state(env: Any, name: str) -> ObjectState:
 
 
 def _collision_vertices(model: mujoco.MjModel, data: mujoco.MjData, root: int) -> Iterator[FloatArray]:
-    """World-frame vertices (or the bounding box's corners) of every colliding geom below body `root`."""
+    """Yield the world-frame vertices (or the bounding box's corners) of every colliding geom below body `root`."""
     for geom in np.flatnonzero(model.geom_contype):
         if not _is_below(model, model.geom_bodyid[geom], root):
             continue

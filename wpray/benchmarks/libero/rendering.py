@@ -11,19 +11,16 @@ from wpray.benchmarks.libero.imports import load
 from wpray.system import egl_devices
 from wpray.types import ImageArray
 
-CAMERAS = {"base": "agentview", "wrist": "robot0_eye_in_hand"}  # role -> name in LIBERO's scenes
-CAMERA_SIZE = 256  # stock renders at this size; rendering smaller changes pixels
-
 
 class SceneRenderer:
-    """Renders states of one scene. One a process: robosuite's GL contexts disturb each other.
+    """Renderer of one scene's states. One a process, because robosuite's GL contexts disturb each other.
 
     Images show the kinematics at the entry of the sampled substep, so states are posed in a second MjData: the
     simulation itself is not touched.
     """
 
     def __init__(self, env: Any) -> None:
-        """Makes a GL context for `env` (a second or two). Raises what the GL library raises if it does not work."""
+        """Make a GL context for `env` (a second or two). Raises what the GL library raises if it does not work."""
         binding = load("robosuite.utils.binding_utils")
         egl_devices.set_egl_device()
         self._model = env.sim.model
@@ -33,7 +30,7 @@ class SceneRenderer:
         self._context.vopt.geomgroup[1] = 1
 
     def render(self, camera: str, height: int, width: int, qpos: Any, site_alpha: Any) -> ImageArray:
-        """(height, width, 3) uint8, rows from the bottom as robosuite's; `qpos` (nq,), `site_alpha` (nsite,)."""
+        """Return (height, width, 3) uint8, rows from the bottom as robosuite's; `qpos` (nq,), `site_alpha` (nsite,)."""
         model, data = self._model._model, self._pose._data
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
@@ -51,7 +48,7 @@ class SceneRenderer:
 
 
 class _Posed:
-    """What a robosuite render context needs of a simulation, with a pose of our own instead of the simulation's."""
+    """Stand-in for the simulation of a robosuite render context, with a pose of our own."""
 
     def __init__(self, model: Any, data: Any) -> None:
         self.model, self.data = model, data
@@ -65,5 +62,5 @@ class _Posed:
 
 
 def upright(image: ImageArray) -> ImageArray:
-    """robosuite's image turned so that up is up (it is upside down), left and right as the camera sees them."""
+    """Return robosuite's image turned so that up is up (it is upside down), left and right as the camera sees them."""
     return np.ascontiguousarray(image[::-1])

@@ -1,4 +1,4 @@
-"""LIBERO's simulation of one task: compiled once, reset exactly as stock resets it, without compiling again.
+"""LIBERO's simulation of one task, compiled once and reset exactly as stock resets it by compiling again.
 
 Stock LIBERO rebuilds and recompiles its model at every reset (3 s). What a recompilation puts back is little: fixture
 poses, site and geom colours, and a list of initialisers that grows with every rebuild. Putting those back by hand gives
@@ -26,7 +26,7 @@ class Scene:
     """One compiled LIBERO task."""
 
     def __init__(self, bddl: Path) -> None:
-        """Compiles the task that `bddl` describes (some seconds). Renders nothing and makes no GL context."""
+        """Compile the task that `bddl` describes (some seconds). Render nothing and make no GL context."""
         self.env = _make(bddl)
         self.model: mujoco.MjModel = self.env.sim.model._model
         self.data: mujoco.MjData = self.env.sim.data._data
@@ -38,7 +38,7 @@ class Scene:
         }
 
     def reset(self, rounds: int = 1) -> None:
-        """Resets as stock's hard reset number `rounds` since creation would; draws from numpy's global generator.
+        """Reset as stock's hard reset number `rounds` since creation would; draw from numpy's global generator.
 
         Raises RuntimeError if no placement of the objects is found in 100 attempts (stock would try for ever).
         """
@@ -61,7 +61,7 @@ class Scene:
         env.visualize(vis_settings={name: False for name in env._visualizations})
 
     def close(self) -> None:
-        """Frees the simulator."""
+        """Free the simulator."""
         self.env.close()
 
     def _restore(self, rounds: int) -> None:
@@ -81,7 +81,7 @@ class Scene:
 
 
 def _make(bddl: Path) -> Any:
-    """LIBERO's environment as its OffScreenRenderEnv configures it, without cameras, observables or a GL context."""
+    """Return LIBERO's environment as OffScreenRenderEnv configures it, but no cameras, observables or GL context."""
     envs = load("libero.libero.envs")
     problem = load("libero.libero.envs.bddl_utils").get_problem_info(str(bddl))["problem_name"]
     controller = load("robosuite").load_controller_config(default_controller="OSC_POSE")
@@ -106,7 +106,7 @@ def _make(bddl: Path) -> Any:
 
 
 def _remembering(stock: type) -> type:
-    """`stock`, remembering what a recompilation gives: the model's fields before the first reset draws anything.
+    """Return `stock`, made to keep what a recompilation gives: the model's fields before the first reset draws.
 
     It answers the goal's questions about contacts from arrays, and keeps what each predicate of the goal last gave.
     """
@@ -134,7 +134,7 @@ def _remembering(stock: type) -> type:
 
 
 def gripper_axis(env: Any) -> FloatArray:
-    """(3,) unit vector from one finger pad to the other, world frame."""
+    """Return the (3,) unit vector from one finger pad to the other, world frame."""
     model, data = env.sim.model, env.sim.data._data
     first, second = (data.geom_xpos[model.geom_name2id(f"gripper0_finger{n}_pad_collision")] for n in (1, 2))
     axis = np.array(first - second)

@@ -21,7 +21,7 @@ _READING = frozenset({"on", "in", "up", "open", "close"})  # predicates that cha
 
 
 class Sample:
-    """What the observables saw last: arrays of our own, overwritten by each sample."""
+    """Last sample of the observables, in arrays of our own that each sample overwrites."""
 
     def __init__(self, env: Any) -> None:
         data, robot = env.sim.data._data, env.robots[0]
@@ -38,7 +38,7 @@ class Sample:
         self.site_alpha = np.zeros(len(self._site_rgba), dtype=np.float32)
 
     def take(self) -> None:
-        """Reads everything but `entry_qpos`, after the substep."""
+        """Read everything but `entry_qpos`, after the substep."""
         self.eef_pos[:] = self._site
         self.eef_quat_wxyz[:] = self._body
         qpos = self._data.qpos
@@ -48,7 +48,7 @@ class Sample:
 
 
 class Stepper:
-    """Steps one robosuite LIBERO environment; made anew after every reset."""
+    """Control steps of one robosuite LIBERO environment; a new one is made after every reset."""
 
     def __init__(self, env: Any) -> None:
         """`env` has just been reset: its observables have had one forced update."""
@@ -65,7 +65,7 @@ class Stepper:
         self._goal_names = {tuple(predicate): f"{predicate[0]}({', '.join(predicate[1:])})" for predicate in goal}
 
     def set_state(self, flattened: FloatArray) -> None:
-        """Puts the simulator into an initial state (1 + nq + nv,), as LIBERO's `set_init_state` does."""
+        """Put the simulator into an initial state (1 + nq + nv,), as LIBERO's `set_init_state` does."""
         env = self._env
         env.sim.set_state_from_flattened(flattened)
         env.sim.forward()

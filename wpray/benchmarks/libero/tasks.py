@@ -8,7 +8,6 @@ import importlib.metadata
 import io
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from wpray.benchmarks.base import InstructionSource
+from wpray.benchmarks.init_states_file import read_torch
 from wpray.benchmarks.libero.imports import load, package_root, prepare
-from wpray.benchmarks.suites import BASE_STEPS, InstructionSource, base_of, instruction_source
+from wpray.benchmarks.libero.suites import BASE_STEPS, base_of, instruction_source
 from wpray.errors import BadInputError
 from wpray.types import FloatArray, Task
 
@@ -56,7 +57,7 @@ def bddl_file(suite: str, task_id: int) -> Path:
 
 
 def initial_states(suite: str, task_id: int) -> FloatArray:
-    """(N, 1 + nq + nv) flattened simulator states: time, qpos, qvel; one row a trial."""
+    """Return (N, 1 + nq + nv) flattened simulator states: time, qpos, qvel; one row a trial."""
     return _read_states(_states_file(_benchmark(suite).tasks[task_id]))
 
 
@@ -138,7 +139,7 @@ def _published_without(path: Path) -> str | None:
 
 
 def _count_states(path: Path) -> int:
-    """Rows of `_read_states`, from the header alone where that is possible: suites have many files."""
+    """Return the rows of `_read_states`, from the header alone where possible, because suites have many files."""
     if path.suffix != ".npz":
         return len(_read_states(path))
     with _one_line_errors(path), zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
@@ -149,7 +150,7 @@ def _count_states(path: Path) -> int:
 
 
 def _read_states(path: Path) -> FloatArray:
-    """(N, 1 + nq + nv). Raises BadInputError for anything but a table of numbers; runs no code that a file holds."""
+    """Return (N, 1 + nq + nv); run no code of the file. Raises BadInputError for anything but a table of numbers."""
     with _one_line_errors(path):
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
@@ -167,22 +168,9 @@ def _check_states(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         raise ValueError(f"holds {dtype} of shape {shape}")
 
 
-def read_torch(path: Path) -> Any:
-    """The official package stores numpy arrays in a torch pickle: only what such an array needs may be unpickled."""
-    import torch
-
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
-    floats = [type(np.dtype(kind)) for kind in (np.float64, np.float32)]
-    # Files written by numpy 1 name the same function by its older module.
-    older = (multiarray._reconstruct, "numpy.core.multiarray._reconstruct")
-    allowed = [np.dtype, np.ndarray, multiarray._reconstruct, multiarray.scalar, older, *floats]
-    with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
-        return torch.load(path, weights_only=True)
-
-
 @contextlib.contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
-    """Turns whatever the readers raise for a file that is not what it should be into a BadInputError."""
+    """Turn whatever the readers raise for a file that is not what it should be into a BadInputError."""
     try:
         yield
     except (*_UNREADABLE, zipfile.BadZipFile, pickle.UnpicklingError) as error:

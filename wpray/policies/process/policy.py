@@ -31,7 +31,7 @@ _REQUEST_AT_FAULT = "InvalidRequestError"  # any class of that name, for the oth
 
 
 class ProcessSettings(BaseModel):
-    """Which class, in which Python, and what it is shown."""
+    """Class, Python and observations of the policy."""
 
     python: str = Field(sys.executable, description="Python that runs it, 3.9 or later with numpy and msgpack")
     target: str = Field(pattern=r"^[\w.]+:\w+$", description="MODULE:CLASS; the class has predict(requests)")
@@ -45,17 +45,17 @@ class ProcessSettings(BaseModel):
 
 
 class WorkerDiedError(RuntimeError):
-    """The other Python ended, or closed its end of the connection."""
+    """End of the other Python, or of its connection."""
 
 
 class ProcessPolicy:
-    """Passes batches on to a worker. One that dies is started again, and its requests are asked one by one."""
+    """Policy that passes batches to a worker. A dead worker is restarted, and its requests are repeated one by one."""
 
     Settings = ProcessSettings
 
     @classmethod
     def spec_of(cls, settings: ProcessSettings) -> PolicySpec:
-        """Return what the settings say."""
+        """Return the spec that the settings describe."""
         view = ImageSpec(settings.image_size, settings.image_size)
         return PolicySpec(
             "process",
@@ -69,7 +69,7 @@ class ProcessPolicy:
         )
 
     def __init__(self, settings: ProcessSettings) -> None:
-        """Start the worker. Raises BadInputError if the class cannot be made."""
+        """Start the worker. Raise BadInputError if the class cannot be made."""
         self.spec, self._settings = self.spec_of(settings), settings
         self._worker = Worker(settings)
         versions = self._worker.versions
@@ -78,7 +78,7 @@ class ProcessPolicy:
         self.files = self._module_file()
 
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
-        """Return one reply a request, in order. Raises what the class raised, by its name and traceback."""
+        """Return one reply per request, in order. Raise the class's exception, by its name and traceback."""
         try:
             return self._asked(requests)
         except WorkerDiedError as death:
@@ -110,7 +110,7 @@ class Worker:
     """A process of the other Python, and the connection to it."""
 
     def __init__(self, settings: ProcessSettings) -> None:
-        """Start it and wait until its class is made. Raises BadInputError if that fails."""
+        """Start it and wait until its class is made. Raise BadInputError if that fails."""
         self._settings = settings
         self._link, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if name not in _OURS}
@@ -127,7 +127,7 @@ class Worker:
         self.versions = self._started()
 
     def ask(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the class's replies. Raises WorkerDiedError, InvalidRequestError, or an error of the class's name."""
+        """Return the class's replies. Raise WorkerDiedError, InvalidRequestError, or an error of the class's name."""
         try:
             self._send(arrays.pack(requests))
             answer = arrays.unpack(self._received())

@@ -1,4 +1,4 @@
-"""What servers answer, checked before the simulator executes it."""
+"""Checks of servers' answers before the simulator executes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENOUGH = 30  # chunks without a negative gripper command, after which a sign is
 
 
 def chunk_of(name: str, found: Any, steps: int = 0) -> FloatArray:
-    """Return the first `steps` of (H, 7) actions, or all if 0. Raises InvalidRequestError where they are no such array.
+    """Return the first `steps` of (H, 7) actions, or all if 0. Raise InvalidRequestError where they are no such array.
 
     The server's policy would give the same again, so that its trial becomes an error row.
     """
@@ -31,7 +31,7 @@ def chunk_of(name: str, found: Any, steps: int = 0) -> FloatArray:
 
 
 def image_of(name: str, request: ChunkRequest, camera: str) -> ImageArray:
-    """Return what a camera shows. Raises InvalidRequestError if the environment has no such camera."""
+    """Return what a camera shows. Raise InvalidRequestError if the environment has no such camera."""
     image = request.observation.images.get(camera)
     if image is None:
         raise InvalidRequestError(f"{name}: the observation has no image of the camera {camera}")
@@ -39,7 +39,7 @@ def image_of(name: str, request: ChunkRequest, camera: str) -> ImageArray:
 
 
 class GripperWatch:
-    """Says once if the gripper's commands look as if they meant something else than -1 open .. +1 close."""
+    """Watch that warns once if gripper commands do not look like -1 open .. +1 close."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note, self._lock = note, threading.Lock()

@@ -21,7 +21,7 @@ _WORDS = "annotation.human.action.task_description"
 
 
 class Gr00tSettings(ServerSettings):
-    """Where the servers are, and what is sent to them."""
+    """Addresses of the servers, and the content of requests."""
 
     url: Annotated[list[str], server_urls(5555, "tcp")] = Field(
         ["tcp://localhost:5555"], validate_default=True, description="server, or servers that share the requests"
@@ -31,14 +31,14 @@ class Gr00tSettings(ServerSettings):
 
 
 class Gr00tPolicy(RemotePolicy):
-    """Passes each request on to the first server that is free, and turns the gripper's command."""
+    """Policy that passes each request to the first free server and converts the gripper's command."""
 
     Settings = Gr00tSettings
     name = "gr00t"
 
     @classmethod
     def spec_of(cls, settings: Gr00tSettings) -> PolicySpec:
-        """Return what the servers are shown."""
+        """Return the spec with the observations that servers receive."""
         cameras = dict.fromkeys(("base", "wrist"), ImageSpec(settings.image_size, settings.image_size))
         return PolicySpec(cls.name, True, False, 0, max_batch_size=1, kind="chunk", cameras=cameras, remote=True)
 
@@ -71,7 +71,7 @@ class Gr00tPolicy(RemotePolicy):
         return ChunkReply(open_at_one(chunk_of(self.name, np.stack(columns, axis=1), self._settings.replan_steps)))
 
     def conventions(self) -> dict[str, str]:
-        """Return what is sent, and what is done with the actions."""
+        """Return descriptions of requests and of the use of actions."""
         size = self._settings.image_size
         return {
             "images": f"base, wrist: {size}x{size} uint8, turned by 180 degrees",

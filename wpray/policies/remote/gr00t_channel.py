@@ -22,7 +22,7 @@ class Gr00tChannel:
     places = 1
 
     def __init__(self, url: str, token: str | None, answer_s: float, note: Callable[[str], None]) -> None:
-        """Ask for a sign of life and for what the policy sees and does. Raises ServerTrouble."""
+        """Ask for a sign of life and for what the policy sees and does. Raise ServerTrouble."""
         self._url, self._token, self._answer_s, self._note = url, token, answer_s, note
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -36,7 +36,7 @@ class Gr00tChannel:
             raise
 
     def ask(self, question: Any) -> Any:
-        """Return what `get_action` gives. Raises InvalidRequestError for the server's own error, else ServerTrouble."""
+        """Return what `get_action` gives. Raise InvalidRequestError for the server's own error, else ServerTrouble."""
         return self._call("get_action", question)
 
     def close(self) -> None:

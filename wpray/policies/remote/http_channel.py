@@ -29,7 +29,7 @@ class HttpChannel:
         answer_s: float,
         check: Callable[[Any], Any] = lambda found: found,
     ) -> None:
-        """Connect. Raises ServerTrouble. `check` turns a reply into an answer, or raises."""
+        """Connect. Raise ServerTrouble. `check` turns a reply into an answer, or raises."""
         parts = urlsplit(url)
         self._path, self._check = parts.path.rstrip("/") + path, check
         self._headers = {"Content-Type": "application/json"}
@@ -45,7 +45,7 @@ class HttpChannel:
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, question: Any) -> Any:
-        """Return the reply to a question. Raises ServerTrouble, or what `check` raises."""
+        """Return the reply to a question. Raise ServerTrouble, or what `check` raises."""
         try:
             self._connection.request("POST", self._path, arrays.pack_json(question), self._headers)
             response = self._connection.getresponse()

@@ -19,7 +19,7 @@ _REPLAN_STEPS = 5  # of a chunk, as openpi's client executes
 
 
 class OpenpiSettings(ServerSettings):
-    """Where the servers are, and what is sent to them."""
+    """Addresses of the servers, and the content of requests."""
 
     url: Annotated[list[str], server_urls(8000, "ws", "wss")] = Field(
         ["ws://localhost:8000"], validate_default=True, description="server, or servers that share the requests"
@@ -39,14 +39,14 @@ class OpenpiSettings(ServerSettings):
 
 
 class OpenpiPolicy(RemotePolicy):
-    """Passes each request on to the first server that is free."""
+    """Policy that passes each request to the first free server."""
 
     Settings = OpenpiSettings
     name = "openpi"
 
     @classmethod
     def spec_of(cls, settings: OpenpiSettings) -> PolicySpec:
-        """Return what the servers are shown."""
+        """Return the spec with the observations that servers receive."""
         view = ImageSpec(settings.image_size, settings.image_size, resize="pad")
         roles = ("base", "wrist") if settings.wrist_key else ("base",)
         cameras = dict.fromkeys(roles, view)
@@ -78,7 +78,7 @@ class OpenpiPolicy(RemotePolicy):
         return ChunkReply(chunk_of(self.name, answer["actions"], self._steps))
 
     def conventions(self) -> dict[str, str]:
-        """Return what is sent, and what is done with the actions."""
+        """Return descriptions of requests and of the use of actions."""
         size = self._settings.image_size
         return {
             "images": f"{', '.join(self.spec.cameras)}: {size}x{size} uint8, turned by 180 degrees, padded",

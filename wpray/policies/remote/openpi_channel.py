@@ -18,7 +18,7 @@ class OpenpiChannel:
     def __init__(
         self, url: str, api_key: str | None, answer_s: float, note: Callable[[str], None] = lambda line: None
     ) -> None:
-        """Connect and read what the server says of itself. Raises ServerTrouble. Arguments: as Websocket's."""
+        """Connect and read what the server says of itself. Raise ServerTrouble. Arguments: as Websocket's."""
         headers = {"Authorization": f"Api-Key {api_key}"} if api_key else {}
         self._url = url
         self._socket = Websocket(url, headers, answer_s, note)
@@ -32,7 +32,7 @@ class OpenpiChannel:
     def ask(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the map that answers `question`.
 
-        Raises InvalidRequestError with the server's traceback if its code failed, ServerTrouble without an answer.
+        Raise InvalidRequestError with the server's traceback if its code failed, ServerTrouble without an answer.
         """
         self._socket.send(arrays.pack(question))
         return self._map(self._socket.receive())

@@ -17,7 +17,7 @@ from wpray.types import ChunkReply, ChunkRequest, ImageSpec
 
 
 class OpenvlaOftSettings(ServerSettings):
-    """Where the servers are, and what is sent to them."""
+    """Addresses of the servers, and the content of requests."""
 
     url: Annotated[list[str], server_urls(8777, "http", "https")] = Field(
         ["http://localhost:8777"], validate_default=True, description="server, or servers that share the requests"
@@ -29,14 +29,14 @@ class OpenvlaOftSettings(ServerSettings):
 
 
 class OpenvlaOftPolicy(RemotePolicy):
-    """Passes each request on to the first server that is free; the gripper's command is turned as OFT's client does."""
+    """Policy that passes each request to the first free server and converts the gripper's command as OFT's client."""
 
     Settings = OpenvlaOftSettings
     name = "openvla_oft"
 
     @classmethod
     def spec_of(cls, settings: OpenvlaOftSettings) -> PolicySpec:
-        """Return what the servers are shown."""
+        """Return the spec with the observations that servers receive."""
         view = ImageSpec(settings.image_size, settings.image_size)
         cameras = dict.fromkeys(("base", "wrist") if settings.wrist else ("base",), view)
         return PolicySpec(cls.name, True, False, 0, max_batch_size=1, kind="chunk", cameras=cameras, remote=True)
@@ -63,7 +63,7 @@ class OpenvlaOftPolicy(RemotePolicy):
         return ChunkReply(open_at_one(chunk_of(self.name, answer, self._settings.replan_steps)))
 
     def conventions(self) -> dict[str, str]:
-        """Return what is sent, and what is done with the actions."""
+        """Return descriptions of requests and of the use of actions."""
         size = self._settings.image_size
         return {
             "images": f"{', '.join(self.spec.cameras)}: {size}x{size} uint8, turned by 180 degrees",

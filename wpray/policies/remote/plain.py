@@ -1,4 +1,4 @@
-"""What a server says of itself, as JSON can hold it: run.json keeps it, and two servers' words are compared."""
+"""Conversion of a server's description to JSON values, for run.json and for comparison with other servers."""
 
 from __future__ import annotations
 

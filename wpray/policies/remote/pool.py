@@ -1,4 +1,4 @@
-"""Several servers of one policy: each question goes to the first that is free, and is asked again until it is answered.
+"""Pool of servers of one policy: each request goes to the first free one, and is repeated until it is answered.
 
 A server that hangs, closes the connection, answers nonsense, restarts or is not there yet costs time, never an
 episode: its connection rests for a moment and is made again, while the question goes to whichever is free next.
@@ -32,7 +32,7 @@ class Channel(Protocol):
     places: int  # questions that the server likes to have at once, over as many connections
 
     def ask(self, question: Any) -> Any:
-        """Return the server's answer. Raises ServerTrouble if there is none, InvalidRequestError for its own error."""
+        """Return the server's answer. Raise ServerTrouble if there is none, InvalidRequestError for its own error."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -66,7 +66,7 @@ class Absence:
 
 @dataclass(slots=True)
 class _Server:
-    """What is known of one server."""
+    """State of one server."""
 
     url: str
     facts: Mapping[str, Any] | None = None  # None until it has answered
@@ -93,7 +93,7 @@ class _Asker:
 
 
 class ServerPool:
-    """Asks whichever server is free, from many threads."""
+    """Pool of servers for requests of many threads."""
 
     def __init__(
         self,
@@ -116,11 +116,11 @@ class ServerPool:
 
     @property
     def facts(self) -> dict[str, Mapping[str, Any]]:
-        """What the servers said of themselves, by URL; those that were reached so far."""
+        """Descriptions of the servers that were reached so far, by URL."""
         return {server.url: server.facts for server in self._servers if server.facts is not None}
 
     def meet(self) -> None:
-        """Wait until one of the servers answers. Raises BadInputError if all that answer refuse this client."""
+        """Wait until one of the servers answers. Raise BadInputError if all that answer refuse this client."""
         with ThreadPoolExecutor(len(self._servers), thread_name_prefix="meet") as threads:
             while not self.facts:
                 lines = self._one_line_each()
@@ -133,7 +133,7 @@ class ServerPool:
     def ask(self, question: Any) -> Any:
         """Return the answer of the first server that gives one, whatever becomes of the others meanwhile.
 
-        Raises InvalidRequestError if a server's own code fails on the question.
+        Raise InvalidRequestError if a server's own code fails on the question.
         """
         while True:
             with self._line() as line:

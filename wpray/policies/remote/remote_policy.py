@@ -1,4 +1,4 @@
-"""What policies behind servers have in common: one pool of servers, one question a request, checked answers."""
+"""Base of policies behind servers: one pool of servers, one question per request, checked answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RemotePolicy(ABC):
     name: str
 
     def __init__(self, spec: PolicySpec, urls: Sequence[str], connections: int | None) -> None:
-        """Connect; wait until a server answers. Raises BadInputError if all that answer refuse this client."""
+        """Connect; wait until a server answers. Raise BadInputError if all that answer refuse this client."""
         self.spec = spec
         self._gripper = GripperWatch(partial(_NOTICES.warning, "%s: %s", self.name))
         self._pool = ServerPool(self.name, urls, self.connect, connections)
@@ -32,27 +32,27 @@ class RemotePolicy(ABC):
 
     @property
     def facts(self) -> Mapping[str, Mapping[str, Any]]:
-        """What each server that was reached has said of itself."""
+        """Descriptions of the servers that were reached."""
         return self._pool.facts
 
     @abstractmethod
     def connect(self, url: str) -> Channel:
-        """Return an open channel. Raises ServerTrouble, BadInputError for a server that this run cannot use."""
+        """Return an open channel. Raise ServerTrouble, BadInputError for a server that this run cannot use."""
 
     @abstractmethod
     def question(self, request: ChunkRequest) -> Any:
-        """Return what a server is asked. Raises InvalidRequestError for a request that cannot be."""
+        """Return what a server is asked. Raise InvalidRequestError for a request that cannot be."""
 
     @abstractmethod
     def reply(self, answer: Any) -> ChunkReply:
-        """Return the reply that a server's answer means. Raises InvalidRequestError for one without actions."""
+        """Return the reply that a server's answer means. Raise InvalidRequestError for one without actions."""
 
     @abstractmethod
     def conventions(self) -> dict[str, str]:
         """Return what is sent and how actions are executed, for run.json and the log."""
 
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
-        """Return one reply a request; from any number of threads."""
+        """Return one reply per request; any number of threads may call this."""
         return [self._answer(request) for request in requests]
 
     def close(self) -> None:

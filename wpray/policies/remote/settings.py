@@ -1,4 +1,4 @@
-"""Settings that every policy behind a server has: where the servers are, and how long they may take."""
+"""Settings of every policy behind a server: addresses and time limits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _whole(text: str, default_port: int, schemes: tuple[str, ...]) -> str:
 
 
 class ServerSettings(BaseModel):
-    """What is common to them; the `url` differs in scheme and port."""
+    """Common settings; the `url` differs in scheme and port."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +62,7 @@ class ServerSettings(BaseModel):
 
     @property
     def api_key(self) -> str | None:
-        """The key; None if none is asked for. Raises BadInputError if the variable is not set."""
+        """The key; None if none is asked for. Raise BadInputError if the variable is not set."""
         if self.api_key_env is None:
             return None
         key = os.environ.get(self.api_key_env)

@@ -21,7 +21,7 @@ _CLOSES_BELOW = 0.5
 
 
 class StarvlaSettings(ServerSettings):
-    """Where the servers are, and what is sent to them."""
+    """Addresses of the servers, and the content of requests."""
 
     url: Annotated[list[str], server_urls(10093, "ws", "wss")] = Field(
         ["ws://localhost:10093"], validate_default=True, description="server, or servers that share the requests"
@@ -36,14 +36,14 @@ class StarvlaSettings(ServerSettings):
 
 
 class StarvlaPolicy(RemotePolicy):
-    """Asks each server for its share of a batch; the gripper's command is turned as StarVLA's client does."""
+    """Policy that asks each server for its share of a batch and converts the gripper's command as StarVLA's client."""
 
     Settings = StarvlaSettings
     name = "starvla"
 
     @classmethod
     def spec_of(cls, settings: StarvlaSettings) -> PolicySpec:
-        """Return what the servers are shown."""
+        """Return the spec with the observations that servers receive."""
         cameras = dict.fromkeys(("base", "wrist"), ImageSpec(settings.image_size, settings.image_size))
         size = settings.batch_size * len(settings.url)
         return PolicySpec(cls.name, True, False, 0, max_batch_size=size, kind="chunk", cameras=cameras, remote=True)
@@ -55,7 +55,7 @@ class StarvlaPolicy(RemotePolicy):
         self._threads = ThreadPoolExecutor(len(settings.url), thread_name_prefix="starvla")
 
     def connect(self, url: str) -> OpenpiChannel:
-        """Return an open channel. Raises BadInputError for a server without the statistics that are asked for."""
+        """Return an open channel. Raise BadInputError for a server without the statistics that are asked for."""
         settings = self._settings
         channel = OpenpiChannel(url, settings.api_key, settings.timeout_s, self.note_of(url))
         known, key = (
@@ -68,7 +68,7 @@ class StarvlaPolicy(RemotePolicy):
         return channel
 
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
-        """Return one reply a request; the servers share the batch."""
+        """Return one reply per request; the servers share the batch."""
         shares = min(len(self._settings.url), len(requests))
         parts = [requests[start::shares] for start in range(shares)]
         replies: list[ChunkReply | None] = [None] * len(requests)
@@ -92,7 +92,7 @@ class StarvlaPolicy(RemotePolicy):
         return ChunkReply(self._executable(self._chunks(answer, 1)[0]))
 
     def conventions(self) -> dict[str, str]:
-        """Return what is sent, and what is done with the actions."""
+        """Return descriptions of requests and of the use of actions."""
         size = self._settings.image_size
         return {
             "images": f"base, wrist: {size}x{size} uint8, turned by 180 degrees",
@@ -107,7 +107,7 @@ class StarvlaPolicy(RemotePolicy):
         return {"image": images, "lang": request.trial.task.instruction, **state}
 
     def _chunks(self, answer: Mapping[str, Any], count: int) -> Any:
-        """Return (B, T, 7) of an answer. Raises InvalidRequestError for the server's own error, or other shapes."""
+        """Return (B, T, 7) of an answer. Raise InvalidRequestError for the server's own error, or other shapes."""
         if answer.get("ok") is False or answer.get("status") == "error":
             said = answer.get("error")
             text = said.get("message", said) if isinstance(said, Mapping) else said

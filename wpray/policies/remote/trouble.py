@@ -1,14 +1,14 @@
-"""Why a server gives no answer, in the words of one line."""
+"""Errors of servers that give no answer, as one line of text."""
 
 from __future__ import annotations
 
 
 class ServerTrouble(ConnectionError):  # noqa: N818
-    """A server gives no answer now, but may do so later: the question is asked again."""
+    """Temporary lack of an answer; the question is repeated."""
 
 
 class RefusedError(ServerTrouble):
-    """A server refuses this client, and will do so again: a wrong key, or another kind of server."""
+    """Permanent refusal by a server, because of a wrong key or another kind of server."""
 
 
 def in_one_line(error: BaseException) -> str:

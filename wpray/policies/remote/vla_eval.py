@@ -34,7 +34,7 @@ _SHOWN = {"image", "agentview", "wrist", "wrist_image", "state", "language"}
 
 
 class VlaEvalSettings(ServerSettings):
-    """Where the servers are, and what is sent to them."""
+    """Addresses of the servers, and the content of requests."""
 
     url: Annotated[list[str], server_urls(8000, "ws", "wss")] = Field(
         ["ws://localhost:8000"], validate_default=True, description="server, or servers that share the episodes"
@@ -44,21 +44,21 @@ class VlaEvalSettings(ServerSettings):
 
 
 class VlaEvalPolicy:
-    """Asks a server for each step. Every thread that asks has a connection of its own, as every env actor has."""
+    """Policy that asks a server for each step, with one connection per thread, as every env actor has one."""
 
     Settings = VlaEvalSettings
     name = "vla_eval"
 
     @classmethod
     def spec_of(cls, settings: VlaEvalSettings) -> PolicySpec:
-        """Return what the servers are shown."""
+        """Return the spec with the observations that servers receive."""
         cameras = dict.fromkeys(("base", "wrist"), ImageSpec(settings.image_size, settings.image_size))
         return PolicySpec(
             cls.name, True, False, 0, max_batch_size=1, kind="chunk", execute_steps=1, cameras=cameras, remote=True
         )
 
     def __init__(self, settings: VlaEvalSettings) -> None:
-        """Wait until a server answers. Raises BadInputError if it means something else than LIBERO does."""
+        """Wait until a server answers. Raise BadInputError if it means something else than LIBERO does."""
         self.spec, self._settings = self.spec_of(settings), settings
         self._gripper = GripperWatch(partial(_NOTICES.warning, "%s: %s", self.name))
         self._absences = {url: Absence() for url in settings.url}
@@ -69,7 +69,7 @@ class VlaEvalPolicy:
         self.sources = self._sources(seat.facts)
 
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
-        """Return one reply a request; from any number of threads."""
+        """Return one reply per request; any number of threads may call this."""
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: ChunkRequest) -> ChunkReply:

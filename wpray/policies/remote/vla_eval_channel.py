@@ -22,7 +22,7 @@ class VlaEvalChannel:
     def __init__(
         self, url: str, api_key: str | None, answer_s: float, note: Callable[[str], None] = lambda line: None
     ) -> None:
-        """Connect and say hello. Raises ServerTrouble. Arguments: as Websocket's."""
+        """Connect and say hello. Raise ServerTrouble. Arguments: as Websocket's."""
         self._url, self._count = url, 0
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._socket = Websocket(url, headers, answer_s, note)
@@ -41,15 +41,15 @@ class VlaEvalChannel:
         self.facts: Mapping[str, Any] = facts
 
     def begin(self, task: Mapping[str, Any]) -> None:
-        """Begin an episode. Raises ServerTrouble."""
+        """Begin an episode. Raise ServerTrouble."""
         self._send("episode_start", {"task": task})
 
     def end(self) -> None:
-        """End the episode. Raises ServerTrouble."""
+        """End the episode. Raise ServerTrouble."""
         self._send("episode_end", {})
 
     def act(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the action that answers an observation. Raises InvalidRequestError for the server's own error."""
+        """Return the action that answers an observation. Raise InvalidRequestError for the server's own error."""
         number = self._send("observation", observation)
         kind, said = self._receive()
         if kind == "error":

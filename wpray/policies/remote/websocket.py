@@ -25,7 +25,7 @@ class Websocket:
     """One open connection."""
 
     def __init__(self, url: str, headers: Mapping[str, str], answer_s: float, note: Callable[[str], None]) -> None:
-        """Connect. Raises RefusedError or ServerTrouble.
+        """Connect. Raise RefusedError or ServerTrouble.
 
         A server has `answer_s` seconds for each answer; `note` takes a line now and then while it is waited for.
         """
@@ -47,12 +47,12 @@ class Websocket:
             _tune(self._connection.socket)
 
     def send(self, data: bytes) -> None:
-        """Send one binary frame. Raises ServerTrouble."""
+        """Send one binary frame. Raise ServerTrouble."""
         with _as_trouble():
             self._connection.send(data)
 
     def receive(self) -> bytes | str:
-        """Return the next frame. Raises ServerTrouble if none comes in time."""
+        """Return the next frame. Raise ServerTrouble if none comes in time."""
         began = time.monotonic()
         while True:
             waited = time.monotonic() - began

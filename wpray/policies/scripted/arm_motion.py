@@ -1,8 +1,8 @@
-"""How the arm answers commands: a model good enough to plan a segment's actions without looking in between.
+"""Model of the arm's response to commands, sufficient to plan a segment's actions without observations in between.
 
-robosuite's controller sets its goal anew at every control step, a commanded offset away from where the hand is, and
-pulls the hand there as a critically damped spring. So a command is neither a velocity nor a distance: the hand covers
-about a quarter of it a step, and keeps moving.
+robosuite's controller sets its goal at every control step, at a commanded offset from the hand, and pulls the hand
+there like a critically damped spring. So a command is neither a velocity nor a distance: the hand covers about a
+quarter of it per step, and keeps moving.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 from wpray.types import FloatArray
 
-POSITION_SCALE = 0.05  # metres that a command of 1 means
-ROTATION_SCALE = 0.5  # radians that a command of 1 means
+POSITION_SCALE = 0.05  # metres of a command of 1
+ROTATION_SCALE = 0.5  # radians of a command of 1
 _OMEGA = math.sqrt(150.0)  # the controller's stiffness, rad/s
 _STEP_S = 0.05
 
 
 def commands_towards(offset: FloatArray, steps: int, scale: float, limit: float = 1.0) -> FloatArray:
-    """(steps, 3) commands that move the hand by `offset` (3,) from rest, within `limit`, and hold it."""
+    """Return commands (steps, 3) that move the hand by `offset` (3,) from rest, within `limit`, and hold it."""
     commands = np.empty((steps, 3))
     position, velocity = np.zeros(3), np.zeros(3)
     for step in range(steps):
@@ -30,7 +30,7 @@ def commands_towards(offset: FloatArray, steps: int, scale: float, limit: float 
 
 
 def steps_towards(offset: FloatArray, scale: float, tolerance: float, limit: float = 1.0, most: int = 32) -> int:
-    """Control steps until the hand is within `tolerance` of `offset` (3,), at most `most`."""
+    """Return the control steps until the hand is within `tolerance` of `offset` (3,), at most `most`."""
     position, velocity = np.zeros(3), np.zeros(3)
     for step in range(most):
         if np.abs(offset - position).max() < tolerance:
@@ -41,7 +41,7 @@ def steps_towards(offset: FloatArray, scale: float, tolerance: float, limit: flo
 
 
 def _advance(position: FloatArray, velocity: FloatArray, pull: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """One control step of a critically damped spring whose rest point is `pull` away from the current position."""
+    """Advance a critically damped spring, whose rest point is `pull` away from the position, by one control step."""
     error = -pull
     slope = velocity + _OMEGA * error
     decay = math.exp(-_OMEGA * _STEP_S)

@@ -1,4 +1,4 @@
-"""Where and how to grasp an object from above: numpy geometry on privileged object outlines."""
+"""Grasps of objects from above: numpy geometry on privileged object outlines."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _HAND_CLEARANCE = 0.045  # a neighbour that rises this far above the finger tips
 
 @dataclass(frozen=True, slots=True)
 class Grasp:
-    """A grasp from above."""
+    """Grasp from above."""
 
-    centre: FloatArray  # (2,) where the hand goes, m
+    centre: FloatArray  # (2,) position of the hand, m
     height: float  # of the grip site, m
-    turn: float  # rotation of the hand about the vertical from where it is, rad
+    turn: float  # rotation of the hand about the vertical from its current one, rad
 
 
 def find_grasp(state: PrivilegedState, target: ObjectState) -> Grasp:
-    """The grasp of `target` across its narrow side that turns the hand least and keeps it off taller neighbours."""
+    """Return the grasp of `target` across its narrow side with the least turn that avoids taller neighbours."""
     height = grasp_height(target)
     current = float(np.arctan2(state.finger_axis[1], state.finger_axis[0]))
     widths = np.array([np.ptp(target.footprint @ _direction(yaw)) for yaw in _YAWS])
@@ -38,19 +38,19 @@ def find_grasp(state: PrivilegedState, target: ObjectState) -> Grasp:
 
 
 def grasp_height(target: ObjectState) -> float:
-    """Near the top of a tall object, at the middle of a flat one, but with the fingers off the ground."""
+    """Return the height near the top of a tall object or at the middle of a flat one, with fingers off the ground."""
     size = target.top - target.bottom
     wanted = target.top - 0.035 if size > 0.05 else target.bottom + 0.5 * size
     return max(target.bottom + 0.014, wanted)
 
 
 def centre_of(thing: ObjectState) -> FloatArray:
-    """(2,) middle of the outline's extent."""
+    """Return the middle (2,) of the outline's extent."""
     return np.asarray((thing.footprint.max(axis=0) + thing.footprint.min(axis=0)) / 2)
 
 
 def _collisions(centre: FloatArray, other: ObjectState) -> FloatArray:
-    """1 for each yaw at which the hand would touch `other`, else 0."""
+    """Return 1 for each yaw at which the hand would touch `other`, else 0."""
     radius = np.ptp(other.footprint, axis=0).mean() / 2 + 0.005
     offset = centre_of(other) - centre
     along = np.array([abs(offset @ _direction(yaw)) for yaw in _YAWS])
@@ -64,5 +64,5 @@ def _direction(yaw: float) -> FloatArray:
 
 
 def _wrap(angle: float) -> float:
-    """Into [-pi/2, pi/2): a gripper turned by half a turn is the same gripper."""
+    """Wrap an angle into [-pi/2, pi/2), because half a turn of the gripper changes nothing."""
     return float((angle + np.pi / 2) % np.pi - np.pi / 2)

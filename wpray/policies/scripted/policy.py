@@ -1,10 +1,10 @@
-"""A scripted pick-and-place policy that reads the simulator: it proves the harness, not a model.
+"""Scripted pick-and-place policy that reads the simulator, to test the harness instead of a model.
 
 It answers the two requests of a learned policy: a plan of seven waypoints (above the object, down, grasp, lift, above
-the goal, lower, release), then the actions from one waypoint to the next. It keeps no state: what is already done (an
-object in the hand, say) is read from the scene, so a new plan goes on from wherever the last one ended.
+the goal, lower, release), then the actions from one waypoint to the next. It keeps no state and reads the progress,
+such as an object in the hand, from the scene, so a new plan continues where the last one ended.
 
-A waypoint is (position, axis-angle, finger joints) in physical units: this policy's normalization is the identity.
+A waypoint is (position, axis-angle, finger joints) in physical units, without normalization.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from wpray.types import (
 
 _SPACE = PhysicalSpace()
 _OPEN, _CLOSED = np.array([0.04, -0.04]), np.array([0.0, 0.0])
-_TURN_LIMIT = 0.4  # of a full rotation command: turning faster shakes what is held
+_TURN_LIMIT = 0.4  # of a full rotation command, because faster turns shake the held object
 _HOVER = 0.08  # above the object's top, m
 _CARRY = 0.30  # above the goal's origin, m
 _DROP = 0.14  # below the carrying height, m
@@ -47,7 +47,7 @@ _REACH = 0.05  # an object whose middle is this close to the hand is between the
 
 
 def spec_of(config: Config) -> PolicySpec:
-    """What this policy needs. Raises BadInputError for a suite that it cannot solve."""
+    """Return the policy's spec. Raise BadInputError for a suite that it cannot solve."""
     for suite in config.suites:
         if suite not in ("libero_object", "fake"):
             raise BadInputError(f"policy scripted solves libero_object only, not {suite}; use a learned policy")
@@ -55,22 +55,22 @@ def spec_of(config: Config) -> PolicySpec:
 
 
 def build(config: Config) -> ScriptedPolicy:
-    """The policy; `config` is checked as in `spec_of`."""
+    """Return the policy; `config` is checked as in `spec_of`."""
     spec_of(config)
     return ScriptedPolicy()
 
 
 class ScriptedPolicy:
-    """Picks the task's object up and puts it into the task's goal, reading both from privileged state."""
+    """Policy that puts the task's object into the task's goal; it reads both from privileged state."""
 
     spec = PolicySpec("scripted", images=False, privileged=True, num_gpus=0, max_batch_size=32)
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
-        """Seven waypoints each, with the first segment's actions."""
+        """Return seven waypoints per request, with the first segment's actions."""
         return [_plan(request.observation) for request in requests]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
-        """The actions towards each request's end waypoint, from where the hand is now."""
+        """Return the actions from the hand's current pose to each request's end waypoint."""
         return [
             SegmentReply(_segment(_truth(request.observation), request.end.astype(np.float64), request.duration))
             for request in requests
@@ -89,7 +89,7 @@ def _plan(observation: Observation) -> PlanReply:
 
 
 def _fetch(state: PrivilegedState, target: ObjectState, goal: ObjectState) -> tuple[FloatArray, list[int]]:
-    """The whole way: above the object, down to it, grasp, lift, above the goal, lower, release."""
+    """Return the whole plan: above the object, down to it, grasp, lift, above the goal, lower, release."""
     grasp = find_grasp(state, target)
     turned = Rotation.from_euler("z", grasp.turn) * Rotation.from_matrix(state.eef_rotation)
     above = np.append(grasp.centre, target.top + _HOVER)
@@ -107,7 +107,7 @@ def _fetch(state: PrivilegedState, target: ObjectState, goal: ObjectState) -> tu
 
 
 def _carry(state: PrivilegedState, target: ObjectState, goal: ObjectState) -> tuple[FloatArray, list[int]]:
-    """From an object in the hand: lift, above the goal, lower, release; the rest of the plan stays empty."""
+    """Return the plan with an object in the hand: lift, above the goal, lower, release; the rest stays empty."""
     held_at = np.append(centre_of(target), state.eef_pos[2]) - state.eef_pos
     lift_height = max(state.eef_pos[2], goal.position[2] + _CARRY)
     up = np.append(state.eef_pos[:2], lift_height)
@@ -117,13 +117,13 @@ def _carry(state: PrivilegedState, target: ObjectState, goal: ObjectState) -> tu
     fingers = [_CLOSED] * 3 + [_OPEN] * 4
     durations = _durations([state.eef_pos, *positions], tolerances=[0.03, 0.015, 0.03, 1, 1, 1, 1])
     durations[3:] = [_OPEN_STEPS, 0, 0, 0]
-    durations[0] = durations[0] or -1  # already high enough: skip
+    durations[0] = durations[0] or -1  # skipped if the hand is high enough already
     durations[1] = durations[1] or -1
     return _waypoints(positions, Rotation.from_matrix(state.eef_rotation), fingers), durations
 
 
 def _segment(state: PrivilegedState, waypoint: FloatArray, duration: int) -> Segment:
-    """(duration, 7) actions that bring the hand to `waypoint` and hold it there."""
+    """Return actions (duration, 7) that bring the hand to `waypoint` and hold it there."""
     turn = (Rotation.from_rotvec(waypoint[3:6]) * Rotation.from_matrix(state.eef_rotation).inv()).as_rotvec()
     actions = np.empty((duration, 7))
     actions[:, :3] = commands_towards(waypoint[:3] - state.eef_pos, duration, POSITION_SCALE)

@@ -1,4 +1,4 @@
-"""The flow's initial noise and a sampled plan's: functions of the request's key alone, never of what else runs.
+"""Noise of the flow and of sampled plans, which depends only on the request's key.
 
 Philox is counter-based and its key is a hash of the request's, so replicas on all machines draw the same numbers.
 """

@@ -197,7 +197,7 @@ def read_statistics(path: Path, suite: str, key: str | None = None) -> DataSetSt
 def read_for_suites(path: Path, suites: Sequence[str], key: str | None, norm_type: NormType) -> DataSetStatistics:
     """Return the statistics that all suites of a run have, as `read_statistics` chooses them for the first.
 
-    Raises BadInputError as `read_statistics` and `scaling` do, or if the suites' own data sets have other numbers: one
+    Raise BadInputError as `read_statistics` and `scaling` do, or if the suites' own data sets have other numbers: one
     policy normalizes by one.
     """
     found = [read_statistics(path, suite, key) for suite in suites]

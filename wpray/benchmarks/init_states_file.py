@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from wpray.benchmarks.libero.tasks import read_torch
 from wpray.errors import BadInputError, shown
 from wpray.types import FloatArray, Task
 
@@ -100,3 +100,16 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) not in _ARRAYS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
         return OrderedDict if name == "OrderedDict" else super().find_class(module, name)
+
+
+def read_torch(path: Path) -> Any:
+    """Read numpy arrays that a torch pickle holds; unpickle only what such an array needs."""
+    import torch
+
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    floats = [type(np.dtype(kind)) for kind in (np.float64, np.float32)]
+    # Files written by numpy 1 name the same function by its older module.
+    older = (multiarray._reconstruct, "numpy.core.multiarray._reconstruct")
+    allowed = [np.dtype, np.ndarray, multiarray._reconstruct, multiarray.scalar, older, *floats]
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
+        return torch.load(path, weights_only=True)

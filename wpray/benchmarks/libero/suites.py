@@ -1,14 +1,13 @@
-"""Suite names: as people write them, which suite a variant perturbs, and where the instruction of its tasks is from."""
+"""Names of LIBERO's suites, their step limits, and where the instructions of their tasks come from."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-InstructionSource = Literal["file_name", "bddl"]
+from wpray.benchmarks.base import InstructionSource
+from wpray.benchmarks.names import is_or_varies, normalized
 
-FAKE_SUITE = "fake"
 # Control steps after the wait steps, as the LIBERO literature counts them, of the suites that LIBERO itself has.
 BASE_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 GROUPS = {"libero_all": ("libero_spatial", "libero_object", "libero_goal", "libero_10")}
@@ -24,9 +23,9 @@ def canonical(name: str) -> str:
     Case does not matter, hyphens and spaces between words are underscores, `libero_long` is `libero_10`, and the
     `_no_noops` of a data set's name is dropped.
     """
-    joined = re.sub(r"(?<=\w)[\s-]+(?=\w)", "_", name.strip()).lower().removesuffix(_DATA_SET_SUFFIX)
+    joined = normalized(name).removesuffix(_DATA_SET_SUFFIX)
     for other, known in _OTHER_NAMES.items():
-        if _is_or_varies(joined, other):
+        if is_or_varies(joined, other):
             return known + joined.removeprefix(other)
     return joined
 
@@ -71,7 +70,7 @@ def group_name(names: Sequence[str]) -> str:
 
 def base_of(suite: str) -> str | None:
     """Return LIBERO's own suite that `suite` is or varies: libero_goal for libero_goal_lan; None if there is none."""
-    return next((base for base in BASE_STEPS if _is_or_varies(suite, base)), None)
+    return next((base for base in BASE_STEPS if is_or_varies(suite, base)), None)
 
 
 def instruction_source(suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
@@ -82,8 +81,4 @@ def instruction_source(suite: str, setting: Literal["auto", "file_name", "bddl"]
     """
     if setting != "auto":
         return setting
-    return "file_name" if suite in BASE_STEPS or suite == FAKE_SUITE else "bddl"
-
-
-def _is_or_varies(suite: str, base: str) -> bool:
-    return suite == base or suite.startswith(f"{base}_")
+    return "file_name" if suite in BASE_STEPS else "bddl"

@@ -16,6 +16,7 @@ from wpray.benchmarks.views import policy_view
 from wpray.types import (
     FloatArray,
     ImageArray,
+    ImageSpec,
     ObjectState,
     Observation,
     ObservationSpec,
@@ -30,12 +31,13 @@ from wpray.types import (
 _NUM_TASKS, _NUM_TRIALS, _MAX_STEPS = 10, 200, 120
 _SPEED = 0.0133  # metres a step at full command, as the real arm
 _CAMERA = (16, 16)  # height and width, pixels
+OBSERVATION = ObservationSpec(dict.fromkeys(("base", "wrist"), ImageSpec(*_CAMERA, rotated=False)), privileged=True)
 _HALF = 0.02  # half an object's edge, m
 _SQUARE = np.array([[-_HALF, -_HALF], [_HALF, -_HALF], [_HALF, _HALF], [-_HALF, _HALF]])
 
 
 def fake_tasks(max_steps: int | None = None) -> tuple[Task, ...]:
-    """Ten tasks of 200 trials each."""
+    """Return ten tasks of 200 trials each."""
     return tuple(
         Task("fake", index, f"move_the_cube_{index}", f"move the cube {index}", _NUM_TRIALS, max_steps or _MAX_STEPS)
         for index in range(_NUM_TASKS)
@@ -43,18 +45,18 @@ def fake_tasks(max_steps: int | None = None) -> tuple[Task, ...]:
 
 
 class FakeEnvironment:
-    """Implements Environment. Success: the object within 5 cm of the goal."""
+    """Environment of the fake benchmark. Success: the object within 5 cm of the goal."""
 
     def __init__(self) -> None:
         self.render_s = 0.0
         self._task: Task | None = None
 
     def load(self, task: Task) -> None:
-        """Nothing to compile."""
+        """Take the task; there is nothing to compile."""
         self._task = task
 
     def reset(self, trial: Trial) -> None:
-        """Hand above the table, object and goal where the trial's seed puts them."""
+        """Put the hand above the table, object and goal where the trial's seed puts them."""
         rng = np.random.default_rng(reset_seed(trial))
         self._hand = np.array([0.0, 0.0, 0.3])
         self._cube = np.append(rng.uniform(-0.2, 0.2, 2), _HALF)
@@ -86,7 +88,7 @@ class FakeEnvironment:
         return Observation(self._proprio(spec.proprio), views, self._truth() if spec.privileged else None)
 
     def state(self) -> SimState:
-        """Hand and object positions as qpos."""
+        """Return the positions of hand and object as qpos."""
         qpos = np.concatenate([self._hand, self._cube])
         qvel = np.concatenate([self._velocity, np.zeros(3)])
         alpha = np.zeros(1, dtype=np.float32)
@@ -94,15 +96,15 @@ class FakeEnvironment:
         return SimState(qpos, qvel, self._hand.copy(), quat, self._fingers(), qpos.copy(), alpha)
 
     def scene(self) -> SceneState:
-        """The goal as the only fixture."""
+        """Return the goal as the only fixture."""
         return SceneState(self._goal.reshape(1, 3).copy(), np.array([[1.0, 0.0, 0.0, 0.0]]))
 
     def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
-        """A flat image whose colour is the hand's position."""
+        """Return a flat image whose colour is the hand's position."""
         return _flat_image(state.render_qpos[:3], height, width)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Forget the task; there is nothing to free."""
         self._task = None
 
     def _fingers(self) -> FloatArray:

@@ -1,0 +1,366 @@
+"""Promises of a benchmark, as checks that run against any of them: LIBERO and the fake one keep them, too.
+
+from wpray.testing import check_benchmark
+
+def test_my_benchmark() -> None:
+    check_benchmark("my_package.benchmark:MyBenchmark", suite="my_suite")
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+
+from wpray.benchmarks.base import Benchmark, Environment
+from wpray.benchmarks.factory import load_benchmark
+from wpray.errors import BadInputError
+from wpray.types import FloatArray, ImageSpec, Observation, ObservationSpec, SceneState, SimState, Step, Task, Trial
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_.+=,-]{1,200}")
+_STEPS = 12
+_LOOK_EVERY = 6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A benchmark's suite and one environment of it."""
+
+    benchmark: Benchmark
+    suite: str
+    env: Environment
+    tasks: tuple[Task, ...]
+
+    @property
+    def offered(self) -> ObservationSpec:
+        """The specification of all that environments can show."""
+        return self.benchmark.observation_spec(self.suite)
+
+    @property
+    def everything(self) -> ObservationSpec:
+        """All that can be shown, as policies usually see it."""
+        return replace(self.offered, cameras=dict.fromkeys(self.offered.cameras, ImageSpec()))
+
+    @property
+    def blind(self) -> ObservationSpec:
+        """All that can be shown without rendering."""
+        return replace(self.offered, cameras={})
+
+    def trial(self, task: int = 0, trial: int = 0, seed: int = 0) -> Trial:
+        """Return a trial; where the suite has fewer tasks or initial states, of the last one."""
+        chosen = self.tasks[min(task, len(self.tasks) - 1)]
+        return Trial(chosen, min(trial, chosen.num_trials - 1), seed)
+
+    def begin(self, trial: Trial) -> None:
+        """Bring the environment to the trial's start."""
+        self.env.load(trial.task)
+        self.env.reset(trial)
+
+    def actions(self, steps: int, seed: int = 0) -> FloatArray:
+        """Return smooth motion, (steps, action width)."""
+        dim = self.benchmark.action_spec(self.suite).dim
+        rng = np.random.default_rng(seed)
+        return np.clip(np.cumsum(rng.uniform(-0.3, 0.3, (steps, dim)), axis=0), -1, 1)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Outcome of a trial: everything that must not depend on what ran before."""
+
+    scene: SceneState
+    states: list[SimState] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    seen: list[Observation] = field(default_factory=list)
+
+
+def check_benchmark(benchmark: Benchmark | type[Benchmark] | str, suite: str) -> None:
+    """Check that a benchmark keeps its promises on `suite`; takes seconds, or minutes where scenes compile slowly.
+
+    `benchmark`: an instance, a class, an installed name, or `PACKAGE.MODULE:CLASS`. Needs `if __name__ == "__main__"`
+    in scripts, because one check runs in a process of its own. Raises AssertionError that names every broken promise.
+    """
+    broken = []
+    with cell_of(benchmark, suite) as cell:
+        for promise in PROMISES:
+            try:
+                promise(cell)
+            except AssertionError as error:
+                broken.append(f"{promise.__name__}: {str(error).strip() or 'does not hold'}")
+    if broken:
+        raise AssertionError(f"{suite} breaks {len(broken)} of {len(PROMISES)} promises:\n" + "\n".join(broken))
+
+
+@contextmanager
+def cell_of(benchmark: Benchmark | type[Benchmark] | str, suite: str) -> Iterator[Cell]:
+    """Make an environment of the suite; close it in the end."""
+    made = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    found: Benchmark = made() if isinstance(made, type) else made
+    name = found.canonical(suite)
+    tasks = found.tasks(name, None, found.instruction_source(name, "auto"))
+    env = found.make_environment(name, "wpray")
+    try:
+        yield Cell(found, name, env, tasks)
+    finally:
+        env.close()
+
+
+def run(cell: Cell, trial: Trial, steps: int = _STEPS, look: bool = True) -> Episode:
+    """Run some steps of a trial; `look` observes everything now and then."""
+    cell.begin(trial)
+    episode = Episode(cell.env.scene())
+    for index, action in enumerate(cell.actions(steps)):
+        if look and index % _LOOK_EVERY == 0:
+            episode.seen.append(cell.env.observe(cell.everything))
+        episode.steps.append(cell.env.step(action))
+        episode.states.append(cell.env.state())
+    return episode
+
+
+def assert_equal(first: object, second: object, where: str = "value") -> None:
+    """Compare bit by bit, through dataclasses, mappings and sequences."""
+    assert type(first) is type(second), f"{where}: {type(first).__name__} and {type(second).__name__}"
+    if hasattr(first, "__dataclass_fields__"):
+        for part in fields(first):  # type: ignore[arg-type]
+            assert_equal(getattr(first, part.name), getattr(second, part.name), f"{where}.{part.name}")
+    elif isinstance(first, Mapping) and isinstance(second, Mapping):
+        assert list(first) == list(second), f"{where}: other names"
+        for name in first:
+            assert_equal(first[name], second[name], f"{where}[{name!r}]")
+    elif isinstance(first, Sequence) and isinstance(second, Sequence) and not isinstance(first, str):
+        assert len(first) == len(second), f"{where}: {len(first)} and {len(second)} of them"
+        for index, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_equal(a, b, f"{where}[{index}]")
+    else:
+        assert np.array_equal(first, second), f"{where} differs"  # type: ignore[arg-type]
+
+
+def tasks_are_listed_in_order_with_names_for_files(cell: Cell) -> None:
+    """Check the tasks."""
+    assert [task.task_id for task in cell.tasks] == list(range(len(cell.tasks))), "task_id is not the place in the list"
+    assert {task.suite for task in cell.tasks} == {cell.suite}, "task.suite is not the suite's canonical name"
+    names = [task.name for task in cell.tasks]
+    assert len(set(names)) == len(names), "two tasks have one name"
+    for task in cell.tasks:
+        assert _FILE_NAME.fullmatch(task.name), f"{task.name!r} cannot stand in a file's name"
+        assert task.instruction and task.num_trials > 0 and task.max_steps > 0, f"{task.name}: an empty or zero field"
+    source = cell.benchmark.instruction_source(cell.suite, "auto")
+    limited = cell.benchmark.tasks(cell.suite, 7, source)
+    assert {task.max_steps for task in limited} == {7}, "max_steps does not replace the tasks' own limit"
+
+
+def suites_have_one_name_and_others_are_refused(cell: Cell) -> None:
+    """Check the suite's names."""
+    benchmark = cell.benchmark
+    assert benchmark.canonical(benchmark.canonical(cell.suite)) == cell.suite, "canonical(canonical(x)) is another name"
+    try:
+        benchmark.tasks("no_such_suite", None, "file_name")
+    except BadInputError:
+        return
+    raise AssertionError("tasks('no_such_suite') raises no BadInputError")
+
+
+def cameras_of_videos_are_among_the_cameras(cell: Cell) -> None:
+    """Check the names of cameras."""
+    lacking = set(cell.benchmark.video_cameras) - set(cell.benchmark.cameras)
+    assert not lacking, f"video_cameras names {sorted(lacking)}, cameras does not"
+
+
+def loading_the_current_task_again_returns_at_once_and_disturbs_nothing(cell: Cell) -> None:
+    """Check `load`."""
+    cell.begin(cell.trial())
+    cell.env.step(cell.actions(1)[0])
+    before, began = cell.env.state(), time.process_time()
+    cell.env.load(cell.trial().task)
+    assert time.process_time() - began < 0.05, "loading the current task again takes long"
+    assert_equal(cell.env.state(), before, "state")
+
+
+def a_reset_is_observed_without_a_step_and_only_as_asked(cell: Cell) -> None:
+    """Check what is seen without cameras."""
+    cell.begin(cell.trial())
+    seen = cell.env.observe(replace(cell.blind, privileged=False))
+    assert (dict(seen.images), seen.privileged) == ({}, None), "shows what was not asked for"
+    assert seen.proprio.ndim == 1 and seen.proprio.dtype == np.float64, "proprio is no row of float64"
+    assert np.isfinite(seen.proprio).all(), "proprio is not finite"
+    assert cell.env.render_s == 0, "renders without a camera"
+
+
+def proprio_fields_come_as_asked(cell: Cell) -> None:
+    """Check that every field can be had alone and in any order."""
+    cell.begin(cell.trial())
+    parts = {name: cell.env.observe(replace(cell.blind, proprio=(name,))).proprio for name in cell.offered.proprio}
+    for names in (cell.offered.proprio, cell.offered.proprio[::-1]):
+        both = cell.env.observe(replace(cell.blind, proprio=names)).proprio
+        assert_equal(both, np.concatenate([parts[name] for name in names]), "proprio")
+
+
+def images_are_what_a_policy_specifies(cell: Cell) -> None:
+    """Check sizes, and that pictures follow the scene."""
+    cell.begin(cell.trial())
+    before = cell.env.observe(cell.everything)
+    for action in cell.actions(10):
+        cell.env.step(action)
+    after = cell.env.observe(cell.everything)
+    assert list(after.images) == list(cell.offered.cameras), "other cameras than those asked for"
+    for role, image in after.images.items():
+        assert image.shape == (224, 224, 3) and image.dtype == np.uint8, f"{role}: {image.dtype} of {image.shape}"
+        assert not np.array_equal(image, before.images[role]), f"{role} shows no motion"
+        for spec in (ImageSpec(48, 64), ImageSpec(48, 64, resize="pad"), ImageSpec(40, 40, False, crop_scale=0.5)):
+            (view,) = cell.env.observe(replace(cell.blind, cameras={role: spec})).images.values()
+            assert view.shape == (spec.height, spec.width, 3), f"{role}: {view.shape} for {spec}"
+
+
+def only_looking_at_images_renders(cell: Cell) -> None:
+    """Check `render_s`."""
+    cell.begin(cell.trial())
+    for action in cell.actions(3):
+        cell.env.step(action)
+        cell.env.observe(cell.blind)
+        cell.env.state()
+    assert cell.env.render_s == 0, "renders without a camera"
+    if not cell.offered.cameras:
+        return
+    cell.env.observe(cell.everything)
+    once = cell.env.render_s
+    assert once > 0, "render_s does not count"
+    cell.env.step(cell.actions(1)[0])
+    assert cell.env.render_s == once, "a step renders"
+    cell.env.reset(cell.trial())
+    assert cell.env.render_s == 0, "a reset does not set render_s to 0"
+
+
+def looking_changes_nothing(cell: Cell) -> None:
+    """Check that observing leaves the simulation alone."""
+    blind, looking = run(cell, cell.trial(), look=False), run(cell, cell.trial(), look=True)
+    assert_equal(blind.states, looking.states, "state")
+
+
+def a_state_keeps_its_shapes(cell: Cell) -> None:
+    """Check what is recorded of a step."""
+    cell.begin(cell.trial())
+    first = cell.env.state()
+    step = cell.env.step(cell.actions(1)[0])
+    assert (type(step.terminated), type(step.truncated), type(step.reward)) == (bool, bool, float), "types of Step"
+    state = cell.env.state()
+    assert (state.eef_pos.shape, state.eef_quat.shape, state.gripper_qpos.shape) == ((3,), (4,), (2,))
+    assert abs(np.linalg.norm(state.eef_quat) - 1) < 1e-6, "eef_quat is no unit quaternion"
+    for part in fields(SimState):
+        array = getattr(state, part.name)
+        wanted = np.float32 if part.name == "render_site_alpha" else np.float64
+        assert array.ndim == 1 and array.shape == getattr(first, part.name).shape, f"{part.name} changes its shape"
+        assert array.dtype == wanted, f"{part.name} is {array.dtype}"
+
+
+def progress_has_the_same_names_at_every_step(cell: Cell) -> None:
+    """Check `Step.progress`."""
+    for step in run(cell, cell.trial(), look=False).steps:
+        assert not (step.terminated and step.truncated), "an episode ends either with success or without"
+        assert all(type(value) is float and np.isfinite(value) for value in step.progress.values()), "no finite floats"
+    names = {tuple(step.progress) for step in run(cell, cell.trial(), look=False).steps}
+    assert len(names) == 1, f"progress has other names at other steps: {sorted(names)}"
+
+
+def what_was_handed_out_is_not_overwritten_and_actions_are_left_alone(cell: Cell) -> None:
+    """Check that arrays are copies."""
+    cell.begin(cell.trial())
+    state, scene, seen = cell.env.state(), cell.env.scene(), cell.env.observe(cell.everything)
+    parts = [state.qpos, state.render_qpos, scene.body_pos, seen.proprio, *seen.images.values()]
+    copies = [np.array(part) for part in parts]
+    actions = cell.actions(5)
+    for action in actions:
+        cell.env.step(action)
+    cell.env.reset(cell.trial(trial=1))
+    cell.env.observe(cell.everything), cell.env.state(), cell.env.scene()
+    assert_equal(parts, copies, "what was handed out")
+    assert_equal(actions, cell.actions(5), "actions")
+
+
+def privileged_state_describes_the_scene(cell: Cell) -> None:
+    """Check the simulator's truth, where it is offered."""
+    cell.begin(cell.trial())
+    truth = cell.env.observe(cell.blind).privileged
+    if not cell.offered.privileged:
+        assert truth is None, "shows privileged state, which the specification does not offer"
+        return
+    assert truth is not None, "offers privileged state and shows none"
+    names = [thing.name for thing in truth.objects]
+    assert len(names) == len(set(names)) and truth.target in names, "objects or target"
+    assert np.allclose(truth.eef_rotation @ truth.eef_rotation.T, np.eye(3)), "eef_rotation is no rotation"
+    assert abs(np.linalg.norm(truth.finger_axis) - 1) < 1e-6, "finger_axis is no unit vector"
+    for thing in truth.objects:
+        assert thing.bottom < thing.top and thing.footprint.shape[1:] == (2,), f"geometry of {thing.name}"
+
+
+def a_recorded_state_renders_to_the_pixels_that_were_seen_and_disturbs_nothing(cell: Cell) -> None:
+    """Check `render`; a benchmark without cameras for videos has none to check."""
+    native = replace(cell.offered, privileged=False)
+    cell.begin(cell.trial(trial=1))
+    scene = cell.env.scene()
+    cell.env.step(cell.actions(1)[0])
+    state, seen = cell.env.state(), cell.env.observe(native)
+    cell.begin(cell.trial(trial=2))  # another trial's fixtures and poses
+    for action in cell.actions(3, seed=1):
+        cell.env.step(action)
+    under_way = cell.env.scene(), cell.env.state(), cell.env.observe(cell.everything)
+    for camera, (role, spec) in zip(cell.benchmark.video_cameras, native.cameras.items(), strict=False):
+        picture = cell.env.render(state, scene, camera=camera, height=spec.height, width=spec.width)
+        assert_equal(picture[::-1], seen.images[role], f"{camera}, rendered from the record,")
+        small = cell.env.render(state, scene, camera=camera, height=60, width=80)
+        assert small.shape == (60, 80, 3) and small.dtype == np.uint8, f"{camera} in another size"
+    assert_equal((cell.env.scene(), cell.env.state(), cell.env.observe(cell.everything)), under_way, "trial under way")
+
+
+def a_trial_depends_on_nothing_that_ran_before_it(cell: Cell) -> None:
+    """Check the promise that results rest on, against a process in which nothing ran before."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        alone = fresh.submit(_run_alone, type(cell.benchmark), cell.suite).result()
+    for before in (cell.trial(0, 5), cell.trial(1, 7), cell.trial(1, 2)):
+        run(cell, before, steps=15, look=before.init_state == 7)
+    assert_equal(run(cell, cell.trial(1, 2)), alone, "episode")
+
+
+def trials_differ(cell: Cell) -> None:
+    """Check that initial states are not all one."""
+    if cell.tasks[0].num_trials > 1:
+        first, second = (run(cell, cell.trial(trial=trial), steps=1, look=False) for trial in (0, 1))
+        assert not np.array_equal(first.states[0].qpos, second.states[0].qpos), "two trials begin alike"
+
+
+def after_a_close_a_task_can_be_loaded_again(cell: Cell) -> None:
+    """Check `close`, which may be called twice."""
+    before = run(cell, cell.trial())
+    cell.env.close()
+    cell.env.close()
+    assert_equal(run(cell, cell.trial()), before, "episode")
+
+
+def _run_alone(kind: type[Benchmark], suite: str) -> Episode:
+    with cell_of(kind, suite) as cell:
+        return run(cell, cell.trial(1, 2))
+
+
+PROMISES: tuple[Callable[[Cell], None], ...] = (
+    tasks_are_listed_in_order_with_names_for_files,
+    suites_have_one_name_and_others_are_refused,
+    cameras_of_videos_are_among_the_cameras,
+    loading_the_current_task_again_returns_at_once_and_disturbs_nothing,
+    a_reset_is_observed_without_a_step_and_only_as_asked,
+    proprio_fields_come_as_asked,
+    images_are_what_a_policy_specifies,
+    only_looking_at_images_renders,
+    looking_changes_nothing,
+    a_state_keeps_its_shapes,
+    progress_has_the_same_names_at_every_step,
+    what_was_handed_out_is_not_overwritten_and_actions_are_left_alone,
+    privileged_state_describes_the_scene,
+    a_recorded_state_renders_to_the_pixels_that_were_seen_and_disturbs_nothing,
+    a_trial_depends_on_nothing_that_ran_before_it,
+    trials_differ,
+    after_a_close_a_task_can_be_loaded_again,
+)
