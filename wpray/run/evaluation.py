@@ -37,6 +37,7 @@ from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 from wpray.run.callbacks import EpisodeDone, notifying
 from wpray.run.fitting import fitting_spec
+from wpray.run.live import live_report
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.run.selection import select
@@ -52,6 +53,7 @@ class Guest:
 
     policy: AnyPolicy | None = None  # instead of the configured one
     on_episode: Callable[[EpisodeDone], None] | None = None
+    live: bool = False  # the report is served while the run is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ def evaluate_with(config: Config, guest: Guest) -> Ended:
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
+        stack.enter_context(live_report(folder.path) if guest.live else contextlib.nullcontext())
         if bddl := [suite for suite in config.suites if config.instruction_of(suite) == "bddl"]:
             of = f" in {', '.join(bddl)}" if len(config.suites) > 1 else ""
             _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
