@@ -33,5 +33,5 @@ def _printed(notebook: Any) -> str:
 
 
 def test_there_are_notebooks_and_their_data_is_small() -> None:
-    assert len(NOTEBOOKS) == 3
+    assert len(NOTEBOOKS) == 4
     assert sum(path.stat().st_size for path in (FOLDER / "data").rglob("*") if path.is_file()) < 1_000_000
