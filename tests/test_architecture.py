@@ -95,7 +95,13 @@ ONLY_IN = {
     "tensorflow": ("dataset_stats.rlds",),
     "tensorflow_datasets": ("dataset_stats.rlds",),
     "ray": (
-        *("cluster", "orchestration.actors", "orchestration.env_actor_pool", "orchestration.policy_actor_pool"),
+        *(
+            "cluster",
+            "orchestration.actors",
+            "orchestration.env_actor_pool",
+            "orchestration.policy_actor_pool",
+            "orchestration.live_policy",
+        ),
         *("transport.replica_selection", "video.pool", "video.render", "jobs", "doctor.cluster"),
     ),
     "fsspec": ("storage.store",),

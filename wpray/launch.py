@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from wpray.cli.command import run_command
 from wpray.cli.configuration import read_config
 from wpray.cluster import process_env
+from wpray.errors import BadInputError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,6 +16,8 @@ def main(argv: Sequence[str]) -> int:
     config = read_config(argv)
     process_env.prepare(joins_a_cluster=config.ray.address is not None or config.ray.submit is not None)
     if config.ray.submit is not None:
+        if "--live" in argv:
+            raise BadInputError("--live: shows runs of this machine; leave it out with ray.submit")
         from wpray.jobs.submit import submit
 
         return submit(config, plan="--plan" in argv)
@@ -22,9 +25,9 @@ def main(argv: Sequence[str]) -> int:
         from wpray.run.plan import show_plan
 
         return show_plan(config)
-    from wpray.run.evaluation import evaluate
+    from wpray.run.evaluation import Guest, evaluate_with
 
-    return evaluate(config)
+    return evaluate_with(config, Guest(live="--live" in argv)).exit_code
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ def launch_parser() -> ArgumentParser:
     parser.add_argument(
         "--plan", action="store_true", help="start nothing: say how long the run will take, and what will limit it"
     )
+    parser.add_argument(
+        "--live", action="store_true", help="serve the report on this machine while the run is under way"
+    )
     return parser
 
 

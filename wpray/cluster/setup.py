@@ -54,6 +54,11 @@ def start_ray(config: Config, folder: str | None = None) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its summary
 
 
+def ray_is_running() -> bool:
+    """Return whether this process has started or joined Ray."""
+    return bool(ray.is_initialized())
+
+
 @contextlib.contextmanager
 def running_ray(config: Config) -> Iterator[None]:
     """Start or join Ray, and leave it at the end."""

@@ -120,7 +120,7 @@ class PolicyActorImpl:
             policy = build_policy(self._context.config)
             self._serve(policy)
         sources = getattr(policy, "sources", Sources())  # most policies have no files
-        host = _this_host(None, getattr(policy, "gpu", None))
+        host = this_host(None, getattr(policy, "gpu", None))
         return Loaded(host, time.perf_counter() - began, sources)
 
     def _serve(self, policy: AnyPolicy) -> None:
@@ -199,7 +199,7 @@ class EnvActorImpl:
         renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
         self._env: Environment = config.load_benchmark().make_environment(config.suites[0], config.env.protocol)
         self._policy = RemotePolicy(self._context.spec, self._selector.select, self._context.key, self._alive)
-        return _this_host(renderer)
+        return this_host(renderer)
 
     @ray.method(
         concurrency_group="work", enable_task_events=False
@@ -319,5 +319,6 @@ def _ended_while_loading(error: BaseException) -> Exception:
     return RuntimeError(f"the policy ended its process while it loaded: {type(error).__name__}: {error}")
 
 
-def _this_host(renderer: str | None, gpu: str | None = None) -> Host:
+def this_host(renderer: str | None, gpu: str | None = None) -> Host:
+    """Return this machine and process, with the versions that it has."""
     return Host(platform.node(), os.getpid(), renderer, record.package_versions(), gpu)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -40,13 +41,24 @@ class _Replica:
 class PolicyActorPool:
     """Pool of policy actors by number. Not thread-safe."""
 
-    def __init__(self, context: RunContext, num_gpus: float, count: int, events: EventQueue) -> None:
-        """Start `count` replicas; `check` returns a PolicyReady event for each that loads, else a PolicyLost."""
+    def __init__(
+        self,
+        context: RunContext,
+        num_gpus: float,
+        count: int,
+        events: EventQueue,
+        start: Callable[[int], Any] | None = None,
+    ) -> None:
+        """Start `count` replicas; `check` returns a PolicyReady event for each that loads, else a PolicyLost.
+
+        `start` returns the handle of a replica by its number; default: an actor that loads the configured policy.
+        """
         self._stall_s, self._events = context.config.retry.stall_s, events
         # On a cluster an actor may wait for a node without a limit; a local one that does not start is frozen.
         self._start_s = START_STALLS * self._stall_s if context.config.ray.address is None else math.inf
         options = PolicyActor.options(**{**demands(context.config.ray.policy_resources), "num_gpus": num_gpus})
-        self._replicas = [_Replica(options.remote(number, context)) for number in range(count)]
+        start = start or (lambda number: options.remote(number, context))
+        self._replicas = [_Replica(start(number)) for number in range(count)]
         self._silent_since: float | None = None  # time of the first failure after the last answer of any replica
         self._next_check = 0.0
 

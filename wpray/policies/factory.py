@@ -55,6 +55,19 @@ def build_policy(config: Config) -> AnyPolicy:
     return _loaded(config, light=False).build()
 
 
+def spec_of_object(policy: Any) -> PolicySpec:
+    """Return the spec of a policy that is an object already. Raises BadInputError if it is no policy."""
+    kind, spec = type(policy).__name__, getattr(policy, "spec", None)
+    if not isinstance(spec, PolicySpec):
+        raise BadInputError(f"policy: {kind} has no spec, a wpray.policies.base.PolicySpec; give it one")
+    if wrong := spec_mistake(spec):
+        raise BadInputError(f"policy: the spec of {kind} must be one {wrong}")
+    missing = [method for method in _METHODS[spec.kind] if not callable(getattr(policy, method, None))]
+    if missing:
+        raise BadInputError(f"policy: {kind} is of kind {spec.kind!r} but has no method {missing[0]}; write it")
+    return spec
+
+
 def with_policy_args(config: Config) -> Config:
     """Return `config` with `policy_args` validated by the policy's own settings; those equal to defaults are left out.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from wpray.cli.arguments import file_to_write, location, number
+from wpray.cli.arguments import file_to_write, location, number, whole
 from wpray.cli.command import run_command
 from wpray.cli.parser import ArgumentParser
 from wpray.report.page import EMBED_BYTES, write_report
@@ -26,8 +26,22 @@ def main(argv: Sequence[str]) -> int:
         metavar="MB",
         help="videos inside the page, at most (%(default)g)",
     )
+    live = "serve it on this machine instead, refreshed by itself while the run is under way; Ctrl-C ends it"
+    parser.add_argument("--live", action="store_true", help=live)
+    parser.add_argument("--port", type=whole(0, 65535), default=0, help="with --live: the port (any that is free)")
     options = parser.parse_args(list(argv))
+    if options.live:
+        return _serve(options.run_dir, options.port)
     print(write_report(options.run_dir, options.out, int(options.embed_mb * 1e6)))
+    return 0
+
+
+def _serve(run: str, port: int) -> int:
+    from wpray.report.live import LiveServer
+
+    with LiveServer(run, port) as server:
+        print(f"Live report: {server.url}", flush=True)
+        server.serve_forever()
     return 0
 
 

@@ -20,8 +20,11 @@ _BINS = 360
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data: file: http: https:"
 
 
-def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
-    """Return the HTML of a run's report. Links to videos are relative to `page`, where it will be written."""
+def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES, refresh_s: int | None = None) -> str:
+    """Return the HTML of a run's report. Links to videos are relative to `page`, where it will be written.
+
+    With `refresh_s` the browser loads the page again after so many seconds.
+    """
     found = facts.collect(run)
     shown = videos.collect(run, found.rows, page, embed_bytes)
     config = run.info["config"]
@@ -45,8 +48,9 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES) -> str:
         _provenance(run.info),
     ]
     style = files("wpray.report").joinpath("style.css").read_text()
+    refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">'
     head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta charset="utf-8">{refresh}<meta name="viewport" content="width=device-width">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style}</style>'
     )

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import secrets
 import signal
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,27 @@ from rich.console import Console
 
 from wpray.cli import display
 from wpray.cluster.node_versions import check_nodes
-from wpray.cluster.setup import cluster_tasks, num_env_actors, policy_actors, running_ray
+from wpray.cluster.setup import cluster_tasks, num_env_actors, policy_actors, ray_is_running, running_ray
 from wpray.config import Config
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.orchestration.actors import RunContext
 from wpray.orchestration.driver import Driver
 from wpray.orchestration.env_actor_pool import EnvActorPool
 from wpray.orchestration.events import EventQueue
+from wpray.orchestration.live_policy import LivePolicyPool
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
-from wpray.policies.base import PolicySpec
+from wpray.policies.base import AnyPolicy, PolicySpec
 from wpray.policies.factory import all_policy_args, with_policy_args
 from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
 from wpray.report.page import write_report
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
+from wpray.run.callbacks import EpisodeDone, notifying
 from wpray.run.fitting import fitting_spec
+from wpray.run.live import live_report
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.run.selection import select
@@ -41,6 +45,15 @@ from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Parts of a run that a caller in Python brings: a policy object, a function for every episode."""
+
+    policy: AnyPolicy | None = None  # instead of the configured one
+    on_episode: Callable[[EpisodeDone], None] | None = None
+    live: bool = False  # the report is served while the run is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,15 @@ class _Run:
     todo: Sequence[Trial]
     tally: Tally
     info: RunInfo
+    guest: Guest
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Result of a run."""
+
+    exit_code: int  # 0: all episodes ran, 1: not all
+    folder: RunFolder
 
 
 def evaluate(config: Config) -> int:
@@ -60,11 +82,16 @@ def evaluate(config: Config) -> int:
 
     Raises BadInputError before any actor starts, RunStoppedError when the run had to stop.
     """
+    return evaluate_with(config, Guest()).exit_code
+
+
+def evaluate_with(config: Config, guest: Guest) -> Ended:
+    """Do what `evaluate` does, with what a caller in Python brings along."""
     facts, odd = check_machine(config)
     # Tasks are listed before the policy is loaded where that is cheap, so that a misspelt suite is reported first.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
-    config = with_policy_args(config)
-    spec = fitting_spec(config)
+    config = with_policy_args(config) if guest.policy is None else config
+    spec = fitting_spec(config, guest.policy)
     console = display.RunConsole(soft_wrap=True)
     with contextlib.ExitStack() as stack:
         versions: dict[str, str] = {}
@@ -76,11 +103,13 @@ def evaluate(config: Config) -> int:
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
-        facts |= {"policy_settings": all_policy_args(config), "policy_spec": asdict(spec), **chosen.facts}
+        settings = all_policy_args(config) if guest.policy is None else {}
+        facts |= {"policy_settings": settings, "policy_spec": asdict(spec), **chosen.facts}
         facts |= {"variations": config.variations} if config.variations else {}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
+        stack.enter_context(live_report(folder.path) if guest.live else contextlib.nullcontext())
         if bddl := [suite for suite in config.suites if config.instruction_of(suite) == "bddl"]:
             of = f" in {', '.join(bddl)}" if len(config.suites) > 1 else ""
             _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
@@ -95,12 +124,13 @@ def evaluate(config: Config) -> int:
             )
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
-        run = _Run(config, spec, folder, todo, tally, info)
+        run = _Run(config, spec, folder, todo, tally, info, guest)
         if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
             info.save("running")
         if todo and config.ray.address is None:
             stack.enter_context(_ray(config, console))
-        return _finish(run, _carry_out(run, console, versions) if todo else None, console)
+        code = _finish(run, _carry_out(run, console, versions) if todo else None, console)
+    return Ended(code, folder)
 
 
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
@@ -108,14 +138,19 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
     config = run.config
     context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session, spec=run.spec)
     num_workers = num_env_actors(config, len(run.todo))
-    num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus)
+    live = run.guest.policy
+    num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus) if live is None else (1, 0.0)
     _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
     events = EventQueue()
-    policy_pool = PolicyActorPool(context, num_gpus, num_replicas, events)
+    if live is None:
+        policy_pool = PolicyActorPool(context, num_gpus, num_replicas, events)
+    else:
+        policy_pool = LivePolicyPool(context, live, events)
     env_actors = EnvActorPool(context, policy_pool.handles, events)
     try:
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
-            driver = Driver(context, env_actors, policy_pool, events, run.folder, run.tally, shown, run.info)
+            listener = notifying(shown, run.tally, run.guest.on_episode)
+            driver = Driver(context, env_actors, policy_pool, events, run.folder, run.tally, listener, run.info)
             with _ctrl_c(driver):
                 driver.run(_scheduler(run), num_workers)
             if driver.stop is not None and driver.stop.at_once:
@@ -176,6 +211,9 @@ def _report(folder: RunFolder) -> Path | None:
 @contextlib.contextmanager
 def _ray(config: Config, console: Console) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
+        if ray_is_running():  # the caller's own, in Python
+            yield
+            return
         with console.status("starting Ray") if console.is_terminal else contextlib.nullcontext():
             stack.enter_context(running_ray(config))
         yield
@@ -188,7 +226,8 @@ def _ctrl_c(driver: Driver) -> Iterator[None]:
     def interrupt(*_: Any) -> None:
         driver.request_stop(Stop("interrupted", at_once=driver.stop is not None))
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, interrupt) for number in caught}
     try:
         yield
     finally:
