@@ -183,7 +183,7 @@ def test_a_bddl_file_without_a_language_is_refused_with_one_line(tmp_path: Path,
     ("suite", "line"),
     [
         ("libero_100", "lists no tasks in libero_100; use libero_90 and libero_10"),
-        ("libero_goal_env", "LIBERO names libero_goal_env, but .* is not installed"),
+        ("libero_goal_env", "LIBERO registers libero_goal_env, but .* was published without its files"),
     ],
 )
 def test_a_suite_of_which_nothing_is_installed_is_refused(suite: str, line: str) -> None:
@@ -261,7 +261,7 @@ def test_an_official_install_is_read_without_its_question(tmp_path: Path) -> Non
     (root / "benchmark" / "__init__.py").write_text(OFFICIAL_BENCHMARK)
     torch.save(STATES, root / "init_files" / "libero_object" / "t.pruned_init")
     code = (
-        "from wpray.benchmarks import tasks; from wpray.benchmarks.libero.imports import load\n"
+        "from wpray.benchmarks.libero import tasks; from wpray.benchmarks.libero.imports import load\n"
         "task, = tasks.list_tasks('libero_object')\n"
         "print(task.num_trials, tasks.initial_states('libero_object', 0).shape[1], tasks.bddl_file('libero_object', 0))"
     )
@@ -314,7 +314,7 @@ def test_libero_s_private_configuration_is_gone_when_its_users_are_even_a_killed
 @pytest.mark.libero
 def test_a_process_that_is_started_by_another_uses_its_configuration(tmp_path: Path) -> None:
     """An env actor, which Ray kills: it holds nothing that it could leave."""
-    holds = "import fcntl\nfrom wpray import private_folder\nprivate_folder.hold = None\n"
+    holds = "import fcntl\nfrom wpray.system import private_folder\nprivate_folder.hold = None\n"
     child = f"{holds}{_WAITS.format('')}\nfrom libero.libero import get_libero_path; get_libero_path('assets')"
     then = f"import subprocess; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
     parent = _importing(tmp_path, then)
