@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +78,19 @@ def server_process(python: Path, program: Path, *arguments: str) -> Iterator[tup
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         assert port, "the server did not start"
+        _wait_for_listener(int(port))  # because it prints its port before it listens there
         yield process, f"ws://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
+
+
+def _wait_for_listener(port: int, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "the server does not listen"
+            time.sleep(0.05)
