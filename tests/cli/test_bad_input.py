@@ -71,7 +71,9 @@ def _contents(folder: Path) -> dict[str, bytes | None]:
         ([*FAKE, "--num_steps_wait", "-1"], "num_steps_wait"),
         ([*FAKE, "--ray.env_cpus", "5000"], "ray.env_cpus"),
         pytest.param(["--task_suite", "libero_100", "--policy", "noop"], "lists no tasks in libero_100", marks=libero),
-        pytest.param(["--task_suite", "libero_goal_env", "--policy", "noop"], "was published without its files", marks=libero),
+        pytest.param(
+            ["--task_suite", "libero_goal_env", "--policy", "noop"], "was published without its files", marks=libero
+        ),
         ([*FAKE, "--env.instruction", "bddl"], "task_suite fake has no BDDL files"),
         ([*FAKE, "--policy", ""], "policy: is empty; name one"),
         ([*FAKE, "--policy", " "], "policy: is empty; name one"),

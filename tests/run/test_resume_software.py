@@ -15,14 +15,14 @@ import pytest
 from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.orchestration.actors import Host, RunContext, lost_row
+from wpray.orchestration.actors import ACTOR_LOST, Host, RunContext, lost_row
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.factory import policy_spec
 from wpray.provenance import record
 from wpray.provenance.origins import Origin
 from wpray.results.sessions import sessions
 from wpray.run.output import RunInfo, choose_folder, opened
-from wpray.types import Trial
+from wpray.types import Failure, Trial
 
 SOFTWARE = {"wpray": "0.1.0", "mujoco": "3.3.2", "robosuite": "1.4.0", "libero": "libero 1", "numpy": "2.1.0"}
 
@@ -205,5 +205,5 @@ def test_rows_name_their_session() -> None:
     for session in (3, None):
         config = Config(task_suite="fake")
         context = RunContext("r1", config, b"", session=session, spec=policy_spec(config))
-        part = lost_row(context, Assignment(trial, 1, "env-0"), "gone").part
+        part = lost_row(context, Assignment(trial, 1, "env-0"), Failure("actor", ACTOR_LOST, "gone")).part
         assert pq.read_table(pa.BufferReader(part))["session"].to_pylist() == [session]

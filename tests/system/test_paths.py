@@ -48,10 +48,11 @@ def test_every_path_of_the_configuration_is_expanded_and_nothing_else(home: Path
 
 
 def test_path_fields_are_those_that_look_like_paths() -> None:
+    endings = ("_dir", "_path", "_checkpoint", "_states_file")
     alike = {
         name
         for name, info in Config.model_fields.items()
-        if name.endswith(("_dir", "_path", "_checkpoint")) and (info.annotation is str or get_args(info.annotation))
+        if name.endswith(endings) and (info.annotation is str or get_args(info.annotation))
     }
     assert set(path_fields()) == alike
 
