@@ -52,7 +52,8 @@ def _takes_any_text(name: str) -> bool:
     for part in name.split(".")[:-1]:
         model = model.model_fields[part].annotation
     kind = model.model_fields[name.rpartition(".")[2]].annotation
-    return str in (kind, *(getattr(part, "__origin__", part) for part in typing.get_args(kind)))
+    parts = typing.get_args(kind)
+    return list[str] in parts or str in (kind, *(getattr(part, "__origin__", part) for part in parts))
 
 
 def _settings() -> Iterator[tuple[str, ...]]:
@@ -121,10 +122,10 @@ CALLS: list[tuple[str, ...]] = [
     ("__main__", "launch", "--nosuch", "1"),
     ("doctor.__main__", "--deeper"),
     ("doctor.__main__", "--config", "pipe"),
-    ("dataset_stats", "folder"),
-    ("dataset_stats", "nowhere", "-o", "out.json"),
-    ("dataset_stats", "folder", "-o", "s3://bucket/out.json"),
-    ("dataset_stats", "folder", "-o", "$UNSET/out.json"),
+    ("dataset_stats.__main__", "folder"),
+    ("dataset_stats.__main__", "nowhere", "-o", "out.json"),
+    ("dataset_stats.__main__", "folder", "-o", "s3://bucket/out.json"),
+    ("dataset_stats.__main__", "folder", "-o", "$UNSET/out.json"),
     ("report.__main__", "folder", "--live", "--port", "x"),
     ("report.__main__", "folder", "--live", "--port", "70000"),
     ("launch", *FAKE, "--live", "x"),
