@@ -33,9 +33,9 @@ ALLOWED = {
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
     "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
-    "provenance": {"errors", "benchmarks", "system.packages"},
+    "provenance": {"errors", "config", "benchmarks", "system.packages"},
     "provenance.record": {"benchmarks.factory", "system.packages"},
-    "results": {"types", "errors", "config", "provenance.record", "storage"},
+    "results": {"types", "errors", "config", "provenance.record", "provenance.settings", "storage"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},
     "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
@@ -66,7 +66,7 @@ ALLOWED = {
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
     "report": {"types", "errors", "results", "cli"},
     "compare": {"errors", "results", "cli"},
-    "table": {"types", "errors", "config", "results", "cli"},
+    "table": {"types", "errors", "config", "provenance.settings", "results", "cli"},
     "soup": {"", "errors", "models.averaging", "provenance.record", "cli"},
     "dataset_stats": {"types", "errors", "system", "results.atomic", "cli"},
     "dataset_stats.rlds": {"types", "errors", "system.lfs"},

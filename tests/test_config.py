@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from wpray.cli.configuration import field_names, read_config, validate
-from wpray.config import Config, fingerprint, outcome_fields
+from wpray.config import Config
 from wpray.errors import BadInputError
+from wpray.provenance.settings import fingerprint, outcome_fields
 
 EXISTING = """
 robot_type: libero

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from wpray.cli.command import run_command
-from wpray.config import Config, fingerprint, outcome_fields
+from wpray.config import Config
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.launch import main
+from wpray.provenance.settings import fingerprint, outcome_fields
 from wpray.results.writer import RunFolder
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from wpray.cli.configuration import read_config
-from wpray.config import Config, outcome_fields
+from wpray.config import Config
 from wpray.errors import BadInputError
+from wpray.provenance.settings import outcome_fields
 
 MODEL: dict[str, Any] = {
     "model_action_dim": 32,

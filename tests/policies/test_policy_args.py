@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from wpray.cli.configuration import read_config
-from wpray.config import Config, fingerprint, outcome_fields
+from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.factory import build_policy, policy_spec, with_policy_args
+from wpray.provenance.settings import fingerprint, outcome_fields
 from wpray.run.evaluation import evaluate
 
 SOURCE = '''

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wpray.config import Config, fingerprint
+from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.waypoint_vla.normalize import Masked, NormType, Quantiles, ZScore
 from wpray.policies.waypoint_vla.statistics import load_scaling, read_statistics
 from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
+from wpray.provenance.settings import fingerprint
 
 FILES = Path(__file__).parent.parent / "data" / "statistics"
 ACTION = {

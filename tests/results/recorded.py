@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from wpray.benchmarks.fake.environment import FakeEnvironment, fake_tasks
-from wpray.config import Config, fingerprint, outcome_fields
+from wpray.config import Config
 from wpray.provenance import record
+from wpray.provenance.settings import fingerprint, outcome_fields
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.results.merge import merge
 from wpray.results.writer import RunFolder

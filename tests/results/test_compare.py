@@ -12,8 +12,9 @@ import pytest
 from tests.results.recorded import write_run
 from wpray import compare as command
 from wpray.cli.command import run_command
-from wpray.config import Config, outcome_fields
+from wpray.config import Config
 from wpray.errors import BadInputError
+from wpray.provenance.settings import outcome_fields
 from wpray.results import load
 from wpray.results.paired import Pairs, difference_interval, mcnemar_p, mcnemar_power, trials_needed
 from wpray.results.pairing import obstacles

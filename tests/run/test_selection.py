@@ -15,9 +15,10 @@ import pytest
 from wpray.benchmarks.fake.environment import FakeEnvironment, fake_tasks
 from wpray.benchmarks.init_states_file import read_init_states
 from wpray.cli.command import run_command
-from wpray.config import Config, comparable, outcome_fields
+from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.launch import main as launch
+from wpray.provenance.settings import comparable, outcome_fields
 from wpray.results import load
 from wpray.results.pairing import obstacles
 from wpray.run.selection import select

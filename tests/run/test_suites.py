@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from wpray.benchmarks.libero.suites import GROUPS
 from wpray.cli.command import run_command
-from wpray.config import Config, fingerprint, outcome_fields
+from wpray.config import Config
+from wpray.provenance.settings import fingerprint, outcome_fields
 from wpray.results import load
 from wpray.results.pairing import obstacles
 from wpray.results.statistics import average, stratified

@@ -10,12 +10,13 @@ from typing import get_args
 import pytest
 
 from wpray.cli.configuration import expand_paths, read_config, validate
-from wpray.config import Config, fingerprint, outcome_fields, path_fields
+from wpray.config import Config, path_fields
 from wpray.errors import BadInputError
 from wpray.jobs.fetch import local_folder
 from wpray.jobs.manifest import Manifest
 from wpray.jobs.package import submission
 from wpray.jobs.remote import from_home
+from wpray.provenance.settings import fingerprint, outcome_fields
 from wpray.system.paths import expand
 
 NEEDED = ("vlm_checkpoint", "ae_checkpoint", "dataset_statistics_path")

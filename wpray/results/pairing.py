@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wpray.config import EVALUATION_OPTIONS, comparable
 from wpray.provenance.record import DECISIVE_PACKAGES, differing
+from wpray.provenance.settings import EVALUATION_OPTIONS, comparable
 from wpray.results.paired import Pairs
 from wpray.results.reader import Run
 from wpray.results.sessions import decisive_names, sessions, software

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from wpray.benchmarks.factory import group_name
-from wpray.config import Config, comparable, fingerprint, outcome_fields
+from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import Host
 from wpray.orchestration.driver import RunRecord
 from wpray.provenance import record
 from wpray.provenance.origins import identity, origins
+from wpray.provenance.settings import comparable, fingerprint, outcome_fields
 from wpray.results.atomic import DiskFullError
 from wpray.results.mirrored import MirroredFolder
 from wpray.results.names import safe_name

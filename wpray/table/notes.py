@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from wpray.config import DONE_WITHOUT
+from wpray.provenance.settings import DONE_WITHOUT
 from wpray.results import Run
 from wpray.results.pairing import SIMULATOR, renderers, versions_of
 from wpray.results.sessions import PROTOCOL, sessions, software

@@ -8,8 +8,9 @@ from itertools import combinations
 from pathlib import PurePath
 from typing import Any
 
-from wpray.config import DONE_WITHOUT, path_fields
+from wpray.config import path_fields
 from wpray.errors import BadInputError
+from wpray.provenance.settings import DONE_WITHOUT
 from wpray.results import Run
 from wpray.results.paired import Pairs, mcnemar_p
 from wpray.results.pairing import CONDITIONS, OF_A_SUITE, obstacles
