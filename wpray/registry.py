@@ -6,11 +6,13 @@ import difflib
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-from wpray.errors import BadInputError
+from wpray import errors
+from wpray.errors import BadInputError, wrapping_errors
 
 Result = TypeVar("Result")
 
@@ -47,15 +49,14 @@ class Registry:
 
         Raises BadInputError for whatever it raises, an exit of the process included, because the code is a user's.
         """
-        try:
+        as_bad_input = partial(self._failing, name, what)
+        with wrapping_errors(as_bad_input, BadInputError, KeyboardInterrupt, caught=BaseException):
             return function(*arguments)
-        except (BadInputError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            text = " ".join(str(error).split())[:300]
-            said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-            place = _place_of(error)
-            raise BadInputError(f"{self.setting}: {what} of {name} fails ({said}{place}); mend the module") from error
+
+    def _failing(self, name: str, what: str, error: BaseException) -> BadInputError:
+        text = " ".join(str(error).split())[:300]
+        said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return BadInputError(f"{self.setting}: {what} of {name} fails ({said}{_place_of(error)}); mend the module")
 
     def _installed(self) -> Iterable[EntryPoint]:
         return entry_points(group=self.group)
@@ -107,4 +108,4 @@ def _place_of(error: BaseException) -> str:
 
 
 def _is_machinery(file: str) -> bool:
-    return file == __file__ or file.startswith("<frozen ")
+    return file in (__file__, errors.__file__) or file.startswith("<frozen ")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wpray.errors import wrapping_errors
 from wpray.orchestration.row_sink import ProgressListener
 from wpray.results.encode import EncodedEpisode
 from wpray.results.statistics import Rate
@@ -28,6 +29,10 @@ class EpisodeDone:
     overall: Rate  # success rate so far, with its interval
 
 
+class _CallbackError(Exception):
+    """Error of a caller's function."""
+
+
 class _Notifier:
     """Tells another listener and a caller's function of every episode."""
 
@@ -40,11 +45,14 @@ class _Notifier:
         self._first.on_episode(trial, episode)
         tally = self._tally
         counts = (tally.done, tally.total, tally.overall)
+        done = EpisodeDone(trial.task, trial.init_state, episode.status, episode.num_steps, *counts)
         try:
-            self._call(EpisodeDone(trial.task, trial.init_state, episode.status, episode.num_steps, *counts))
-        except Exception as error:
+            with wrapping_errors(_CallbackError):
+                self._call(done)
+        except _CallbackError as error:
             if not self._has_failed:
-                _LOG.warning("on_episode failed, the run goes on: %s: %s", type(error).__name__, error)
+                cause = error.__cause__
+                _LOG.warning("on_episode failed, the run goes on: %s: %s", type(cause).__name__, cause)
             self._has_failed = True
 
     def on_progress(self, policy_busy_s: float, num_workers: int) -> None:

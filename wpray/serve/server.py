@@ -17,7 +17,7 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
-from wpray.errors import BadInputError, InvalidRequestError
+from wpray.errors import BadInputError, InvalidRequestError, wrapping_errors
 from wpray.policies.batching import PolicyError
 from wpray.policies.remote import arrays
 from wpray.serve.session import Service, Session
@@ -95,21 +95,24 @@ def _read(frame: bytes | str) -> Any:
     return arrays.unpack(frame)
 
 
+class _FailedError(Exception):
+    """Error of a request that is neither its own fault nor the policy's."""
+
+
 @contextlib.contextmanager
 def _told(connection: ServerConnection) -> Iterator[None]:
     """Send the traceback of what a request raised, and close the connection, as openpi's server does."""
     try:
-        yield
+        with wrapping_errors(_FailedError, InvalidRequestError, arrays.MalformedError, PolicyError, ConnectionClosed):
+            yield
     except (InvalidRequestError, arrays.MalformedError) as error:
         text = f"{type(error).__name__}: {error}"
     except PolicyError as error:
         _LOG.warning("the policy failed: %s", error)
         text = error.failure.traceback or str(error)
-    except ConnectionClosed:
-        raise
-    except Exception:
-        _LOG.exception("a request failed")
-        text = traceback.format_exc()
+    except _FailedError as error:
+        _LOG.error("a request failed", exc_info=error.__cause__)
+        text = "".join(traceback.format_exception(error.__cause__))
     else:
         return
     connection.send(text)

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from wpray.config import Config
+from wpray.errors import wrapping_errors
 from wpray.policies.base import AnyPolicy, PolicySpec
 from wpray.policies.factory import build_policy, spec_mistake
 from wpray.testing.policy_requests import Request, first_requests, segment_requests, unanswerable
@@ -183,10 +184,8 @@ def _check_spec(spec: PolicySpec) -> None:
     mistake = spec_mistake(spec)
     if mistake:
         raise AssertionError(f"spec must be a PolicySpec, {mistake}")
-    try:
+    with wrapping_errors(lambda error: AssertionError(f"spec does not travel to another process: {error}")):
         pickle.dumps(spec)
-    except Exception as error:
-        raise AssertionError(f"spec does not travel to another process: {error}") from error
 
 
 def _check_chunk(spec: PolicySpec, _: ChunkRequest, reply: ChunkReply) -> None:

@@ -15,7 +15,7 @@ import struct
 import sys
 import threading
 import traceback
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 _LENGTH = struct.Struct("<Q")
 
@@ -25,11 +25,11 @@ def main(descriptor: int) -> None:
     link = socket.socket(fileno=descriptor)
     threading.Thread(target=_end_with, args=(link,), daemon=True).start()
     start = json.loads(_received(link) or b"{}")
-    try:
-        policy, codec = _load(start), _Codec()
-    except BaseException as error:
-        _send(link, json.dumps({"error": _described(error)}).encode())
+    ready = _tried(lambda: {"policy": _load(start), "codec": _Codec()})
+    if "error" in ready:
+        _send(link, json.dumps(ready).encode())
         return
+    policy, codec = ready["policy"], ready["codec"]
     _send(link, json.dumps({"python": sys.version.split()[0], "numpy": codec.numpy.__version__}).encode())
     while True:
         data = _received(link)
@@ -45,9 +45,13 @@ def _load(start: Dict[str, Any]) -> Any:
 
 
 def _answer(policy: Any, requests: List[Dict[str, Any]], codec: "_Codec") -> Dict[str, Any]:
+    return _tried(lambda: {"replies": [_reply(reply, codec) for reply in policy.predict(requests)]})
+
+
+def _tried(work: Callable[[], Dict[str, Any]]) -> Dict[str, Any]:
+    """Return what `work` returns, or its exception as `error`, because no policy may end the worker."""
     try:
-        replies = policy.predict(requests)
-        return {"replies": [_reply(reply, codec) for reply in replies]}
+        return work()
     except BaseException as error:
         return {"error": _described(error)}
 

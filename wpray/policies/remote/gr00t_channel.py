@@ -11,7 +11,7 @@ import zmq
 from wpray.errors import InvalidRequestError
 from wpray.policies.remote import arrays
 from wpray.policies.remote.plain import plain
-from wpray.policies.remote.trouble import ServerTrouble, in_one_line
+from wpray.policies.remote.trouble import ServerTrouble, closed_on_error, in_one_line
 
 _REMIND_S = 30.0  # a line is logged after each such wait
 
@@ -26,14 +26,11 @@ class Gr00tChannel:
         self._url, self._token, self._answer_s, self._note = url, token, answer_s, note
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         self._socket.setsockopt(zmq.LINGER, 0)
-        try:
+        with closed_on_error(self):
             self._socket.connect(url)
             self._call("ping", None)
             said = self._call("get_modality_config", None)
             self.facts: Mapping[str, Any] = plain(said) if isinstance(said, dict) else {}
-        except BaseException:
-            self.close()
-            raise
 
     def ask(self, question: Any) -> Any:
         """Return what `get_action` gives. Raise InvalidRequestError for the server's own error, else ServerTrouble."""

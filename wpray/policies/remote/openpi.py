@@ -12,6 +12,7 @@ from wpray.policies.remote.answers import chunk_of, image_of
 from wpray.policies.remote.openpi_channel import OpenpiChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.policies.remote.trouble import closed_on_error
 from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MEMORY, OWN, TRIAL, check_wants, form_of
 from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, ImageSpec
 
@@ -61,13 +62,9 @@ class OpenpiPolicy(RemotePolicy):
         """Return an open channel."""
         settings = self._settings
         channel = OpenpiChannel(url, settings.api_key, settings.timeout_s, self.note_of(url))
-        try:
-            check_wants(
-                channel.facts, {settings.image_key: settings.image_size, settings.wrist_key: settings.image_size}
-            )
-        except BaseException:
-            channel.close()
-            raise
+        sizes = {settings.image_key: settings.image_size, settings.wrist_key: settings.image_size}
+        with closed_on_error(channel):
+            check_wants(channel.facts, sizes)
         return channel
 
     def question(self, request: ChunkRequest) -> dict[str, Any]:

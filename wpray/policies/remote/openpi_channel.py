@@ -8,7 +8,7 @@ from typing import Any
 from wpray.errors import InvalidRequestError
 from wpray.policies.remote import arrays
 from wpray.policies.remote.plain import plain
-from wpray.policies.remote.trouble import ServerTrouble
+from wpray.policies.remote.trouble import ServerTrouble, closed_on_error
 from wpray.policies.remote.websocket import Websocket
 from wpray.policies.remote.wire import places_of
 
@@ -23,11 +23,8 @@ class OpenpiChannel:
         headers = {"Authorization": f"Api-Key {api_key}"} if api_key else {}
         self._url = url
         self._socket = Websocket(url, headers, answer_s, note)
-        try:
+        with closed_on_error(self._socket):
             self.facts = self._introduction(self._socket.receive())
-        except BaseException:
-            self._socket.close()
-            raise
         self.places = places_of(self.facts)
 
     def ask(self, question: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Protocol
+
 
 class ServerTrouble(ConnectionError):  # noqa: N818
     """Temporary lack of an answer; the question is repeated."""
@@ -9,6 +13,22 @@ class ServerTrouble(ConnectionError):  # noqa: N818
 
 class RefusedError(ServerTrouble):
     """Permanent refusal by a server, because of a wrong key or another kind of server."""
+
+
+class Closeable(Protocol):
+    """Connection, or what holds one."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+@contextmanager
+def closed_on_error(connection: Closeable) -> Iterator[None]:
+    """Close `connection` if what stands inside raises, because nobody else holds it yet."""
+    with ExitStack() as stack:
+        stack.callback(connection.close)
+        yield
+        stack.pop_all()
 
 
 def in_one_line(error: BaseException) -> str:

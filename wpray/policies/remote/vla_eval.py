@@ -23,7 +23,7 @@ from wpray.policies.base import NOTICES, PolicySpec, Sources
 from wpray.policies.remote.answers import GripperWatch, chunk_of, image_of
 from wpray.policies.remote.pool import Absence
 from wpray.policies.remote.settings import ServerSettings, server_urls
-from wpray.policies.remote.trouble import RefusedError, ServerTrouble, in_one_line
+from wpray.policies.remote.trouble import RefusedError, ServerTrouble, closed_on_error, in_one_line
 from wpray.policies.remote.vla_eval_channel import VlaEvalChannel
 from wpray.types import ACTION_DIM, ChunkReply, ChunkRequest, FloatArray, ImageSpec, TrialKey
 
@@ -156,11 +156,8 @@ class VlaEvalPolicy:
         settings = self._settings
         note = partial(_NOTICES.warning, "%s: %s: %s", self.name, url)
         channel = VlaEvalChannel(url, settings.api_key, settings.timeout_s, note)
-        try:
+        with closed_on_error(channel):
             self._check(channel.facts)
-        except BaseException:
-            channel.close()
-            raise
         return channel
 
     def _check(self, facts: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from wpray.errors import InvalidRequestError
 from wpray.policies.remote import arrays
 from wpray.policies.remote.plain import plain
-from wpray.policies.remote.trouble import RefusedError, ServerTrouble
+from wpray.policies.remote.trouble import RefusedError, ServerTrouble, closed_on_error
 from wpray.policies.remote.websocket import Websocket
 
 HARNESS_VERSION, PROTOCOL = "0.8.0", 1
@@ -26,7 +26,7 @@ class VlaEvalChannel:
         self._url, self._count = url, 0
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._socket = Websocket(url, headers, answer_s, note)
-        try:
+        with closed_on_error(self._socket):
             hello = {"harness_version": HARNESS_VERSION, "protocol_version": PROTOCOL, "benchmark": _BENCHMARK}
             self._send("hello", hello)
             kind, said = self._receive()
@@ -34,11 +34,7 @@ class VlaEvalChannel:
                 raise ServerTrouble(f"it answers hello with {kind}")
             if said.get("protocol_version") != PROTOCOL:
                 raise RefusedError(f"it speaks version {said.get('protocol_version')!r:.20} of the protocol, not 1")
-            facts = plain(said)
-        except BaseException:
-            self._socket.close()
-            raise
-        self.facts: Mapping[str, Any] = facts
+            self.facts: Mapping[str, Any] = plain(said)
 
     def begin(self, task: Mapping[str, Any]) -> None:
         """Begin an episode. Raise ServerTrouble."""
