@@ -27,7 +27,7 @@ ALLOWED = {
     "checks": {"errors"},
     "models": {"errors", "system.lfs"},
     "models.synthetic": {"errors", "models", "cli"},  # a command
-    "policies": {"types", "errors", "config", "tracking", "models", "system", "registry"},
+    "policies": {"types", "errors", "config", "trials", "tracking", "models", "system", "registry"},
     "policies.base": {"types"},
     "policies.process.worker": set(),  # another Python runs it, which has no wpray
     "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from wpray.errors import BadInputError
-from wpray.trials import make_trials, remaining, select_tasks
-from wpray.types import Task, TrialKey
+from wpray.trials import make_trials, remaining, reset_seed, seeded_generator, select_tasks, trial_generator
+from wpray.types import Task, Trial, TrialKey
 
 TASKS = tuple(Task("suite", i, f"task_{i}", "do", num_trials=50, max_steps=100) for i in range(10))
 
@@ -33,3 +33,13 @@ def test_trials_are_every_pair_and_recorded_ones_are_left_out() -> None:
 def test_more_trials_than_initial_states_is_refused() -> None:
     with pytest.raises(BadInputError, match="use at most 50"):
         make_trials(TASKS, 51, seed=0)
+
+
+def test_what_a_key_determines_never_changes() -> None:
+    """Pinned: a change of these numbers changes every recorded outcome."""
+    trial = Trial(Task("libero_object", 3, "name", "do it", 50, 280), 7, 11)
+    assert reset_seed(trial) == 1560668318
+    drawn = trial_generator(trial, "plan", 2).normal(size=3)
+    assert drawn.tolist() == [-0.3732793180493313, -0.7389282597843262, 0.812427782274205]
+    drawn = seeded_generator('["wpray planner noise 1", 0, "libero_object", 3, 7, 1, 9]').standard_exponential(3)
+    assert drawn.tolist() == [0.9886030813493918, 0.2694999867598915, 1.9690727450125]

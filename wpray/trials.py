@@ -1,8 +1,11 @@
-"""Trials of a run: those of its tasks, minus those already recorded."""
+"""Trials of a run, and the random numbers that their keys determine."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from wpray.errors import BadInputError
 from wpray.types import Task, Trial, TrialKey
@@ -46,3 +49,29 @@ def make_trials(tasks: Sequence[Task], num_trials: int, seed: int, first: int = 
 def remaining(trials: Sequence[Trial], recorded: Collection[TrialKey]) -> tuple[Trial, ...]:
     """Return those of `trials` whose key is not in `recorded`."""
     return tuple(trial for trial in trials if trial.key not in recorded)
+
+
+def reset_seed(trial: Trial) -> int:
+    """Return the 32-bit seed of `trial`'s reset, the same on every machine and Python."""
+    return int.from_bytes(_digest(_key_text(trial))[:4], "little")
+
+
+def trial_generator(trial: Trial, purpose: str, index: int) -> np.random.Generator:
+    """Return the generator of the `index`-th draws for `purpose` in `trial`."""
+    return seeded_generator(f"{_key_text(trial)}/{purpose}/{index}")
+
+
+def seeded_generator(text: str) -> np.random.Generator:
+    """Return the generator that `text` alone determines: Philox, with a hash of `text` as its key.
+
+    Philox is counter-based, so the processes of all machines draw the same numbers.
+    """
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(text)[:16], "little")))
+
+
+def _key_text(trial: Trial) -> str:
+    return f"{trial.seed}/{trial.task.suite}/{trial.task.task_id}/{trial.init_state}"
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

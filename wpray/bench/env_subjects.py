@@ -16,9 +16,9 @@ import numpy as np
 from wpray.benchmarks.libero import tasks
 from wpray.benchmarks.libero.environment import LiberoEnvironment
 from wpray.benchmarks.libero.imports import load
-from wpray.benchmarks.libero.observed import PROPRIO
-from wpray.benchmarks.seeding import reset_seed
+from wpray.benchmarks.libero.observed import CAMERAS, PROPRIO
 from wpray.benchmarks.views import policy_view
+from wpray.trials import reset_seed
 from wpray.types import FloatArray, Observation, ObservationSpec, Trial
 
 SubjectKind = Literal["stock", "stock_blind", "ours"]
@@ -137,8 +137,8 @@ def _as_observation(stock: dict[str, Any]) -> Observation:
     names = {"eef_pos", "eef_quat", "gripper_qpos", "joint_pos"}
     fields = {name: stock[f"robot0_{name}"] for name in names} | {"eef_axis_angle": turn}
     proprio = np.concatenate([fields[name] for name in _SEEN.proprio])
-    base, wrist = (policy_view(stock[f"{name}_image"]) for name in ("agentview", "robot0_eye_in_hand"))
-    return Observation(proprio, {"base": base, "wrist": wrist})
+    images = {role: policy_view(stock[f"{camera}_image"]) for role, camera in CAMERAS.items()}
+    return Observation(proprio, images)
 
 
 def _cpu(work: Callable[[], object]) -> float:

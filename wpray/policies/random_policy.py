@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from wpray.config import Config
 from wpray.policies.base import PolicySpec
+from wpray.trials import trial_generator
 from wpray.types import (
     ACTION_DIM,
     MAX_SEGMENT_STEPS,
@@ -49,7 +49,7 @@ class RandomPolicy:
         return [SegmentReply(_random_segment(request.trial, request.segment_index)) for request in requests]
 
     def _plan(self, request: PlanRequest) -> PlanReply:
-        rng = _generator(request.trial, "plan", request.plan_index)
+        rng = trial_generator(request.trial, "plan", request.plan_index)
         start = request.observation.proprio.astype(np.float32)
         waypoints = start + rng.normal(0, 0.1, (self._num_waypoints, len(start))).astype(np.float32)
         durations = rng.integers(1, MAX_SEGMENT_STEPS + 1, self._num_waypoints)
@@ -59,13 +59,6 @@ class RandomPolicy:
 
 
 def _random_segment(trial: Trial, segment_index: int) -> Segment:
-    rng = _generator(trial, "segment", segment_index)
+    rng = trial_generator(trial, "segment", segment_index)
     drift = np.cumsum(rng.normal(0, 0.15, (MAX_SEGMENT_STEPS, ACTION_DIM)), axis=0)
     return Segment(np.clip(rng.uniform(-0.5, 0.5, ACTION_DIM) + drift, -1, 1))
-
-
-def _generator(trial: Trial, kind: str, index: int) -> np.random.Generator:
-    task = trial.task
-    key = f"{trial.seed}/{task.suite}/{task.task_id}/{trial.init_state}/{kind}/{index}"
-    digest = hashlib.sha256(key.encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
+from wpray.trials import reset_seed
 from wpray.types import (
     FloatArray,
     ImageArray,

@@ -17,9 +17,9 @@ from wpray.benchmarks.libero.rendering import SceneRenderer, upright
 from wpray.benchmarks.libero.scene import Scene
 from wpray.benchmarks.libero.stepper import Sample, Stepper
 from wpray.benchmarks.rotation import axis_angle
-from wpray.benchmarks.seeding import reset_seed
 from wpray.benchmarks.views import policy_view
 from wpray.errors import BadInputError
+from wpray.trials import reset_seed
 from wpray.types import (
     FloatArray,
     ImageArray,

@@ -7,6 +7,6 @@ CAMERA_SIZE = 256  # pixels; stock renders at this size, and rendering smaller c
 PROPRIO = ("eef_pos", "eef_axis_angle", "eef_quat", "gripper_qpos", "joint_pos")  # as stock's observables sample them
 # All that the scenes have, for videos.
 SCENE_CAMERAS = (
-    *("agentview", "robot0_eye_in_hand", "robot0_robotview"),
+    *(*CAMERAS.values(), "robot0_robotview"),
     *("frontview", "sideview", "birdview", "galleryview", "paperview"),
 )

@@ -30,6 +30,7 @@ def simulator() -> dict[str, Any]:
     import numpy as np
 
     from wpray.benchmarks.libero import tasks
+    from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS
     from wpray.benchmarks.libero.rendering import SceneRenderer, upright
     from wpray.benchmarks.libero.scene import Scene
 
@@ -49,7 +50,8 @@ def simulator() -> dict[str, Any]:
     slide = float(np.linalg.norm(spatial.data.qpos[first : first + 2] - before))
     spatial.close()
     table = scene_at_start("libero_object", 0)
-    image = SceneRenderer(table.env).render("agentview", 256, 256, table.data.qpos, table.model.site_rgba[:, 3])
+    size, alpha = CAMERA_SIZE, table.model.site_rgba[:, 3]
+    image = SceneRenderer(table.env).render(CAMERAS["base"], size, size, table.data.qpos, alpha)
     return {"mujoco": mujoco.__version__, "slide_cm": 100 * slide, "brightness": float(upright(image).mean())}
 
 

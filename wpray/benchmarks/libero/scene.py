@@ -16,6 +16,7 @@ import numpy as np
 
 from wpray.benchmarks.libero.contacts import Contacts
 from wpray.benchmarks.libero.imports import load
+from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS
 from wpray.types import FloatArray
 
 _RESTORED = ("body_pos", "body_quat", "site_rgba", "site_size", "site_pos", "geom_rgba")
@@ -99,9 +100,9 @@ def _make(bddl: Path) -> Any:
         horizon=1000,
         ignore_done=True,
         hard_reset=False,
-        camera_names=["agentview", "robot0_eye_in_hand"],
-        camera_heights=256,
-        camera_widths=256,
+        camera_names=list(CAMERAS.values()),
+        camera_heights=CAMERA_SIZE,
+        camera_widths=CAMERA_SIZE,
     )
 
 

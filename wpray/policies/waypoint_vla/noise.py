@@ -1,16 +1,13 @@
-"""Noise of the flow and of sampled plans, which depends only on the request's key.
-
-Philox is counter-based and its key is a hash of the request's, so replicas on all machines draw the same numbers.
-"""
+"""Noise of the flow and of sampled plans, which depends only on the request's key."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
+from wpray.trials import seeded_generator
 from wpray.types import Float32Array, PlanRequest, SegmentRequest
 
 _DOMAIN = "wpray flow noise 1"  # a change of this text changes every outcome
@@ -42,10 +39,9 @@ def flow_noise(key: NoiseKey, shape: tuple[int, ...]) -> Float32Array:
 
 
 def planner_generator(key: NoiseKey) -> np.random.Generator:
-    """Return what a plan's choices are drawn from."""
+    """Return the generator of a plan's choices."""
     return _generator(_PLANNER_DOMAIN, key)
 
 
 def _generator(domain: str, key: NoiseKey) -> np.random.Generator:
-    digest = hashlib.sha256(json.dumps([domain, *astuple(key)]).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)))
+    return seeded_generator(json.dumps([domain, *astuple(key)]))
