@@ -27,10 +27,10 @@ ALLOWED = {
     "checks": {"errors"},
     "models": {"errors", "system.lfs"},
     "models.synthetic": {"errors", "models", "cli"},  # a command
-    "policies": {"types", "errors", "config", "trials", "tracking", "models", "system", "registry"},
-    "policies.base": {"types"},
+    "policies": {"types", "errors", "checks", "config", "trials", "tracking", "models", "system", "registry"},
+    "policies.base": {"types", "checks"},
     "policies.process.worker": set(),  # another Python runs it, which has no wpray
-    "policies.waypoint_vla.spec": {"config", "policies.base"},  # every env actor reads it: no torch
+    "policies.waypoint_vla.spec": {"config", "policies.base"},
     "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
     "provenance": {"errors", "config", "benchmarks", "system.packages"},

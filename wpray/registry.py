@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -24,6 +24,8 @@ class Registry:
     setting: str  # that names the part, for messages
     group: str  # of the entry points that install more parts
     built_in: Mapping[str, str]  # name -> PACKAGE.MODULE or PACKAGE.MODULE:NAME
+    light: Mapping[str, str] = field(default_factory=dict)  # name -> module to read instead before the part is used
+    extras: Mapping[str, str] = field(default_factory=dict)  # name -> wpray's extra with the packages that it needs
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all installed parts, the built-in ones first."""
@@ -43,6 +45,13 @@ class Registry:
         hint = nearest(name, known)
         hint = f"did you mean {hint}?" if hint else f"use one of {', '.join(known)}"
         raise BadInputError(f"{self.setting}: unknown {self.setting} {name!r}; {hint} (or PACKAGE.MODULE:CLASS)")
+
+    def declaration(self, name: str) -> Any:
+        """Return what says all that is read of a part before it is used: its light module if it has one, else itself.
+
+        Raises BadInputError as `load` does.
+        """
+        return import_module(self.light[name]) if name in self.light else self.load(name)
 
     def call(self, name: str, what: str, function: Callable[..., Result], *arguments: Any) -> Result:
         """Return `function(*arguments)`, of the part `name`; `what` names the function in messages.

@@ -21,9 +21,10 @@ from wpray.benchmarks.libero.benchmark import LiberoBenchmark
 from wpray.checks import Result
 from wpray.cli.configuration import validate
 from wpray.config import Config, EnvConfig, RayConfig
-from wpray.doctor import checks, models, resources, simulator, software
+from wpray.doctor import checks, policies, resources, simulator, software
 from wpray.doctor.checks import carry_out, request_of
 from wpray.errors import BadInputError
+from wpray.policies.waypoint_vla import doctor as vla
 from wpray.run.machine import check_machine
 
 FAKE = Config(task_suite="fake", policy="noop")
@@ -144,11 +145,11 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_learned_policys_files(learned: dict[str, Any]) -> None:
     config = validate(learned)
-    vlm, expert = models.check_models(config)
+    vlm, expert = vla.check_models(config)
     assert "nested keys" in vlm.message
     assert "94 F32" in expert.message
-    assert only(models.check_statistics(config)).status == "pass"
-    assert "400 pieces" in only(models.check_tokenizer(config)).message
+    assert only(vla.check_statistics(config)).status == "pass"
+    assert "400 pieces" in only(vla.check_tokenizer(config)).message
 
 
 @pytest.mark.parametrize(
@@ -175,18 +176,19 @@ def test_what_is_wrong_with_them_is_said_by_the_doctor_and_stops_launch(
 
 def test_gpu_memory(learned: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     config = validate(learned)
-    monkeypatch.setattr(models, "_free_gpu_memory", dict)
-    assert "no GPU here" in only(models.check_gpu_memory(config)).message
-    monkeypatch.setattr(models, "_free_gpu_memory", lambda: {"GPU 0 (small)": _GIB, "GPU 1 (large)": 24 * _GIB})
-    assert "GPU 1 (large)" in only(models.check_gpu_memory(config)).message
-    monkeypatch.setattr(models, "_free_gpu_memory", lambda: {"GPU 0 (small)": _GIB})
-    assert only(models.check_gpu_memory(config)).status == "fail"
+    monkeypatch.setattr(vla, "_free_gpu_memory", dict)
+    assert "no GPU here" in only(vla.check_gpu_memory(config)).message
+    monkeypatch.setattr(vla, "_free_gpu_memory", lambda: {"GPU 0 (small)": _GIB, "GPU 1 (large)": 24 * _GIB})
+    assert "GPU 1 (large)" in only(vla.check_gpu_memory(config)).message
+    monkeypatch.setattr(vla, "_free_gpu_memory", lambda: {"GPU 0 (small)": _GIB})
+    assert only(vla.check_gpu_memory(config)).status == "fail"
 
 
 def test_on_a_cluster_paths_are_the_nodes(learned: dict[str, Any]) -> None:
     config = validate(learned | {"ray": {"address": "auto"}, "vlm_checkpoint": "/nodes/vlm"})
-    assert not models.check_models(config)
-    assert only(models.check_nodes_have_files(config)).status == "warn"
+    assert not {"statistics", "models", "tokenizer"} & {result.name for result in checks.quick(config)}
+    odd = only(policies.check_nodes_have_files(config))
+    assert odd.status == "warn" and odd.message.startswith("statistics, models, tokenizer, GPU memory not checked")
     assert check_machine(config)[0] == {"renderer": "auto"}
 
 
@@ -291,11 +293,88 @@ def test_a_task_that_the_suite_lacks_fails_the_suite_check() -> None:
 
 def test_a_policy_that_does_not_exist_or_cannot_act_in_the_suite_is_a_failure() -> None:
     def found(policy: str) -> Result:
-        return only(carry_out("policy", models.check_policy, Config(policy=policy, task_suite="libero_goal")))
+        return only(carry_out("policy", policies.check_policy, Config(policy=policy, task_suite="libero_goal")))
 
     assert found("noop").text == "noop"
     assert "libero_object only" in found("scripted").text
     assert (found("nop").status, found("scripted").status) == ("fail", "fail")
+
+
+LAB = """
+import dataclasses
+
+from wpray.checks import Result
+from wpray.errors import BadInputError
+from wpray.policies.base import PolicyCheck, PolicySpec
+from wpray.policies.noop import NoopPolicy
+from wpray.types import ActionSpec
+
+
+class Turned(NoopPolicy):
+    spec = PolicySpec("turned", False, False, num_gpus=0, max_batch_size=1, action=ActionSpec(gripper="positive_opens"))
+
+
+class Checked(NoopPolicy):
+    spec = PolicySpec("checked", False, False, num_gpus=0, max_batch_size=1)
+
+    @staticmethod
+    def doctor_checks():
+        return [
+            PolicyCheck("server", lambda: [Result("server", "pass", "answers")], quick=True, local=False),
+            PolicyCheck("weights", missing, quick=True),
+            PolicyCheck("memory of weights", lambda: [Result("x", "pass", "")], needs=frozenset({"weights"})),
+        ]
+
+
+class Wrong(NoopPolicy):
+    spec = Checked.spec
+
+    @staticmethod
+    def doctor_checks():
+        return ["weights"]
+
+
+def missing():
+    raise BadInputError("no weights here; fetch them")
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "doctor_lab.py").write_text(LAB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "doctor_lab", raising=False)
+    return "doctor_lab"
+
+
+def test_a_policy_whose_actions_are_not_the_suites_is_a_failure_as_in_a_run(lab: str) -> None:
+    config = Config(task_suite="fake", policy=f"{lab}:Turned")
+    found = only(carry_out("policy", policies.check_policy, config))
+    assert found.status == "fail" and "gripper positive_opens, and the suite's have gripper" in found.text
+
+
+def test_a_policy_brings_checks_of_its_own(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(task_suite="fake", policy=f"{lab}:Checked")
+    by_name = {result.name: result for result in checks.quick(config)}
+    assert (by_name["server"].status, by_name["weights"].text) == ("pass", "no weights here; fetch them")
+    with pytest.raises(BadInputError, match="no weights here"):
+        check_machine(config)
+    monkeypatch.setattr("wpray.doctor.cluster.check_ray", lambda _: [])
+    later = {result.name: result for result in checks.everything(config, deep=False)}
+    for name in ("memory of weights", "policy"):
+        assert (later[name].status, later[name].message) == ("warn", "not checked: it needs what weights lacks")
+    joined = config.model_copy(update={"ray": RayConfig(address="auto")})
+    assert {"server", "weights"} & {result.name for result in checks.quick(joined)} == {"server"}
+
+
+def test_what_is_wrong_with_a_policys_checks_is_reported_once(lab: str) -> None:
+    for name, hint in (
+        (f"{lab}:Wrong", "doctor_checks of doctor_lab:Wrong must return PolicyChecks"),
+        ("nop", "noop?"),
+    ):
+        config = Config(task_suite="fake", policy=name)
+        assert not [result for result in checks.quick(config) if result.status == "fail"]
+        assert hint in only(carry_out("policy", policies.check_policy, config)).text
 
 
 @pytest.mark.ray

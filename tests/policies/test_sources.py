@@ -14,8 +14,8 @@ pytest.importorskip("torch")
 from tests.models.checkpoint_files import expert_shapes, vlm_shapes, write_hollow, write_hollow_shards
 from wpray.checks import Result
 from wpray.config import Config
-from wpray.doctor import models
 from wpray.doctor.checks import quick
+from wpray.policies.waypoint_vla import doctor
 from wpray.policies.waypoint_vla.model_files import open_files, sources_of
 from wpray.run.machine import check_machine
 
@@ -48,7 +48,7 @@ def _found(config: Config, name: str) -> list[Result]:
 
 def test_another_robots_statistics_are_warned_of_and_named(hollow: dict[str, Any], tmp_path: Path) -> None:
     config = Config(**hollow)
-    (result,) = models.check_statistics(config)
+    (result,) = doctor.check_statistics(config)
     assert result.status == "warn"
     told = f"{tmp_path}/statistics.json: data set bridge_orig, which is not named after libero_object: dataset_statisti"
     assert f"dataset_statistics_path: {told}" in result.text
@@ -63,7 +63,7 @@ def test_another_robots_statistics_are_warned_of_and_named(hollow: dict[str, Any
 
 def test_the_setting_that_names_them_ends_the_warning(hollow: dict[str, Any]) -> None:
     config = Config(**hollow, dataset_statistics_key="bridge_orig")
-    assert models.check_statistics(config)[0].status == "pass"
+    assert doctor.check_statistics(config)[0].status == "pass"
     assert _sources(config).facts["dataset_statistics"]["fits_suite"] is True
     failed = _found(Config(**hollow, dataset_statistics_key="bridge_origin"), "statistics")
     assert [result.status for result in failed] == ["fail"]
@@ -84,13 +84,13 @@ def test_what_was_left_out_of_a_vlms_file_is_listed(hollow: dict[str, Any]) -> N
     (line,) = [line for line in sources.lines if line.startswith("vlm_checkpoint: ")]
     assert "read out of an action expert's structure; left out: action_in_proj.* (2)" in line
     assert json.loads(json.dumps(sources.facts)) == sources.facts
-    vlm, _, same = models.check_models(config)
+    vlm, _, same = doctor.check_models(config)
     assert "left out: action_in_proj.* (2)" in vlm.text
     assert same.status == "warn" and "are the same file" in same.text
-    assert [result.status for result in models.check_models(Config(**hollow))] == ["pass", "pass"]
+    assert [result.status for result in doctor.check_models(Config(**hollow))] == ["pass", "pass"]
 
 
 def test_the_doctor_counts_the_tensors_of_all_shards(hollow: dict[str, Any], tmp_path: Path) -> None:
     write_hollow_shards(tmp_path / "shards", vlm_shapes())
-    vlm, _ = models.check_models(Config(**{**hollow, "vlm_checkpoint": str(tmp_path / "shards")}))
+    vlm, _ = doctor.check_models(Config(**{**hollow, "vlm_checkpoint": str(tmp_path / "shards")}))
     assert "model.safetensors.index.json: 59 tensors (59 F32)" in vlm.text

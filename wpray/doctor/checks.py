@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from wpray.benchmarks.base import BenchmarkCheck, RunRequest
 from wpray.checks import Result
 from wpray.config import Config
-from wpray.doctor import models, resources, simulator, software
+from wpray.doctor import policies, resources, simulator, software
 from wpray.errors import BadInputError
+from wpray.policies.base import PolicyCheck
 
 # An empty list: the check does not apply to this configuration.
 Check = Callable[[Config], list[Result]]
@@ -23,29 +24,18 @@ QUICK: tuple[tuple[str, Check], ...] = (
     ("memory", resources.check_memory),
     ("output", resources.check_output),
     ("disk", resources.check_disk),
-    ("statistics", models.check_statistics),
-    ("models", models.check_models),
-    ("tokenizer", models.check_tokenizer),
 )
 _THOROUGH: tuple[tuple[str, Check], ...] = (
-    ("models", models.check_nodes_have_files),
-    ("GPU memory", models.check_gpu_memory),
+    ("files of the nodes", policies.check_nodes_have_files),
     ("rendering", simulator.check_rendering),
 )
-_SLOW: tuple[tuple[str, Check], ...] = (("policy", models.check_policy),)
+_SLOW: tuple[tuple[str, Check], ...] = (("policy", policies.check_policy),)
 _TRIALS: tuple[str, Check] = ("trials", simulator.check_trials)
-# Checks by those that they need: without these, they would fail for the same reason.
-_NEEDS: dict[str, Collection[str]] = {
-    "models": {"statistics"},  # because the layout depends on the width of the statistics
-    "tokenizer": {"statistics", "models"},
-    "GPU memory": {"statistics", "models"},
-    "policy": {"suite", "models", "statistics", "tokenizer"},
-}
 
 
 def quick(config: Config) -> Iterator[Result]:
     """Yield the results of the checks that run no simulator and start no process."""
-    for name, check in (*QUICK, *_of_benchmark(config, quick=True)):
+    for name, check in _quick(config):
         yield from carry_out(name, check, config)
 
 
@@ -53,10 +43,10 @@ def everything(config: Config, *, deep: bool) -> Iterator[Result]:
     """Yield the results of all checks as they finish; `deep` adds whole trials."""
     from wpray.doctor import cluster
 
-    slow = (*_THOROUGH, *_of_benchmark(config, quick=False), *_SLOW, ("Ray", cluster.check_ray))
-    needs = _needs(config.load_benchmark().checks())
+    parts = (*_of_policy(config, quick=False), *_THOROUGH, *_of_benchmark(config, quick=False), *_SLOW)
+    needs = _needs(config.load_benchmark().checks(), policies.own_checks(config))
     failed: list[str] = []
-    for name, check in (*QUICK, *_of_benchmark(config, quick=True), *slow, *((_TRIALS,) if deep else ())):
+    for name, check in (*_quick(config), *parts, ("Ray", cluster.check_ray), *((_TRIALS,) if deep else ())):
         first = next((other for other in failed if other in needs.get(name, ())), None)
         if first is not None:
             yield Result(name, "warn", f"not checked: it needs what {first} lacks")
@@ -89,6 +79,22 @@ def request_of(config: Config) -> RunRequest:
     return RunRequest(config.suites, config.task_ids, trials, own, steps, config.instruction_of)
 
 
+def _quick(config: Config) -> tuple[tuple[str, Check], ...]:
+    return (*QUICK, *_of_policy(config, quick=True), *_of_benchmark(config, quick=True))
+
+
+def _of_policy(config: Config, *, quick: bool) -> list[tuple[str, Check]]:
+    """Return the policy's own checks that this machine can make: a run that joins a cluster has its files there."""
+    here = config.ray.address is None
+    return [
+        (own.name, _ready(own)) for own in policies.own_checks(config) if own.quick == quick and (here or not own.local)
+    ]
+
+
+def _ready(own: PolicyCheck) -> Check:
+    return lambda config: list(own.check())
+
+
 def _of_benchmark(config: Config, *, quick: bool) -> list[tuple[str, Check]]:
     return [(own.name, _bound(own)) for own in config.load_benchmark().checks() if own.quick == quick]
 
@@ -97,7 +103,11 @@ def _bound(own: BenchmarkCheck) -> Check:
     return lambda config: own.check(request_of(config))
 
 
-def _needs(own: Iterable[BenchmarkCheck]) -> Mapping[str, Collection[str]]:
-    """Return by check the others that it needs; whole trials need what the benchmark's own checks need."""
-    trials = {name for check in own for name in check.needs}
-    return {**_NEEDS, **{check.name: check.needs for check in own}, "trials": trials}
+def _needs(of_benchmark: Iterable[BenchmarkCheck], of_policy: Iterable[PolicyCheck]) -> Mapping[str, Collection[str]]:
+    """Return by check the others without which it would fail for the same reason.
+
+    The policy needs its suite and what its own checks find; whole trials need what the benchmark's own checks need.
+    """
+    own = {check.name: check.needs for check in of_benchmark} | {check.name: check.needs for check in of_policy}
+    trials = {name for check in of_benchmark for name in check.needs}
+    return {**own, "policy": {"suite", *(check.name for check in of_policy)}, "trials": trials}

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 
 from wpray.checks import Result
 from wpray.config import Config
+from wpray.policies.factory import POLICIES
 from wpray.provenance.origins import oddities
 from wpray.provenance.record import DECISIVE_PACKAGES, alternatives, package_versions
 from wpray.system import gl
@@ -52,7 +53,7 @@ def check_opengl(config: Config) -> list[Result]:
 
 
 def _requirements(config: Config) -> Iterator[Requirement]:
-    """Yield the requirements of wpray and of the extra for learned policies if one is configured.
+    """Yield the requirements of wpray and of the extra that the configured policy needs.
 
     There are none if wpray is a plain folder.
     """
@@ -60,7 +61,7 @@ def _requirements(config: Config) -> Iterator[Requirement]:
         texts = importlib.metadata.requires("wpray") or []
     except importlib.metadata.PackageNotFoundError:
         return
-    extras = ("", "vla") if config.policy == "waypoint_vla" else ("",)
+    extras = ("", POLICIES.extras.get(config.policy, ""))
     for requirement in map(Requirement, texts):
         if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
             yield requirement

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wpray.types import (
     BASE_AND_WRIST,
@@ -19,6 +19,9 @@ from wpray.types import (
     SegmentReply,
     SegmentRequest,
 )
+
+if TYPE_CHECKING:
+    from wpray.checks import Result
 
 NOTICES = "wpray.notices"  # logger whose warnings, of a policy's process, come into the run's log
 
@@ -49,6 +52,17 @@ class PolicySpec:
     def observation(self) -> ObservationSpec:
         """Observations of the policy."""
         return ObservationSpec(self.cameras if self.images else {}, self.proprio, self.privileged)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCheck:
+    """One of the doctor's checks that a policy brings, in the list that its `doctor_checks` returns."""
+
+    name: str
+    check: Callable[[], Sequence[Result]]  # an empty list: it does not apply
+    needs: frozenset[str] = frozenset()  # checks without which this one can only fail for the same reason
+    quick: bool = False  # takes a moment, so that every run does it, too
+    local: bool = True  # looks at files or devices of the machine: not done where a run joins a cluster
 
 
 @dataclass(frozen=True, slots=True)

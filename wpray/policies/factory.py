@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib import import_module
 from numbers import Integral, Real
 from types import ModuleType
 from typing import Any, cast
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.policies.base import AnyPolicy, PolicySpec
+from wpray.policies.base import AnyPolicy, PolicyCheck, PolicySpec
 from wpray.policies.settings import GROUP, given_settings, read_settings
 from wpray.registry import Registry
 
@@ -32,8 +31,12 @@ POLICIES = Registry(
         "starvla": "wpray.policies.remote.starvla:StarvlaPolicy",
         "process": "wpray.policies.process.policy:ProcessPolicy",
     },
+    light={"waypoint_vla": "wpray.policies.waypoint_vla.declaration"},  # because the policy's own module imports torch
+    extras={
+        "waypoint_vla": "vla",
+        **dict.fromkeys(("openpi", "openvla_oft", "vla_eval", "gr00t", "starvla", "process"), "remote"),
+    },
 )
-_LIGHT_SPECS = {"waypoint_vla": "wpray.policies.waypoint_vla.spec"}  # where the policy's own module imports torch
 _METHODS = {"waypoints": ("plan", "act"), "chunk": ("predict",)}  # of each kind of policy
 _FORM = "a policy is a class with spec or spec_of, or a module with spec_of and build"
 
@@ -45,6 +48,11 @@ def policy_spec(config: Config) -> PolicySpec:
     `policy_args` that are not its settings.
     """
     return _loaded(config).spec()
+
+
+def policy_checks(config: Config) -> tuple[PolicyCheck, ...]:
+    """Return the doctor's checks that the configured policy brings. Raise BadInputError as `policy_spec` does."""
+    return _loaded(config).checks()
 
 
 def build_policy(config: Config) -> AnyPolicy:
@@ -117,6 +125,15 @@ class _Loaded:
             raise BadInputError(f"policy: {said} of {self.name} {verb} a PolicySpec, {wrong}")
         return cast(PolicySpec, spec)
 
+    def checks(self) -> tuple[PolicyCheck, ...]:
+        function = getattr(self.part, "doctor_checks", None)
+        if not callable(function):
+            return ()
+        found = tuple(POLICIES.call(self.name, "doctor_checks", function, *self._arguments))
+        if not all(isinstance(check, PolicyCheck) for check in found):
+            raise BadInputError(f"policy: doctor_checks of {self.name} must return PolicyChecks, not {found!r:.60}")
+        return found
+
     def build(self) -> AnyPolicy:
         if isinstance(self.part, ModuleType):
             return cast(AnyPolicy, self.part.build(self.config))
@@ -149,8 +166,8 @@ def _loaded(config: Config, light: bool = True) -> _Loaded:
 
 def _part(name: str, light: bool) -> Any:
     """Return a policy's module or class; with `light`, what has its spec and imports no more than that needs."""
-    if light and name in _LIGHT_SPECS:
-        return import_module(_LIGHT_SPECS[name])
+    if light and name in POLICIES.light:
+        return POLICIES.declaration(name)
     part = POLICIES.load(name)
     if isinstance(part, ModuleType):
         missing = [function for function in ("spec_of", "build") if not callable(getattr(part, function, None))]

@@ -7,10 +7,24 @@ from dataclasses import asdict
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.policies.base import PolicySpec
+from wpray.policies.base import AnyPolicy, PolicySpec
+from wpray.policies.factory import policy_spec, spec_of_object
 from wpray.types import ActionSpec, ImageSpec, ObservationSpec
 
 _OF_PLANS = ("max_segments_per_replan", "use_actual_proprio", "segment_start_from", "stop_on_d0", "replan_on_deviation")
+
+
+def fitting_spec(config: Config, live: AnyPolicy | None = None) -> PolicySpec:
+    """Return the specification of the configured policy, or of the `live` one.
+
+    Raises BadInputError if it does not fit the benchmark or the settings.
+    """
+    spec = policy_spec(config) if live is None else spec_of_object(live)
+    benchmark = config.load_benchmark()
+    for suite in config.suites:
+        check_fits(spec, suite, benchmark.observation_spec(suite), benchmark.action_spec(suite))
+    check_options(spec, config)
+    return spec
 
 
 def check_fits(spec: PolicySpec, suite: str, shown: ObservationSpec, action: ActionSpec) -> None:

@@ -30,13 +30,13 @@ from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import AnyPolicy, PolicySpec
 from wpray.policies.factory import all_policy_args, with_policy_args
+from wpray.policies.fit import fitting_spec
 from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
 from wpray.report.page import write_report
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 from wpray.run.callbacks import EpisodeDone, notifying
-from wpray.run.fitting import fitting_spec
 from wpray.run.live import live_report
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened

@@ -19,9 +19,9 @@ from wpray.config import Config
 from wpray.doctor.resources import free_memory
 from wpray.errors import BadInputError
 from wpray.policies.factory import with_policy_args
+from wpray.policies.fit import fitting_spec
 from wpray.results import Run, load
 from wpray.results.writer import RunFolder
-from wpray.run.fitting import fitting_spec
 from wpray.run.forecast import Forecast, Layout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
 from wpray.run.selection import select

@@ -12,9 +12,9 @@ import torch
 
 from tests.tiny_weights import write_checkpoints, write_joint
 from wpray.config import Config
-from wpray.doctor import models, weights
 from wpray.models.checkpoint import Checkpoint
 from wpray.models.config import ActionExpertConfig, Manifest, Precision, VlmConfig, action_expert_manifest, vlm_manifest
+from wpray.policies.waypoint_vla import doctor, weights
 
 STATISTICS = Path(__file__).parents[1] / "data" / "rollout" / "dataset_statistics.json"
 JOINT_STATISTICS = Path(__file__).parents[1] / "data" / "golden_joint" / "dataset_statistics.json"
@@ -53,7 +53,7 @@ def test_both_models_and_ten_episodes_fit(vlm_precision: Precision, limit_gb: fl
     planner = _full(vlm_manifest(vlm, "bfloat16"), vlm.text, vlm_precision)
     actor = _full(action_expert_manifest(expert, "bfloat16"), expert.text, "bfloat16")
     working = weights.working_memory(config, planner, actor) + 4 * _SCORED_ROWS * vlm.text.width
-    needed_gb = (planner.num_bytes + actor.num_bytes + working + models._CUDA) / 1e9
+    needed_gb = (planner.num_bytes + actor.num_bytes + working + doctor._CUDA) / 1e9
     assert needed_gb < limit_gb
     assert needed_gb == pytest.approx(_MEASURED_GB[vlm_precision], abs=0.5)
 
@@ -65,7 +65,7 @@ def test_a_joint_models_weights_count_once(tmp_path: Path) -> None:
     config = Config.model_validate({**files, **tiny})
     both = weights.distinct(*weights.read(config))
     assert [model.name for model in both] == ["joint model (bins300)"]
-    (result,) = models.check_models(config)
+    (result,) = doctor.check_models(config)
     assert result.status == "pass"
     loaded = both[0].file.tensors(torch.device("cpu"), "bfloat16")
     assert both[0].num_bytes == sum(tensor.nbytes for _, tensor in loaded)

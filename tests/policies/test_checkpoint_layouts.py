@@ -16,9 +16,9 @@ from tests.tiny_weights import block_size, joint_size, save, write_adapted, writ
 from wpray.checks import Result
 from wpray.cli.configuration import validate
 from wpray.config import Config
-from wpray.doctor import models
 from wpray.doctor.checks import carry_out
 from wpray.errors import BadInputError
+from wpray.policies.waypoint_vla import doctor
 
 WIDTHS = {8: DATA / "dataset_statistics.json", 6: JOINT_DATA / "dataset_statistics.json"}
 
@@ -55,7 +55,7 @@ def adapted(folder: Path, **settings: Any) -> Config:
 
 
 def check(config: Config) -> list[Result]:
-    return carry_out("models", models.check_models, config)
+    return carry_out("models", doctor.check_models, config)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
-"""Checks of a learned policy's checkpoints, statistics and tokenizer, and of the GPU memory that they need."""
+"""The doctor's checks of checkpoints, statistics and tokenizer, and of the GPU memory that they need."""
 
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from wpray.checks import Result
 from wpray.config import Config
-from wpray.policies.factory import policy_spec
+from wpray.policies.base import PolicyCheck
+from wpray.policies.waypoint_vla.spec import spec_of
 from wpray.policies.waypoint_vla.statistics import read_for_suites
 
 _GIB = 2**30
@@ -15,11 +17,20 @@ _CUDA = 2.1 * _GIB  # CUDA, captured graphs and the allocator's reserve: measure
 _REMEDY_MEMORY = "lower batching.max_batch_size, or set vlm_precision: bfloat16 and precision: bfloat16"
 
 
+def checks(config: Config) -> tuple[PolicyCheck, ...]:
+    """Return the checks of `config` in order."""
+    return (
+        PolicyCheck("statistics", partial(check_statistics, config), quick=True),
+        # The layout depends on the width of the statistics.
+        PolicyCheck("models", partial(check_models, config), frozenset({"statistics"}), quick=True),
+        PolicyCheck("tokenizer", partial(check_tokenizer, config), frozenset({"statistics", "models"}), quick=True),
+        PolicyCheck("GPU memory", partial(check_gpu_memory, config), frozenset({"statistics", "models"})),
+    )
+
+
 def check_models(config: Config) -> list[Result]:
     """Compare the checkpoints' headers with the sizes of the configuration."""
-    if not _is_local(config):
-        return []
-    from wpray.doctor import weights
+    from wpray.policies.waypoint_vla import weights
 
     models = weights.distinct(*weights.read(config))
     results = [Result(model.name, "pass", model.describe()) for model in models]
@@ -33,14 +44,12 @@ def check_models(config: Config) -> list[Result]:
 
 def check_gpu_memory(config: Config) -> list[Result]:
     """Compare free GPU memory with the need of both models and, as an estimate, of a full batch."""
-    if not _is_local(config):
-        return []
-    from wpray.doctor import weights
+    from wpray.policies.waypoint_vla import weights
 
     vlm, expert = weights.read(config)
     stored = sum(model.num_bytes for model in weights.distinct(vlm, expert))
     needed = stored + weights.working_memory(config, vlm, expert) + _CUDA
-    what = f"about {needed / _GIB:.1f} GiB for weights and batches of {policy_spec(config).max_batch_size}"
+    what = f"about {needed / _GIB:.1f} GiB for weights and batches of {spec_of(config).max_batch_size}"
     gpus = _free_gpu_memory()
     if not gpus:
         remedy = "ray.address: a cluster that has one"
@@ -54,7 +63,7 @@ def check_gpu_memory(config: Config) -> list[Result]:
 
 def check_statistics(config: Config) -> list[Result]:
     """Check the statistics file: layout, data set, 7 and 8 (or 6) dimensions, order of percentiles."""
-    if not _is_local(config) or config.dataset_statistics_path is None:
+    if config.dataset_statistics_path is None:
         return []
     path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
     found = read_for_suites(path, config.suites, key, config.norm_type)
@@ -65,33 +74,13 @@ def check_statistics(config: Config) -> list[Result]:
 
 def check_tokenizer(config: Config) -> list[Result]:
     """Check that PaliGemma's tokenizer exists and has the checkpoint's vocabulary."""
-    if not _is_local(config):
-        return []
-    from wpray.doctor import weights
+    from wpray.policies.waypoint_vla import weights
     from wpray.policies.waypoint_vla.model_files import tokenizer_path
     from wpray.policies.waypoint_vla.prompt import load_tokenizer
 
     path = tokenizer_path(config)
     tokenizer = load_tokenizer(path, small=weights.is_synthetic(config))
     return [Result("tokenizer", "pass", f"{path}: {tokenizer.vocab_size()} pieces")]
-
-
-def check_policy(config: Config) -> list[Result]:
-    """Check that the policy exists and can act in the suite."""
-    spec = policy_spec(config)
-    sees = ", which sees the objects' positions" if spec.privileged else ""
-    return [Result("policy", "pass", f"{config.policy}{sees}")]
-
-
-def check_nodes_have_files(config: Config) -> list[Result]:
-    """Warn that paths are those of a cluster's nodes, which this machine cannot check."""
-    if config.policy != "waypoint_vla" or config.ray.address is None:
-        return []
-    return [Result("models", "warn", "not checked: the paths are those of the cluster's nodes", "run doctor on a node")]
-
-
-def _is_local(config: Config) -> bool:
-    return config.policy == "waypoint_vla" and config.ray.address is None
 
 
 def _free_gpu_memory() -> dict[str, float]:

@@ -1,0 +1,35 @@
+"""The doctor's checks of the configured policy: that it fits the benchmark, and those that the policy brings."""
+
+from __future__ import annotations
+
+from wpray.checks import Result
+from wpray.config import Config
+from wpray.errors import BadInputError
+from wpray.policies.base import PolicyCheck
+from wpray.policies.factory import policy_checks
+from wpray.policies.fit import fitting_spec
+
+
+def own_checks(config: Config) -> tuple[PolicyCheck, ...]:
+    """Return the checks that the policy brings; none if it cannot be loaded, which `check_policy` reports."""
+    try:
+        return policy_checks(config)
+    except BadInputError:
+        return ()
+
+
+def check_policy(config: Config) -> list[Result]:
+    """Check that the policy exists, and that its observations and actions are those of the suites."""
+    spec = fitting_spec(config)
+    policy_checks(config)
+    sees = ", which sees the objects' positions" if spec.privileged else ""
+    return [Result("policy", "pass", f"{config.policy}{sees}")]
+
+
+def check_nodes_have_files(config: Config) -> list[Result]:
+    """Warn of checks that only a node of the cluster could make."""
+    names = [own.name for own in own_checks(config) if own.local]
+    if config.ray.address is None or not names:
+        return []
+    text = f"{', '.join(names)} not checked: the files and devices are those of the cluster's nodes"
+    return [Result("policy", "warn", text, "run doctor on a node")]
