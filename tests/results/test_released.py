@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.results.recorded import write_run
 from wpray import compare
 from wpray.cli.command import run_command
 from wpray.export import __main__ as export
@@ -15,7 +19,7 @@ from wpray.launch import main as launch
 from wpray.report import __main__ as report
 from wpray.results import load
 from wpray.results.merge import merge
-from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA, SCHEMA_VERSION
+from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA, PART_SCHEMA, SCHEMA_VERSION, trajectory_schema
 from wpray.results.writer import RunFolder
 from wpray.video import __main__ as video
 
@@ -53,6 +57,33 @@ def test_its_tables_are_those_of_this_version(run: Path) -> None:
         plans + segments
         for plans, segments in zip(*(found.episodes[n].to_pylist() for n in ("num_plans", "num_segments")), strict=True)
     )
+
+
+def _fields(kind: pa.DataType | pa.Schema) -> Iterator[pa.Field]:
+    for index in range(len(kind) if isinstance(kind, pa.Schema) else kind.num_fields):
+        field = kind.field(index)
+        yield field
+        yield from _fields(field.type)
+
+
+@pytest.mark.parametrize("schema", [PART_SCHEMA, DECISION_SCHEMA, EPISODE_SCHEMA, trajectory_schema(9, 8, 5, True)])
+def test_every_supported_pyarrow_reads_what_is_written(schema: pa.Schema) -> None:
+    """Those before 26 read no null of a list with a fixed size, as users' own readers do not, either."""
+    nullable = [field for field in _fields(schema) if field.nullable]
+    assert not [field.name for field in nullable if pa.types.is_fixed_size_list(field.type)]
+
+
+def test_poses_of_a_fixed_size_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """Runs of a while had them, with null for plans."""
+    write_run(tmp_path / "run", [[True]])
+    path = tmp_path / "run" / "decisions.parquet"
+    table = pq.read_table(path)
+    poses = [None, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], None]
+    at = table.schema.get_field_index("reached_pose")
+    as_it_was = table.set_column(at, "reached_pose", [pa.array(poses, pa.list_(pa.float32(), 6))])
+    pq.write_table(as_it_was, path)
+    found = load(tmp_path / "run").decisions
+    assert found.schema.equals(DECISION_SCHEMA) and found["reached_pose"].to_pylist() == poses
 
 
 def test_every_reader_reads_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ OUTCOME_COLUMNS = (
 
 _STATE = pa.list_(pa.float32())
 _NORMALIZED = "normalized proprio, 8 numbers, or 6 and the gripper (1 open)"
-_POSE = pa.list_(pa.float32(), 6)
+_POSE = pa.list_(pa.float32())  # six; pyarrow before 26 reads no null of a list with a fixed size
 _DECISION_FIELDS = [
     _field("kind", pa.string(), "plan | segment | chunk (since 1.2)"),
     _field("step", pa.int32(), "control steps taken before it", "control steps"),
