@@ -33,7 +33,7 @@ ALLOWED = {
     "policies.waypoint_vla.spec": {"config", "policies.base"},
     "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
-    "provenance": {"errors", "config", "benchmarks", "system.packages"},
+    "provenance": {"errors", "config", "benchmarks", "policies.factory", "system.packages"},
     "provenance.record": {"benchmarks.factory", "system.packages"},
     "results": {"types", "errors", "config", "provenance.record", "provenance.settings", "storage"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},

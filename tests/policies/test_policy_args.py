@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,18 @@ from wpray.cli.configuration import read_config
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.factory import build_policy, policy_spec, with_policy_args
-from wpray.provenance.settings import fingerprint, outcome_fields
+from wpray.provenance.settings import differing_fields, fingerprint, outcome_fields
+from wpray.results.writer import RunFolder
 from wpray.run.evaluation import evaluate
+from wpray.run.output import check_what_is_there, choose_folder
 
 SOURCE = '''
+from typing import Annotated
+
 from pydantic import BaseModel, Field, SecretStr
 from wpray.policies.base import PolicySpec
 from wpray.policies.noop import NoopPolicy
+from wpray.policies.settings import NO_OUTCOME
 
 class Nested(BaseModel):
     depth: int = 1
@@ -40,6 +46,17 @@ class Own(NoopPolicy):
     def __init__(self, settings):
         super().__init__(self.spec_of(settings))
         self.settings = settings
+
+class Limits(BaseModel):
+    timeout_s: Annotated[float, NO_OUTCOME] = 1.0
+    steps: int = 8
+
+class Served(Own):
+    class Settings(BaseModel):
+        url: Annotated[str, NO_OUTCOME] = Field("http://a", min_length=2)
+        model: str = "small"
+        limits: Limits = Limits()
+        sizes: list[int] = [1]
 
 class Fixed(NoopPolicy):
     spec = PolicySpec("fixed", False, False, num_gpus=0, max_batch_size=3)
@@ -134,9 +151,60 @@ def test_settings_are_part_of_what_a_run_is() -> None:
     assert fingerprint(Config(task_suite="fake")) == fingerprint(Config(task_suite="fake", policy_args={}))
 
 
+SERVED = "policy_args_lab.own:Served"
+AWAY = ["--policy_args.url", "http://b", "--policy_args.limits.timeout_s", "2"]
+
+
+def test_settings_that_decide_nothing_are_no_part_of_it() -> None:
+    plain, away = _config(policy=SERVED), _config(*AWAY, policy=SERVED)
+    assert away.policy_args == {"url": "http://b", "limits": {"timeout_s": 2.0}}
+    assert outcome_fields(plain) == outcome_fields(away) and fingerprint(plain) == fingerprint(away)
+    other = _config(*AWAY, "--policy_args.model", "large", "--policy_args.limits.steps", "4", policy=SERVED)
+    assert other.policy_args["url"] == "http://b"
+    new = {name: value for name, value in outcome_fields(other).items() if name not in outcome_fields(plain)}
+    assert new == {"policy_args.model": "large", "policy_args.limits": {"steps": 4}}
+
+
+def test_a_run_goes_on_with_another_url_and_not_with_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wpray.run.evaluation._carry_out", _nothing)
+    monkeypatch.setattr("wpray.run.evaluation._ray", lambda *_: nullcontext())
+    options = ["--output_dir", "out", "--tasks", "0", "--task_suite", "fake", "--policy", SERVED]
+    with pytest.raises(BadInputError, match="no episode"):
+        evaluate(read_config(options))
+    with pytest.raises(BadInputError, match="no episode"):
+        evaluate(read_config([*options, *AWAY]))
+    info = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert len(info["sessions"]) == 2 and info["config"]["policy_args"]["url"] == "http://b"
+    assert info["policy_settings"]["limits"] == {"timeout_s": 2.0, "steps": 8}
+    with pytest.raises(BadInputError, match=r"policy_args.model \(None there, 'large' here\)"):
+        evaluate(read_config([*options, *AWAY, "--policy_args.model", "large"]))
+
+
+def test_a_run_from_before_settings_were_marked_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outcome_fields hold the url that it was given."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "fake_policy_args_lab_1"
+    folder.mkdir(parents=True)
+    old = _config(*AWAY, policy=SERVED)
+    fields = outcome_fields(old) | {"policy_args.url": "http://b", "policy_args.limits": {"timeout_s": 2.0}}
+    info = {"run_id": "x", "started_at": "2026", "state": "stopped", "config": old.model_dump(mode="json")}
+    (folder / "run.json").write_text(json.dumps(info | {"outcome_fields": fields, "fingerprint": "of then"}))
+    new = _config("--policy_args.url", "http://c", policy=SERVED)
+    assert differing_fields(fields, new) == []
+    monkeypatch.setattr("wpray.run.output.safe_name", lambda _: "fake_policy_args_lab")
+    assert choose_folder(new).path == Path("runs/fake_policy_args_lab_1")
+    check_what_is_there(RunFolder(folder), new)
+    with pytest.raises(BadInputError, match=r"policy_args.model"):
+        check_what_is_there(RunFolder(folder), _config("--policy_args.model", "large", policy=SERVED))
+
+
 def test_run_json_has_every_setting_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("wpray.run.evaluation._carry_out", _nothing)
+    monkeypatch.setattr("wpray.run.evaluation._ray", lambda *_: nullcontext())
     config = read_config(["--task_suite", "fake", "--policy", OWN, *URL, "--policy_args.token", "sesame"])
     with pytest.raises(BadInputError, match="no episode"):
         evaluate(config.model_copy(update={"output_dir": "out", "tasks": [0]}))

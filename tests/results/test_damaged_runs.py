@@ -152,7 +152,7 @@ _INFOS: tuple[dict[str, Any], ...] = (
 _CONFIGS: tuple[dict[str, Any], ...] = (
     *({"num_trials_per_task": value} for value in ("many", 1.5, [])),
     *({"tasks": value} for value in (3, "0", True)),
-    *({name: 3} for name in ("policy", "vlm_checkpoint", "env", "task_suite", "ae_checkpoint")),
+    *({name: 3} for name in ("policy", "policy_args", "vlm_checkpoint", "env", "task_suite", "ae_checkpoint")),
     {"num_steps_wait": "x"},
 )
 _EPISODE_REQUIRED = [field.name for field in EPISODE_SCHEMA if not field.nullable]

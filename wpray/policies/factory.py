@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import ModuleType
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.base import AnyPolicy, PolicyCheck, PolicySpec
-from wpray.policies.settings import GROUP, given_settings, read_settings
+from wpray.policies.settings import GROUP, deciding_settings, given_settings, read_settings
 from wpray.registry import Registry
 
 POLICIES = Registry(
@@ -89,6 +90,15 @@ def all_policy_args(config: Config) -> dict[str, Any]:
     """Return every setting of the configured policy with the value it has in this run, as JSON holds it."""
     settings = _loaded(config).settings
     return {} if settings is None else settings.model_dump(mode="json")
+
+
+def deciding_policy_args(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the given settings that an outcome of the configured policy may depend on.
+
+    Raise BadInputError if the policy cannot be loaded.
+    """
+    model = settings_model(config.policy) if given else None
+    return dict(given) if model is None else deciding_settings(model, given)
 
 
 def settings_model(name: str) -> type[BaseModel] | None:

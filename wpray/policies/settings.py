@@ -18,6 +18,17 @@ GROUP = "policy_args"
 
 
 @dataclass(frozen=True, slots=True)
+class NoOutcome:
+    """Mark of a setting that no outcome depends on, such as a server's address: `url: Annotated[str, NO_OUTCOME]`.
+
+    A run may go on with another value of it. run.json records it all the same.
+    """
+
+
+NO_OUTCOME = NoOutcome()
+
+
+@dataclass(frozen=True, slots=True)
 class SettingHelp:
     """One setting as a help text shows it."""
 
@@ -48,6 +59,22 @@ def read_settings(model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel
 def given_settings(settings: BaseModel) -> dict[str, Any]:
     """Return the settings that differ from their defaults: what tells two runs of a policy apart."""
     return settings.model_dump(exclude_defaults=True)
+
+
+def deciding_settings(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the given settings that an outcome may depend on: all that are not marked NO_OUTCOME."""
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        info = model.model_fields.get(name)
+        if info is not None and NO_OUTCOME in info.metadata:
+            continue
+        kind = None if info is None else info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Mapping):
+            value = deciding_settings(kind, value)
+            if not value:
+                continue
+        kept[name] = value
+    return kept
 
 
 def setting_helps(model: type[BaseModel], prefix: str = f"{GROUP}.") -> Iterator[SettingHelp]:

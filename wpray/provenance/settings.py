@@ -9,6 +9,7 @@ from typing import Any
 
 from wpray.benchmarks.factory import benchmark_name
 from wpray.config import Config
+from wpray.policies.factory import deciding_policy_args
 
 # Settings of the training code's evaluators that change what a policy's success rate means: `compare` refuses to pair
 # runs that differ in one.
@@ -36,6 +37,8 @@ _NO_OUTCOME = frozenset(
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
     | {"lora_dropout"}
 )
+
+_OF_POLICY = "policy_args"
 
 # Behaviour of runs that were recorded before a setting existed. A run that behaves alike leaves the setting out, so
 # that its folder can be resumed and compared by either version.
@@ -89,10 +92,11 @@ def outcome_fields(config: Config) -> dict[str, Any]:
     """Return the settings that outcomes depend on, by dotted name.
 
     Two runs that agree on them may share a result folder. `env.instruction` is resolved; settings of `DONE_WITHOUT` are
-    left out where they have that value.
+    left out where they have that value. So are settings of the policy that it declares to decide nothing.
     """
     flat: dict[str, Any] = {}
-    for name, value in config.model_dump(mode="json").items():
+    whole = config.model_dump(mode="json")
+    for name, value in (whole | {_OF_POLICY: deciding_policy_args(config, whole[_OF_POLICY])}).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": item for key, item in value.items() if name not in _NO_OUTCOME}
         else:
@@ -118,6 +122,20 @@ def comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
     if not found["replan_on_deviation"]:
         found |= {name: DONE_WITHOUT[name] for name in ("deviation_threshold", "deviation_metric")}
     return found
+
+
+def differing_fields(theirs: Mapping[str, Any], config: Config) -> list[tuple[str, Any, Any]]:
+    """Return name, their value and ours of every setting in which outcome fields differ from those of `config`.
+
+    Settings that the policy declares to decide nothing do not count, also where `theirs` are older than that.
+    """
+    prefix = f"{_OF_POLICY}."
+    given = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
+    kept = {f"{prefix}{name}": value for name, value in deciding_policy_args(config, given).items()}
+    there = comparable({name: value for name, value in theirs.items() if not name.startswith(prefix)} | kept)
+    here = comparable(outcome_fields(config))
+    names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    return [(name, there.get(name), here.get(name)) for name in names]
 
 
 def fingerprint(config: Config) -> str:

@@ -32,6 +32,7 @@ _CONFIG: Mapping[str, type | tuple[type, ...]] = {
     "num_steps_wait": int,
     "tasks": (list, dict),
     "env": dict,
+    "policy_args": dict,
 }
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 _LARGEST = 10_000_000  # largest number of a task or trial, because a report has a row or column for each

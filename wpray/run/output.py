@@ -19,7 +19,7 @@ from wpray.orchestration.actors import Host
 from wpray.orchestration.driver import RunRecord
 from wpray.provenance import record
 from wpray.provenance.origins import identity, origins
-from wpray.provenance.settings import comparable, fingerprint, outcome_fields
+from wpray.provenance.settings import differing_fields, fingerprint, outcome_fields
 from wpray.results.atomic import DiskFullError
 from wpray.results.mirrored import MirroredFolder
 from wpray.results.names import safe_name
@@ -218,13 +218,12 @@ def _warn_of_another_gpu(host: str, gpu: str, before: set[str]) -> None:
 def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None:
     if config.resume == "never":
         raise BadInputError(f"output_dir: {place} holds another run's results; choose another, or use resume auto")
-    theirs, ours = info.get("outcome_fields"), outcome_fields(config)
+    theirs = info.get("outcome_fields")
     if not isinstance(theirs, dict) or not isinstance(info.get("run_id"), str) or "started_at" not in info:
         raise BadInputError(f"output_dir: the run.json in {place} does not describe a run; choose another output_dir")
-    ours, theirs = comparable(ours), comparable(theirs)
-    different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    different = differing_fields(theirs, config)
     if different:
-        listed = ", ".join(f"{name} ({theirs.get(name)!r} there, {ours.get(name)!r} here)" for name in different[:5])
+        listed = ", ".join(f"{name} ({there!r} there, {here!r} here)" for name, there, here in different[:5])
         raise BadInputError(f"output_dir: {place} holds another configuration's results, which differs in: {listed}")
 
 
@@ -238,7 +237,8 @@ def _goes_on_with(path: Path, config: Config, software: Mapping[str, str]) -> bo
         return False
     asked = config.model_dump(mode="json")
     same_trials = all(info["config"].get(name, default) == asked[name] for name, default in _TRIALS.items())
-    same = same_trials and info.get("fingerprint") == fingerprint(config)
+    theirs = info.get("outcome_fields")
+    same = same_trials and isinstance(theirs, dict) and not differing_fields(theirs, config)
     return same and not decisive(sessions(info)[-1], software) and not RunFolder(path).is_locked()
 
 

@@ -135,7 +135,9 @@ def _joined(name: str, runs: Sequence[Run]) -> dict[TrialKey, bool | None]:
 
 def _policy_of(run: Run) -> tuple[Any, ...]:
     """Return what tells a policy from another: its settings and the content of its files, not where they lie."""
-    fields = DONE_WITHOUT | (run.info.get("outcome_fields") or {})
+    given = run.info["config"].get("policy_args") or {}  # all of them: another server may have another model
+    named = {f"policy_args.{name}": value for name, value in given.items()}
+    fields = DONE_WITHOUT | (run.info.get("outcome_fields") or {}) | named
     files = sorted((run.info.get("policy_files") or {}).values())
     left_out = CONDITIONS | (set(path_fields()) if files else set())
     return (*sorted((name, repr(value)) for name, value in fields.items() if name not in left_out), *files)

@@ -13,8 +13,10 @@ import pytest
 from tests.policies.remote.requests import WORDS, chunk_request
 from tests.policies.remote.servers import openpi_server
 from wpray.errors import BadInputError, InvalidRequestError
+from wpray.policies.factory import settings_model
 from wpray.policies.remote.openpi import OpenpiPolicy, OpenpiSettings
 from wpray.policies.remote.pool import ServerPool
+from wpray.policies.settings import NO_OUTCOME
 
 
 def _policy(url: str | list[str], **more: Any) -> OpenpiPolicy:
@@ -206,3 +208,11 @@ def test_the_pool_is_closed_with_the_policy() -> None:
         policy = _policy(url)
         policy.close()
         assert isinstance(policy._pool, ServerPool) and policy._pool._closed
+
+
+def test_where_the_servers_are_decides_no_outcome() -> None:
+    for name in ("openpi", "openvla_oft", "vla_eval", "gr00t", "starvla"):
+        model = settings_model(name)
+        assert model is not None
+        marked = {setting for setting, info in model.model_fields.items() if NO_OUTCOME in info.metadata}
+        assert marked == {"url", "timeout_s", "connections", "api_key_env"}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -22,6 +22,7 @@ from wpray.policies.base import NOTICES, PolicySpec, Sources
 from wpray.policies.process import worker
 from wpray.policies.remote import arrays
 from wpray.policies.remote.answers import chunk_of
+from wpray.policies.settings import NO_OUTCOME
 from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, ImageSpec
 
 _NOTICES = logging.getLogger(NOTICES)
@@ -41,7 +42,7 @@ class ProcessSettings(BaseModel):
     batch_size: PositiveInt = Field(8, description="requests of a call at most")
     images: bool = Field(True, description="show both cameras")
     image_size: PositiveInt = Field(POLICY_IMAGE_SIZE, le=1024, description="height and width of both images")
-    num_gpus: NonNegativeFloat = Field(0.0, description="GPUs that it takes")
+    num_gpus: Annotated[NonNegativeFloat, NO_OUTCOME] = Field(0.0, description="GPUs that it takes")
 
 
 class WorkerDiedError(RuntimeError):

@@ -14,6 +14,7 @@ from wpray.policies.remote.answers import chunk_of, image_of, open_at_one
 from wpray.policies.remote.gr00t_channel import Gr00tChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.policies.settings import NO_OUTCOME
 from wpray.types import ChunkReply, ChunkRequest, Float32Array, FloatArray, ImageArray, ImageSpec
 
 _PARTS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")  # of a state and of an action
@@ -23,7 +24,7 @@ _WORDS = "annotation.human.action.task_description"
 class Gr00tSettings(ServerSettings):
     """Addresses of the servers, and the content of requests."""
 
-    url: Annotated[list[str], server_urls(5555, "tcp")] = Field(
+    url: Annotated[list[str], server_urls(5555, "tcp"), NO_OUTCOME] = Field(
         ["tcp://localhost:5555"], validate_default=True, description="server, or servers that share the requests"
     )
     replan_steps: NonNegativeInt = Field(8, description="actions of a chunk that are executed, 0: all")

@@ -14,6 +14,7 @@ from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
 from wpray.policies.remote.trouble import closed_on_error
 from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MEMORY, OWN, TRIAL, check_wants, form_of
+from wpray.policies.settings import NO_OUTCOME
 from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, ImageSpec
 
 _REPLAN_STEPS = 5  # of a chunk, as openpi's client executes
@@ -22,7 +23,7 @@ _REPLAN_STEPS = 5  # of a chunk, as openpi's client executes
 class OpenpiSettings(ServerSettings):
     """Addresses of the servers, and the content of requests."""
 
-    url: Annotated[list[str], server_urls(8000, "ws", "wss")] = Field(
+    url: Annotated[list[str], server_urls(8000, "ws", "wss"), NO_OUTCOME] = Field(
         ["ws://localhost:8000"], validate_default=True, description="server, or servers that share the requests"
     )
     replan_steps: NonNegativeInt | None = Field(

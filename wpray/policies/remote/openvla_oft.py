@@ -13,13 +13,14 @@ from wpray.policies.remote.arrays import pack_json
 from wpray.policies.remote.http_channel import HttpChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.policies.settings import NO_OUTCOME
 from wpray.types import ChunkReply, ChunkRequest, ImageSpec
 
 
 class OpenvlaOftSettings(ServerSettings):
     """Addresses of the servers, and the content of requests."""
 
-    url: Annotated[list[str], server_urls(8777, "http", "https")] = Field(
+    url: Annotated[list[str], server_urls(8777, "http", "https"), NO_OUTCOME] = Field(
         ["http://localhost:8777"], validate_default=True, description="server, or servers that share the requests"
     )
     replan_steps: NonNegativeInt = Field(8, description="actions of a chunk that are executed, 0: all")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from wpray.errors import BadInputError
+from wpray.policies.settings import NO_OUTCOME
 
 
 def server_urls(default_port: int, *schemes: str) -> BeforeValidator:
@@ -50,13 +51,13 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    timeout_s: PositiveFloat = Field(
+    timeout_s: Annotated[PositiveFloat, NO_OUTCOME] = Field(
         300.0, le=86_400, description="seconds until a request without an answer is asked again"
     )
-    connections: PositiveInt | None = Field(
+    connections: Annotated[PositiveInt | None, NO_OUTCOME] = Field(
         None, le=1000, description="requests at once to each server; default: as many as it says it takes, else 1"
     )
-    api_key_env: str | None = Field(
+    api_key_env: Annotated[str | None, NO_OUTCOME] = Field(
         None, pattern=r"^[A-Za-z_]\w*$", description="environment variable that holds the servers' key"
     )
 

@@ -15,6 +15,7 @@ from wpray.policies.remote.answers import chunk_of, image_of
 from wpray.policies.remote.openpi_channel import OpenpiChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.policies.settings import NO_OUTCOME
 from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, FloatArray, ImageSpec
 
 _CLOSES_BELOW = 0.5
@@ -23,7 +24,7 @@ _CLOSES_BELOW = 0.5
 class StarvlaSettings(ServerSettings):
     """Addresses of the servers, and the content of requests."""
 
-    url: Annotated[list[str], server_urls(10093, "ws", "wss")] = Field(
+    url: Annotated[list[str], server_urls(10093, "ws", "wss"), NO_OUTCOME] = Field(
         ["ws://localhost:10093"], validate_default=True, description="server, or servers that share the requests"
     )
     batch_size: PositiveInt = Field(8, le=256, description="requests at most in one question to a server")

@@ -25,6 +25,7 @@ from wpray.policies.remote.pool import Absence
 from wpray.policies.remote.settings import ServerSettings, server_urls
 from wpray.policies.remote.trouble import RefusedError, ServerTrouble, closed_on_error, in_one_line
 from wpray.policies.remote.vla_eval_channel import VlaEvalChannel
+from wpray.policies.settings import NO_OUTCOME
 from wpray.types import ACTION_DIM, ChunkReply, ChunkRequest, FloatArray, ImageSpec, TrialKey
 
 _NOTICES = logging.getLogger(NOTICES)
@@ -36,7 +37,7 @@ _SHOWN = {"image", "agentview", "wrist", "wrist_image", "state", "language"}
 class VlaEvalSettings(ServerSettings):
     """Addresses of the servers, and the content of requests."""
 
-    url: Annotated[list[str], server_urls(8000, "ws", "wss")] = Field(
+    url: Annotated[list[str], server_urls(8000, "ws", "wss"), NO_OUTCOME] = Field(
         ["ws://localhost:8000"], validate_default=True, description="server, or servers that share the episodes"
     )
     image_size: PositiveInt = Field(256, le=1024, description="height and width of both images")
