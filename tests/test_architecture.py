@@ -72,7 +72,7 @@ ALLOWED = {
     "dataset_stats.rlds": {"types", "errors", "system.lfs"},
     "export": {"types", "errors", "results", "benchmarks", "cli", "cluster", "video"},
     "video": {"types", "errors", "config", "benchmarks", "results", "cli", "cluster", "orchestration"},
-    "video.selection": set(),
+    "video.selection": {"types"},
     "video.frames": {"types", "errors", "benchmarks.base", "results"},
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
     "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from wpray.models.config import (
     ActionExpertConfig,
     BlockPlannerConfig,
-    Manifest,
     Precision,
+    TensorManifest,
     VlmConfig,
     action_expert_manifest,
     vlm_manifest,
@@ -54,7 +54,7 @@ def write_joint(
     save(state_dict(action_expert_manifest(size, precision), seed), folder, file)
 
 
-def state_dict(manifest: Manifest, seed: int) -> dict[str, torch.Tensor]:
+def state_dict(manifest: TensorManifest, seed: int) -> dict[str, torch.Tensor]:
     """Random tensors of a manifest's names, shapes and dtypes."""
     return {
         name: torch.from_numpy(weight(name, shape, seed)).to(getattr(torch, dtype))

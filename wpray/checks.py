@@ -15,7 +15,7 @@ from typing import Any, Literal
 import wpray
 from wpray.errors import BadInputError
 
-Status = Literal["pass", "warn", "fail"]
+CheckStatus = Literal["pass", "warn", "fail"]
 Known = tuple[str, str, str]  # words of a failed program's messages, what they mean, remedy
 
 _TIMEOUT_S = 300
@@ -28,11 +28,11 @@ _KNOWN: tuple[Known, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CheckResult:
     """The outcome of a check."""
 
     name: str
-    status: Status
+    status: CheckStatus
     message: str
     remedy: str = ""  # a command or a setting
 
@@ -43,7 +43,7 @@ class Result:
         return " ".join("; ".join(parts).split())
 
     @classmethod
-    def of_error(cls, name: str, error: BadInputError) -> Result:
+    def of_error(cls, name: str, error: BadInputError) -> CheckResult:
         """Return a failed check whose error names the remedy."""
         return cls(name, "fail", str(error))
 

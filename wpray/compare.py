@@ -17,7 +17,7 @@ from wpray.cli.parser import ArgumentParser
 from wpray.errors import BadInputError
 from wpray.results import Run, load
 from wpray.results.atomic import write_for_user
-from wpray.results.paired import Pairs, difference_interval, mcnemar_p, trials_needed
+from wpray.results.paired import PairCounts, difference_interval, mcnemar_p, trials_needed
 from wpray.results.pairing import Comparison, Pair, compare, count, obstacles, rate, remarks
 from wpray.results.summary import add_columns, one_line
 
@@ -90,7 +90,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def verdict(pairs: Pairs) -> str:
+def verdict(pairs: PairCounts) -> str:
     """Return the result of the test in words."""
     p = mcnemar_p(pairs)
     if p >= _LEVEL:

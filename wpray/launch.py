@@ -25,9 +25,9 @@ def main(argv: Sequence[str]) -> int:
         from wpray.run.plan import show_plan
 
         return show_plan(config)
-    from wpray.run.evaluation import Guest, evaluate_with
+    from wpray.run.evaluation import CallerParts, evaluate_with
 
-    return evaluate_with(config, Guest(live="--live" in argv)).exit_code
+    return evaluate_with(config, CallerParts(live="--live" in argv)).exit_code
 
 
 if __name__ == "__main__":

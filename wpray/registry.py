@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from wpray import errors
 from wpray.errors import BadInputError, wrapping_errors
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Registry:
         """
         return import_module(self.light[name]) if name in self.light else self.load(name)
 
-    def call(self, name: str, what: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    def call(self, name: str, what: str, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
         """Return `function(*arguments)`, of the part `name`; `what` names the function in messages.
 
         Raises BadInputError for whatever it raises, an exit of the process included, because the code is a user's.

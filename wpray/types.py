@@ -17,9 +17,10 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 ImageArray = NDArray[np.uint8]
-Status = Literal["success", "failure", "error"]
+EpisodeStatus = Literal["success", "failure", "error"]
 # "request": no process of the policy can answer the request (InvalidRequestError); "actor": the env actor died.
-Origin = Literal["policy", "request", "environment", "actor"]
+FailureOrigin = Literal["policy", "request", "environment", "actor"]
+EpisodeRow = Mapping[str, Any]  # row of episodes.parquet
 PlanEnd = Literal["used_up", "zero_duration", "segment_limit", "deviation", "step_budget", "success", "truncated"]
 
 ACTION_DIM = 7
@@ -238,6 +239,10 @@ class ChunkRequest:
     memory: bytes | None = None  # from the last reply of the episode; None before the first
 
 
+WaypointRequest = PlanRequest | SegmentRequest
+PolicyRequest = WaypointRequest | ChunkRequest
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Times of a request inside the policy."""
@@ -276,6 +281,9 @@ class ChunkReply:
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name for the episode's row; the last counts
     memory: bytes | None = None  # returned with the episode's next request, because any replica may answer that
     done: bool = False  # the policy ends the episode, and none of the actions is executed
+
+
+PolicyReply = PlanReply | SegmentReply | ChunkReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +370,7 @@ class EpisodeTimes:
 class Failure:
     """Error of an attempt, made where it happens and kept as it is up to the trial's row."""
 
-    origin: Origin
+    origin: FailureOrigin
     kind: str  # class of the error
     message: str
     traceback: str = ""

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from wpray.cli.display import RunDisplay, logging_to
 from wpray.config import Config
-from wpray.orchestration.actors import Attempt, Host, RunContext
+from wpray.orchestration.actors import ActorHost, Attempt, RunContext
 from wpray.orchestration.driver import Driver, RunRecord
-from wpray.orchestration.events import Event, Finished, PolicyFiles, PolicyReady, Ready
+from wpray.orchestration.events import AttemptFinished, EnvReady, Event, PolicyHashed, PolicyReady
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.policies.factory import policy_spec
 from wpray.results.encode import EncodedEpisode
@@ -31,7 +31,7 @@ from wpray.results.writer import RunFolder
 from wpray.types import Task, Trial, TrialKey
 
 _TASKS = 10
-_HOST = Host("paper", 1, None, {})
+_HOST = ActorHost("paper", 1, None, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class _PaperActors:
 
     def __init__(self) -> None:
         self.size = self.replicas_ready = 0
-        self._events: deque[Event] = deque([PolicyReady(0, _HOST, 1.0), PolicyFiles({})])
+        self._events: deque[Event] = deque([PolicyReady(0, _HOST, 1.0), PolicyHashed({})])
 
     @property
     def empty(self) -> bool:
@@ -89,12 +89,12 @@ class _PaperActors:
         """Find no actor that hangs."""
 
     def start(self) -> None:
-        self._events.append(Ready(f"env-{self.size}", _HOST))
+        self._events.append(EnvReady(f"env-{self.size}", _HOST))
         self.size += 1
 
     def submit(self, assignment: Assignment) -> None:
         episode = dataclasses.replace(_EPISODE, key=assignment.trial.key)
-        self._events.append(Finished(assignment, Attempt(episode)))
+        self._events.append(AttemptFinished(assignment, Attempt(episode)))
 
 
 class _NoFolder:

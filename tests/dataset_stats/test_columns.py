@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wpray.dataset_stats.__main__ import Columns, DatasetStatistics
+from wpray.dataset_stats.__main__ import FieldRows, StatisticsBuilder
 from wpray.dataset_stats.rlds import RldsEpisode
 
 
@@ -19,7 +19,7 @@ def test_percentiles_and_extremes_are_numpys_to_the_bit(count: int, dim: int, se
     rng = np.random.default_rng(seed)
     rows = (scale * rng.standard_normal((count, dim))).astype(np.float32)
     rows[:, 0] = np.sign(rows[:, 0])
-    columns = Columns(dim)
+    columns = FieldRows(dim)
     for part in np.array_split(rows, min(count, 5)):
         columns.add(part)
     found = {name: np.array(value, dtype=np.float32) for name, value in columns.statistics().items()}
@@ -33,12 +33,12 @@ def test_percentiles_and_extremes_are_numpys_to_the_bit(count: int, dim: int, se
 
 def test_a_value_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        Columns(2).add(np.array([[0, np.nan]], dtype=np.float32))
+        FieldRows(2).add(np.array([[0, np.nan]], dtype=np.float32))
 
 
 def test_memory_holds_one_column_at_a_time() -> None:
     count, dim = 200_000, 50
-    columns = Columns(dim)
+    columns = FieldRows(dim)
     for _ in range(10):
         columns.add(np.ones((count // 10, dim), dtype=np.float32))
     tracemalloc.start()
@@ -54,7 +54,7 @@ def test_the_newer_layout_describes_the_pose_alone_and_counts_an_open_gripper_as
     actions[:, 6] = np.where(np.arange(40) % 4 == 0, -1, 1)  # a quarter of the steps open
     found = {}
     for layout in ("8d", "6d"):
-        statistics = DatasetStatistics(layout)  # type: ignore[arg-type]
+        statistics = StatisticsBuilder(layout)  # type: ignore[arg-type]
         statistics.add(RldsEpisode(actions, states))
         found[layout] = statistics.as_dict()
     newer, older = found["6d"], found["8d"]

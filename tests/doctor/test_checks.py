@@ -18,7 +18,7 @@ from tests.machines import without_osmesa
 from wpray.benchmarks.base import BenchmarkCheck
 from wpray.benchmarks.libero import doctor as libero_checks
 from wpray.benchmarks.libero.benchmark import LiberoBenchmark
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.cli.configuration import validate
 from wpray.config import Config, EnvConfig, RayConfig
 from wpray.doctor import checks, policies, resources, simulator, software
@@ -31,7 +31,7 @@ FAKE = Config(task_suite="fake", policy="noop")
 _GIB = 2**30
 
 
-def only(results: list[Result]) -> Result:
+def only(results: list[CheckResult]) -> CheckResult:
     assert len(results) == 1, results
     return results[0]
 
@@ -217,7 +217,7 @@ def test_without_osmesa_the_known_error_is_explained_and_what_needs_it_is_not_tr
 
 
 def test_one_cause_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(config: Config) -> list[Result]:
+    def broken(config: Config) -> list[CheckResult]:
         raise BadInputError("libOSMesa is missing; install it")
 
     monkeypatch.setattr(checks, "QUICK", (("OpenGL", broken),))
@@ -238,7 +238,7 @@ def test_a_crash_or_silence_of_a_probe_is_a_finding(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_system_error_is_a_failed_check() -> None:
-    def full(config: Config) -> list[Result]:
+    def full(config: Config) -> list[CheckResult]:
         raise OSError(28, "No space left on device")
 
     assert only(carry_out("disk", full, FAKE)).status == "fail"
@@ -258,7 +258,7 @@ def test_two_trials_of_the_scripted_policy_succeed() -> None:
     assert only(simulator.check_trials(Config())).status == "pass"
 
 
-def _suite(config: Config) -> list[Result]:
+def _suite(config: Config) -> list[CheckResult]:
     return libero_checks.check_suite(request_of(config))
 
 
@@ -276,7 +276,7 @@ def test_initial_states_of_another_scene_fail_the_suite_check(tmp_path: Path) ->
     for name, given in (("right.npz", states[:3]), ("wrong.npz", states[:3, :-1])):
         np.savez(tmp_path / name, **{first.name: given})
 
-    def found(name: str) -> Result:
+    def found(name: str) -> CheckResult:
         config = Config(tasks=[0], num_trials_per_task=60, init_states_file=str(tmp_path / name))
         return only(carry_out("suite", lambda wanted: libero_checks.check_suite(request_of(wanted)), config))
 
@@ -292,7 +292,7 @@ def test_a_task_that_the_suite_lacks_fails_the_suite_check() -> None:
 
 
 def test_a_policy_that_does_not_exist_or_cannot_act_in_the_suite_is_a_failure() -> None:
-    def found(policy: str) -> Result:
+    def found(policy: str) -> CheckResult:
         return only(carry_out("policy", policies.check_policy, Config(policy=policy, task_suite="libero_goal")))
 
     assert found("noop").text == "noop"
@@ -303,7 +303,7 @@ def test_a_policy_that_does_not_exist_or_cannot_act_in_the_suite_is_a_failure() 
 LAB = """
 import dataclasses
 
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.errors import BadInputError
 from wpray.policies.base import PolicyCheck, PolicySpec
 from wpray.policies.noop import NoopPolicy
@@ -320,9 +320,9 @@ class Checked(NoopPolicy):
     @staticmethod
     def doctor_checks():
         return [
-            PolicyCheck("server", lambda: [Result("server", "pass", "answers")], quick=True, local=False),
+            PolicyCheck("server", lambda: [CheckResult("server", "pass", "answers")], quick=True, local=False),
             PolicyCheck("weights", missing, quick=True),
-            PolicyCheck("memory of weights", lambda: [Result("x", "pass", "")], needs=frozenset({"weights"})),
+            PolicyCheck("memory of weights", lambda: [CheckResult("x", "pass", "")], needs=frozenset({"weights"})),
         ]
 
 
@@ -406,17 +406,17 @@ def test_a_cluster_that_cannot_be_reached_is_a_failed_check() -> None:
 
 
 def test_nodes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wpray.cluster.node_versions import Nodes
+    from wpray.cluster.node_versions import NodeVersions
     from wpray.doctor import cluster
 
     ours = {"mujoco": "3.3.2", "numpy": "2.4.6", "torch": "2.13.0+cpu"}
     monkeypatch.setattr("wpray.provenance.record.package_versions", lambda: ours)
     theirs = {"mujoco": "3.10.0", "numpy": "2.0", "torch": "2.13.0+cu128"}  # the build of torch is the node's affair
-    wrong, odd = cluster._compare(Nodes({"a": ours, "b": theirs}, ()), 2)
+    wrong, odd = cluster._compare(NodeVersions({"a": ours, "b": theirs}, ()), 2)
     assert (wrong.status, wrong.message) == ("fail", "b: mujoco 3.10.0 instead of 3.3.2")
     assert (odd.status, odd.message) == ("warn", "b: numpy 2.0 instead of 2.4.6")
-    assert only(cluster._compare(Nodes({"a": ours}, ()), 1)).status == "pass"
-    assert "no answer" in only(cluster._compare(Nodes({"a": ours}, ("b",)), 2)).message
+    assert only(cluster._compare(NodeVersions({"a": ours}, ()), 1)).status == "pass"
+    assert "no answer" in only(cluster._compare(NodeVersions({"a": ours}, ("b",)), 2)).message
 
 
 def test_a_cache_that_numba_cannot_write_is_not_blamed_on_mujoco(monkeypatch: pytest.MonkeyPatch) -> None:

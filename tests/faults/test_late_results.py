@@ -14,9 +14,17 @@ import pytest
 from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.orchestration.actors import Attempt, Host, RunContext
+from wpray.orchestration.actors import ActorHost, Attempt, RunContext
 from wpray.orchestration.driver import Driver, RunRecord
-from wpray.orchestration.events import ActorFailure, Event, Finished, Lost, PolicyFiles, PolicyReady, Ready
+from wpray.orchestration.events import (
+    ActorFailure,
+    AttemptFinished,
+    EnvLost,
+    EnvReady,
+    Event,
+    PolicyHashed,
+    PolicyReady,
+)
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.policies.factory import policy_spec
 from wpray.results.encode import EncodedEpisode
@@ -28,7 +36,7 @@ from wpray.types import Failure, Trial
 
 TASK = fake_tasks()[0]
 TRIAL = Trial(TASK, 0, 0)
-HOST = Host("here", 1, None, {})
+HOST = ActorHost("here", 1, None, {})
 
 
 @dataclass
@@ -106,18 +114,18 @@ def _episode(trial: Trial = TRIAL, error: str | None = None) -> EncodedEpisode:
     return EncodedEpisode(trial.key, "error" if error else "success", 9, 0.1, b"", None, error)
 
 
-def _lost(worker: str) -> Lost:
-    return Lost(worker, ActorFailure("hung", bad_input=False), started=True)
+def _lost(worker: str) -> EnvLost:
+    return EnvLost(worker, ActorFailure("hung", bad_input=False), started=True)
 
 
-POLICY = [PolicyReady(0, HOST, 0.0), PolicyFiles({})]
+POLICY = [PolicyReady(0, HOST, 0.0), PolicyHashed({})]
 
 
 def test_a_late_result_is_dropped() -> None:
     old, new = Assignment(TRIAL, 1, "env-0"), Assignment(TRIAL, 2, "env-1")
-    late = Finished(old, Attempt(_episode(error="late")))
-    script = [*POLICY, Ready("env-0", HOST), _lost("env-0"), Ready("env-1", HOST), late]
-    stage, _ = _play([*script, Finished(new, Attempt(good := _episode()))])
+    late = AttemptFinished(old, Attempt(_episode(error="late")))
+    script = [*POLICY, EnvReady("env-0", HOST), _lost("env-0"), EnvReady("env-1", HOST), late]
+    stage, _ = _play([*script, AttemptFinished(new, Attempt(good := _episode()))])
     assert stage.submitted == [old, new]
     assert stage.written == [good]
 
@@ -125,7 +133,7 @@ def test_a_late_result_is_dropped() -> None:
 def test_a_trial_whose_actors_all_die_gets_one_row_with_the_reason() -> None:
     script: list[Event] = [*POLICY]
     for number in range(3):
-        script += [Ready(f"env-{number}", HOST), _lost(f"env-{number}")]
+        script += [EnvReady(f"env-{number}", HOST), _lost(f"env-{number}")]
     stage, _ = _play(script)
     assert [episode.status for episode in stage.written] == ["error"]
     assert "attempt 3: hung" in (stage.written[0].error or "")
@@ -135,9 +143,9 @@ def test_one_sick_policy_process_is_replaced_once_and_stops_nothing() -> None:
     """Its requests in hand all fail with it: that is no repetition on a fresh actor."""
     trials = [Trial(TASK, number, 0) for number in range(3)]
     workers = [f"env-{number}" for number in range(3)]
-    script: list[Event] = [*POLICY, *(Ready(worker, HOST) for worker in workers)]
+    script: list[Event] = [*POLICY, *(EnvReady(worker, HOST) for worker in workers)]
     script += [_failed(Assignment(trials[n], 1, workers[n]), "sick") for n in range(3)]
-    script += [Finished(Assignment(trials[n], 2, workers[n]), Attempt(_episode(trials[n]))) for n in range(3)]
+    script += [AttemptFinished(Assignment(trials[n], 2, workers[n]), Attempt(_episode(trials[n]))) for n in range(3)]
     stage, driver = _play(script, trials, workers=3)
     assert stage.restarted == [0]
     assert driver.stop is None
@@ -146,7 +154,7 @@ def test_one_sick_policy_process_is_replaced_once_and_stops_nothing() -> None:
 
 def test_the_same_trial_failing_on_a_fresh_policy_stops_the_run() -> None:
     first, second = Assignment(TRIAL, 1, "env-0"), Assignment(TRIAL, 2, "env-0")
-    script = [*POLICY, Ready("env-0", HOST), _failed(first, "one"), _failed(second, "two")]
+    script = [*POLICY, EnvReady("env-0", HOST), _failed(first, "one"), _failed(second, "two")]
     stage, driver = _play(script)
     assert driver.stop is not None and "again and again" in driver.stop.reason
     assert [episode.status for episode in stage.written] == ["error"]
@@ -154,15 +162,19 @@ def test_the_same_trial_failing_on_a_fresh_policy_stops_the_run() -> None:
 
 def test_a_request_that_kills_the_policy_costs_its_own_trial_only() -> None:
     attempts = [Assignment(TRIAL, number, "env-0") for number in (1, 2, 3)]
-    script = [*POLICY, Ready("env-0", HOST), *(_failed(a, f"incarnation {a.attempt}", POLICY_DIED) for a in attempts)]
+    script = [
+        *POLICY,
+        EnvReady("env-0", HOST),
+        *(_failed(a, f"incarnation {a.attempt}", POLICY_DIED) for a in attempts),
+    ]
     stage, driver = _play(script)
     assert stage.restarted == [] and driver.stop is None
     assert [episode.status for episode in stage.written] == ["error"]
 
 
-def _failed(assignment: Assignment, incarnation: str, kind: str = "RuntimeError") -> Finished:
+def _failed(assignment: Assignment, incarnation: str, kind: str = "RuntimeError") -> AttemptFinished:
     row = _episode(assignment.trial, error=f"{kind}: boom")
-    return Finished(assignment, Attempt(row, Failure("policy", kind, "boom"), 0, incarnation))
+    return AttemptFinished(assignment, Attempt(row, Failure("policy", kind, "boom"), 0, incarnation))
 
 
 def test_a_changed_checkpoint_is_found_before_a_trial_is_handed_out() -> None:
@@ -173,12 +185,12 @@ def test_a_changed_checkpoint_is_found_before_a_trial_is_handed_out() -> None:
         raise BadInputError(f"{hashes} has changed")
 
     with pytest.raises(BadInputError, match="has changed"):
-        _play([PolicyReady(0, HOST, 0.0), Ready("env-0", HOST), PolicyFiles({"model": "other"})], note_files=refuse)
+        _play([PolicyReady(0, HOST, 0.0), EnvReady("env-0", HOST), PolicyHashed({"model": "other"})], note_files=refuse)
 
 
 def test_the_same_checkpoint_goes_on_once_it_was_compared() -> None:
-    done = Finished(Assignment(TRIAL, 1, "env-0"), Attempt(_episode()))
-    script = [PolicyReady(0, HOST, 0.0), Ready("env-0", HOST), PolicyFiles({"model": "same"}), done]
+    done = AttemptFinished(Assignment(TRIAL, 1, "env-0"), Attempt(_episode()))
+    script = [PolicyReady(0, HOST, 0.0), EnvReady("env-0", HOST), PolicyHashed({"model": "same"}), done]
     stage, _ = _play(script, note_files=lambda stage, hashes: None)
     assert len(stage.written) == 1
 
@@ -204,8 +216,8 @@ def test_an_idle_env_actor_has_its_next_trial_before_the_disk_is_waited_for() ->
             at_hand.append(len(self.submitted))
             super().write_episodes(*episodes)
 
-    done = [Finished(Assignment(trial, 1, "env-0"), Attempt(_episode(trial))) for trial in trials]
-    stage, _ = _play([*POLICY, Ready("env-0", HOST), *done], trials, kind=Slow)
+    done = [AttemptFinished(Assignment(trial, 1, "env-0"), Attempt(_episode(trial))) for trial in trials]
+    stage, _ = _play([*POLICY, EnvReady("env-0", HOST), *done], trials, kind=Slow)
     assert [episode.key for episode in stage.written] == [trial.key for trial in trials]
     assert at_hand[0] > 1, "the first row was written before the second trial was handed out"
     assert len(at_hand) < len(trials), "rows that come together are written together"
@@ -222,8 +234,8 @@ def test_what_has_finished_is_kept_when_bad_input_ends_the_run() -> None:
             super().__init__(script)
             stages.append(self)
 
-    done = Finished(Assignment(TRIAL, 1, "env-0"), Attempt(good := _episode()))
-    script = [PolicyReady(0, HOST, 0.0), Ready("env-0", HOST), done, PolicyFiles({"model": "other"})]
+    done = AttemptFinished(Assignment(TRIAL, 1, "env-0"), Attempt(good := _episode()))
+    script = [PolicyReady(0, HOST, 0.0), EnvReady("env-0", HOST), done, PolicyHashed({"model": "other"})]
     with pytest.raises(BadInputError, match="has changed"):
         _play(script, (TRIAL, Trial(TASK, 1, 0)), note_files=refuse, verify=False, kind=Kept)
     assert stages[0].written == [good]
@@ -232,10 +244,10 @@ def test_what_has_finished_is_kept_when_bad_input_ends_the_run() -> None:
 def test_an_invalid_request_has_its_error_row_at_once_and_blames_no_process() -> None:
     trials = [TRIAL, Trial(TASK, 1, 0)]
     first, second = (Assignment(trial, 1, "env-0") for trial in trials)
-    invalid = Finished(
+    invalid = AttemptFinished(
         first, Attempt(_episode(error="E"), Failure("request", "PromptTooLongError", "long"), 0, "incarnation")
     )
-    script = [*POLICY, Ready("env-0", HOST), invalid, Finished(second, Attempt(_episode(trials[1])))]
+    script = [*POLICY, EnvReady("env-0", HOST), invalid, AttemptFinished(second, Attempt(_episode(trials[1])))]
     stage, driver = _play(script, trials)
     assert stage.submitted == [first, second], "neither tried again nor run by another env actor"
     assert stage.restarted == [] and driver.stop is None and stage.size == 1

@@ -13,7 +13,7 @@ import pytest
 
 from wpray.errors import RunStoppedError
 from wpray.jobs.fetch import Fetched, fetch, local_folder
-from wpray.jobs.manifest import File, Manifest, ManifestError, make_manifest, read_manifest
+from wpray.jobs.manifest import ManifestError, ManifestFile, RunManifest, make_manifest, read_manifest
 
 CONTENT = {
     "episodes.parquet": b"rows" * 1000,
@@ -162,7 +162,7 @@ def test_a_run_without_a_list_of_files_is_said_in_a_line(there: Path) -> None:
     ],
 )
 def test_names_that_leave_the_folder_are_refused_before_anything_is_written(there: Path, name: str) -> None:
-    hostile = File(name, 4, hashlib.sha256(b"evil").hexdigest())
+    hostile = ManifestFile(name, 4, hashlib.sha256(b"evil").hexdigest())
     good = make_manifest(there)
     cluster = Cluster(there)
     cluster.manifest = replace(good, files=(hostile, *good.files)).as_json()
@@ -195,7 +195,7 @@ def test_a_list_that_names_a_file_twice_or_does_not_end_in_run_json_is_refused(t
     assert read_manifest(good.as_json()) == good
     for files in ((good.files[0], *good.files), good.files[::-1]):
         with pytest.raises(ManifestError):
-            read_manifest(Manifest(good.folder, good.run_id, files).as_json())
+            read_manifest(RunManifest(good.folder, good.run_id, files).as_json())
 
 
 def test_a_folder_without_a_run_makes_no_list(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wpray.models.config import ActionExpertConfig, Manifest, VlmConfig, action_expert_manifest, vlm_manifest
+from wpray.models.config import ActionExpertConfig, TensorManifest, VlmConfig, action_expert_manifest, vlm_manifest
 from wpray.models.random_weights import METADATA
 
 Shapes = dict[str, Sequence[int]]
@@ -60,5 +60,5 @@ def write_index(folder: Path, mapping: object) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(content))
 
 
-def _shapes(manifest: Manifest) -> Shapes:
+def _shapes(manifest: TensorManifest) -> Shapes:
     return {name: shape for name, (shape, _) in manifest.items()}

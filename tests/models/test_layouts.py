@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from tests.tiny_weights import block_size, joint_size, save, state_dict, write_checkpoints, write_joint
 from wpray.errors import BadInputError
 from wpray.models.config import action_expert_manifest
-from wpray.models.layouts import Given, choose_file, open_models
+from wpray.models.layouts import ModelSettings, choose_file, open_models
 
-GIVEN = Given(
+GIVEN = ModelSettings(
     pair=None, joint=None, token_layout=None, prefer="model", proprio_dim=6, statistics=Path("statistics.json")
 )
 
@@ -30,11 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def _pair(folder: Path) -> Given:
+def _pair(folder: Path) -> ModelSettings:
     return replace(GIVEN, pair=(str(folder / "vlm"), str(folder / "ae")), proprio_dim=8)
 
 
-def _joint(folder: Path, variant: str) -> Given:
+def _joint(folder: Path, variant: str) -> ModelSettings:
     return replace(GIVEN, joint=str(folder / variant))
 
 

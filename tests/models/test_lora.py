@@ -26,7 +26,7 @@ from tests.tiny_weights import (
 from wpray.errors import BadInputError
 from wpray.models.adapters import AdapterSettings, _expected, check_ema
 from wpray.models.config import ActionExpertConfig, Precision, action_expert_manifest
-from wpray.models.layouts import Given, ModelFiles, open_models
+from wpray.models.layouts import ModelFiles, ModelSettings, open_models
 from wpray.models.loading import Computing, load
 from wpray.models.lora import AdaptedTable, AdaptedWeight, Adapter, project
 from wpray.models.stored_table import StoredTable
@@ -37,9 +37,11 @@ RANK, ALPHA = 4, 6.0  # a scale of 1.5, which rounds
 SIZES = {"a": joint_size("a"), "b": joint_size("b"), "block": block_size()}
 
 
-def given_of(folder: Path, **changes: Any) -> Given:
+def given_of(folder: Path, **changes: Any) -> ModelSettings:
     settings = AdapterSettings(str(folder / "base"), RANK, ALPHA, **changes)
-    return Given(None, str(folder / "run"), None, "model", 6, DATA / "dataset_statistics.json", adapter=settings)
+    return ModelSettings(
+        None, str(folder / "run"), None, "model", 6, DATA / "dataset_statistics.json", adapter=settings
+    )
 
 
 def answers(
@@ -73,7 +75,7 @@ def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder, request.param
 
 
-def plainly_merged(folder: Path, size: ActionExpertConfig, precision: Precision) -> Given:
+def plainly_merged(folder: Path, size: ActionExpertConfig, precision: Precision) -> ModelSettings:
     """Merge by hand what the tensors are in a precision."""
     manifest = action_expert_manifest(size, precision)
     tensors = {**state_dict(action_expert_manifest(size, "float32"), 0), **load_file(folder / "run/lora.safetensors")}
@@ -83,7 +85,7 @@ def plainly_merged(folder: Path, size: ActionExpertConfig, precision: Precision)
     cast = {name: own.to(kinds[name]) for name, own in tensors.items()}
     base = {name: own for name, own in cast.items() if name not in low_rank}
     save(merge_adapter(base, cast, ALPHA / RANK), folder / f"merged_{precision}")
-    return Given(None, str(folder / f"merged_{precision}"), None, "model", 6, DATA / "dataset_statistics.json")
+    return ModelSettings(None, str(folder / f"merged_{precision}"), None, "model", 6, DATA / "dataset_statistics.json")
 
 
 @pytest.mark.parametrize("slim", [True, False])
@@ -347,5 +349,5 @@ def test_a_stale_average_is_refused_or_warned_of(step: int, decay: float, warm_u
 
 def test_a_pair_and_a_lone_adapter_stay_what_they_were(tmp_path: Path) -> None:
     write_checkpoints(tmp_path)
-    given = Given((str(tmp_path / "vlm"), str(tmp_path / "ae")), None, None, "model", 8, tmp_path)
+    given = ModelSettings((str(tmp_path / "vlm"), str(tmp_path / "ae")), None, None, "model", 8, tmp_path)
     assert open_models(given).expert.adapter is None

@@ -11,7 +11,7 @@ import torch
 
 from tests.tiny_weights import write_checkpoints, write_joint
 from wpray.models.action_expert import ActionExpert
-from wpray.models.layouts import Given, open_models
+from wpray.models.layouts import ModelSettings, open_models
 from wpray.models.loading import Computing, load
 from wpray.models.vlm import WaypointVLM
 
@@ -46,7 +46,7 @@ def _parameters(*models: object) -> int:
     return sum(storages.values())
 
 
-def _load(given: Given) -> tuple[WaypointVLM, ActionExpert]:
+def _load(given: ModelSettings) -> tuple[WaypointVLM, ActionExpert]:
     return load(open_models(given), HEADER, HOW)
 
 
@@ -60,8 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_backbone_is_loaded_once(folder: Path) -> None:
     pair_files = (str(folder / "vlm"), str(folder / "ae"))
-    pair = _load(Given(pair_files, None, None, "model", 8, folder))
-    joint = _load(Given(None, str(folder / "joint"), None, "model", 6, folder))
+    pair = _load(ModelSettings(pair_files, None, None, "model", 8, folder))
+    joint = _load(ModelSettings(None, str(folder / "joint"), None, "model", 6, folder))
     assert joint[0].backbone is joint[1].backbone
     assert pair[0].backbone is not pair[1].backbone
     backbone = _parameters(joint[0].backbone)

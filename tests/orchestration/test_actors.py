@@ -18,8 +18,16 @@ from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import ThreadDiedError
 from wpray.orchestration import actors, policy_actor_pool
-from wpray.orchestration.actors import EnvActorImpl, Health, Host, Loaded, PolicyActorImpl, RunContext, row_context
-from wpray.orchestration.events import Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady
+from wpray.orchestration.actors import (
+    ActorHealth,
+    ActorHost,
+    EnvActorImpl,
+    LoadedReplica,
+    PolicyActorImpl,
+    RunContext,
+    row_context,
+)
+from wpray.orchestration.events import Event, EventQueue, PolicyHashed, PolicyLost, PolicyReady
 from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment
@@ -33,7 +41,7 @@ from wpray.types import Failure, Trial
 
 CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
 CONTEXT = RunContext("run", CONFIG, b"key", spec=policy_spec(CONFIG))
-LOADED = Health(0.0, loaded=Loaded(Host("here", 1, None, {}), 1.0))
+LOADED = ActorHealth(0.0, loaded=LoadedReplica(ActorHost("here", 1, None, {}), 1.0))
 
 
 def test_a_policy_actor_that_cannot_listen_says_so_instead_of_loading_forever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,27 +118,27 @@ def _gone_on(error: Exception) -> Exception:
 
 
 def test_digests_are_requested_again_from_a_replica_that_was_restarted_before_it_answered(
-    play: Callable[[list[Health], list[Any]], list[Event]],
+    play: Callable[[list[ActorHealth], list[Any]], list[Event]],
 ) -> None:
     events = play([LOADED, LOADED, LOADED], [_gone_on(ConnectionError("the policy is loading")), {"a": "1"}])
-    assert [type(event) for event in events] == [PolicyReady, PolicyReady, PolicyFiles]
-    assert events[-1] == PolicyFiles({"a": "1"})
+    assert [type(event) for event in events] == [PolicyReady, PolicyReady, PolicyHashed]
+    assert events[-1] == PolicyHashed({"a": "1"})
 
 
 def test_a_replica_that_came_back_unnoticed_is_ready_again(
-    play: Callable[[list[Health], list[Any]], list[Event]],
+    play: Callable[[list[ActorHealth], list[Any]], list[Event]],
 ) -> None:
-    events = play([LOADED, Health(0.0), LOADED], [{"a": "1"}, {"a": "2"}])
-    assert [event.hashes for event in events if isinstance(event, PolicyFiles)] == [{"a": "1"}, {"a": "2"}]
+    events = play([LOADED, ActorHealth(0.0), LOADED], [{"a": "1"}, {"a": "2"}])
+    assert [event.hashes for event in events if isinstance(event, PolicyHashed)] == [{"a": "1"}, {"a": "2"}]
     assert sum(isinstance(event, PolicyReady) for event in events) == 2
 
 
 def test_unreadable_files_are_logged(
-    play: Callable[[list[Health], list[Any]], list[Event]], caplog: pytest.LogCaptureFixture
+    play: Callable[[list[ActorHealth], list[Any]], list[Event]], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "wpray"):
         events = play([LOADED], [_gone_on(PermissionError("vlm.safetensors"))])
-    assert events[-1] == PolicyFiles({})
+    assert events[-1] == PolicyHashed({})
     assert "does not know what it was loaded from: PermissionError: vlm.safetensors" in caplog.text
 
 
@@ -142,8 +150,8 @@ def test_a_replica_whose_thread_has_died_is_replaced(
     play: Callable[[list[Any], list[Any]], list[Event]], killed: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "wpray"):
-        events = play([LOADED, _thread_died(), Health(0.0), LOADED], [{"a": "1"}, {"a": "1"}])
-    assert [type(event) for event in events] == [PolicyReady, PolicyFiles, PolicyReady, PolicyFiles]
+        events = play([LOADED, _thread_died(), ActorHealth(0.0), LOADED], [{"a": "1"}, {"a": "1"}])
+    assert [type(event) for event in events] == [PolicyReady, PolicyHashed, PolicyReady, PolicyHashed]
     assert killed == [False]
     assert "policy-0: ThreadDiedError: the thread policy died: MemoryError; it is restarted" in caplog.text
 
@@ -152,7 +160,7 @@ def test_a_replica_that_is_never_of_use_is_given_up(
     play: Callable[[list[Any], list[Any]], list[Event]], killed: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy_actor_pool, "_USELESS_INCARNATIONS", 3)
-    of_use = [Health(0.0, busy_s=1.0), _thread_died(), Health(0.0)]
+    of_use = [ActorHealth(0.0, busy_s=1.0), _thread_died(), ActorHealth(0.0)]
     events = play([_thread_died(), _thread_died(), *of_use, *[_thread_died()] * 3], [])
     assert killed == [False] * 5 + [True]
     assert [event.failure.reason for event in events if isinstance(event, PolicyLost)] == [
@@ -168,7 +176,7 @@ class _Impl(PolicyActorImpl):
         self._answering = Batcher(policy, 1, 0.0)
         self._server = PolicyServer(self._answering, "127.0.0.1", b"key")
         self._remote, self._notices = False, NoticeKeeper()
-        self._loading = ThreadPoolExecutor(1).submit(lambda: cast(Loaded, LOADED.loaded))
+        self._loading = ThreadPoolExecutor(1).submit(lambda: cast(LoadedReplica, LOADED.loaded))
         self._replica, self._node = 0, "node"
 
 

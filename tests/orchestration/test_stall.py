@@ -11,7 +11,7 @@ import pytest
 
 from wpray.config import Config
 from wpray.orchestration import env_actor_pool, policy_actor_pool
-from wpray.orchestration.events import EventQueue, Lost
+from wpray.orchestration.events import EnvLost, EventQueue
 
 REMEDY = "or retry.stall_s is less than it takes: raise it"
 CONTEXT: Any = SimpleNamespace(config=Config.model_validate({"task_suite": "fake", "retry": {"stall_s": 2}}))
@@ -31,7 +31,7 @@ def test_an_env_actor_that_seems_to_hang(worker: dict[str, Any], said: str, monk
     actors = env_actor_pool.EnvActorPool(CONTEXT, [], EventQueue())
     actors._workers["env-0"] = env_actor_pool._Worker(handle=None, **ago)
     lost = actors.check()
-    assert isinstance(lost, Lost)
+    assert isinstance(lost, EnvLost)
     assert lost.failure.reason.startswith(said) and lost.failure.reason.endswith(REMEDY)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.policies.vla import DATA, JOINT_DATA, TINY
 from tests.tiny_weights import block_size, joint_size, save, write_adapted, write_checkpoints, write_joint
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.cli.configuration import validate
 from wpray.config import Config
 from wpray.doctor.checks import carry_out
@@ -54,7 +54,7 @@ def adapted(folder: Path, **settings: Any) -> Config:
     return joint(folder, "lora/run", **{**given, "lora_rank": 4, **settings})
 
 
-def check(config: Config) -> list[Result]:
+def check(config: Config) -> list[CheckResult]:
     return carry_out("models", doctor.check_models, config)
 
 

@@ -27,8 +27,8 @@ from wpray.models.batch_parts import BatchShape
 from wpray.models.config import (
     ActionExpertConfig,
     BlockPlannerConfig,
-    Manifest,
     Precision,
+    TensorManifest,
     VlmConfig,
     action_expert_manifest,
     vlm_manifest,
@@ -42,7 +42,7 @@ from wpray.policies.waypoint_vla.prompt import PromptEncoder, load_tokenizer
 from wpray.policies.waypoint_vla.statistics import load_scaling
 from wpray.types import PlanRequest
 
-Weights = Callable[[Manifest, Precision], tuple[dict[str, torch.Tensor], torch.Tensor]]
+Weights = Callable[[TensorManifest, Precision], tuple[dict[str, torch.Tensor], torch.Tensor]]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

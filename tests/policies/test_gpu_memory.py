@@ -13,7 +13,14 @@ import torch
 from tests.tiny_weights import write_checkpoints, write_joint
 from wpray.config import Config
 from wpray.models.checkpoint import Checkpoint
-from wpray.models.config import ActionExpertConfig, Manifest, Precision, VlmConfig, action_expert_manifest, vlm_manifest
+from wpray.models.config import (
+    ActionExpertConfig,
+    Precision,
+    TensorManifest,
+    VlmConfig,
+    action_expert_manifest,
+    vlm_manifest,
+)
 from wpray.policies.waypoint_vla import doctor, weights
 
 STATISTICS = Path(__file__).parents[1] / "data" / "rollout" / "dataset_statistics.json"
@@ -40,7 +47,7 @@ def test_the_weights_take_what_the_doctor_says(tmp_path: Path, precision: Precis
         assert model.num_bytes == sum(tensor.nbytes for _, tensor in loaded)
 
 
-def _full(manifest: Manifest, text: object, precision: Precision) -> weights.Model:
+def _full(manifest: TensorManifest, text: object, precision: Precision) -> weights.Model:
     checkpoint = Checkpoint(Path("model.safetensors"), {name: name for name in manifest}, manifest)
     return weights.Model("model", checkpoint, text, precision)  # type: ignore[arg-type]
 

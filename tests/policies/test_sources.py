@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.models.checkpoint_files import expert_shapes, vlm_shapes, write_hollow, write_hollow_shards
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.doctor.checks import quick
 from wpray.policies.waypoint_vla import doctor
@@ -42,7 +42,7 @@ def _sources(config: Config) -> Any:
     return sources_of(config, open_files(config))
 
 
-def _found(config: Config, name: str) -> list[Result]:
+def _found(config: Config, name: str) -> list[CheckResult]:
     return [result for result in quick(config) if result.name == name]
 
 

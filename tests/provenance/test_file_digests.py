@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wpray.provenance import file_digests
-from wpray.provenance.file_digests import Recorded, folder_digest
+from wpray.provenance.file_digests import RecordEntry, folder_digest
 from wpray.system.packages import files_below
 
 _OLD = 1_600_000_000  # seconds; files of this time have settled
@@ -38,7 +38,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def _digest(root: Path, recorded: dict[str, Recorded] | None = None, cache: Path | None = None) -> str:
+def _digest(root: Path, recorded: dict[str, RecordEntry] | None = None, cache: Path | None = None) -> str:
     return folder_digest(dict(files_below(root)), recorded or {}, cache).digest
 
 
@@ -90,7 +90,7 @@ def test_large_files_of_an_intact_installation_are_not_read(
     root = _folder(tmp_path / "root", small_bddl="goal", mesh_obj="vertices")
     os.utime(root / "mesh.obj", (_OLD, _OLD))
     recorded = {
-        str(path): Recorded(path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest(), _OLD * 10**9)
+        str(path): RecordEntry(path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest(), _OLD * 10**9)
         for path in root.iterdir()
     }
     found = folder_digest(dict(files_below(root)), recorded, None)
@@ -104,7 +104,7 @@ def test_large_files_of_an_intact_installation_are_not_read(
 def test_compiled_libraries_count_unless_they_are_as_installed(tmp_path: Path) -> None:
     root = _folder(tmp_path / "root", a_py="x", lib_so="machine code")
     path = root / "lib.so"
-    recorded = {str(path): Recorded(12, hashlib.sha256(path.read_bytes()).hexdigest(), 2**62)}
+    recorded = {str(path): RecordEntry(12, hashlib.sha256(path.read_bytes()).hexdigest(), 2**62)}
     without = folder_digest(dict(files_below(root)), recorded, None).digest
     assert without == _digest(_folder(tmp_path / "other", a_py="x")) != _digest(root)
 

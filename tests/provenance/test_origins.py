@@ -15,7 +15,7 @@ import pytest
 from wpray.config import Config
 from wpray.doctor import software
 from wpray.provenance import origins, record
-from wpray.provenance.origins import Origin
+from wpray.provenance.origins import PackageOrigin
 from wpray.provenance.record import FROM_A_PATH
 from wpray.run.machine import check_machine
 from wpray.system.packages import source_of
@@ -137,9 +137,9 @@ def test_the_fake_suite_needs_no_digest() -> None:
 
 def test_the_doctor_and_every_run_say_what_is_not_as_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {
-        "mujoco": Origin("distribution", "mujoco 3.3.2", "0" * 64),
-        "robosuite": Origin("distribution", "robosuite 1.4.0", "0" * 64, 2, ("a.py", "b.py")),
-        "libero": Origin("path", "path /x/LIBERO/libero", "0" * 64),
+        "mujoco": PackageOrigin("distribution", "mujoco 3.3.2", "0" * 64),
+        "robosuite": PackageOrigin("distribution", "robosuite 1.4.0", "0" * 64, 2, ("a.py", "b.py")),
+        "libero": PackageOrigin("path", "path /x/LIBERO/libero", "0" * 64),
     }
     monkeypatch.setattr(origins, "origins", lambda *_: found)
     robosuite, libero = software.check_origins(Config())

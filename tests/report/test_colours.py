@@ -27,7 +27,7 @@ WHITE = np.array([0.9505, 1.0, 1.089])
 
 @pytest.mark.parametrize("eyes", SEEN_BY)
 @pytest.mark.parametrize("page", [0, 1], ids=["light", "dark"])
-@pytest.mark.parametrize("colours", [charts.COLOURS, timeline.COLOURS], ids=["outcomes", "activities"])
+@pytest.mark.parametrize("colours", [charts.OUTCOME_COLOURS, timeline.ACTIVITY_COLOURS], ids=["outcomes", "activities"])
 def test_colours_are_told_apart(colours: Mapping[str, str], page: int, eyes: str) -> None:
     empty = re.findall(r"--empty:(#\w+)", files("wpray.report").joinpath("style.css").read_text())[page]
     seen = {name: _lab(value.replace("var(--empty)", empty), SEEN_BY[eyes]) for name, value in colours.items()}

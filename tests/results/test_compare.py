@@ -16,7 +16,7 @@ from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.provenance.settings import outcome_fields
 from wpray.results import load
-from wpray.results.paired import Pairs, difference_interval, mcnemar_p, mcnemar_power, trials_needed
+from wpray.results.paired import PairCounts, difference_interval, mcnemar_p, mcnemar_power, trials_needed
 from wpray.results.pairing import obstacles
 
 REAL_VERSIONS = {"mujoco": "3.3.2", "robosuite": "1.4.0", "libero": "libero 1"}
@@ -28,7 +28,7 @@ def test_the_exact_test_is_statsmodels(cells: tuple[int, int, int, int]) -> None
 
     both, only_a, only_b, neither = cells
     expected = mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue
-    assert mcnemar_p(Pairs(*cells)) == pytest.approx(expected, rel=1e-12)
+    assert mcnemar_p(PairCounts(*cells)) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("rates", [(0.85, 0.05, 0.05), (0.6, 0.2, 0.1), (0.9, 0.08, 0.01), (0.98, 0.01, 0.01)])
@@ -37,7 +37,7 @@ def test_the_difference_interval_covers_what_it_should(rates: tuple[float, float
     rng = np.random.default_rng(trials)
     truth = rates[2] - rates[1]
     draws = rng.multinomial(trials, [*rates, 1 - sum(rates)], size=3000)
-    intervals = [difference_interval(Pairs(*map(int, draw))) for draw in draws]
+    intervals = [difference_interval(PairCounts(*map(int, draw))) for draw in draws]
     covered = np.mean([low <= truth <= high for low, high in intervals])
     assert covered >= 0.935
     assert covered <= 0.97 or trials * (rates[1] + rates[2]) < 20  # few flips: wide, never too narrow
@@ -48,7 +48,7 @@ def test_power_is_what_simulation_finds(difference: float, discordant: float, tr
     rng = np.random.default_rng(0)
     cells = [0.7, (discordant - difference) / 2, (discordant + difference) / 2]
     draws = rng.multinomial(trials, [*cells, 1 - sum(cells)], size=4000)
-    found = np.mean([mcnemar_p(Pairs(*map(int, draw))) <= 0.05 for draw in draws])
+    found = np.mean([mcnemar_p(PairCounts(*map(int, draw))) <= 0.05 for draw in draws])
     assert mcnemar_power(trials, difference, discordant) == pytest.approx(found, abs=0.025)
     needed = trials_needed(difference, discordant)
     assert needed is not None
@@ -87,7 +87,7 @@ def test_errors_and_trials_of_one_run_alone_are_left_out(tmp_path: Path) -> None
     write_run(tmp_path / "a", [[True, None, True, True]])
     write_run(tmp_path / "b", [[False, True, True], [True]])
     comparison = command.compare(command.load(tmp_path / "a"), command.load(tmp_path / "b"))
-    assert comparison.counts == Pairs(both=1, only_a=1, only_b=0, neither=0)
+    assert comparison.counts == PairCounts(both=1, only_a=1, only_b=0, neither=0)
     assert (comparison.errors, comparison.only_in_a, comparison.only_in_b) == (1, 1, 1)
 
 

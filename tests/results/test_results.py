@@ -18,7 +18,7 @@ import pytest
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.orchestration.row_sink import Recorder
+from wpray.orchestration.row_sink import RowSink
 from wpray.results.atomic import DiskFullError, write_atomic
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error, scene_from_metadata
 from wpray.results.merge import merge
@@ -311,7 +311,7 @@ def test_rows_that_do_not_fit_together_are_kept_one_by_one(tmp_path: Path, monke
     monkeypatch.setattr(os, "unlink", free)
     tally = Tally.planned([(TASK, 3)])
     listener = SimpleNamespace(on_episode=lambda trial, _: shown.append(trial.init_state))
-    recorder = Recorder(Config(task_suite="fake"), folder, tally, cast(Any, listener))
+    recorder = RowSink(Config(task_suite="fake"), folder, tally, cast(Any, listener))
     rows = [(Trial(TASK, trial, 0), _light(trial)) for trial in range(3)]
     with pytest.raises(DiskFullError):
         recorder.keep(rows, lambda: True)
@@ -326,7 +326,7 @@ def _light(trial: int) -> EncodedEpisode:
 def test_rows_that_came_together_all_count_and_the_first_reason_to_stop_holds(tmp_path: Path) -> None:
     tally = Tally.planned([(TASK, 5)])
     listener = SimpleNamespace(on_episode=lambda *_: None)
-    recorder = Recorder(Config(task_suite="fake"), _folder(tmp_path), tally, cast(Any, listener))
+    recorder = RowSink(Config(task_suite="fake"), _folder(tmp_path), tally, cast(Any, listener))
     rows = [
         (Trial(TASK, n, 0), encode_error(Trial(TASK, n, 0), CONTEXT, Failure("environment", "E", "boom")))
         for n in range(4)

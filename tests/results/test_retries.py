@@ -13,7 +13,7 @@ from tests.faults.test_late_results import HOST, POLICY, TRIAL, _episode, _lost,
 from tests.results.recorded import START, _result, write_run
 from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.orchestration.actors import Attempt
-from wpray.orchestration.events import Finished, Ready
+from wpray.orchestration.events import AttemptFinished, EnvReady
 from wpray.orchestration.scheduler import Assignment
 from wpray.report.page import write_report
 from wpray.results import load
@@ -34,12 +34,12 @@ def _context(attempt: int, *errors: AttemptError) -> EpisodeContext:
 
 
 def test_the_driver_hands_what_failed_to_the_next_attempt() -> None:
-    start = [*POLICY, Ready("env-0", HOST)]
+    start = [*POLICY, EnvReady("env-0", HOST)]
     first, second = Assignment(TRIAL, 1, "env-0"), Assignment(TRIAL, 2, "env-0")
     row = replace(_episode(error="E: boom"))
-    failed = Finished(first, Attempt(row, Failure("policy", "E", "boom", "x" * 9999), 0, "incarnation"))
-    script = [*start, failed, _lost("env-0"), Ready("env-1", HOST)]
-    stage, _ = _play([*script, Finished(Assignment(TRIAL, 3, "env-1"), Attempt(_episode()))])
+    failed = AttemptFinished(first, Attempt(row, Failure("policy", "E", "boom", "x" * 9999), 0, "incarnation"))
+    script = [*start, failed, _lost("env-0"), EnvReady("env-1", HOST)]
+    stage, _ = _play([*script, AttemptFinished(Assignment(TRIAL, 3, "env-1"), Attempt(_episode()))])
     assert [len(assignment.errors) for assignment in stage.submitted] == [0, 1, 2]
     one, two = stage.submitted[-1].errors
     assert (one.attempt, one.failure.origin, one.failure.kind, one.worker) == (1, "policy", "E", "env-0")

@@ -13,14 +13,14 @@ from tests.results.recorded import write_run
 from wpray import launch
 from wpray.cli.command import run_command
 from wpray.results import load
-from wpray.run.forecast import Layout, Speeds, forecast
+from wpray.run.forecast import RunLayout, Speeds, forecast
 from wpray.run.plan import duration
 
 SPEEDS = Speeds(env_s=2.0, answer_s=1.0, policy_s=0.1, source="a test")
 
 
-def _layout(envs: int, policies: int = 1, cores: int | None = None) -> Layout:
-    return Layout(envs, policies, env_cpus=1.0, policy_gpus=1.0, cores=cores)
+def _layout(envs: int, policies: int = 1, cores: int | None = None) -> RunLayout:
+    return RunLayout(envs, policies, env_cpus=1.0, policy_gpus=1.0, cores=cores)
 
 
 def test_few_env_actors_set_the_pace() -> None:

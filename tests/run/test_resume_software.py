@@ -15,11 +15,11 @@ import pytest
 from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.orchestration.actors import ACTOR_LOST, Host, RunContext, lost_row
+from wpray.orchestration.actors import ACTOR_LOST, ActorHost, RunContext, lost_row
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.factory import policy_spec
 from wpray.provenance import record
-from wpray.provenance.origins import Origin
+from wpray.provenance.origins import PackageOrigin
 from wpray.results.sessions import sessions
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.types import Failure, Trial
@@ -41,17 +41,17 @@ class Machine:
     def has(self, versions: Mapping[str, str], commit: str = "aaaa", digest: str | None = None) -> None:
         self._monkeypatch.setattr(record, "package_versions", lambda: dict(versions))
         self._monkeypatch.setattr(record, "git_commit", lambda: commit)
-        found = {} if digest is None else {"libero": Origin("path", "path /x", digest)}
+        found = {} if digest is None else {"libero": PackageOrigin("path", "path /x", digest)}
         for place in ("wpray.provenance.origins.origins", "wpray.run.output.origins"):
             self._monkeypatch.setattr(place, lambda *_: found)
 
 
-def _run(config: Config, host: Host | None = None, works: bool = True, renderer: str = "osmesa") -> RunInfo:
+def _run(config: Config, host: ActorHost | None = None, works: bool = True, renderer: str = "osmesa") -> RunInfo:
     """Run a session to its end."""
     with opened(choose_folder(config), config) as folder:
         info = RunInfo.read_or_new(config, folder, "r1", {"renderer": renderer}, works=works)
         info.save("running")
-        info.add_hosts({"env-0": host or Host("nodeA", 1, "osmesa", {})})
+        info.add_hosts({"env-0": host or ActorHost("nodeA", 1, "osmesa", {})})
         info.save("stopped")
     return info
 
@@ -97,10 +97,10 @@ def test_another_protocol_of_wprays_own_is_refused(
 
 def test_other_software_goes_on_by_name_as_a_session_of_its_own(tmp_path: Path, machine: Machine) -> None:
     machine.has(SOFTWARE, "aaaa")
-    first = _run(_config(tmp_path), Host("nodeA", 1, "osmesa", SOFTWARE))
+    first = _run(_config(tmp_path), ActorHost("nodeA", 1, "osmesa", SOFTWARE))
     newer = SOFTWARE | {"numpy": "2.4.6", "wpray": "0.1.1"}
     machine.has(newer, "bbbb+dirty")
-    second = _run(_config(tmp_path), Host("nodeB", 1, "egl", newer), renderer="egl")
+    second = _run(_config(tmp_path), ActorHost("nodeB", 1, "egl", newer), renderer="egl")
     assert first.changes == ()
     assert second.changes == (
         *("wpray 0.1.1 instead of 0.1.0", "numpy 2.4.6 instead of 2.1.0", "commit bbbb+dirty instead of aaaa"),
@@ -128,7 +128,7 @@ def test_a_process_without_episodes_is_no_session(tmp_path: Path, machine: Machi
 
 def test_a_run_that_is_older_than_sessions_can_be_resumed(tmp_path: Path, machine: Machine) -> None:
     machine.has(SOFTWARE)
-    _run(_config(tmp_path), Host("nodeA", 1, "osmesa", SOFTWARE))
+    _run(_config(tmp_path), ActorHost("nodeA", 1, "osmesa", SOFTWARE))
     old = {name: v for name, v in _info(tmp_path).items() if name not in ("sessions", "origins", "wpray_protocol")}
     (tmp_path / "run.json").write_text(json.dumps(old))
     machine.has(SOFTWARE | {"mujoco": "3.4.0"})
@@ -180,11 +180,11 @@ def test_another_kind_of_gpu_is_logged_once(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("wpray"), "propagate", True)
     machine.has(SOFTWARE)
-    _run(_config(tmp_path), Host("nodeA", 1, None, SOFTWARE, "NVIDIA H100"))
-    _run(_config(tmp_path), Host("nodeB", 1, None, SOFTWARE, "NVIDIA H100"))
+    _run(_config(tmp_path), ActorHost("nodeA", 1, None, SOFTWARE, "NVIDIA H100"))
+    _run(_config(tmp_path), ActorHost("nodeB", 1, None, SOFTWARE, "NVIDIA H100"))
     assert not caplog.records
-    info = _run(_config(tmp_path), Host("nodeB", 1, None, SOFTWARE, "NVIDIA H200"))
-    info.add_hosts({"policy-1": Host("nodeB", 2, None, SOFTWARE, "NVIDIA H200")})
+    info = _run(_config(tmp_path), ActorHost("nodeB", 1, None, SOFTWARE, "NVIDIA H200"))
+    info.add_hosts({"policy-1": ActorHost("nodeB", 2, None, SOFTWARE, "NVIDIA H200")})
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("the policy on nodeB answers on NVIDIA H200, earlier on NVIDIA H100")
     assert [session["hosts"].popitem()[1]["gpu"] for session in _info(tmp_path)["sessions"]] == [

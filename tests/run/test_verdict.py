@@ -40,7 +40,7 @@ def _run(path: Path, outcomes: list[bool | None]) -> evaluation._Run:
     for trial, success in enumerate(outcomes):
         tally.add(TrialKey("fake", 0, trial), "error" if success is None else "success" if success else "failure", 40)
     info = RunInfo.read_or_new(CONFIG, folder, "run", {"planned_episodes": 2})
-    return evaluation._Run(CONFIG, policy_spec(CONFIG), folder, (), tally, info, evaluation.Guest())
+    return evaluation._Run(CONFIG, policy_spec(CONFIG), folder, (), tally, info, evaluation.CallerParts())
 
 
 def _state(path: Path) -> tuple[str, str | None]:

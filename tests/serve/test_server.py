@@ -28,7 +28,7 @@ from wpray.policies.remote.openpi_channel import OpenpiChannel
 from wpray.policies.remote.trouble import RefusedError, ServerTrouble
 from wpray.rollout import run_trial
 from wpray.serve.server import PolicyService
-from wpray.serve.session import Service
+from wpray.serve.session import SharedPolicy
 from wpray.types import ChunkReply, ChunkRequest, Trial
 
 IMAGE = np.zeros((224, 224, 3), np.uint8)
@@ -67,7 +67,7 @@ class Chunky:
 def _serving(policy: AnyPolicy, token: str | None = None, **config: Any) -> Iterator[str]:
     settings = Config.model_validate({"policy": "noop", "task_suite": "fake", **config})
     taking = answering(policy, settings.batching)
-    server = PolicyService(Service(policy, taking, settings, loop_options(settings)), "127.0.0.1", 0, token)
+    server = PolicyService(SharedPolicy(policy, taking, settings, loop_options(settings)), "127.0.0.1", 0, token)
     try:
         yield f"ws://127.0.0.1:{server.port}"
     finally:
@@ -151,7 +151,7 @@ def test_a_token_is_asked_for_but_not_for_the_health() -> None:
 def test_a_port_in_use_is_one_line() -> None:
     with _serving(Chunky()) as url:
         settings = Config.model_validate({"policy": "noop"})
-        service = Service(Chunky(), answering(Chunky(), settings.batching), settings, loop_options(settings))
+        service = SharedPolicy(Chunky(), answering(Chunky(), settings.batching), settings, loop_options(settings))
         with pytest.raises(BadInputError, match="choose another"):
             PolicyService(service, "127.0.0.1", int(url.rpartition(":")[2]), None)
 

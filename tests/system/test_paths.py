@@ -13,7 +13,7 @@ from wpray.cli.configuration import expand_paths, read_config, validate
 from wpray.config import Config, path_fields
 from wpray.errors import BadInputError
 from wpray.jobs.fetch import local_folder
-from wpray.jobs.manifest import Manifest
+from wpray.jobs.manifest import RunManifest
 from wpray.jobs.package import submission
 from wpray.jobs.remote import from_home
 from wpray.provenance.settings import fingerprint, outcome_fields
@@ -153,7 +153,7 @@ def test_a_submitted_run_s_paths_are_expanded_on_the_cluster(home: Path, monkeyp
     [("a/b", "a/b"), ("~/a", "runs/run1"), ("$DATA/a", "runs/run1"), ("x${DATA}", "runs/run1"), ("/a", "runs/run1")],
 )
 def test_results_are_fetched_to_no_folder_called_tilde(home: Path, output_dir: str, here: str) -> None:
-    assert local_folder(output_dir, Manifest("/scratch/run1", "id", ())) == Path(here)
+    assert local_folder(output_dir, RunManifest("/scratch/run1", "id", ())) == Path(here)
 
 
 @pytest.mark.parametrize("name", [*path_fields(), "config"])

@@ -20,7 +20,7 @@ from wpray.errors import InvalidRequestError, ThreadDiedError
 from wpray.policies.base import PolicySpec
 from wpray.policies.batching import Batcher, PolicyError
 from wpray.transport import connection
-from wpray.transport.connection import Address, PolicyServer, RemotePolicy, Strangers
+from wpray.transport.connection import Address, PendingConnections, PolicyServer, SocketPolicyClient
 from wpray.types import Observation, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Task, Trial, WaypointPlan
 
 KEY = b"k" * 32
@@ -73,10 +73,10 @@ def address(server: PolicyServer, replica: int = 0) -> Address:
     return Address(server.host, server.port, replica, "node", server.clients, server.incarnation)
 
 
-def client(*servers: PolicyServer) -> RemotePolicy:
+def client(*servers: PolicyServer) -> SocketPolicyClient:
     """Return a client that connects to the first server, then to the next ones, and at last to the last one only."""
     left = list(servers)
-    return RemotePolicy(SPEC, lambda: address(left.pop(0) if len(left) > 1 else left[0]), KEY, lambda: None)
+    return SocketPolicyClient(SPEC, lambda: address(left.pop(0) if len(left) > 1 else left[0]), KEY, lambda: None)
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -189,7 +189,7 @@ def _ended(connection: Connection) -> bool:
 def test_strangers_are_hung_up_on_once_they_are_late_or_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_MOST_STRANGERS", 3)
     now = [0.0]
-    strangers, pairs = Strangers(lambda: now[0]), [Pipe() for _ in range(5)]
+    strangers, pairs = PendingConnections(lambda: now[0]), [Pipe() for _ in range(5)]
     for (here, _), at in zip(pairs, (0.0, 1.0, 2.0, 3.0, 4.0), strict=True):
         now[0] = at
         strangers.add(here)
@@ -252,7 +252,7 @@ def test_something_else_at_the_address_is_not_the_policy(monkeypatch: pytest.Mon
     monkeypatch.setattr(connection, "_RETRY_S", 0.0)
     with serving(Policy()) as server, socket.create_server(("127.0.0.1", 0)) as other:
         places = [Address("127.0.0.1", other.getsockname()[1], 0, "node", 0, "old"), address(server)]
-        asking = RemotePolicy(SPEC, lambda: places.pop(0), KEY, lambda: None)
+        asking = SocketPolicyClient(SPEC, lambda: places.pop(0), KEY, lambda: None)
         with ThreadPoolExecutor(1) as pool:
             reply = pool.submit(asking.plan, request(3))
             accepted, _ = other.accept()

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from wpray.bench.env_subjects import Recording, SubjectKind, open_subject, run_trial
+from wpray.bench.env_subjects import SubjectKind, SubjectRecording, open_subject, run_trial
 from wpray.bench.figures import write_figures
 from wpray.benchmarks.libero import tasks
 from wpray.cli.arguments import file_to_write, whole
@@ -38,12 +38,12 @@ _WAIT, _EVERY = 10, 20
 
 
 @dataclass(slots=True)
-class Comparison:
+class SubjectComparison:
     """Recordings of one task, and the number of values that differ."""
 
-    stock: list[Recording] = field(default_factory=list)
-    blind: list[Recording] = field(default_factory=list)
-    ours: list[Recording] = field(default_factory=list)
+    stock: list[SubjectRecording] = field(default_factory=list)
+    blind: list[SubjectRecording] = field(default_factory=list)
+    ours: list[SubjectRecording] = field(default_factory=list)
     compared: int = 0
     images: int = 0
     mismatches: int = 0
@@ -103,9 +103,9 @@ def _task(suite: str, number: int, trials: int) -> Task:
     return task
 
 
-def _compare(task: Task, trials: int, steps: int) -> Comparison:
+def _compare(task: Task, trials: int, steps: int) -> SubjectComparison:
     decisions = frozenset(range(_WAIT - 1, _WAIT + steps, _EVERY))
-    comparison = Comparison()
+    comparison = SubjectComparison()
     with ExitStack() as stack:
         kinds: tuple[SubjectKind, ...] = ("stock", "stock_blind", "ours")
         subjects = {kind: stack.enter_context(_process(kind, task.suite, task.task_id)) for kind in kinds}
@@ -130,7 +130,7 @@ def _actions(steps: int, seed: int) -> FloatArray:
     return np.concatenate([np.zeros((_WAIT, 7)), np.clip(drift, -1, 1)])
 
 
-def _row(c: Comparison) -> dict[str, Any]:
+def _row(c: SubjectComparison) -> dict[str, Any]:
     stock, ours = (statistics.mean(r.episode_s for r in recordings) for recordings in (c.stock, c.ours))
     stock_step, our_step = (statistics.median(s for r in rs for s in r.step_s) for rs in (c.blind, c.ours))
     reset = statistics.median(r.reset_s for r in c.ours)

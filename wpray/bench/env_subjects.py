@@ -27,7 +27,7 @@ _FLOOR_EVERY = 10
 
 
 @dataclass(slots=True)
-class Recording:
+class SubjectRecording:
     """Recording of one trial: everything that must be equal, and the CPU seconds it took."""
 
     qpos: list[FloatArray] = field(default_factory=list)
@@ -51,7 +51,7 @@ def open_subject(kind: SubjectKind, suite: str, task_id: int) -> None:
     _SUBJECT = _Ours(suite, task_id) if kind == "ours" else _Stock(suite, task_id, renders=kind == "stock")
 
 
-def run_trial(trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> Recording:
+def run_trial(trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> SubjectRecording:
     """Run one trial in this process's environment; `decisions` are the steps after which the policy observes."""
     assert _SUBJECT is not None
     return _SUBJECT.run(trial, actions, decisions)
@@ -70,8 +70,8 @@ class _Stock:
         self._initialisers = len(self._env.env.object_property_initializers)
         self._states = tasks.initial_states(suite, task_id)
 
-    def run(self, trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> Recording:
-        recording, env = Recording(), self._env
+    def run(self, trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> SubjectRecording:
+        recording, env = SubjectRecording(), self._env
         recording.reset_s = _cpu(lambda: self._reset(trial))
         for index, action in enumerate(actions):
             began = time.process_time()
@@ -100,8 +100,8 @@ class _Ours:
         self._env.reset(Trial(tasks.list_tasks(suite)[task_id], 0, 0))
         self._env.observe(_SEEN)  # creates the GL context, as stock does on construction
 
-    def run(self, trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> Recording:
-        recording, env = Recording(), self._env
+    def run(self, trial: Trial, actions: FloatArray, decisions: frozenset[int]) -> SubjectRecording:
+        recording, env = SubjectRecording(), self._env
         recording.reset_s = _cpu(lambda: env.reset(trial))
         scene = env._loaded()
         for index, action in enumerate(actions):
@@ -126,7 +126,7 @@ class _Ours:
 _SUBJECT: _Stock | _Ours | None = None
 
 
-def _note(recording: Recording, data: Any, done: bool) -> None:
+def _note(recording: SubjectRecording, data: Any, done: bool) -> None:
     recording.qpos.append(data.qpos.copy())
     recording.qvel.append(data.qvel.copy())
     recording.done.append(bool(done))

@@ -22,14 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 from wpray.bench.figures import write_figures
-from wpray.bench.policy_layouts import Call, Layout, MeasuredModels, Settings
-from wpray.bench.policy_rates import Rates, measure_rates, timed
+from wpray.bench.policy_layouts import BenchSettings, MeasuredCall, MeasuredModels
+from wpray.bench.policy_rates import DeviceRates, measure_rates, timed
 from wpray.cli.arguments import file_to_write, whole
 from wpray.cli.command import run_command
 from wpray.cli.parser import ArgumentParser
 from wpray.errors import BadInputError
+from wpray.models.config import CheckpointLayout
 
-_TARGETS: Mapping[tuple[Layout, Call], Mapping[int, float]] = {  # ms per request on an H100, by batch
+_TARGETS: Mapping[tuple[CheckpointLayout, MeasuredCall], Mapping[int, float]] = {  # ms per request on an H100, by batch
     ("two", "plan"): {1: 125.0, 8: 22.0, 32: 10.0},
     ("two", "segment"): {1: 18.0, 8: 6.8, 32: 5.8},
     ("block", "plan"): {1: 25.0, 32: 6.0},
@@ -42,8 +43,8 @@ _CHEAPER_AT = (1, 8, 32)
 class Measurement:
     """Figures of one kind of call at one batch size, milliseconds."""
 
-    layout: Layout
-    kind: Call
+    layout: CheckpointLayout
+    kind: MeasuredCall
     batch: int
     call_ms: float
     request_ms: float
@@ -85,7 +86,9 @@ def _free() -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m wpray.bench policy", description=__doc__)
-    parser.add_argument("--layout", choices=get_args(Layout), default="two", help="of the checkpoints (default: two)")
+    parser.add_argument(
+        "--layout", choices=get_args(CheckpointLayout), default="two", help="of the checkpoints (default: two)"
+    )
     parser.add_argument("--batch", type=whole(1, 256), nargs="+", default=[1, 8, 32])
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--variant", choices=("full", "tiny"), default="full", help="tiny needs no GPU")
@@ -101,21 +104,21 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def _settings(args: argparse.Namespace) -> BenchSettings:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and args.variant == "full":
         raise BadInputError("bench policy measures a GPU and finds none; run it on a machine with one")
     batches = tuple(sorted(set(args.batch), reverse=True))  # the largest first: the others' graphs fit into its memory
-    return Settings(args.variant, args.precision, not args.eager, args.deterministic, batches, device)
+    return BenchSettings(args.variant, args.precision, not args.eager, args.deterministic, batches, device)
 
 
 def _measured(
-    layout: Layout, settings: Settings, rates: Rates, before: Sequence[Measurement], calls: int
+    layout: CheckpointLayout, settings: BenchSettings, rates: DeviceRates, before: Sequence[Measurement], calls: int
 ) -> list[Measurement]:
     """Return the figures of a layout; `before` holds those of the pair, if it was measured."""
     models, pair = MeasuredModels(layout, settings), {(row.kind, row.batch): row.request_ms for row in before}
     rows = []
-    for kind in get_args(Call):
+    for kind in get_args(MeasuredCall):
         for batch in settings.batches:
             call_ms = 1e3 * timed(models.call(kind, batch), calls)
             floor_ms = 1e3 * models.floor_s(kind, batch, rates) / batch
@@ -125,7 +128,9 @@ def _measured(
     return rows
 
 
-def _target(layout: Layout, kind: Call, batch: int, settings: Settings, pair_ms: float | None) -> float | None:
+def _target(
+    layout: CheckpointLayout, kind: MeasuredCall, batch: int, settings: BenchSettings, pair_ms: float | None
+) -> float | None:
     if settings.variant != "full" or settings.precision != "bfloat16":
         return None
     if layout == "joint" and kind == "plan + segment" and batch in _CHEAPER_AT and pair_ms is not None:
@@ -134,7 +139,11 @@ def _target(layout: Layout, kind: Call, batch: int, settings: Settings, pair_ms:
 
 
 def _result(
-    args: argparse.Namespace, settings: Settings, rates: Rates, memory: dict[str, float], rows: list[Measurement]
+    args: argparse.Namespace,
+    settings: BenchSettings,
+    rates: DeviceRates,
+    memory: dict[str, float],
+    rows: list[Measurement],
 ) -> dict[str, Any]:
     cuda = settings.device.type == "cuda"
     return {

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from wpray.bench.policy_rates import Rates
+from wpray.bench.policy_rates import DeviceRates
 from wpray.models import loading
 from wpray.models.action_expert import NUM_STEPS, PROMPT_SIZES, ActionExpert
 from wpray.models.checkpoint import TABLES
@@ -21,8 +21,10 @@ from wpray.models.config import (
     IMAGE_TOKENS,
     ActionExpertConfig,
     BlockPlannerConfig,
-    Manifest,
+    CheckpointLayout,
+    ModelVariant,
     Precision,
+    TensorManifest,
     VlmConfig,
     action_expert_manifest,
     vlm_manifest,
@@ -33,9 +35,7 @@ from wpray.models.token_layout import BINS256, BINS300
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, RequestKind, TraceOf, fixed_shapes
 
-Layout = Literal["two", "joint", "block"]
-Call = Literal["plan", "segment", "plan + segment"]
-Variant = Literal["full", "tiny"]
+MeasuredCall = Literal["plan", "segment", "plan + segment"]
 
 NUM_WAYPOINTS = 7
 _HEADER = (4022, 235292, 235248)
@@ -44,10 +44,10 @@ _DURATION = 16  # control steps of the segments
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BenchSettings:
     """Conditions that models of any layout are measured under."""
 
-    variant: Variant
+    variant: ModelVariant
     precision: Precision
     graphs: bool
     deterministic: bool
@@ -58,7 +58,7 @@ class Settings:
 class MeasuredModels:
     """A planner and an action expert of one layout, with the batch shapes that a run would use."""
 
-    def __init__(self, layout: Layout, settings: Settings) -> None:
+    def __init__(self, layout: CheckpointLayout, settings: BenchSettings) -> None:
         """Load random weights of the layout."""
         self._device, full = settings.device, settings.variant == "full"
         expert = ActionExpertConfig.full() if full else ActionExpertConfig.tiny()
@@ -73,7 +73,7 @@ class MeasuredModels:
         """Both models have one backbone."""
         return self.planner.backbone is self.expert.backbone
 
-    def call(self, kind: Call, batch: int) -> Callable[[], Any]:
+    def call(self, kind: MeasuredCall, batch: int) -> Callable[[], Any]:
         """Return what computes one batch, from images on the host to results on the host."""
         images, given = _images(batch, self._device), self._segment_inputs(batch)
 
@@ -86,7 +86,7 @@ class MeasuredModels:
             return lambda: self._segments(arrive(), given)
         return lambda: self._segments(self._plans(arrive()), given)
 
-    def floor_s(self, kind: Call, batch: int, rates: Rates) -> float:
+    def floor_s(self, kind: MeasuredCall, batch: int, rates: DeviceRates) -> float:
         """Return the least seconds of that call."""
         config, vision = self._config, rates.vision_s(self._config.vision, batch)
         ahead = 2 if not config.duration_embed else 3
@@ -99,7 +99,7 @@ class MeasuredModels:
             return plan
         return plan + prefix + flow + (0 if self.shares else vision)
 
-    def _planning_floor_s(self, batch: int, rates: Rates) -> float:
+    def _planning_floor_s(self, batch: int, rates: DeviceRates) -> float:
         layout, text = self.planner.layout, self._config.text
         first = 0 if self._config.planner else 1  # the first <wp> is read with the prompt
         prefix = rates.gemma_s(text, batch * (2 * IMAGE_TOKENS + _PROMPT + len(_HEADER) + first))
@@ -141,7 +141,7 @@ def _slice(rows: list[int]) -> slice:
 
 
 def random_weights(
-    manifest: Manifest, precision: Precision, device: torch.device | str = "cuda"
+    manifest: TensorManifest, precision: Precision, device: torch.device | str = "cuda"
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the tensors of a manifest on the device, and the embedding table on the host.
 
@@ -157,7 +157,9 @@ def random_weights(
     return weights, weights.pop(table).cpu()
 
 
-def _load(layout: Layout, config: ActionExpertConfig, settings: Settings) -> tuple[WaypointVLM, ActionExpert]:
+def _load(
+    layout: CheckpointLayout, config: ActionExpertConfig, settings: BenchSettings
+) -> tuple[WaypointVLM, ActionExpert]:
     head: Precision = "bfloat16" if layout == "block" and settings.precision == "bfloat16" else "float32"
     graphs = settings.graphs and settings.device.type == "cuda"
     pool = torch.cuda.graph_pool_handle() if graphs else None  # the two models take turns
@@ -170,7 +172,7 @@ def _load(layout: Layout, config: ActionExpertConfig, settings: Settings) -> tup
     return loading.vlm(*vlm, size, BINS256, _HEADER, how), loading.action_expert(*expert, config, how)
 
 
-def _shapes(settings: Settings, kind: RequestKind, trace: TraceOf) -> BatchShapes:
+def _shapes(settings: BenchSettings, kind: RequestKind, trace: TraceOf) -> BatchShapes:
     """Return the batch shapes that a run would use."""
     most = max(settings.batches)
     if not settings.deterministic:

@@ -17,7 +17,7 @@ _GPU_SIDE, _CPU_SIDE = 8192, 512  # of the matrices that are multiplied
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class DeviceRates:
     """Best rates of the device, as measured here, and the bytes of a number."""
 
     bytes_per_s: float  # memory reads
@@ -40,7 +40,7 @@ class Rates:
         return self.pass_s(config.depth * layer, 2 * IMAGE_TOKENS * batch)
 
 
-def measure_rates(precision: Precision, device: torch.device) -> Rates:
+def measure_rates(precision: Precision, device: torch.device) -> DeviceRates:
     """Return the best read bandwidth and matrix rate of a few attempts."""
     kind = getattr(torch, precision)
     size, side = (_GPU_BYTES, _GPU_SIDE) if device.type == "cuda" else (_CPU_BYTES, _CPU_SIDE)
@@ -48,7 +48,7 @@ def measure_rates(precision: Precision, device: torch.device) -> Rates:
     read_s = min(timed(lambda: big.sum()) for _ in range(3))
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     product_s = min(timed(lambda: a @ b) for _ in range(3))
-    return Rates(size / read_s, 2 * side**3 / product_s, kind.itemsize)
+    return DeviceRates(size / read_s, 2 * side**3 / product_s, kind.itemsize)
 
 
 def timed(function: Callable[[], Any], calls: int = 10, warm_up: int = 2) -> float:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from wpray.benchmarks.names import normalized
 from wpray.errors import BadInputError
-from wpray.system.packages import Source, files_below, source_of
+from wpray.system.packages import PackageSource, files_below, source_of
 
 if TYPE_CHECKING:  # numpy is imported by those who work with arrays, after their process has set its variables
-    from wpray.checks import Result
+    from wpray.checks import CheckResult
     from wpray.types import (
         ActionSpec,
         FloatArray,
@@ -86,7 +86,7 @@ class DecisivePackage:
     """Installed files that decide outcomes: machines and sessions that differ in them are not mixed."""
 
     name: str  # in results
-    source: Source
+    source: PackageSource
     files: Iterable[tuple[str, str]]  # name, path
     others: tuple[str, ...] = ()  # distributions that hold some of the files, besides the package's own
 
@@ -108,7 +108,7 @@ class BenchmarkCheck:
     """One of the doctor's checks."""
 
     name: str
-    check: Callable[[RunRequest], list[Result]]  # an empty list: it does not apply
+    check: Callable[[RunRequest], list[CheckResult]]  # an empty list: it does not apply
     needs: frozenset[str] = frozenset()  # checks without which this one can only fail for the same reason
     quick: bool = False  # takes a moment, so that every run does it, too
 

@@ -28,14 +28,14 @@ _TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Nodes:
+class NodeVersions:
     """Answers of the nodes."""
 
     versions: dict[str, dict[str, str]]  # by host
     silent: tuple[str, ...]  # hosts that did not answer in time, or could not
 
 
-def ask_nodes(timeout_s: float = _TIMEOUT_S, config: Config | None = None) -> Nodes:
+def ask_nodes(timeout_s: float = _TIMEOUT_S, config: Config | None = None) -> NodeVersions:
     """Return the versions on every node that is there now, with digests of what decides outcomes of `config`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     asked = [_versions.options(scheduling_strategy=_on(node)).remote(*_asked(config)) for node in nodes]
@@ -46,10 +46,10 @@ def ask_nodes(timeout_s: float = _TIMEOUT_S, config: Config | None = None) -> No
         # A host may have several nodes; one that differs must not be hidden by one that agrees.
         name = host if found.get(host, versions) == versions else f"{host} (another node)"
         found[name] = versions
-    return Nodes(found, tuple(silent))
+    return NodeVersions(found, tuple(silent))
 
 
-def reference(nodes: Nodes, config: Config | None = None) -> dict[str, str]:
+def reference(nodes: NodeVersions, config: Config | None = None) -> dict[str, str]:
     """Return the versions that nodes are compared with: this machine's, and what it lacks from the first node."""
     found: dict[str, str] = {}
     for versions in reversed(list(nodes.versions.values())):
@@ -69,7 +69,7 @@ def check_nodes(config: Config | None = None) -> dict[str, str]:
     odd = [text for host, theirs in nodes.versions.items() if (text := named(host, wanted, theirs, HARMLESS))]
     if odd:
         _LOG.warning("nodes differ, which may change last bits: %s", "; ".join(odd))
-    wrong = [named(host, wanted, theirs, decisive(wanted, theirs)) for host, theirs in nodes.versions.items()]
+    wrong = [named(host, wanted, theirs, must_match(wanted, theirs)) for host, theirs in nodes.versions.items()]
     if any(wrong):
         raise BadInputError(f"nodes with another simulator: {'; '.join(filter(None, wrong))}; {REMEDY}")
     return wanted
@@ -80,12 +80,12 @@ def check_this_host(wanted: Mapping[str, str], config: Config | None = None) -> 
     if not wanted:
         return
     ours = origins.identity(*_asked(config))
-    wrong = named(platform.node(), wanted, ours, decisive(wanted, ours))
+    wrong = named(platform.node(), wanted, ours, must_match(wanted, ours))
     if wrong:
         raise BadInputError(f"another simulator on {wrong}; {REMEDY}")
 
 
-def decisive(*found: Mapping[str, str]) -> list[str]:
+def must_match(*found: Mapping[str, str]) -> list[str]:
     """Return the names of what every node must have alike."""
     return ["wpray", *record.decisive_names(*found)]
 

@@ -34,10 +34,10 @@ from wpray.types import ACTION_DIM, PROPRIO_DIM, Float32Array
 _PERCENTILES = {"q01": 1, "q99": 99}
 _POSE_DIM = 6  # position and axis-angle, the first columns of the proprio; the finger joints follow
 
-Layout = Literal["8d", "6d"]
+StatisticsLayout = Literal["8d", "6d"]
 
 
-class Columns:
+class FieldRows:
     """Rows of a field, kept in a temporary file until their statistics are computed."""
 
     def __init__(self, dim: int) -> None:
@@ -68,16 +68,16 @@ def _statistics(values: Float32Array) -> dict[str, float]:
 
 
 @dataclass(slots=True)
-class DatasetStatistics:
+class StatisticsBuilder:
     """Statistics of a data set, to which episodes are added."""
 
-    layout: Layout = "8d"
+    layout: StatisticsLayout = "8d"
     num_trajectories: int = 0
-    action: Columns = field(default_factory=lambda: Columns(ACTION_DIM))
-    proprio: Columns = field(init=False)
+    action: FieldRows = field(default_factory=lambda: FieldRows(ACTION_DIM))
+    proprio: FieldRows = field(init=False)
 
     def __post_init__(self) -> None:
-        self.proprio = Columns(_POSE_DIM if self.layout == "6d" else PROPRIO_DIM)
+        self.proprio = FieldRows(_POSE_DIM if self.layout == "6d" else PROPRIO_DIM)
 
     def add(self, episode: rlds.RldsEpisode) -> None:
         """Add an episode. Raise ValueError if its lengths differ or a value is not finite."""
@@ -152,8 +152,8 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _compute(data_set: rlds.DataSet, layout: Layout, progress: Progress) -> dict[str, Any]:
-    statistics, bar = DatasetStatistics(layout), progress.task_ids[0]
+def _compute(data_set: rlds.DataSet, layout: StatisticsLayout, progress: Progress) -> dict[str, Any]:
+    statistics, bar = StatisticsBuilder(layout), progress.task_ids[0]
     progress.update(bar, description=data_set.name)
     try:
         for episode in data_set.episodes():

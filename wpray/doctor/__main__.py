@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.cli.command import run_command
 from wpray.cli.configuration import read_config
 from wpray.cli.parser import ArgumentParser
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     return int(counts["fail"] > 0)
 
 
-def _line(result: Result) -> Text:
+def _line(result: CheckResult) -> Text:
     return Text.assemble((f"{result.status}  ", _STYLES[result.status]), f"{result.name:<15} {result.text}")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from wpray.benchmarks.base import BenchmarkCheck, RunRequest
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.doctor import policies, resources, simulator, software
 from wpray.errors import BadInputError
 from wpray.policies.base import PolicyCheck
 
 # An empty list: the check does not apply to this configuration.
-Check = Callable[[Config], list[Result]]
+Check = Callable[[Config], list[CheckResult]]
 
 # Checks that take less than a second together (a learned policy's import torch, as its run does); `launch` runs them.
 QUICK: tuple[tuple[str, Check], ...] = (
@@ -33,13 +33,13 @@ _SLOW: tuple[tuple[str, Check], ...] = (("policy", policies.check_policy),)
 _TRIALS: tuple[str, Check] = ("trials", simulator.check_trials)
 
 
-def quick(config: Config) -> Iterator[Result]:
+def quick(config: Config) -> Iterator[CheckResult]:
     """Yield the results of the checks that run no simulator and start no process."""
     for name, check in _quick(config):
         yield from carry_out(name, check, config)
 
 
-def everything(config: Config, *, deep: bool) -> Iterator[Result]:
+def everything(config: Config, *, deep: bool) -> Iterator[CheckResult]:
     """Yield the results of all checks as they finish; `deep` adds whole trials."""
     from wpray.doctor import cluster
 
@@ -49,7 +49,7 @@ def everything(config: Config, *, deep: bool) -> Iterator[Result]:
     for name, check in (*_quick(config), *parts, ("Ray", cluster.check_ray), *((_TRIALS,) if deep else ())):
         first = next((other for other in failed if other in needs.get(name, ())), None)
         if first is not None:
-            yield Result(name, "warn", f"not checked: it needs what {first} lacks")
+            yield CheckResult(name, "warn", f"not checked: it needs what {first} lacks")
             continue
         for result in carry_out(name, check, config):
             if result.status == "fail":
@@ -62,14 +62,14 @@ def benchmark_checks(config: Config, *, quick: bool) -> frozenset[str]:
     return frozenset(name for name, _ in _of_benchmark(config, quick=quick))
 
 
-def carry_out(name: str, check: Check, config: Config) -> list[Result]:
+def carry_out(name: str, check: Check, config: Config) -> list[CheckResult]:
     """Return the check's results; what it raises because of the user's files or machine is a failure."""
     try:
         return check(config)
     except BadInputError as error:
-        return [Result.of_error(name, error)]
+        return [CheckResult.of_error(name, error)]
     except OSError as error:
-        return [Result(name, "fail", f"{type(error).__name__}: {error}")]
+        return [CheckResult(name, "fail", f"{type(error).__name__}: {error}")]
 
 
 def request_of(config: Config) -> RunRequest:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ray
 
-from wpray.checks import Result
-from wpray.cluster.node_versions import HARMLESS, REMEDY, Nodes, ask_nodes, decisive, named, reference
+from wpray.checks import CheckResult
+from wpray.cluster.node_versions import HARMLESS, REMEDY, NodeVersions, ask_nodes, must_match, named, reference
 from wpray.cluster.setup import env_actors_that_fit, running_ray
 from wpray.config import Config
 
 _TIMEOUT_S = 180
 
 
-def check_ray(config: Config) -> list[Result]:
+def check_ray(config: Config) -> list[CheckResult]:
     """Start or join Ray as a run does, and compare the versions of all nodes."""
     with running_ray(config):
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -20,18 +20,18 @@ def check_ray(config: Config) -> list[Result]:
         size = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
         text = f"{ray.__version__} {where}; {size}, room for {env_actors_that_fit(config)} environments"
         return [
-            Result("Ray", "pass", text),
+            CheckResult("Ray", "pass", text),
             *_compare(ask_nodes(_TIMEOUT_S, config), len(nodes), config),
         ]
 
 
-def _compare(nodes: Nodes, count: int, config: Config | None = None) -> list[Result]:
+def _compare(nodes: NodeVersions, count: int, config: Config | None = None) -> list[CheckResult]:
     if nodes.silent:
         text = f"{', '.join(nodes.silent)}: no answer within {_TIMEOUT_S} s"
-        return [Result("nodes", "fail", text, "see ray status")]
+        return [CheckResult("nodes", "fail", text, "see ray status")]
     wanted, problems = reference(nodes, config), []
     for host, theirs in nodes.versions.items():
-        wrong, odd = (named(host, wanted, theirs, names) for names in (decisive(wanted, theirs), HARMLESS))
-        problems += [Result("nodes", "fail", wrong, REMEDY)] if wrong else []
-        problems += [Result("nodes", "warn", odd, REMEDY)] if odd else []
-    return problems or [Result("nodes", "pass", f"{count} of {count} have this machine's versions")]
+        wrong, odd = (named(host, wanted, theirs, names) for names in (must_match(wanted, theirs), HARMLESS))
+        problems += [CheckResult("nodes", "fail", wrong, REMEDY)] if wrong else []
+        problems += [CheckResult("nodes", "warn", odd, REMEDY)] if odd else []
+    return problems or [CheckResult("nodes", "pass", f"{count} of {count} have this machine's versions")]

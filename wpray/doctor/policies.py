@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.base import PolicyCheck
@@ -18,18 +18,18 @@ def own_checks(config: Config) -> tuple[PolicyCheck, ...]:
         return ()
 
 
-def check_policy(config: Config) -> list[Result]:
+def check_policy(config: Config) -> list[CheckResult]:
     """Check that the policy exists, and that its observations and actions are those of the suites."""
     spec = fitting_spec(config)
     policy_checks(config)
     sees = ", which sees the objects' positions" if spec.privileged else ""
-    return [Result("policy", "pass", f"{config.policy}{sees}")]
+    return [CheckResult("policy", "pass", f"{config.policy}{sees}")]
 
 
-def check_nodes_have_files(config: Config) -> list[Result]:
+def check_nodes_have_files(config: Config) -> list[CheckResult]:
     """Warn of checks that only a node of the cluster could make."""
     names = [own.name for own in own_checks(config) if own.local]
     if config.ray.address is None or not names:
         return []
     text = f"{', '.join(names)} not checked: the files and devices are those of the cluster's nodes"
-    return [Result("policy", "warn", text, "run doctor on a node")]
+    return [CheckResult("policy", "warn", text, "run doctor on a node")]

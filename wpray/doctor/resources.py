@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.config import Auto, Config
 from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
@@ -22,7 +22,7 @@ _ROW_BYTES = 40_000
 _VIDEO_BYTES = 1_000_000
 
 
-def check_memory(config: Config) -> list[Result]:
+def check_memory(config: Config) -> list[CheckResult]:
     """Compare free memory with the need of the configured environments."""
     free = free_memory()
     if free is None or config.ray.address is not None:
@@ -33,45 +33,45 @@ def check_memory(config: Config) -> list[Result]:
     each, wanted = needed / _GIB, config.num_env_actors
     text = f"{free / _GIB:.1f} GiB of memory are free, one environment needs {each:g} GiB"
     if free < needed:
-        return [Result("memory", "fail", text, "close something or lower env.memory_gb")]
+        return [CheckResult("memory", "fail", text, "close something or lower env.memory_gb")]
     fitting = int(free / needed)
     if wanted != "auto" and wanted > fitting:
         remedy = f"set ray.num_env_actors (num_parallel) to {fitting}"
-        return [Result("memory", "warn", f"{text}: room for {fitting}, {wanted} are asked for", remedy)]
+        return [CheckResult("memory", "warn", f"{text}: room for {fitting}, {wanted} are asked for", remedy)]
     if wanted != "auto" and wanted > cores():
         remedy = f"{cores()} would be as fast"
-        return [Result("memory", "warn", f"{text}; {wanted} environments share {cores()} cores", remedy)]
-    return [Result("memory", "pass", f"{text}: room for {fitting}, on {cores()} cores")]
+        return [CheckResult("memory", "warn", f"{text}; {wanted} environments share {cores()} cores", remedy)]
+    return [CheckResult("memory", "pass", f"{text}: room for {fitting}, on {cores()} cores")]
 
 
-def _memory_of_many(free: int, needed: int, wanted: int | Auto) -> list[Result]:
+def _memory_of_many(free: int, needed: int, wanted: int | Auto) -> list[CheckResult]:
     """Warn if fewer environments fit than are configured; Ray then starts those that fit."""
     fitting = int(free / needed)
     if wanted == "auto" or wanted <= fitting:
         return []
     text = f"{free / _GIB:.1f} GiB of memory are free: room for {fitting} environments, {wanted} are asked for"
-    return [Result("memory", "warn", text, f"set ray.num_env_actors (num_parallel) to {fitting}")]
+    return [CheckResult("memory", "warn", text, f"set ray.num_env_actors (num_parallel) to {fitting}")]
 
 
-def check_cores(config: Config) -> list[Result]:
+def check_cores(config: Config) -> list[CheckResult]:
     """Check that one environment at least gets a core, because Ray would wait for ever."""
     if config.ray.address is None and config.num_env_actors == "auto" and config.ray.env_cpus > cores():
         text = f"ray.env_cpus: {config.ray.env_cpus:g} CPUs asked for each env actor, this machine has {cores()}"
-        return [Result("cores", "fail", text, "lower it, or give ray.num_env_actors")]
+        return [CheckResult("cores", "fail", text, "lower it, or give ray.num_env_actors")]
     return []
 
 
-def check_output(config: Config) -> list[Result]:
+def check_output(config: Config) -> list[CheckResult]:
     """Check that the result folder and its store can be written."""
     found = [result for path in _outputs(config) for result in _check_writable(path)]
     store = None if config.output_dir is None else location_of(config.output_dir)
     if isinstance(store, StoreUrl):
         Store.connect(store).check()
-        found.append(Result("output", "pass", f"{store} can be written"))
+        found.append(CheckResult("output", "pass", f"{store} can be written"))
     return found
 
 
-def check_disk(config: Config) -> list[Result]:
+def check_disk(config: Config) -> list[CheckResult]:
     """Compare free disk space with a high estimate of what the run records."""
     sizes = {suite: config.load_benchmark().size(suite) for suite in config.suites}
     tasks = {suite: len(config.tasks_of(suite) or range(size.tasks)) for suite, size in sizes.items()}
@@ -84,8 +84,8 @@ def check_disk(config: Config) -> list[Result]:
     free = shutil.disk_usage(_existing(_outputs(config)[0])).free
     text = f"{_size(free)} free, at most {_size(needed)} for {episodes} episodes (record {config.record})"
     if free > needed:
-        return [Result("disk", "pass", text)]
-    return [Result("disk", "fail", text, "set record: light, or output_dir on a larger disk")]
+        return [CheckResult("disk", "pass", text)]
+    return [CheckResult("disk", "fail", text, "set record: light, or output_dir on a larger disk")]
 
 
 def env_memory(config: Config) -> int:
@@ -115,14 +115,14 @@ def _outputs(config: Config) -> list[Path]:
     return [here.absolute(), *videos]
 
 
-def _check_writable(path: Path) -> list[Result]:
+def _check_writable(path: Path) -> list[CheckResult]:
     place = _existing(path)
     try:
         with tempfile.TemporaryFile(dir=place):
-            return [Result("output", "pass", f"{path} can be written")]
+            return [CheckResult("output", "pass", f"{path} can be written")]
     except OSError as error:
         remedy = "choose another output_dir or video_out_path"
-        return [Result("output", "fail", f"cannot write to {place} ({error.strerror})", remedy)]
+        return [CheckResult("output", "fail", f"cannot write to {place} ({error.strerror})", remedy)]
 
 
 def _existing(path: Path) -> Path:

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 from wpray.benchmarks.factory import benchmark_name
-from wpray.checks import Result, run_probe
+from wpray.checks import CheckResult, run_probe
 from wpray.config import Config
 from wpray.system import gl
 
 _PROBES = "wpray.doctor.probe"
 
 
-def check_rendering(config: Config) -> list[Result]:
+def check_rendering(config: Config) -> list[CheckResult]:
     """Render a frame and report the renderer."""
     if not config.load_benchmark().uses_opengl:
         return []
     renderer = gl.resolve(config.env.renderer)
     found = run_probe(_PROBES, "render", renderer)
     if found.error:
-        return [Result("rendering", "fail", f"{renderer}: {found.error}", found.remedy)]
+        return [CheckResult("rendering", "fail", f"{renderer}: {found.error}", found.remedy)]
     values = found.values
     if values["red"] < values["blue"] + 5:
-        return [Result("rendering", "fail", f"{renderer}: the frame is not what was drawn", "env.renderer: osmesa")]
+        return [
+            CheckResult("rendering", "fail", f"{renderer}: the frame is not what was drawn", "env.renderer: osmesa")
+        ]
     where = f"{renderer} on {values['renderer']}"
     text = f"{where}: a frame in {1000 * values['seconds']:.0f} ms"
     if renderer == "osmesa":
-        return [Result("rendering", "pass", text)]
+        return [CheckResult("rendering", "pass", text)]
     if "llvmpipe" in where or "softpipe" in where:
         remedy = "mount the GPU's driver files, or env.renderer: osmesa"
-        return [Result("rendering", "warn", f"{text}, which is no GPU", remedy)]
-    return [Result("rendering", "pass", f"{text}; EGL device {values['device'] or 'as it comes'}")]
+        return [CheckResult("rendering", "warn", f"{text}, which is no GPU", remedy)]
+    return [CheckResult("rendering", "pass", f"{text}; EGL device {values['device'] or 'as it comes'}")]
 
 
-def check_trials(config: Config) -> list[Result]:
+def check_trials(config: Config) -> list[CheckResult]:
     """Run two trials that a policy is known to solve, on a suite of the configured benchmark."""
     solved_by = config.load_benchmark().solved_by
     if solved_by is None:
@@ -39,9 +41,11 @@ def check_trials(config: Config) -> list[Result]:
     suite, policy = solved_by
     found = run_probe(_PROBES, "trials", suite, benchmark_name(config.suites[0], config.benchmark), policy)
     if found.error:
-        return [Result("trials", "fail", found.error, found.remedy)]
+        return [CheckResult("trials", "fail", found.error, found.remedy)]
     steps = found.values["steps"]
     if None in steps:
         text = f"policy {policy} solved {len(steps) - steps.count(None)} of 2 on {suite}"
-        return [Result("trials", "fail", text, "install the packages that the simulator is tested with")]
-    return [Result("trials", "pass", f"policy {policy} solved 2 of 2 on {suite} (in {steps[0]} and {steps[1]} steps)")]
+        return [CheckResult("trials", "fail", text, "install the packages that the simulator is tested with")]
+    return [
+        CheckResult("trials", "pass", f"policy {policy} solved 2 of 2 on {suite} (in {steps[0]} and {steps[1]} steps)")
+    ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.policies.factory import POLICIES
 from wpray.provenance.origins import oddities
@@ -20,36 +20,36 @@ _OLDEST, _NEWEST = (3, 11), (3, 13)
 _SHOWN = (*DECISIVE_PACKAGES, "numpy", "ray", "torch")
 
 
-def check_python(config: Config) -> list[Result]:
+def check_python(config: Config) -> list[CheckResult]:
     """Check the interpreter's version."""
     if _OLDEST <= sys.version_info[:2] <= _NEWEST:
-        return [Result("Python", "pass", platform.python_version())]
+        return [CheckResult("Python", "pass", platform.python_version())]
     remedy = "use one of them: WPRAY_PYTHON=python3.12 bash cluster/bootstrap.sh setup"
-    return [Result("Python", "fail", f"{platform.python_version()} is not one of 3.11, 3.12, 3.13", remedy)]
+    return [CheckResult("Python", "fail", f"{platform.python_version()} is not one of 3.11, 3.12, 3.13", remedy)]
 
 
-def check_packages(config: Config) -> list[Result]:
+def check_packages(config: Config) -> list[CheckResult]:
     """Compare the installed packages with those that wpray is tested with."""
     problems = [problem for requirement in _requirements(config) if (problem := _check_package(requirement))]
     if problems:
         return problems
     versions = package_versions()
     shown = ", ".join(_named(name, versions[name]) for name in _SHOWN if name in versions)
-    return [Result("packages", "pass", shown)]
+    return [CheckResult("packages", "pass", shown)]
 
 
-def check_origins(config: Config) -> list[Result]:
+def check_origins(config: Config) -> list[CheckResult]:
     """Warn if an import does not come from its installed distribution, for example because of PYTHONPATH."""
     remedy = "results name its files by digest; to run what is installed, see PYTHONPATH and the working directory"
-    return [Result("origins", "warn", text, remedy) for text in oddities(config.suites, config.benchmark)]
+    return [CheckResult("origins", "warn", text, remedy) for text in oddities(config.suites, config.benchmark)]
 
 
-def check_opengl(config: Config) -> list[Result]:
+def check_opengl(config: Config) -> list[CheckResult]:
     """Check that the renderer's library is installed; another check renders with it."""
     if not config.load_benchmark().uses_opengl:
         return []
     renderer = gl.select_renderer(config.env.renderer)
-    return [Result("OpenGL", "pass", f"{renderer}: its library is installed")]
+    return [CheckResult("OpenGL", "pass", f"{renderer}: its library is installed")]
 
 
 def _requirements(config: Config) -> Iterator[Requirement]:
@@ -72,7 +72,7 @@ def _named(name: str, version: str) -> str:
     return version if version.startswith(name) else f"{name} {version}"
 
 
-def _check_package(requirement: Requirement) -> Result | None:
+def _check_package(requirement: Requirement) -> CheckResult | None:
     """Return a problem with an installed package, or None if the package is tested."""
     remedy = f"run: pip install '{requirement.name}{requirement.specifier}'"
     found = _version(requirement.name)
@@ -80,12 +80,14 @@ def _check_package(requirement: Requirement) -> Result | None:
         other = next((name for name in alternatives(requirement.name) if _version(name)), None)
         if other:
             what = f"{other} {_version(other)} in place of the tested {requirement.name}{requirement.specifier}"
-            return Result("packages", "warn", what, remedy)
+            return CheckResult("packages", "warn", what, remedy)
     if found is None:
-        return Result("packages", "fail", f"{requirement.name} is not installed", remedy)
+        return CheckResult("packages", "fail", f"{requirement.name} is not installed", remedy)
     if requirement.specifier.contains(found, prereleases=True):
         return None
-    return Result("packages", "warn", f"{requirement.name} {found} is not the tested {requirement.specifier}", remedy)
+    return CheckResult(
+        "packages", "warn", f"{requirement.name} {found} is not the tested {requirement.specifier}", remedy
+    )
 
 
 def _version(name: str) -> str | None:

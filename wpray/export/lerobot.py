@@ -21,7 +21,7 @@ from wpray.benchmarks.rotation import axis_angle
 from wpray.errors import DamagedRunError
 from wpray.export.statistics import Statistics, of_levels, of_numbers
 from wpray.results.reader import Run, matrix
-from wpray.types import ACTION_DIM, PROPRIO_DIM, FloatArray, IntArray, TrialKey
+from wpray.types import ACTION_DIM, PROPRIO_DIM, EpisodeRow, FloatArray, IntArray, TrialKey
 
 FPS = 20  # control steps per second
 IMAGE_SIZE = 256
@@ -55,13 +55,13 @@ class Pixels:
 class LeRobotEpisode:
     """Episode of the data set."""
 
-    row: Mapping[str, Any]  # of episodes.parquet
+    row: EpisodeRow
     state: FloatArray  # (N, 8) observed before each action
     action: FloatArray  # (N, 7)
     skipped: int  # recorded steps (and video frames) before the first frame
 
 
-def read_episode(run: Run, row: Mapping[str, Any]) -> LeRobotEpisode:
+def read_episode(run: Run, row: EpisodeRow) -> LeRobotEpisode:
     """Read one episode. Raise BadInputError if it was not recorded, DamagedRunError if its trajectory is damaged."""
     table = run.trajectory(TrialKey.from_row(row))
     quat = matrix(table, "eef_quat")

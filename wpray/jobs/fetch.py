@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wpray.errors import RunStoppedError
-from wpray.jobs.manifest import RUN_INFO, File, Manifest, ManifestError, read_manifest
+from wpray.jobs.manifest import RUN_INFO, ManifestError, ManifestFile, RunManifest, read_manifest
 from wpray.provenance.record import file_sha256
 from wpray.system.paths import depends_on_environment
 
@@ -31,7 +31,7 @@ class Fetched:
     """Result of a download."""
 
     folder: Path
-    manifest: Manifest
+    manifest: RunManifest
     already: int  # files that were already present
 
 
@@ -48,7 +48,7 @@ def fetch(list_files: Callable[[], Iterable[bytes]], read: Read, output_dir: str
         raise RunStoppedError(f"the results are not all here: {error}") from error
 
 
-def local_folder(output_dir: str | None, manifest: Manifest) -> Path:
+def local_folder(output_dir: str | None, manifest: RunManifest) -> Path:
     """Return a relative `output_dir`, or runs/ and the folder's own name; with a number if another run is in it.
 
     One with `~` or environment variables was the cluster's to expand: here it names nothing.
@@ -71,7 +71,7 @@ def _may_hold(path: Path, run_id: str) -> bool:
         return False
 
 
-def _fill(folder: Path, manifest: Manifest, read: Read) -> int:
+def _fill(folder: Path, manifest: RunManifest, read: Read) -> int:
     """Download files that are missing or different, run.json last; return how many were already present."""
     missing = [file for file in manifest.files if not _is_here(folder / file.name, file)]
     if missing:
@@ -85,11 +85,11 @@ def _fill(folder: Path, manifest: Manifest, read: Read) -> int:
     return len(manifest.files) - len(missing)
 
 
-def _is_here(path: Path, file: File) -> bool:
+def _is_here(path: Path, file: ManifestFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size and file_sha256(path) == file.sha256
 
 
-def _fetch_file(folder: Path, file: File, read: Read) -> None:
+def _fetch_file(folder: Path, file: ManifestFile, read: Read) -> None:
     """Write a file, which appears under its name only when complete. Raise OSError if reading or writing fails."""
     path = folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def _fetch_file(folder: Path, file: File, read: Read) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write(temporary: Path, file: File, read: Read) -> None:
+def _write(temporary: Path, file: ManifestFile, read: Read) -> None:
     digest = hashlib.sha256()
     with temporary.open("wb") as target, closing(read(file.name)) as chunks:
         for chunk in _at_most(file.size, chunks):

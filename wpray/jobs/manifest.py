@@ -21,7 +21,7 @@ class ManifestError(WprayError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class ManifestFile:
     """File of a result folder."""
 
     name: str  # relative to the folder, with slashes
@@ -30,12 +30,12 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class RunManifest:
     """Content of a result folder; run.json comes last because its presence makes a folder a run."""
 
     folder: str  # absolute, on the machine that wrote it
     run_id: str
-    files: tuple[File, ...]
+    files: tuple[ManifestFile, ...]
 
     @property
     def size(self) -> int:
@@ -47,23 +47,23 @@ class Manifest:
         return json.dumps(asdict(self)).encode()
 
 
-def make_manifest(folder: Path) -> Manifest:
+def make_manifest(folder: Path) -> RunManifest:
     """Return the list and hashes of the files in `folder`, except the lock and partial files.
 
     Raise OSError or ValueError if the folder holds no run.
     """
     run_id = json.loads((folder / RUN_INFO).read_text())["run_id"]
     names = sorted(_names(folder), key=lambda name: (name == RUN_INFO, name))
-    files = (File(name, (folder / name).stat().st_size, file_sha256(folder / name)) for name in names)
-    return Manifest(str(folder), run_id, tuple(files))
+    files = (ManifestFile(name, (folder / name).stat().st_size, file_sha256(folder / name)) for name in names)
+    return RunManifest(str(folder), run_id, tuple(files))
 
 
-def read_manifest(data: bytes) -> Manifest:
+def read_manifest(data: bytes) -> RunManifest:
     """Return the manifest in `data`, which comes over a network. Raise ManifestError unless it is valid."""
     try:
         parsed = json.loads(data)
-        files = tuple(File(**file) for file in parsed["files"])
-        manifest = Manifest(parsed["folder"], parsed["run_id"], files)
+        files = tuple(ManifestFile(**file) for file in parsed["files"])
+        manifest = RunManifest(parsed["folder"], parsed["run_id"], files)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ManifestError(f"the cluster's list of files is not readable ({type(error).__name__})") from error
     _check(manifest)
@@ -79,7 +79,7 @@ def _names(folder: Path) -> Iterator[str]:
                 yield relative
 
 
-def _check(manifest: Manifest) -> None:
+def _check(manifest: RunManifest) -> None:
     if not all(isinstance(text, str) and text for text in (manifest.folder, manifest.run_id)):
         raise ManifestError("the cluster's list of files does not say of which run it is")
     for file in manifest.files:

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from wpray.errors import BadInputError, shown
-from wpray.models.config import Manifest
+from wpray.models.config import TensorManifest
 from wpray.models.header import Header
 from wpray.models.lora import HIGH, LOW, SCALE, AdaptedTable, merged
 from wpray.models.stored_table import StoredTable
-from wpray.models.tensor_names import Names, plain_names
+from wpray.models.tensor_names import TensorNames, plain_names
 
 RAW, EMA = "lora.safetensors", "lora_ema.safetensors"
 ApplyTo = Literal["all", "backbone_only", "expert_only"]
@@ -121,7 +121,7 @@ class FileAdapter:
             return found.to(like.dtype)
 
 
-def overlaid(base: Header, adapter: Header) -> tuple[Header, Names, dict[str, str]]:
+def overlaid(base: Header, adapter: Header) -> tuple[Header, TensorNames, dict[str, str]]:
     """Return base and adapter as one model's header, its names, and the names of A and B.
 
     What the adapter's file holds in full stands for what the base holds under that name.
@@ -139,7 +139,7 @@ def overlaid(base: Header, adapter: Header) -> tuple[Header, Names, dict[str, st
         (*adapter.files, *base.files),
         {**base.metadata, **adapter.metadata},
     )
-    return combined, Names(names, notes=(*below.notes, *above.notes)), low_rank
+    return combined, TensorNames(names, notes=(*below.notes, *above.notes)), low_rank
 
 
 def check_adapter(
@@ -147,7 +147,7 @@ def check_adapter(
     low_rank: Mapping[str, str],
     full: Collection[str],
     adapter: Header,
-    manifest: Manifest,
+    manifest: TensorManifest,
     setting: str,
 ) -> FileAdapter:
     """Return the adapter, if it holds exactly the tensors that its settings mean for a model of this manifest.
@@ -202,7 +202,7 @@ def _stale(said: str, settings: AdapterSettings) -> str:
     return f"{said} (allow_stale_ema_forensics)"
 
 
-def _expected(settings: AdapterSettings, manifest: Manifest) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _expected(settings: AdapterSettings, manifest: TensorManifest) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the shape of each A and B."""
     for name, (shape, _) in manifest.items():
         module = name.removesuffix(".weight")

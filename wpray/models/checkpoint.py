@@ -22,8 +22,8 @@ from wpray.errors import BadInputError, shown
 from wpray.models.adapters import RAW, AdapterSettings, FileAdapter, check_adapter, overlaid
 from wpray.models.config import (
     ActionExpertConfig,
-    Manifest,
     Precision,
+    TensorManifest,
     VlmConfig,
     action_expert_manifest,
     infer_action_expert_config,
@@ -32,7 +32,7 @@ from wpray.models.config import (
 )
 from wpray.models.header import FILE, INDEX, Header, is_index, read_headers, summary
 from wpray.models.stored_table import StoredTable, Table
-from wpray.models.tensor_names import Names, plain_names, vlm_names
+from wpray.models.tensor_names import TensorNames, plain_names, vlm_names
 
 _TIED = {  # name in the manifest -> the other name under which the same tensor may be stored
     "paligemma.lm_head.weight": "paligemma.model.language_model.embed_tokens.weight",
@@ -64,7 +64,7 @@ class Checkpoint:
 
     path: Path  # the file, or the index of its shards
     stored: dict[str, str]  # manifest name -> name in the files
-    manifest: Manifest
+    manifest: TensorManifest
     synthetic: bool = False  # random weights of `python -m wpray.models.synthetic`
     places: Mapping[str, Path] = field(default_factory=dict)  # name in the files -> shard; else it is in `path`
     files: tuple[Path, ...] = ()  # all files of the checkpoint
@@ -200,13 +200,13 @@ def refused_as(header: Header, setting: str, remedy: str = "") -> Iterator[None]
         raise BadInputError(f"{setting}: {header.path}: {error}; found: {listed or 'no tensors'}{hint}") from error
 
 
-def shapes_of(header: Header, names: Names) -> dict[str, tuple[int, ...]]:
+def shapes_of(header: Header, names: TensorNames) -> dict[str, tuple[int, ...]]:
     """Return the shapes by the manifest's names."""
     return {name: header.shapes[own] for name, own in names.stored.items()}
 
 
 def verified(
-    header: Header, names: Names, manifest: Manifest, setting: str, unused: frozenset[str] = UNUSED
+    header: Header, names: TensorNames, manifest: TensorManifest, setting: str, unused: frozenset[str] = UNUSED
 ) -> Checkpoint:
     """Return the checkpoint if it holds exactly the tensors and shapes of `manifest`; `unused` ones may be absent.
 
@@ -244,8 +244,8 @@ def verified(
 
 def _problems(
     header: Header,
-    names: Names,
-    manifest: Manifest,
+    names: TensorNames,
+    manifest: TensorManifest,
     found: Mapping[str, str],
     twice: Mapping[str, str],
     unused: frozenset[str],

@@ -10,7 +10,9 @@ from typing import Literal, TypeVar
 from wpray.errors import BadInputError
 
 Precision = Literal["float32", "bfloat16"]
-Manifest = dict[str, tuple[tuple[int, ...], Precision]]
+CheckpointLayout = Literal["two", "joint", "block"]
+ModelVariant = Literal["tiny", "full"]
+TensorManifest = dict[str, tuple[tuple[int, ...], Precision]]
 
 VOCABULARY = 257152
 NUM_DURATIONS = 34  # 0 to 33 control steps
@@ -102,7 +104,7 @@ class ActionExpertConfig:
         return cls(_SIGLIPS["tiny"], GEMMAS["tiny_2b"], GEMMAS["tiny_300m"])
 
 
-def vlm_manifest(config: VlmConfig, precision: Precision) -> Manifest:
+def vlm_manifest(config: VlmConfig, precision: Precision) -> TensorManifest:
     """Return name -> (shape, dtype) of every tensor in a VLM checkpoint, as training saves it.
 
     Training saves Gemma's norms in bfloat16 in a float32 file, and in float32 in a bfloat16 file.
@@ -114,7 +116,7 @@ def vlm_manifest(config: VlmConfig, precision: Precision) -> Manifest:
     return manifest
 
 
-def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> Manifest:
+def action_expert_manifest(config: ActionExpertConfig, precision: Precision) -> TensorManifest:
     """Return name -> (shape, dtype) of every tensor in an action expert checkpoint, as training saves it.
 
     A joint checkpoint has the same tensors; its planner uses the action expert's backbone.
@@ -169,7 +171,7 @@ def _infer_block_planner(shapes: Mapping[str, tuple[int, ...]]) -> BlockPlannerC
     return BlockPlannerConfig(rows, blocks[0] if blocks else None)
 
 
-def _block_planner(config: BlockPlannerConfig, width: int) -> Manifest:
+def _block_planner(config: BlockPlannerConfig, width: int) -> TensorManifest:
     rows: dict[str, int] = {"query_resid": config.rows, "slot_embed.weight": config.rows}
     if config.blocks is not None:
         rows["block_embed.weight"] = config.blocks
@@ -203,8 +205,8 @@ def _rows(shapes: Mapping[str, tuple[int, ...]], start: str, end: str) -> list[i
     return rows
 
 
-def _paligemma(stem: str, vision: SiglipConfig, text: GemmaConfig, precision: Precision) -> Manifest:
-    manifest: Manifest = {stem + "lm_head.weight": ((VOCABULARY, text.width), precision)}
+def _paligemma(stem: str, vision: SiglipConfig, text: GemmaConfig, precision: Precision) -> TensorManifest:
+    manifest: TensorManifest = {stem + "lm_head.weight": ((VOCABULARY, text.width), precision)}
     manifest |= _gemma(stem + "model.language_model.", text, precision, adaptive=False)
     manifest |= _linear(stem + "model.multi_modal_projector.linear", text.width, vision.width, precision)
     tower = stem + "model.vision_tower.vision_model."
@@ -222,8 +224,8 @@ def _paligemma(stem: str, vision: SiglipConfig, text: GemmaConfig, precision: Pr
     return manifest | _norm(tower + "post_layernorm", vision.width, precision)
 
 
-def _gemma(stem: str, config: GemmaConfig, precision: Precision, adaptive: bool) -> Manifest:
-    manifest: Manifest = {}
+def _gemma(stem: str, config: GemmaConfig, precision: Precision, adaptive: bool) -> TensorManifest:
+    manifest: TensorManifest = {}
     width, inner, kv = config.width, config.heads * config.head_dim, config.kv_heads * config.head_dim
     for layer in range(config.depth):
         block = f"{stem}layers.{layer}."
@@ -239,15 +241,15 @@ def _gemma(stem: str, config: GemmaConfig, precision: Precision, adaptive: bool)
     return manifest | _rms_norm(stem + "norm", width, adaptive)
 
 
-def _rms_norm(name: str, width: int, adaptive: bool) -> Manifest:
+def _rms_norm(name: str, width: int, adaptive: bool) -> TensorManifest:
     if adaptive:
         return _linear(name + ".dense", 3 * width, width, "float32")
     return {name + ".weight": ((width,), "float32")}
 
 
-def _linear(name: str, rows: int, columns: int, precision: Precision) -> Manifest:
+def _linear(name: str, rows: int, columns: int, precision: Precision) -> TensorManifest:
     return {name + ".bias": ((rows,), precision), name + ".weight": ((rows, columns), precision)}
 
 
-def _norm(name: str, width: int, precision: Precision) -> Manifest:
+def _norm(name: str, width: int, precision: Precision) -> TensorManifest:
     return {name + ".bias": ((width,), precision), name + ".weight": ((width,), precision)}

@@ -10,23 +10,23 @@ from torch import Tensor
 
 _WARM_UP = 2  # eager runs before a capture, because libraries allocate workspaces in the first
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 
-class GraphCache(Generic[Result]):
+class GraphCache(Generic[ResultT]):
     """Cache of graphs of `function`: one capture per set of argument shapes, replayed afterwards.
 
     Caches that share a `pool` (of `torch.cuda.graph_pool_handle`) take the memory of the largest graph instead of the
     sum. A result must then be copied before another graph of the pool is replayed.
     """
 
-    def __init__(self, function: Callable[..., Result], pool: Any = None, shared: int = 0) -> None:
+    def __init__(self, function: Callable[..., ResultT], pool: Any = None, shared: int = 0) -> None:
         """Prepare the cache. The first `shared` arguments are used in place, with one graph per address."""
         self._function, self._shared = function, shared
-        self._graphs: dict[tuple[Any, ...], _Captured[Result]] = {}
+        self._graphs: dict[tuple[Any, ...], _Captured[ResultT]] = {}
         self._pool = torch.cuda.graph_pool_handle() if pool is None else pool
 
-    def __call__(self, *arguments: Tensor) -> Result:
+    def __call__(self, *arguments: Tensor) -> ResultT:
         """Return the function's result, in memory that the next call of any cache of the pool overwrites."""
         places = [argument.data_ptr() for argument in arguments[: self._shared]]
         key = (*places, *(argument.shape for argument in arguments))
@@ -35,8 +35,8 @@ class GraphCache(Generic[Result]):
         return self._graphs[key].replay(arguments)
 
 
-class _Captured(Generic[Result]):
-    def __init__(self, function: Callable[..., Result], arguments: tuple[Tensor, ...], pool: Any, shared: int) -> None:
+class _Captured(Generic[ResultT]):
+    def __init__(self, function: Callable[..., ResultT], arguments: tuple[Tensor, ...], pool: Any, shared: int) -> None:
         self._given = shared  # later arguments are copied
         self._arguments = (*arguments[:shared], *(argument.clone() for argument in arguments[shared:]))
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -50,7 +50,7 @@ class _Captured(Generic[Result]):
         with torch.cuda.graph(self._graph, pool=pool):
             self._result = function(*self._arguments)
 
-    def replay(self, arguments: tuple[Tensor, ...]) -> Result:
+    def replay(self, arguments: tuple[Tensor, ...]) -> ResultT:
         for own, given in zip(self._arguments[self._given :], arguments[self._given :], strict=True):
             own.copy_(given)
         self._graph.replay()

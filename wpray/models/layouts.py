@@ -36,7 +36,7 @@ _NAMES: dict[FileName, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ModelSettings:
     """Settings of a configuration about its checkpoints: a pair, or a joint one."""
 
     pair: tuple[str, str] | None  # VLM, action expert
@@ -89,7 +89,7 @@ class ModelFiles:
         return (*self.vlm.files, *(() if self.joint else self.expert.files))
 
 
-def open_models(given: Given) -> ModelFiles:
+def open_models(given: ModelSettings) -> ModelFiles:
     """Open the checkpoints of a configuration without reading weights.
 
     Raise BadInputError if a file is missing or not of its layout, or if headers and settings contradict each other.
@@ -134,7 +134,7 @@ def choose_file(setting: str, path: str, prefer: FileName) -> ChosenFile:
     return ChosenFile(setting, file, "the only one", None)
 
 
-def _choose_joint(given: Given) -> ChosenFile:
+def _choose_joint(given: ModelSettings) -> ChosenFile:
     """Return the file of a joint model: an adapter's, if there is one and it is enabled."""
     assert given.joint is not None
     setting, place, adapter = "joint_checkpoint", Path(given.joint).expanduser(), given.adapter
@@ -152,7 +152,7 @@ def _choose_joint(given: Given) -> ChosenFile:
     return choose_file(setting, given.joint, given.prefer)
 
 
-def _open_joint(given: Given, file: ChosenFile) -> tuple[Checkpoint, ActionExpertConfig, tuple[str, ...]]:
+def _open_joint(given: ModelSettings, file: ChosenFile) -> tuple[Checkpoint, ActionExpertConfig, tuple[str, ...]]:
     """Return a joint model and what to warn of."""
     adapter = given.adapter
     if adapter is None or not _holds_adapter(file):
@@ -177,7 +177,7 @@ def _planner_of(config: ActionExpertConfig) -> PlannerMode:
     return "token_ar" if config.planner is None else "block_ar"
 
 
-def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -> None:
+def _check_planner(given: ModelSettings, file: ChosenFile, config: ActionExpertConfig) -> None:
     """Raise BadInputError for a block planner outside a joint model, or of another width or length."""
     planner, what = config.planner, f"{file.setting}: {file.path}: holds a block planner"
     if given.planner not in (None, _planner_of(config)):
@@ -200,7 +200,7 @@ def _check_planner(given: Given, file: ChosenFile, config: ActionExpertConfig) -
 
 
 def _token_layout(
-    given: Given, chosen: Sequence[ChosenFile], vlm: Checkpoint, config: ActionExpertConfig
+    given: ModelSettings, chosen: Sequence[ChosenFile], vlm: Checkpoint, config: ActionExpertConfig
 ) -> TokenLayout:
     """Return the token layout that headers and settings agree on."""
     by_width = {layout.proprio_dim: layout for layout in TOKEN_LAYOUTS.values()}[given.proprio_dim]
@@ -221,7 +221,7 @@ def _token_layout(
     return by_width
 
 
-def _remedy(given: Given) -> str:
+def _remedy(given: ModelSettings) -> str:
     if given.pair is not None and given.token_layout is None:
         return "give the statistics of these checkpoints, or set token_layout if the pair was trained with other tokens"
     return "give the checkpoint and the statistics of one training run, and token_layout accordingly or not at all"

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from wpray.models.checkpoint import SYNTHETIC
-from wpray.models.config import Manifest, Precision
+from wpray.models.config import Precision, TensorManifest
 
 METADATA = {"format": "pt", SYNTHETIC: "random weights"}
 _PIECE = 2**24  # values drawn at once
@@ -35,7 +35,7 @@ def weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
 
 
 def write_random(
-    manifest: Manifest,
+    manifest: TensorManifest,
     seed: int,
     folder: Path,
     zero_rows: Mapping[str, Sequence[int]] | None = None,
@@ -68,7 +68,7 @@ def write_random(
                 _write_all(file.fileno(), bytes(size), start + first + row * size)
 
 
-def _layout(manifest: Manifest) -> dict[str, dict[str, Any]]:
+def _layout(manifest: TensorManifest) -> dict[str, dict[str, Any]]:
     """Return the header's entries, with the wider type first so that every tensor is aligned."""
     layout, at = {}, 0
     for name in sorted(manifest, key=lambda name: (manifest[name][1] != "float32", name)):

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import sentencepiece
@@ -26,6 +25,8 @@ from wpray.errors import BadInputError
 from wpray.models.config import (
     ActionExpertConfig,
     BlockPlannerConfig,
+    CheckpointLayout,
+    ModelVariant,
     Precision,
     VlmConfig,
     action_expert_manifest,
@@ -34,8 +35,6 @@ from wpray.models.config import (
 from wpray.models.random_weights import write_random
 from wpray.models.token_layout import BINS256, BINS300
 
-Variant = Literal["tiny", "full"]
-Layout = Literal["two", "joint", "block"]
 _USUAL_DURATIONS = range(8, 25)  # control steps, as in plans of trained policies
 # Rows of the embedding table that score 0 and never win, for durations that no trained policy plans. A run then costs
 # as much as a real one; with durations of zero, it would plan after every step.
@@ -86,7 +85,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def write(out: Path, variant: Variant, precision: Precision, seed: int = 0, layout: Layout = "two") -> None:
+def write(
+    out: Path, variant: ModelVariant, precision: Precision, seed: int = 0, layout: CheckpointLayout = "two"
+) -> None:
     """Write checkpoints, tokenizer, statistics and configuration to `out`."""
     vlm, expert = (
         (VlmConfig.tiny(), ActionExpertConfig.tiny())
@@ -125,7 +126,7 @@ def _tokenizer() -> bytes:
     return model.getvalue()
 
 
-def _statistics(layout: Layout) -> dict[str, object]:
+def _statistics(layout: CheckpointLayout) -> dict[str, object]:
     dims = (BINS256 if layout == "two" else BINS300).proprio_dim
     proprio = {name: values[:dims] for name, values in _PROPRIO.items()}
     return {"action": _complete(_ACTION), "proprio": _complete(proprio), "num_samples": 0}
@@ -137,7 +138,7 @@ def _complete(ranges: dict[str, list[float]]) -> dict[str, list[float]]:
     return {"mean": mean, "std": std, **ranges, "min": ranges["q01"], "max": ranges["q99"]}
 
 
-def _config(out: Path, variant: Variant, precision: Precision, layout: Layout) -> str:
+def _config(out: Path, variant: ModelVariant, precision: Precision, layout: CheckpointLayout) -> str:
     suffix = {"tiny": ("tiny_2b", "tiny_300m"), "full": ("gemma_2b", "gemma_300m")}[variant]
     names = {"vlm_checkpoint": out / "vlm", "ae_checkpoint": out / "ae"}
     entries = {

@@ -35,7 +35,7 @@ _NEWER = {
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class TensorNames:
     """Tensors of a file by a manifest's names."""
 
     stored: dict[str, str]  # name -> name in the file
@@ -43,7 +43,7 @@ class Names:
     notes: tuple[str, ...] = ()  # interpretations of the file's names
 
 
-def plain_names(stored: Iterable[str]) -> Names:
+def plain_names(stored: Iterable[str]) -> TensorNames:
     """Return a file's names without a common prefix, with older names replaced by new ones.
 
     Raise BadInputError if two of them then mean the same tensor.
@@ -55,10 +55,10 @@ def plain_names(stored: Iterable[str]) -> Names:
     if any(_OLDER.match(name) for name in names):
         names = _renamed(names)
         notes.append("names are those of an older Transformers")
-    return Names(names, notes=tuple(notes))
+    return TensorNames(names, notes=tuple(notes))
 
 
-def vlm_names(stored: Iterable[str]) -> Names:
+def vlm_names(stored: Iterable[str]) -> TensorNames:
     """Return the names of a VLM in either key layout, or of the PaliGemma in an action expert's structure.
 
     Other names are kept, so that they are reported as unknown.
@@ -69,7 +69,7 @@ def vlm_names(stored: Iterable[str]) -> Names:
     left_out = [name for name in plain.stored if name.startswith(EXPERT_PARTS)]
     kept = {name.removeprefix(NESTED): own for name, own in plain.stored.items() if name not in left_out}
     notes = (*plain.notes, *["read out of an action expert's structure"] * bool(left_out))
-    return Names(kept, tuple(plain.stored[name] for name in left_out), notes)
+    return TensorNames(kept, tuple(plain.stored[name] for name in left_out), notes)
 
 
 def _all_begin(names: Mapping[str, str], prefix: str) -> bool:

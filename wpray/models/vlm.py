@@ -67,7 +67,7 @@ class _Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cache:
+class _KeyValues:
     """Keys beside values of every layer for decoding, with the prefix's slots first."""
 
     layers: Tensor  # (depth, B, slots, 2 D)
@@ -200,7 +200,7 @@ class WaypointVLM:
         `real` (B, S) are the visible slots of the prefix; the first value is read from `hidden` (B, width).
         """
         batch, num_waypoints = forced.shape[:2]
-        cache = _Cache(layers, real.shape[1], ops.workspace(layers))
+        cache = _KeyValues(layers, real.shape[1], ops.workspace(layers))
         layers[:, :, cache.prefix :] = 0  # unseen slots of the previous batch must be finite
         places = self._places(lengths, cache, real)
         fed = 0  # tokens after the prefix
@@ -284,7 +284,7 @@ class WaypointVLM:
         visible = causal & ((slots[:, None] >= body) | (slots[None, :] < body))  # and not visible to earlier tokens
         return positions, bias_of(visible[None] & real[:, None, :]), real
 
-    def _places(self, lengths: Tensor, cache: _Cache, real: Tensor) -> _Places:
+    def _places(self, lengths: Tensor, cache: _KeyValues, real: Tensor) -> _Places:
         """Return rotary tables and masks of every token that may follow the prefix, over all slots."""
         new = torch.arange(cache.layers.shape[2] - cache.prefix, device=self.device)
         first = 2 * IMAGE_TOKENS + lengths + len(self._answer)
@@ -293,7 +293,7 @@ class WaypointVLM:
         before = real[:, None].expand(-1, len(new), -1)
         return _Places(cos, sin, bias_of(torch.cat([before, reached], dim=2)))
 
-    def _pass(self, x: Tensor, fed: int, cache: _Cache, places: _Places) -> Tensor:
+    def _pass(self, x: Tensor, fed: int, cache: _KeyValues, places: _Places) -> Tensor:
         """Feed embedded tokens (B, T, width), the first being `fed` after the prefix. Return the last hidden state."""
         end, cursor, config = fed + x.shape[1], cache.prefix + fed, self._text
         tables, bias = (places.cos[:, fed:end], places.sin[:, fed:end]), places.bias[:, fed:end]

@@ -29,9 +29,9 @@ from wpray.policies.relay import answering
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
-from wpray.transport.connection import Address, PolicyServer, RemotePolicy
-from wpray.transport.replica_selection import Gpus, ReplicaSelector
-from wpray.types import Failure, Origin
+from wpray.transport.connection import Address, PolicyServer, SocketPolicyClient
+from wpray.transport.replica_selection import ReplicaGpus, ReplicaSelector
+from wpray.types import Failure, FailureOrigin
 
 ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
 _ENV_ACTOR_NICENESS = 5
@@ -55,7 +55,7 @@ class RunContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class ActorHost:
     """Machine and process of an actor."""
 
     name: str
@@ -66,21 +66,21 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedReplica:
     """Policy replica that is ready to answer."""
 
-    host: Host
+    host: ActorHost
     load_seconds: float
     sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class ActorHealth:
     """Heartbeat of an actor."""
 
     idle_s: float  # since the last step, reply or start of work; 0 without work
     busy_s: float = 0.0  # total time at work
-    loaded: Loaded | None = None  # policy: None while it loads
+    loaded: LoadedReplica | None = None  # policy: None while it loads
     notices: tuple[str, ...] = ()  # policy: lines for the run's log
 
 
@@ -112,7 +112,7 @@ class PolicyActorImpl:
         # Loading has its own thread, so that `health` answers while it takes minutes.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load").submit(self._load)
 
-    def _load(self) -> Loaded:
+    def _load(self) -> LoadedReplica:
         began = time.perf_counter()
         with wrapping_errors(
             _ended_while_loading, Exception, caught=BaseException
@@ -121,7 +121,7 @@ class PolicyActorImpl:
             self._serve(policy)
         sources = getattr(policy, "sources", Sources())  # most policies have no files
         host = this_host(None, getattr(policy, "gpu", None))
-        return Loaded(host, time.perf_counter() - began, sources)
+        return LoadedReplica(host, time.perf_counter() - began, sources)
 
     def _serve(self, policy: AnyPolicy) -> None:
         context = self._context
@@ -159,22 +159,22 @@ class PolicyActorImpl:
         self._answering.check()
         self._server.check()
 
-    def gpus(self) -> Gpus:
+    def gpus(self) -> ReplicaGpus:
         """Return the GPUs that Ray has given to this replica; they are known before the policy has loaded."""
         context = ray.get_runtime_context()
-        return Gpus(context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ())))
+        return ReplicaGpus(context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ())))
 
-    def health(self) -> Health:
+    def health(self) -> ActorHealth:
         """Return how long the current batch has been computing.
 
         Raises what loading the policy raised, and ThreadDiedError if this process must be replaced.
         """
         if not self._loading.done():
-            return Health(0.0, notices=self._notices.take())
+            return ActorHealth(0.0, notices=self._notices.take())
         loaded, since = self._loading.result(), None if self._remote else self._answering.busy_since
         self._check_threads()
         idle_s = 0.0 if since is None else time.monotonic() - since
-        return Health(idle_s, self._answering.busy_s, loaded, self._notices.take())
+        return ActorHealth(idle_s, self._answering.busy_s, loaded, self._notices.take())
 
 
 class EnvActorImpl:
@@ -189,7 +189,7 @@ class EnvActorImpl:
         self._working = False
 
     @ray.method(concurrency_group="work")
-    def start(self) -> Host:
+    def start(self) -> ActorHost:
         """Import the simulator and prepare rendering.
 
         Raises BadInputError on a machine that cannot render, or has another simulator than the run.
@@ -198,7 +198,7 @@ class EnvActorImpl:
         node_versions.check_this_host(self._context.versions, config)
         renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
         self._env: Environment = config.load_benchmark().make_environment(config.suites[0], config.env.protocol)
-        self._policy = RemotePolicy(self._context.spec, self._selector.select, self._context.key, self._alive)
+        self._policy = SocketPolicyClient(self._context.spec, self._selector.select, self._context.key, self._alive)
         return this_host(renderer)
 
     @ray.method(
@@ -226,9 +226,9 @@ class EnvActorImpl:
             self._working = False
 
     @ray.method(concurrency_group="health")
-    def health(self) -> Health:
+    def health(self) -> ActorHealth:
         """Return how long ago the last step or reply was; it runs beside `run`."""
-        return Health(time.monotonic() - self._active_at if self._working else 0.0)
+        return ActorHealth(time.monotonic() - self._active_at if self._working else 0.0)
 
     def _failed(self, assignment: Assignment, started: datetime, error: Exception) -> Attempt:
         failure = _failure_of(error)
@@ -311,7 +311,7 @@ def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, nam
 def _failure_of(error: Exception) -> Failure:
     if isinstance(error, PolicyError):
         return error.failure
-    origin: Origin = "policy" if isinstance(error, PolicyOutputError) else "environment"
+    origin: FailureOrigin = "policy" if isinstance(error, PolicyOutputError) else "environment"
     return Failure(origin, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
@@ -319,6 +319,6 @@ def _ended_while_loading(error: BaseException) -> Exception:
     return RuntimeError(f"the policy ended its process while it loaded: {type(error).__name__}: {error}")
 
 
-def this_host(renderer: str | None, gpu: str | None = None) -> Host:
+def this_host(renderer: str | None, gpu: str | None = None) -> ActorHost:
     """Return this machine and process, with the versions that it has."""
-    return Host(platform.node(), os.getpid(), renderer, record.package_versions(), gpu)
+    return ActorHost(platform.node(), os.getpid(), renderer, record.package_versions(), gpu)

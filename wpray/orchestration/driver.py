@@ -10,11 +10,20 @@ from typing import Any
 
 from wpray.cluster.setup import env_actors_that_fit
 from wpray.errors import BadInputError
-from wpray.orchestration.actors import ACTOR_LOST, Attempt, Host, RunContext, lost_row
+from wpray.orchestration.actors import ACTOR_LOST, ActorHost, Attempt, RunContext, lost_row
 from wpray.orchestration.env_actor_pool import EnvActorPool
-from wpray.orchestration.events import Event, EventQueue, Finished, Lost, PolicyFiles, PolicyLost, PolicyReady, Ready
+from wpray.orchestration.events import (
+    AttemptFinished,
+    EnvLost,
+    EnvReady,
+    Event,
+    EventQueue,
+    PolicyHashed,
+    PolicyLost,
+    PolicyReady,
+)
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
-from wpray.orchestration.row_sink import ProgressListener, Recorder, TrialRow
+from wpray.orchestration.row_sink import ProgressListener, RowSink, TrialRow
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.orchestration.stop_rules import PolicyErrors, Stop
 from wpray.policies.base import Sources
@@ -42,7 +51,7 @@ class RunRecord:
         """True if earlier results name the digests of the policy's files, so that they must be compared first."""
         return False
 
-    def add_hosts(self, hosts: Mapping[str, Host]) -> None:
+    def add_hosts(self, hosts: Mapping[str, ActorHost]) -> None:
         """Record the machines of the actors, by actor name."""
 
     def add_files(self, hashes: Mapping[str, str]) -> None:
@@ -70,7 +79,7 @@ class Driver:
         self._sources: list[Sources] = []  # distinct sources of the replicas that have loaded
         self._context = context
         self._env_actors, self._policy_actors, self._events = env_actors, policy_actors, events
-        self._recorder, self._listener = Recorder(context.config, folder, tally, listener), listener
+        self._recorder, self._listener = RowSink(context.config, folder, tally, listener), listener
         self._policy_errors = PolicyErrors()
         self._rows: list[TrialRow] = []  # not written yet
         self._idle: list[str] = []
@@ -82,7 +91,7 @@ class Driver:
         self._policy_has_answered = self._hashes_are_known = self._draining = False
         self._renderer: str | None = None  # of the first env actor
         self._odd_renderers: set[str] = set()
-        self.hosts: dict[str, Host] = {}  # by actor name
+        self.hosts: dict[str, ActorHost] = {}  # by actor name
         self.stop: Stop | None = None
 
     def request_stop(self, stop: Stop) -> None:
@@ -173,14 +182,14 @@ class Driver:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Ready(worker, host):
+            case EnvReady(worker, host):
                 self._failed_starts = 0
                 self._note_renderer(host)
                 self.hosts[worker] = host
                 self._idle.append(worker)
-            case Finished(_, attempt):
+            case AttemptFinished(_, attempt):
                 self._succeeded(event) if attempt.failure is None else self._failed(event, attempt.failure)
-            case Lost():
+            case EnvLost():
                 self._lost(event)
             case PolicyReady(replica, host, load_s, sources):
                 self._policy_has_answered = True
@@ -189,7 +198,7 @@ class Driver:
                 suite = ", ".join(self._context.config.suites)
                 _LOG.info("Task suite %s: policy-%d loaded in %.1f s on %s", suite, replica, load_s, host.name)
                 self._note_origin(sources)
-            case PolicyFiles(hashes):
+            case PolicyHashed(hashes):
                 self._hashes_are_known = True
                 self._record.add_hosts(self.hosts)  # now, so that run.json names them after a kill, too
                 self._record.add_files(hashes)
@@ -209,7 +218,7 @@ class Driver:
             _LOG.warning("%s", line)
         self._record.add_sources(sources.facts)
 
-    def _note_renderer(self, host: Host) -> None:
+    def _note_renderer(self, host: ActorHost) -> None:
         """Warn of a second renderer: its images differ slightly, so actions may depend on where a trial ran."""
         if self._renderer is None:
             self._renderer = host.renderer
@@ -218,14 +227,14 @@ class Driver:
             text = "%s renders with %s, others with %s: images differ slightly; set env.renderer to one of them"
             _LOG.warning(text, host.name, host.renderer, self._renderer)
 
-    def _succeeded(self, event: Finished) -> None:
+    def _succeeded(self, event: AttemptFinished) -> None:
         self._idle.append(event.assignment.worker)
         self._policy_has_answered = True
         solved = event.attempt.episode.status == "success"
         if self._scheduler.done(event.assignment, solved):  # otherwise the late result of an attempt that was given up
             self._keep(event.assignment.trial, event.attempt.episode)
 
-    def _failed(self, event: Finished, failure: Failure) -> None:
+    def _failed(self, event: AttemptFinished, failure: Failure) -> None:
         """Handle an attempt that raised: replace the policy replica or the env actor that it came from.
 
         An invalid request is the fault of neither and would fail again, so its trial gets its error row at once.
@@ -253,7 +262,7 @@ class Driver:
             self._blamed.add(attempt.incarnation)
             self._policy_actors.restart(attempt.replica)
 
-    def _lost(self, event: Lost) -> None:
+    def _lost(self, event: EnvLost) -> None:
         """Give the trial of a dead env actor to another; a new actor takes its place."""
         _LOG.warning("%s is gone: %s", event.worker, event.failure.reason)
         if event.worker in self._idle:
@@ -267,7 +276,7 @@ class Driver:
         if not event.started:
             self._could_not_start(event)
 
-    def _could_not_start(self, event: Lost) -> None:
+    def _could_not_start(self, event: EnvLost) -> None:
         self._failed_starts += 1
         if event.failure.bad_input and not any(name.startswith("env-") for name in self.hosts):
             raise BadInputError(event.failure.reason)

@@ -12,8 +12,8 @@ from typing import Any
 import ray
 
 from wpray.cluster.setup import demands, env_memory
-from wpray.orchestration.actors import EnvActor, Health, Host, RunContext
-from wpray.orchestration.events import ActorFailure, Event, EventQueue, Finished, Lost, Ready, failure_of
+from wpray.orchestration.actors import ActorHealth, ActorHost, EnvActor, RunContext
+from wpray.orchestration.events import ActorFailure, AttemptFinished, EnvLost, EnvReady, Event, EventQueue, failure_of
 from wpray.orchestration.scheduler import Assignment
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 
@@ -21,7 +21,7 @@ from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 @dataclass(slots=True)
 class _Worker:
     handle: Any
-    host: Host | None = None
+    host: ActorHost | None = None
     busy: bool = False
     heartbeat: float = 0.0  # monotonic time
     requested: float | None = None  # since when a heartbeat is requested; None if none is
@@ -46,7 +46,7 @@ class EnvActorPool:
         return len(self._workers)
 
     def start(self) -> None:
-        """Start one env actor; a Ready or a Lost event follows."""
+        """Start one env actor; an EnvReady or an EnvLost event follows."""
         config = self._context.config
         name = f"env-{next(self._numbers)}"
         handle = self.kind.options(
@@ -60,7 +60,7 @@ class EnvActorPool:
         self._events.watch(handle.start.remote(), partial(self._started, name))
 
     def submit(self, assignment: Assignment) -> None:
-        """Give an idle worker an attempt; a Finished or a Lost event follows."""
+        """Give an idle worker an attempt; an AttemptFinished or an EnvLost event follows."""
         worker = self._workers[assignment.worker]
         worker.busy, worker.heartbeat, worker.requested = True, time.monotonic(), None
         work = [assignment.plain(), self.replicas_ready]
@@ -114,9 +114,9 @@ class EnvActorPool:
             return self._lose(name, failure_of(future.exception()))
         if name not in self._workers:
             return None
-        host: Host = future.result()
+        host: ActorHost = future.result()
         self._workers[name].host = host
-        return Ready(name, host)
+        return EnvReady(name, host)
 
     def _ran(self, assignment: Assignment, future: Future[Any]) -> Event | None:
         if future.exception() is not None:
@@ -125,13 +125,13 @@ class EnvActorPool:
         if worker is None:
             return None  # late result of an actor that was given up
         worker.busy = False
-        return Finished(assignment, future.result())
+        return AttemptFinished(assignment, future.result())
 
     def _heard(self, name: str, future: Future[Any]) -> Event | None:
         worker = self._workers.get(name)
         if worker is None or future.exception() is not None:
             return None  # its call of `run` ends in an event, too
-        health: Health = future.result()
+        health: ActorHealth = future.result()
         worker.requested, worker.heartbeat = None, time.monotonic() - health.idle_s
         return self._give_up(name) if worker.busy and health.idle_s > self._context.config.retry.stall_s else None
 
@@ -150,4 +150,4 @@ class EnvActorPool:
         if worker is None:
             return None
         self.retire(name)
-        return Lost(name, failure, started=worker.host is not None)
+        return EnvLost(name, failure, started=worker.host is not None)

@@ -10,7 +10,7 @@ from typing import Any
 
 from wpray.cluster.gather import cause_of
 from wpray.errors import BadInputError
-from wpray.orchestration.actors import Attempt, Host
+from wpray.orchestration.actors import ActorHost, Attempt
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.base import Sources
 
@@ -24,15 +24,15 @@ class ActorFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class EnvReady:
     """Event: an env actor has started and is idle."""
 
     worker: str
-    host: Host
+    host: ActorHost
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class AttemptFinished:
     """Event: an attempt came back."""
 
     assignment: Assignment
@@ -40,7 +40,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class EnvLost:
     """Event: an env actor is gone, with its assignment."""
 
     worker: str
@@ -53,13 +53,13 @@ class PolicyReady:
     """Event: a policy replica has loaded."""
 
     replica: int
-    host: Host
+    host: ActorHost
     load_s: float
     sources: Sources = field(default_factory=Sources)
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyFiles:
+class PolicyHashed:
     """Event: the digests of the policy's files are computed."""
 
     hashes: dict[str, str]  # SHA-256 by path
@@ -72,7 +72,7 @@ class PolicyLost:
     failure: ActorFailure
 
 
-Event = Ready | Finished | Lost | PolicyReady | PolicyFiles | PolicyLost
+Event = EnvReady | AttemptFinished | EnvLost | PolicyReady | PolicyHashed | PolicyLost
 Handler = Callable[[Future[Any]], Event | None]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import ray
 
-from wpray.orchestration.actors import Health, Loaded, RunContext, this_host
+from wpray.orchestration.actors import ActorHealth, LoadedReplica, RunContext, this_host
 from wpray.orchestration.events import ActorFailure, Event, EventQueue, PolicyLost
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.policies.base import AnyPolicy
 from wpray.policies.relay import answering
 from wpray.transport.connection import Address, PolicyServer
-from wpray.transport.replica_selection import Gpus
+from wpray.transport.replica_selection import ReplicaGpus
 
 
 class SignpostImpl:
@@ -30,17 +30,17 @@ class SignpostImpl:
         """Return where env actors connect."""
         return self._address
 
-    def gpus(self) -> Gpus:
+    def gpus(self) -> ReplicaGpus:
         """Return no GPU, because Ray has given the policy none."""
-        return Gpus(self._address.node, ())
+        return ReplicaGpus(self._address.node, ())
 
     def file_hashes(self) -> dict[str, str]:
         """Return nothing, because a live policy is not loaded from files."""
         return {}
 
-    def health(self) -> Health:
+    def health(self) -> ActorHealth:
         """Return that all is well; `LivePolicyPool` watches the policy itself."""
-        return Health(0.0, 0.0, Loaded(this_host(None), 0.0))
+        return ActorHealth(0.0, 0.0, LoadedReplica(this_host(None), 0.0))
 
 
 _remote: Any = ray.remote  # its stubs know only some of its options

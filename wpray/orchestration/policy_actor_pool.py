@@ -16,8 +16,16 @@ import ray
 from wpray.cluster.gather import cause_of
 from wpray.cluster.setup import demands
 from wpray.errors import ThreadDiedError
-from wpray.orchestration.actors import Health, PolicyActor, RunContext
-from wpray.orchestration.events import ActorFailure, Event, EventQueue, PolicyFiles, PolicyLost, PolicyReady, failure_of
+from wpray.orchestration.actors import ActorHealth, PolicyActor, RunContext
+from wpray.orchestration.events import (
+    ActorFailure,
+    Event,
+    EventQueue,
+    PolicyHashed,
+    PolicyLost,
+    PolicyReady,
+    failure_of,
+)
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 
 _LOG = logging.getLogger(__name__)
@@ -105,7 +113,7 @@ class PolicyActorPool:
         replica.requested = None
         if error is not None:
             return self._failed(number, error)
-        health: Health = future.result()
+        health: ActorHealth = future.result()
         self._silent_since, replica.alive = None, True
         for notice in health.notices:
             _LOG.warning("%s", notice)
@@ -127,14 +135,14 @@ class PolicyActorPool:
     def _hashed(self, number: int, future: Future[Any]) -> Event | None:
         error = future.exception()
         if error is None:
-            return PolicyFiles(future.result())
+            return PolicyHashed(future.result())
         if isinstance(error, ray.exceptions.ActorUnavailableError) or isinstance(cause_of(error), ConnectionError):
             self._replicas[
                 number
             ].loaded = False  # it died meanwhile; its digests are requested again after it has loaded
             return None
         _LOG.warning("policy-%d does not know what it was loaded from: %s", number, failure_of(error).reason)
-        return PolicyFiles({})
+        return PolicyHashed({})
 
     def _failed(self, number: int, error: BaseException) -> Event | None:
         """Handle a failed heartbeat: the replica is gone for good, or Ray is restarting it."""

@@ -32,7 +32,7 @@ class ProgressListener(Protocol):
         """Show the seconds that the policies have computed, and the number of env actors."""
 
 
-class Recorder:
+class RowSink:
     """Keeper of a run's rows."""
 
     def __init__(self, config: Config, folder: RunFolder, tally: Tally, listener: ProgressListener) -> None:

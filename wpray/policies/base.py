@@ -21,7 +21,7 @@ from wpray.types import (
 )
 
 if TYPE_CHECKING:
-    from wpray.checks import Result
+    from wpray.checks import CheckResult
 
 NOTICES = "wpray.notices"  # logger whose warnings, of a policy's process, come into the run's log
 
@@ -59,7 +59,7 @@ class PolicyCheck:
     """One of the doctor's checks that a policy brings, in the list that its `doctor_checks` returns."""
 
     name: str
-    check: Callable[[], Sequence[Result]]  # an empty list: it does not apply
+    check: Callable[[], Sequence[CheckResult]]  # an empty list: it does not apply
     needs: frozenset[str] = frozenset()  # checks without which this one can only fail for the same reason
     quick: bool = False  # takes a moment, so that every run does it, too
     local: bool = True  # looks at files or devices of the machine: not done where a run joins a cluster

@@ -31,9 +31,11 @@ from wpray.types import (
     ChunkReply,
     ChunkRequest,
     Failure,
-    Origin,
+    FailureOrigin,
     PlanReply,
     PlanRequest,
+    PolicyReply,
+    PolicyRequest,
     SegmentReply,
     SegmentRequest,
     Timing,
@@ -47,8 +49,8 @@ _GATHER = 3.0
 _RECENT = 0.2  # weight of the last batch in what one of its size takes
 _WORTH_WAITING = 0.1  # of what a batch takes: a longer wait for company costs more than the company saves
 
-Request = TypeVar("Request", bound=PlanRequest | SegmentRequest | ChunkRequest)
-Reply = TypeVar("Reply", bound=PlanReply | SegmentReply | ChunkReply)
+RequestT = TypeVar("RequestT", bound=PolicyRequest)
+ReplyT = TypeVar("ReplyT", bound=PolicyReply)
 Done = TypeVar("Done")
 
 
@@ -68,9 +70,9 @@ class PolicyError(RuntimeError):
 
 
 @dataclass(slots=True, eq=False)  # an identity: two askers may send equal requests, whose arrays do not compare
-class _Waiting(Generic[Request, Reply]):
-    request: Request
-    future: Future[Reply]
+class _Waiting(Generic[RequestT, ReplyT]):
+    request: RequestT
+    future: Future[ReplyT]
     since: float
     announce: Callable[[], None] | None  # called before it is answered, in a batch of its own
     gone: Callable[[], bool] | None = None  # whether nobody waits for the answer any more
@@ -81,14 +83,14 @@ class _Waiting(Generic[Request, Reply]):
         return self.announce is not None
 
 
-class _Queue(Generic[Request, Reply]):
+class _Queue(Generic[RequestT, ReplyT]):
     """Queue of requests of one kind, with the function that answers them."""
 
-    def __init__(self, answer: Callable[[list[Request]], list[Reply]], sizes: Sequence[int] = ()) -> None:
+    def __init__(self, answer: Callable[[list[RequestT]], list[ReplyT]], sizes: Sequence[int] = ()) -> None:
         """Take ascending `sizes` that are worth filling, because other batches are padded to the next of them."""
         self.answer = answer
         self.cost_s: float | None = None  # what the last batch took
-        self.waiting: deque[_Waiting[Request, Reply]] = deque()
+        self.waiting: deque[_Waiting[RequestT, ReplyT]] = deque()
         self._sizes = sizes
         self._costs_s: dict[int, float] = {}  # by requests, what a batch takes of late
 
@@ -118,7 +120,7 @@ class _Queue(Generic[Request, Reply]):
 
     def drop_gone(self, most: int) -> bool:
         """Fail those of the oldest `most` requests that nobody waits for any more; return whether there were any."""
-        before, kept = len(self.waiting), list[_Waiting[Request, Reply]]()
+        before, kept = len(self.waiting), list[_Waiting[RequestT, ReplyT]]()
         while self.waiting and len(kept) < most:
             item = self.waiting.popleft()
             if item.gone is not None and item.gone():
@@ -128,11 +130,11 @@ class _Queue(Generic[Request, Reply]):
         self.waiting.extendleft(reversed(kept))
         return len(self.waiting) < before
 
-    def take(self, most: int) -> list[_Waiting[Request, Reply]]:
+    def take(self, most: int) -> list[_Waiting[RequestT, ReplyT]]:
         """Remove the oldest requests from the queue, up to `most` and to the first that must be isolated."""
         return [self.waiting.popleft() for _ in range(self._company(most))]
 
-    def run(self, batch: list[_Waiting[Request, Reply]]) -> None:
+    def run(self, batch: list[_Waiting[RequestT, ReplyT]]) -> None:
         """Answer a batch. Halve a failed one until only the requests at fault fail.
 
         Halving also helps a batch that does not fit into memory.
@@ -157,7 +159,7 @@ class _Queue(Generic[Request, Reply]):
                 return max(1, index)
         return len(self.waiting)
 
-    def _try(self, batch: list[_Waiting[Request, Reply]]) -> PolicyError | None:
+    def _try(self, batch: list[_Waiting[RequestT, ReplyT]]) -> PolicyError | None:
         """Answer a batch. Return its error, if there is one."""
         replies = tried(lambda: self._announced(batch))
         if isinstance(replies, PolicyError):
@@ -166,12 +168,12 @@ class _Queue(Generic[Request, Reply]):
             item.future.set_result(reply)
         return None
 
-    def _announced(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
+    def _announced(self, batch: list[_Waiting[RequestT, ReplyT]]) -> list[ReplyT]:
         if batch[0].announce is not None:
             batch[0].announce()
         return self._timed(batch)
 
-    def _timed(self, batch: list[_Waiting[Request, Reply]]) -> list[Reply]:
+    def _timed(self, batch: list[_Waiting[RequestT, ReplyT]]) -> list[ReplyT]:
         began = time.perf_counter()
         replies = self.answer([item.request for item in batch])
         if len(replies) != len(batch):
@@ -209,7 +211,7 @@ def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyE
 
 def _in_words(error: BaseException) -> PolicyError:
     trace = "".join(traceback.format_exception(error))
-    origin: Origin = "request" if isinstance(error, InvalidRequestError) else "policy"
+    origin: FailureOrigin = "request" if isinstance(error, InvalidRequestError) else "policy"
     return PolicyError(Failure(origin, type(error).__name__, str(error), trace))
 
 
@@ -289,15 +291,15 @@ class Batcher:
 
     def _ask(
         self,
-        queue: _Queue[Request, Reply],
-        request: Request,
+        queue: _Queue[RequestT, ReplyT],
+        request: RequestT,
         announce: Callable[[], None] | None,
         gone: Callable[[], bool] | None,
-    ) -> Reply:
+    ) -> ReplyT:
         since = time.perf_counter()
         if announce is None:  # one that may kill must not do so before it is announced
             request = self._prepared(request)
-        item: _Waiting[Request, Reply] = _Waiting(request, Future(), since, announce, gone)
+        item: _Waiting[RequestT, ReplyT] = _Waiting(request, Future(), since, announce, gone)
         with self._changed:
             if self._closed:
                 raise ThreadDiedError("the policy thread has ended")
@@ -310,7 +312,7 @@ class Batcher:
             with self._changed:
                 self._open.discard(item)
 
-    def _prepared(self, request: Request) -> Request:
+    def _prepared(self, request: RequestT) -> RequestT:
         """Return the request as prepared by the policy, if it supports that. Raise PolicyError."""
         if self._prepare is None:
             return request
@@ -374,7 +376,7 @@ class Batcher:
             return first.since + gather_s < self._acts.waiting[0].since
         return plan_may
 
-    def _take(self, queue: _Queue[Request, Reply]) -> Callable[[], None] | None:
+    def _take(self, queue: _Queue[RequestT, ReplyT]) -> Callable[[], None] | None:
         """Return the function that answers the next batch; None if clients have left, because another may be due."""
         if queue.drop_gone(self._size):
             return None

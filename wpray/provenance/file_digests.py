@@ -22,7 +22,7 @@ _THREADS = 4  # hashing releases the interpreter's lock
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordEntry:
     """Entry of a file in an installed distribution's RECORD."""
 
     size: int
@@ -38,7 +38,7 @@ class FolderDigest:
     changed: tuple[str, ...]  # names of files that a RECORD lists otherwise or not at all; empty without a RECORD
 
 
-def recorded_files(distribution: Distribution) -> dict[str, Recorded]:
+def recorded_files(distribution: Distribution) -> dict[str, RecordEntry]:
     """Return the RECORD entries of an installed distribution by absolute path; empty if it has no RECORD."""
     rows = list(csv.reader((distribution.read_text("RECORD") or "").splitlines()))
     own = next((row[0] for row in rows if row and row[0].endswith(".dist-info/RECORD")), None)
@@ -54,11 +54,11 @@ def recorded_files(distribution: Distribution) -> dict[str, Recorded]:
         if digest.startswith("sha256=") and size.isdecimal():
             encoded = digest.removeprefix("sha256=")
             sha256 = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
-            found[os.path.normpath(f"{root}/{name}")] = Recorded(int(size), sha256, installed_ns)
+            found[os.path.normpath(f"{root}/{name}")] = RecordEntry(int(size), sha256, installed_ns)
     return found
 
 
-def folder_digest(files: Mapping[str, str], recorded: Mapping[str, Recorded], cache: Path | None) -> FolderDigest:
+def folder_digest(files: Mapping[str, str], recorded: Mapping[str, RecordEntry], cache: Path | None) -> FolderDigest:
     """Return the digest of `files` (name -> path), which is the same in any folder.
 
     It covers the content of every file that is not empty. A file of at most 256 KiB is read, unless an earlier process
@@ -70,7 +70,7 @@ def folder_digest(files: Mapping[str, str], recorded: Mapping[str, Recorded], ca
     """
     stats = {name: os.stat(path) for name, path in files.items() if os.path.exists(path)}
     stats = {name: stat for name, stat in stats.items() if stat.st_size}
-    known = _Cache.read(cache)
+    known = _DigestCache.read(cache)
     hashes = {name: _known_hash(files[name], stat, recorded, known) for name, stat in stats.items()}
     unread = [name for name, digest in hashes.items() if digest is None]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -85,7 +85,9 @@ def folder_digest(files: Mapping[str, str], recorded: Mapping[str, Recorded], ca
     return FolderDigest(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(), tuple(changed))
 
 
-def _known_hash(path: str, stat: os.stat_result, recorded: Mapping[str, Recorded], known: _Cache) -> str | None:
+def _known_hash(
+    path: str, stat: os.stat_result, recorded: Mapping[str, RecordEntry], known: _DigestCache
+) -> str | None:
     """Return a file's hash if it is known without reading the file, else None."""
     entry = recorded.get(path)
     if entry is None or stat.st_size <= _SMALL:
@@ -106,14 +108,14 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Cache:
+class _DigestCache:
     """Hashes of files by path, each with the file's size, times and inode."""
 
     def __init__(self, path: Path | None, entries: dict[str, list[object]]) -> None:
         self._path, self._entries, self._changed = path, entries, False
 
     @classmethod
-    def read(cls, path: Path | None) -> _Cache:
+    def read(cls, path: Path | None) -> _DigestCache:
         """Return the cache in the file `path`; an empty one if the file is missing or damaged."""
         with contextlib.suppress(OSError, ValueError, RecursionError):
             data = json.loads(path.read_text()) if path else {}

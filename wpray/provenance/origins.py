@@ -17,14 +17,14 @@ from functools import cache
 from wpray.benchmarks.factory import benchmark_name, load_benchmark
 from wpray.errors import BadInputError
 from wpray.provenance import record
-from wpray.provenance.file_digests import FolderDigest, Recorded, cache_file, folder_digest, recorded_files
-from wpray.system.packages import Source
+from wpray.provenance.file_digests import FolderDigest, RecordEntry, cache_file, folder_digest, recorded_files
+from wpray.system.packages import PackageSource
 
 _SHOWN_FILES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class PackageOrigin:
     """Origin of one package, as plain values for JSON."""
 
     kind: str  # distribution | editable | path
@@ -49,7 +49,7 @@ class Origin:
         return asdict(self) | {"changed": list(self.changed)}
 
 
-def origins(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, Origin]:
+def origins(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, PackageOrigin]:
     """Return the origin of every package that decides outcomes of `suites`, by name; empty if there is none.
 
     `benchmark` is the setting of that name.
@@ -75,7 +75,7 @@ def oddities(suites: str | Sequence[str], benchmark: str = "auto") -> list[str]:
 
 
 @cache
-def _origins(suites: tuple[str, ...], benchmark: str) -> dict[str, Origin]:
+def _origins(suites: tuple[str, ...], benchmark: str) -> dict[str, PackageOrigin]:
     found = {}
     for name in dict.fromkeys(benchmark_name(suite, benchmark) for suite in suites):
         own = tuple(suite for suite in suites if benchmark_name(suite, benchmark) == name)
@@ -84,14 +84,14 @@ def _origins(suites: tuple[str, ...], benchmark: str) -> dict[str, Origin]:
     return found
 
 
-def _origin(source: Source, files: Iterable[tuple[str, str]], others: Iterable[str] = ()) -> Origin:
+def _origin(source: PackageSource, files: Iterable[tuple[str, str]], others: Iterable[str] = ()) -> PackageOrigin:
     """Return the origin of a package; `others` are further distributions that hold some of its files."""
     found = _digest(source, dict(files), others)
-    return Origin(source.kind, source.name, found.digest, len(found.changed), found.changed[:_SHOWN_FILES])
+    return PackageOrigin(source.kind, source.name, found.digest, len(found.changed), found.changed[:_SHOWN_FILES])
 
 
-def _digest(source: Source, files: Mapping[str, str], others: Iterable[str]) -> FolderDigest:
-    recorded: dict[str, Recorded] = {}
+def _digest(source: PackageSource, files: Mapping[str, str], others: Iterable[str]) -> FolderDigest:
+    recorded: dict[str, RecordEntry] = {}
     if source.kind == "distribution" and source.distribution is not None:
         recorded = recorded_files(source.distribution)
         for name in others:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import wpray
 from wpray.benchmarks.factory import BENCHMARKS, load_benchmark
-from wpray.system.packages import Source, source_of
+from wpray.system.packages import PackageSource, source_of
 
 # Number of wpray's outcome-affecting behaviour. Runs of different numbers are not the same experiment: a resume is
 # refused and `compare` does not pair them. Raise it by one in a commit that changes the outcome of an episode although
@@ -68,7 +68,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _version_text(source: Source, candidates: Sequence[str]) -> str:
+def _version_text(source: PackageSource, candidates: Sequence[str]) -> str:
     if source.distribution is None:
         return FROM_A_PATH
     name = source.distribution.metadata["Name"]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wpray.report.facts import EpisodeRow
 from wpray.results.reader import Run
-from wpray.types import FloatArray, TrialKey
+from wpray.types import EpisodeRow, FloatArray, TrialKey
 
 ACTIVITIES = ("reset", "simulate", "render", "wait", "error", "idle")
 _GAP_S = 60.0  # a longer pause without any activity is cut out, because the run was resumed after it

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wpray.report.facts import EpisodeRow, Facts, TaskFacts
+from wpray.report.facts import RunFacts, TaskFacts
 from wpray.report.svg import drawing, shortened, tag, text, ticks, tip
-from wpray.types import TrialKey
+from wpray.types import EpisodeRow, TrialKey
 
 WIDTH = 1040.0
-COLOURS = {"success": "#1b9e77", "failure": "#d95f02", "error": "#5b2a86", "missing": "var(--empty)"}
+OUTCOME_COLOURS = {"success": "#1b9e77", "failure": "#d95f02", "error": "#5b2a86", "missing": "var(--empty)"}
 _LABEL = 330.0  # width of the task labels, px
 _RIGHT = 150.0  # px for the numbers
 _ROW, _ROW_OF_MANY, _MANY = 25.0, 19.0, 30  # px per task; smaller if there are more than _MANY
 _CHARACTERS = 46
 
 
-def task_bars(facts: Facts) -> str:
+def task_bars(facts: RunFacts) -> str:
     """Draw the success rate of every task with its interval, and the overall rate as a line."""
     plot = WIDTH - _LABEL - _RIGHT
     row = _ROW if len(facts.tasks) <= _MANY else _ROW_OF_MANY
@@ -49,8 +49,17 @@ def _task_bar(task: TaskFacts, plot: float, row: float) -> str:
     if not rate.trials:
         return tag("g", said + label + text(6, middle + 4, f"no outcome, {task.errors} errors", class_="small"))
     parts = [
-        tag("rect", x=0, y=4, width=plot, height=row - 8, fill=COLOURS["missing"], rx=2),
-        tag("rect", x=0, y=4, width=plot * rate.rate, height=row - 8, fill=COLOURS["success"], opacity=0.75, rx=2),
+        tag("rect", x=0, y=4, width=plot, height=row - 8, fill=OUTCOME_COLOURS["missing"], rx=2),
+        tag(
+            "rect",
+            x=0,
+            y=4,
+            width=plot * rate.rate,
+            height=row - 8,
+            fill=OUTCOME_COLOURS["success"],
+            opacity=0.75,
+            rx=2,
+        ),
         tag("path", d=_whisker(plot * rate.low, plot * rate.high, middle), class_="whisker"),
         text(plot + 12, middle + 4, f"{rate.rate:.1%}", class_="number"),
         text(
@@ -92,7 +101,7 @@ def _rate_axis(plot: float, bottom: float) -> str:
     return "".join(parts)
 
 
-def heat_map(facts: Facts, links: dict[TrialKey, str]) -> str:
+def heat_map(facts: RunFacts, links: dict[TrialKey, str]) -> str:
     """Draw every episode as a cell, task by trial; `links` lead to videos."""
     trials = 1 + max(row["trial"] for row in facts.rows)
     cell = min(26.0, (WIDTH - _LABEL - 20) / trials)
@@ -112,7 +121,7 @@ def heat_map(facts: Facts, links: dict[TrialKey, str]) -> str:
             )
         )
         parts.append(
-            tag("rect", x=_LABEL, y=y + 1, width=cell * trials - 1, height=height - 2, fill=COLOURS["missing"])
+            tag("rect", x=_LABEL, y=y + 1, width=cell * trials - 1, height=height - 2, fill=OUTCOME_COLOURS["missing"])
         )
         parts += [_cell(row, _LABEL + row["trial"] * cell, y + 1, cell - 1, height - 2, links) for row in task.rows]
     return drawing(WIDTH, 24 + len(facts.tasks) * height, parts, "Outcome of every episode, by task and trial")
@@ -124,7 +133,7 @@ def _cell(row: EpisodeRow, x: float, y: float, width: float, height: float, link
     said = tip(
         f"task {row['task_id']} trial {row['trial']}: {row['status']} {detail}" + (" (click: video)" if link else "")
     )
-    rect = tag("rect", said, x=x, y=y, width=max(width, 1.0), height=height, fill=COLOURS[row["status"]])
+    rect = tag("rect", said, x=x, y=y, width=max(width, 1.0), height=height, fill=OUTCOME_COLOURS[row["status"]])
     if link is None:
         return rect
     mark = tag(
@@ -136,7 +145,9 @@ def _cell(row: EpisodeRow, x: float, y: float, width: float, height: float, link
     return tag("a", rect + mark, href=link)
 
 
-def histogram(values: Sequence[float], unit: str, label: str, bins: int = 30, colour: str = COLOURS["success"]) -> str:
+def histogram(
+    values: Sequence[float], unit: str, label: str, bins: int = 30, colour: str = OUTCOME_COLOURS["success"]
+) -> str:
     """Draw a histogram with its median. The last bar includes outliers beyond the 99.5th percentile."""
     data = np.asarray(values, dtype=float)
     width, height, left, bottom = WIDTH / 2 - 20, 190.0, 40.0, 150.0

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from wpray.report.facts import EpisodeRow, Facts
+from wpray.report.facts import RunFacts
 from wpray.report.sections import section
 from wpray.results.summary import retry_line
+from wpray.types import EpisodeRow
 
 _MOST_ERRORS = 200
 
 
-def errors(facts: Facts) -> str:
+def errors(facts: RunFacts) -> str:
     """List errors by kind, most frequent first and open, each with a traceback; empty if there are none."""
     groups: dict[tuple[str, str], list[EpisodeRow]] = {}
     for row in facts.rows:
@@ -42,7 +43,7 @@ def _error(kind: str, line: str, rows: Sequence[EpisodeRow], shown: bool) -> str
     )
 
 
-def retries(facts: Facts) -> str:
+def retries(facts: RunFacts) -> str:
     """Return the errors of retried attempts, by kind: without them a policy that often fails first looks healthy."""
     groups: dict[tuple[str, str], list[EpisodeRow]] = {}
     counts: Counter[str] = Counter()
@@ -70,7 +71,7 @@ def _retry(kind: str, line: str, rows: Sequence[EpisodeRow]) -> str:
     return f"<details><summary>{head}</summary><p>{ran}</p><pre>{escape(rows[0]['message'])}</pre></details>"
 
 
-def _labelled(facts: Facts, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
+def _labelled(facts: RunFacts, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
     """Return the rows with how a person calls the episode, by its suite, too, if there are several."""
     several = len({row["suite"] for row in facts.rows}) > 1
     return [

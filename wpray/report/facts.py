@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from wpray.results.reader import Run
 from wpray.results.statistics import Rate, average_of_tried, stratified, wilson
-
-EpisodeRow = Mapping[str, Any]  # a row of episodes.parquet
+from wpray.types import EpisodeRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class SuiteFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RunFacts:
     """Outcomes of a run."""
 
     tasks: list[TaskFacts]
@@ -100,7 +98,7 @@ class Facts:
         )
 
 
-def collect(run: Run) -> Facts:
+def collect(run: Run) -> RunFacts:
     """Compute the outcomes of `run`."""
     rows = run.episodes.to_pylist()
     groups: dict[tuple[str, int], list[EpisodeRow]] = {}
@@ -119,7 +117,7 @@ def collect(run: Run) -> Facts:
     ]
     config = run.info["config"]
     guess = (config.get("num_trials_per_task") or 0) * len(config.get("tasks") or tasks)
-    return Facts(tasks, rows, max(run.info.get("planned_episodes") or guess, len(rows)))
+    return RunFacts(tasks, rows, max(run.info.get("planned_episodes") or guess, len(rows)))
 
 
 def mean(values: Sequence[float]) -> float | None:

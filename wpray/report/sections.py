@@ -11,7 +11,7 @@ import numpy as np
 
 from wpray.report import charts, timeline
 from wpray.report.activity import Activity
-from wpray.report.facts import Facts, mean
+from wpray.report.facts import RunFacts, mean
 from wpray.report.svg import tag
 from wpray.report.videos import Video
 from wpray.report.waypoints import Segments
@@ -28,7 +28,7 @@ def section(title: str, about: str, content: str, name: str) -> str:
     return tag("section", f"<h2>{escape(title)}</h2><p>{escape(about)}</p>{content}", id=name)
 
 
-def headline(facts: Facts, info: Mapping[str, Any], missing: Sequence[str]) -> str:
+def headline(facts: RunFacts, info: Mapping[str, Any], missing: Sequence[str]) -> str:
     """Return the rate with its interval, and the run in a few numbers; `missing` lists what the report lacks."""
     rate = facts.overall
     figure = f"{rate.rate:.1%}" if rate.trials else "-"
@@ -40,7 +40,7 @@ def headline(facts: Facts, info: Mapping[str, Any], missing: Sequence[str]) -> s
     return tag("section", f'<div class="head">{left}{_tiles(facts)}</div>{"".join(notes)}', id="headline")
 
 
-def suites(facts: Facts) -> str:
+def suites(facts: RunFacts) -> str:
     """Return the rates by suite; empty if there is one."""
     listed = facts.suites
     if len(listed) < 2:
@@ -53,7 +53,7 @@ def suites(facts: Facts) -> str:
     return section("Success by suite", about, f"<table><tr>{head}</tr>{''.join(rows)}</table>", "suites")
 
 
-def perturbations(facts: Facts, info: Mapping[str, Any]) -> str:
+def perturbations(facts: RunFacts, info: Mapping[str, Any]) -> str:
     """Return the rates of perturbed suites by suite and axis; empty if there are none."""
     found = robustness({suite.suite: suite.counts for suite in facts.suites}, variations_of(info))
     if found is None:
@@ -81,7 +81,7 @@ def _suite_row(name: str, rate: Rate, errors: int) -> str:
     return f"<tr><th>{escape(name)}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def tasks(facts: Facts) -> str:
+def tasks(facts: RunFacts) -> str:
     """Return the bars by task."""
     about = (
         "Share of solved episodes. The thin line on a bar is its 95% interval, the rates that fit what was seen: "
@@ -93,18 +93,18 @@ def tasks(facts: Facts) -> str:
     return section("Success by task", about, charts.task_bars(facts), "tasks")
 
 
-def episodes(facts: Facts, videos: Sequence[Video]) -> str:
+def episodes(facts: RunFacts, videos: Sequence[Video]) -> str:
     """Return the heat map of all episodes."""
     links = {TrialKey.from_row(video.row): f"#{video.anchor}" for video in videos}
     kinds = {"success": "success", "failure": "failure", "error": "error (no outcome)", "missing": "not run"}
-    legend = _legend({kinds[name]: colour for name, colour in charts.COLOURS.items()})
+    legend = _legend({kinds[name]: colour for name, colour in charts.OUTCOME_COLOURS.items()})
     about = (
         "A row a task, a column a trial (the task's initial state). Cells with a triangle lead to the episode's video."
     )
     return section("Every episode", about, legend + charts.heat_map(facts, links), "episodes")
 
 
-def steps(facts: Facts) -> str:
+def steps(facts: RunFacts) -> str:
     """Return the histograms of control steps, of successes and of failures."""
     taken = facts.steps_to_success
     if not taken:
@@ -115,11 +115,13 @@ def steps(facts: Facts) -> str:
     if len(set(failures)) == 1:
         about += f" Failures: {len(failures)}, each after {failures[0]} steps."
     elif failures:
-        parts.append(charts.histogram(failures, "steps", "control steps of failures", colour=charts.COLOURS["failure"]))
+        parts.append(
+            charts.histogram(failures, "steps", "control steps of failures", colour=charts.OUTCOME_COLOURS["failure"])
+        )
     return section("Steps to success", about, f'<div class="two">{"".join(parts)}</div>', "steps")
 
 
-def metrics(facts: Facts) -> str:
+def metrics(facts: RunFacts) -> str:
     """Return the numbers that environment and policy added, by name."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in facts.rows:
@@ -181,7 +183,12 @@ def time(activity: Activity) -> str:
     """Return the timeline of actors and policy."""
     shares = activity.shares
     shown = {name: share for name, share in shares.items() if share > 0.0005}
-    legend = _legend({f"{timeline.NAMES[name]} {share:.1%}": timeline.COLOURS[name] for name, share in shown.items()})
+    legend = _legend(
+        {
+            f"{timeline.ACTIVITY_NAMES[name]} {share:.1%}": timeline.ACTIVITY_COLOURS[name]
+            for name, share in shown.items()
+        }
+    )
     parts = [timeline.total_bar(activity), "<h3>Over time, all env actors together</h3>"]
     parts += [timeline.shares_panel(activity), "<h3>Over time, each env actor</h3>", timeline.lanes_panel(activity)]
     if activity.computing.any():
@@ -201,7 +208,7 @@ def _figure(video: Video, where: str) -> str:
     return tag("figure", f"{player}<figcaption>{caption}</figcaption>", id=video.anchor)
 
 
-def _tiles(facts: Facts) -> str:
+def _tiles(facts: RunFacts) -> str:
     average, span = mean(facts.steps_to_success), facts.span_s
     failures = sum(row["status"] == "failure" for row in facts.rows)
     numbers = {
@@ -216,7 +223,7 @@ def _tiles(facts: Facts) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _notes(facts: Facts, info: Mapping[str, Any]) -> list[str]:
+def _notes(facts: RunFacts, info: Mapping[str, Any]) -> list[str]:
     notes = []
     if info.get("privileged"):
         notes.append("This policy reads object poses from the simulator: its rate tests the harness, no model.")

@@ -11,8 +11,10 @@ from wpray.report.charts import WIDTH
 from wpray.report.svg import drawing, shortened, tag, text, ticks, tip
 from wpray.types import FloatArray
 
-COLOURS = dict(zip(ACTIVITIES, ("#b9a6d6", "#4c78a8", "#f2a541", "#d1495b", "#5b2a86", "var(--empty)"), strict=True))
-NAMES = {
+ACTIVITY_COLOURS = dict(
+    zip(ACTIVITIES, ("#b9a6d6", "#4c78a8", "#f2a541", "#d1495b", "#5b2a86", "var(--empty)"), strict=True)
+)
+ACTIVITY_NAMES = {
     "reset": "loading and resetting scenes",
     "simulate": "simulating",
     "render": "rendering cameras",
@@ -37,7 +39,7 @@ def bottleneck(activity: Activity) -> str:
     """Describe the activity that took most of the env actors' time, and what would help."""
     shares = activity.shares
     largest = max(shares, key=lambda name: shares[name])
-    said = f"Env actors spent the largest part of their time ({shares[largest]:.0%}) {NAMES[largest]}."
+    said = f"Env actors spent the largest part of their time ({shares[largest]:.0%}) {ACTIVITY_NAMES[largest]}."
     return f"{said} {_REMEDIES[largest]}"
 
 
@@ -46,8 +48,8 @@ def total_bar(activity: Activity) -> str:
     parts, x = [text(_LEFT - 8, 19, "in total", class_="small", text_anchor="end")], _LEFT
     for name, share in activity.shares.items():
         width = _PLOT * share
-        said = tip(f"{NAMES[name]}: {share:.1%} of the env actors' time")
-        parts.append(tag("rect", said, x=x, y=2, width=width, height=26, fill=COLOURS[name]))
+        said = tip(f"{ACTIVITY_NAMES[name]}: {share:.1%} of the env actors' time")
+        parts.append(tag("rect", said, x=x, y=2, width=width, height=26, fill=ACTIVITY_COLOURS[name]))
         if width >= _LEAST_LABEL:
             dark = {"class_": "on-light"} if name in ("render", "reset") else {"class_": "on-dark"}
             label = text(x + width / 2, 19, f"{name} {share:.0%}", text_anchor="middle", pointer_events="none")
@@ -69,7 +71,9 @@ def shares_panel(activity: Activity) -> str:
     x = _positions(activity.edges)
     for index in range(len(ACTIVITIES) - 1, -1, -1):
         path = _steps(x, height - (height - 8) * tops[index], height)
-        parts.append(tag("path", tip(NAMES[ACTIVITIES[index]]), d=path, fill=COLOURS[ACTIVITIES[index]]))
+        parts.append(
+            tag("path", tip(ACTIVITY_NAMES[ACTIVITIES[index]]), d=path, fill=ACTIVITY_COLOURS[ACTIVITIES[index]])
+        )
     return drawing(
         WIDTH, height + 22, [*parts, _time_axis(activity, height)], "What the env actors did, as shares over time"
     )
@@ -86,7 +90,7 @@ def lanes_panel(activity: Activity) -> str:
         bounds = [0, *(np.flatnonzero(np.diff(main)) + 1).tolist(), len(main)]
         for first, last in itertools.pairwise(bounds):
             name = ACTIVITIES[main[first]]
-            said = tip(f"{worker}: {NAMES[name]}")
+            said = tip(f"{worker}: {ACTIVITY_NAMES[name]}")
             parts.append(
                 tag(
                     "rect",
@@ -95,7 +99,7 @@ def lanes_panel(activity: Activity) -> str:
                     y=y,
                     width=float(x[last] - x[first]),
                     height=_LANE - 2,
-                    fill=COLOURS[name],
+                    fill=ACTIVITY_COLOURS[name],
                 )
             )
     bottom = 4 + len(workers) * _LANE
@@ -114,7 +118,7 @@ def policy_panel(activity: Activity) -> str:
     line = _line(x, height - (height - top) * sizes / most_size)
     right = _LEFT + _PLOT + 8
     parts = [
-        tag("path", tip("replicas computing"), d=area, fill=COLOURS["wait"], opacity=0.55),
+        tag("path", tip("replicas computing"), d=area, fill=ACTIVITY_COLOURS["wait"], opacity=0.55),
         tag("path", tip("mean batch size"), d=line, class_="batch"),
         text(_LEFT - 8, top + 4, f"{most_busy:.2g} busy", class_="small", text_anchor="end"),
         text(_LEFT - 8, height, "0", class_="small", text_anchor="end"),

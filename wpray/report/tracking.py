@@ -18,7 +18,7 @@ _POSE_DIM = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Following:
+class TrackingGroup:
     """Segments and plans of some episodes."""
 
     errors: FloatArray  # (N, 6) reached minus planned position and rotation, normalized
@@ -38,10 +38,10 @@ class Following:
 
 
 @dataclass(frozen=True, slots=True)
-class Tracking:
+class TrackingFacts:
     """All episodes, those that succeeded and those that failed."""
 
-    groups: Mapping[str, Following]
+    groups: Mapping[str, TrackingGroup]
 
     @property
     def empty(self) -> bool:
@@ -50,7 +50,7 @@ class Tracking:
         return not len(whole.errors) and not whole.ends
 
 
-def collect(run: Run) -> Tracking:
+def collect(run: Run) -> TrackingFacts:
     """Collect what `run` has recorded of its segments and plans; rows that are not whole are left out."""
     key = ("suite", "task_id", "trial")
     outcomes = {
@@ -63,16 +63,16 @@ def collect(run: Run) -> Tracking:
         "successes": lambda success: success is True,
         "failures": lambda success: success is False,
     }
-    return Tracking(
+    return TrackingFacts(
         {name: _following([row for success, row in rows if fits(success)]) for name, fits in wanted.items()}
     )
 
 
-def _following(rows: Sequence[Mapping[str, Any]]) -> Following:
+def _following(rows: Sequence[Mapping[str, Any]]) -> TrackingGroup:
     whole = [row for row in rows if _is_whole(row)]
     planned, reached = (np.array([row[name] for row in whole]).reshape(-1, _POSE_DIM) for name in _COLUMNS[1:3])
     plans = [row for row in rows if row["kind"] == "plan"]
-    return Following(
+    return TrackingGroup(
         errors=np.array([row["tracking_error"][:_POSE_DIM] for row in whole]).reshape(-1, _POSE_DIM),
         position=(reached - planned)[:, :3],
         turn=angles(planned[:, 3:], reached[:, 3:]),

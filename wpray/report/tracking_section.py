@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 
 from wpray.report.sections import section
-from wpray.report.tracking import Following, Tracking
+from wpray.report.tracking import TrackingFacts, TrackingGroup
 from wpray.types import FloatArray
 
 _ABOUT = (
@@ -26,10 +26,10 @@ _ENDS = {
     "success": "the task was solved",
     "truncated": "the environment ended the episode",
 }
-_Statistic = Callable[[Following], FloatArray]
+_Statistic = Callable[[TrackingGroup], FloatArray]
 
 
-def tracking_section(found: Tracking) -> str:
+def tracking_section(found: TrackingFacts) -> str:
     """Return the section; nothing where nothing was recorded."""
     if found.empty:
         return ""
@@ -41,7 +41,7 @@ def tracking_section(found: Tracking) -> str:
     return section("Following the plan", _ABOUT, content, "tracking")
 
 
-def _error_rows(groups: Sequence[Following]) -> list[list[str]]:
+def _error_rows(groups: Sequence[TrackingGroup]) -> list[list[str]]:
     rows = [["segments", *(str(len(group.errors)) for group in groups)]]
     rows += [
         _spread(f"{axis}, mm", groups, lambda group, at=at: 1000 * np.abs(group.position[:, at]))  # type: ignore[misc]
@@ -60,7 +60,7 @@ def _error_rows(groups: Sequence[Following]) -> list[list[str]]:
     return rows
 
 
-def _end_rows(groups: Sequence[Following]) -> list[list[str]]:
+def _end_rows(groups: Sequence[TrackingGroup]) -> list[list[str]]:
     totals = [sum(group.ends.values()) for group in groups]
     names = sorted({name for group in groups for name in group.ends}, key=lambda name: -groups[0].ends[name])
     rows = [
@@ -70,14 +70,14 @@ def _end_rows(groups: Sequence[Following]) -> list[list[str]]:
     return [["plans", *map(str, totals)], *rows, ["waypoints skipped", *(str(group.skipped) for group in groups)]]
 
 
-def _time_rows(groups: Sequence[Following]) -> list[list[str]]:
+def _time_rows(groups: Sequence[TrackingGroup]) -> list[list[str]]:
     return [
         _spread("planner, ms a batch", groups, lambda group: 1000 * group.planner_s),
         _spread("action expert, ms a batch", groups, lambda group: 1000 * group.expert_s),
     ]
 
 
-def _spread(name: str, groups: Sequence[Following], of: _Statistic) -> list[str]:
+def _spread(name: str, groups: Sequence[TrackingGroup], of: _Statistic) -> list[str]:
     return [name, *(_median(of(group)) for group in groups)]
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from wpray.report.facts import EpisodeRow
 from wpray.results.names import safe_name
 from wpray.results.reader import Run
+from wpray.types import EpisodeRow
 
 _KEY = ("suite", "task_id", "trial")
 

@@ -20,10 +20,10 @@ from wpray.types import (
     AttemptError,
     Decision,
     EpisodeResult,
+    EpisodeStatus,
     Failure,
     FloatArray,
     SceneState,
-    Status,
     Tracking,
     Trajectory,
     Trial,
@@ -55,7 +55,7 @@ class EncodedEpisode:
     """Rows of a finished trial, for the driver."""
 
     key: TrialKey
-    status: Status
+    status: EpisodeStatus
     num_steps: int
     wall_s: float
     part: bytes
@@ -68,7 +68,7 @@ class EncodedEpisode:
 
 def encode_episode(result: EpisodeResult, context: EpisodeContext, record: RecordMode) -> EncodedEpisode:
     """Return the encoded rows of a finished episode."""
-    status: Status = "success" if result.success else "failure"
+    status: EpisodeStatus = "success" if result.success else "failure"
     times = result.times
     row = _common(result.trial, context) | {
         "status": status,

@@ -24,10 +24,10 @@ from wpray.results.columns import check_version, conform, version_of
 from wpray.results.names import PartKey, part_key, part_key_of_path
 from wpray.results.parts import decision_rows, episode_rows, read_parts
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA, MERGED_DIGEST
-from wpray.types import Status
+from wpray.types import EpisodeStatus
 
 EPISODES, DECISIONS = "episodes.parquet", "decisions.parquet"
-GROUP = 500  # episodes in memory at once
+EPISODES_AT_ONCE = 500  # episodes in memory at once
 _KEY = ("suite", "task_id", "trial")
 _KEYS = pa.schema([DECISION_SCHEMA.field(name) for name in _KEY])
 _ATTEMPT = ("status", "attempt", "worker", "started_at", "ended_at")
@@ -123,8 +123,8 @@ class Overlay:
         rows = {} if self.base is None else {key: index for index, key in enumerate(self.base.keys)}
         cursor = _Cursor(self.base)
         keys = sorted(paths.keys() | rows.keys())
-        for start in range(0, len(keys), GROUP):
-            group = keys[start : start + GROUP]
+        for start in range(0, len(keys), EPISODES_AT_ONCE):
+            group = keys[start : start + EPISODES_AT_ONCE]
             base = self._base_rows([rows[key] for key in group if key in rows])
             here = [paths[key] for key in group if key in paths]
             parts = read_parts(here) if here else None
@@ -226,7 +226,7 @@ def _check_rows(episodes: pa.Table, path: Path) -> None:
         raise DamagedRunError(
             f"{path}: {len(twice)} trials have more than one row, such as {twice[0]}: which one counts is not known"
         )
-    odd = set(episodes["status"].to_pylist()) - set(get_args(Status))
+    odd = set(episodes["status"].to_pylist()) - set(get_args(EpisodeStatus))
     if odd:
         raise DamagedRunError(f"{path}: column status holds {min(odd)[:40]!r}, which is no outcome of wpray's")
 

@@ -12,7 +12,7 @@ _MOST_TRIALS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class PairCounts:
     """Counts of trials with an outcome in both runs, by their two outcomes."""
 
     both: int  # succeeded in A and in B
@@ -36,12 +36,12 @@ class Pairs:
         return (self.only_b - self.only_a) / self.total if self.total else math.nan
 
 
-def mcnemar_p(pairs: Pairs) -> float:
+def mcnemar_p(pairs: PairCounts) -> float:
     """Return the two-sided p-value of the exact McNemar test: flips are equally likely in both directions."""
     return float(binomtest(pairs.only_a, pairs.discordant, 0.5).pvalue) if pairs.discordant else 1.0
 
 
-def difference_interval(pairs: Pairs, confidence: float = 0.95) -> tuple[float, float]:
+def difference_interval(pairs: PairCounts, confidence: float = 0.95) -> tuple[float, float]:
     """Return the interval of B's rate minus A's for paired trials (Bonett and Price 2012: adjusted Wald)."""
     total = pairs.total + 2
     a, b = (pairs.only_a + 1) / total, (pairs.only_b + 1) / total

@@ -9,7 +9,7 @@ from typing import Any
 
 from wpray.provenance.record import DECISIVE_PACKAGES, differing
 from wpray.provenance.settings import EVALUATION_OPTIONS, comparable
-from wpray.results.paired import Pairs
+from wpray.results.paired import PairCounts
 from wpray.results.reader import Run
 from wpray.results.sessions import decisive_names, sessions, software
 from wpray.types import TaskKey, TrialKey
@@ -44,7 +44,7 @@ class Comparison:
     only_in_b: int
 
     @property
-    def counts(self) -> Pairs:
+    def counts(self) -> PairCounts:
         """Counts of all pairs."""
         return count(self.pairs)
 
@@ -66,11 +66,11 @@ def compare(a: Run, b: Run) -> Comparison:
     return Comparison(complete, left_out, len(rows_a) - len(shared), len(rows_b) - len(shared))
 
 
-def count(pairs: Iterable[Pair]) -> Pairs:
+def count(pairs: Iterable[Pair]) -> PairCounts:
     """Return the fourfold table of the pairs."""
     outcomes = [(pair.a["success"], pair.b["success"]) for pair in pairs]
     kinds = ((True, True), (True, False), (False, True), (False, False))
-    return Pairs(*(outcomes.count(kind) for kind in kinds))
+    return PairCounts(*(outcomes.count(kind) for kind in kinds))
 
 
 def obstacles(a: Run, b: Run, ignored: Collection[str] = ()) -> list[str]:

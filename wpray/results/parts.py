@@ -21,7 +21,7 @@ from wpray.results.schema import (
     SCHEMA_VERSION,
     TRAJECTORY_CRC32,
 )
-from wpray.types import Status
+from wpray.types import EpisodeStatus
 
 _DECISIONS = PART_SCHEMA.field("decisions")
 _CHECKSUM = checksum(PART_SCHEMA)
@@ -47,7 +47,7 @@ def read_part(path: Path) -> pa.Table:
         if is_whole:
             raise BadInputError(f"{path}: {error}; this version of wpray cannot read the run") from error
         raise
-    if row["status"][0].as_py() not in get_args(Status):
+    if row["status"][0].as_py() not in get_args(EpisodeStatus):
         raise ValueError("has no status")
     return _with_digests(row, data, read_metadata(table.schema))
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wpray.results.statistics import Rate, average_of_tried, stratified, wilson
-from wpray.types import Status, Task, TaskKey, TrialKey
+from wpray.types import EpisodeStatus, Task, TaskKey, TrialKey
 
 
 @dataclass(slots=True)
@@ -25,9 +25,9 @@ class TaskTally:
     failures: int = 0
     errors: int = 0
     steps_to_success: int = 0  # summed
-    statuses: dict[int, Status] = field(default_factory=dict)  # by trial
+    statuses: dict[int, EpisodeStatus] = field(default_factory=dict)  # by trial
 
-    def add(self, trial: int, status: Status, num_steps: int) -> None:
+    def add(self, trial: int, status: EpisodeStatus, num_steps: int) -> None:
         """Count one episode."""
         self.statuses[trial] = status
         if status == "success":
@@ -86,7 +86,7 @@ class Tally:
         """
         return cls({task.key: TaskTally(task, count, start, wanted) for task, count in planned})
 
-    def add(self, key: TrialKey, status: Status, num_steps: int, retried: Sequence[str] = ()) -> None:
+    def add(self, key: TrialKey, status: EpisodeStatus, num_steps: int, retried: Sequence[str] = ()) -> None:
         """Count the episode of the trial `key`; `retried` are the kinds of errors of earlier attempts."""
         self.tasks[key.task].add(key.init_state, status, num_steps)
         self.retried += bool(retried)

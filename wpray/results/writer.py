@@ -23,7 +23,7 @@ from wpray.results.encode import EncodedEpisode
 from wpray.results.merged import DECISIONS, EPISODES, MergedTables, check_table, rank
 from wpray.results.names import part_name, safe_name
 from wpray.results.parts import read_part
-from wpray.types import Status, TrialKey
+from wpray.types import EpisodeStatus, TrialKey
 
 __all__ = ["Outcome", "RunFolder", "parse_info", "part_status", "safe_name"]
 
@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 class Outcome:
     """Outcome of a recorded trial."""
 
-    status: Status
+    status: EpisodeStatus
     num_steps: int
     retried: tuple[str, ...] = ()  # kinds of the errors of the attempts before it
 
@@ -254,10 +254,10 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
 
-def part_status(path: Path) -> Status | None:
+def part_status(path: Path) -> EpisodeStatus | None:
     """Return the outcome in a part; None if it is missing or damaged."""
     try:
-        status: Status = read_part(path)["status"][0].as_py()
+        status: EpisodeStatus = read_part(path)["status"][0].as_py()
     except (pa.ArrowException, OSError, MemoryError, ValueError):
         return None
     return status

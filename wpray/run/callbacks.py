@@ -11,7 +11,7 @@ from wpray.orchestration.row_sink import ProgressListener
 from wpray.results.encode import EncodedEpisode
 from wpray.results.statistics import Rate
 from wpray.results.summary import Tally
-from wpray.types import Status, Task, Trial
+from wpray.types import EpisodeStatus, Task, Trial
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class EpisodeDone:
 
     task: Task
     trial: int
-    status: Status
+    status: EpisodeStatus
     num_steps: int
     done: int  # episodes with a row
     total: int

@@ -48,7 +48,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Guest:
+class CallerParts:
     """Parts of a run that a caller in Python brings: a policy object, a function for every episode."""
 
     policy: AnyPolicy | None = None  # instead of the configured one
@@ -66,11 +66,11 @@ class _Run:
     todo: Sequence[Trial]
     tally: Tally
     info: RunInfo
-    guest: Guest
+    guest: CallerParts
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RunResult:
     """Result of a run."""
 
     exit_code: int  # 0: all episodes ran, 1: not all
@@ -82,10 +82,10 @@ def evaluate(config: Config) -> int:
 
     Raises BadInputError before any actor starts, RunStoppedError when the run had to stop.
     """
-    return evaluate_with(config, Guest()).exit_code
+    return evaluate_with(config, CallerParts()).exit_code
 
 
-def evaluate_with(config: Config, guest: Guest) -> Ended:
+def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
     """Do what `evaluate` does, with what a caller in Python brings along."""
     facts, odd = check_machine(config)
     # Tasks are listed before the policy is loaded where that is cheap, so that a misspelt suite is reported first.
@@ -130,7 +130,7 @@ def evaluate_with(config: Config, guest: Guest) -> Ended:
         if todo and config.ray.address is None:
             stack.enter_context(_ray(config, console))
         code = _finish(run, _carry_out(run, console, versions) if todo else None, console)
-    return Ended(code, folder)
+    return RunResult(code, folder)
 
 
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:

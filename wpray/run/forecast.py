@@ -20,7 +20,7 @@ class Speeds:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RunLayout:
     """Number of actors of a run, and what each reserves."""
 
     env_actors: int
@@ -44,7 +44,7 @@ class Forecast:
     policy_actors_to_balance: int  # so many are kept busy by these env actors
 
 
-def forecast(episodes: int, speeds: Speeds, layout: Layout) -> Forecast:
+def forecast(episodes: int, speeds: Speeds, layout: RunLayout) -> Forecast:
     """Return what `episodes` more episodes take.
 
     The slower of the two resources sets the pace, and the last episode ends alone. Raises ValueError for a layout

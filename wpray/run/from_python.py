@@ -30,9 +30,9 @@ def evaluate(
         raise BadInputError("ray.submit: evaluates on the cluster, which a call from Python does not; use ray.address")
     with _environment(asked):
         from wpray.results import load
-        from wpray.run.evaluation import Guest, evaluate_with
+        from wpray.run.evaluation import CallerParts, evaluate_with
 
-        ended = evaluate_with(asked, Guest(policy, on_episode))
+        ended = evaluate_with(asked, CallerParts(policy, on_episode))
         return load(ended.folder.location)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from wpray.benchmarks.factory import group_name
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.orchestration.actors import Host
+from wpray.orchestration.actors import ActorHost
 from wpray.orchestration.driver import RunRecord
 from wpray.provenance import record
 from wpray.provenance.origins import identity, origins
@@ -24,7 +24,7 @@ from wpray.results.atomic import DiskFullError
 from wpray.results.mirrored import MirroredFolder
 from wpray.results.names import safe_name
 from wpray.results.schema import SCHEMA_VERSION
-from wpray.results.sessions import PROTOCOL, decisive, gpus, noted, sessions
+from wpray.results.sessions import PROTOCOL, decisive_differences, gpus, noted, sessions
 from wpray.results.writer import RunFolder
 from wpray.storage.url import location_of
 
@@ -128,7 +128,7 @@ class RunInfo(RunRecord):
         run_id: str = self.data["run_id"]
         return run_id
 
-    def add_hosts(self, hosts: Mapping[str, Host]) -> None:
+    def add_hosts(self, hosts: Mapping[str, ActorHost]) -> None:
         """Note the machines that take part: renderer, package versions, and the GPU of a policy."""
         if self.session is None:
             return
@@ -185,7 +185,7 @@ def check_what_is_there(folder: RunFolder, config: Config, software: Mapping[str
     if info is None:
         return
     _check_same_run(info, config, folder.location)
-    other = decisive(sessions(info)[-1], _ours(config, software))
+    other = decisive_differences(sessions(info)[-1], _ours(config, software))
     if other:
         raise BadInputError(
             f"output_dir: {folder.location} holds results of other software, which differs in: {', '.join(other)}; "
@@ -239,7 +239,7 @@ def _goes_on_with(path: Path, config: Config, software: Mapping[str, str]) -> bo
     same_trials = all(info["config"].get(name, default) == asked[name] for name, default in _TRIALS.items())
     theirs = info.get("outcome_fields")
     same = same_trials and isinstance(theirs, dict) and not differing_fields(theirs, config)
-    return same and not decisive(sessions(info)[-1], software) and not RunFolder(path).is_locked()
+    return same and not decisive_differences(sessions(info)[-1], software) and not RunFolder(path).is_locked()
 
 
 def _new_path(path: Path, claim: bool) -> Path:

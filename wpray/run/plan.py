@@ -22,7 +22,7 @@ from wpray.policies.factory import with_policy_args
 from wpray.policies.fit import fitting_spec
 from wpray.results import Run, load
 from wpray.results.writer import RunFolder
-from wpray.run.forecast import Forecast, Layout, Speeds, forecast
+from wpray.run.forecast import Forecast, RunLayout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
 from wpray.run.selection import select
 from wpray.system.hardware import cores
@@ -149,7 +149,7 @@ def _defaults(num_gpus: float) -> Speeds:
     return Speeds(_ENV_S, answer_s, answer_s / 8, _DEFAULT)
 
 
-def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, list[str]]:
+def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[RunLayout, list[str]]:
     """Return the actors of the run on this machine; on a cluster with `auto`, those that balance one policy actor."""
     asked = config.ray.num_policy_actors
     policies = asked if asked != "auto" else 1 if config.ray.address or not num_gpus else max(1, _gpus_here())
@@ -165,10 +165,10 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[Layout, li
     elif wanted != "auto":
         envs = wanted
     else:
-        whole = forecast(1, speeds, Layout(1, policies, config.ray.env_cpus, num_gpus))
+        whole = forecast(1, speeds, RunLayout(1, policies, config.ray.env_cpus, num_gpus))
         envs = whole.env_actors_to_balance or 1
         notes.append("The cluster's nodes are not asked: these are the env actors that its policy actors would need.")
-    return Layout(envs, policies, config.ray.env_cpus, num_gpus, here), notes
+    return RunLayout(envs, policies, config.ray.env_cpus, num_gpus, here), notes
 
 
 def _fitting(config: Config, here: int) -> int:
@@ -185,7 +185,7 @@ def _gpus_here() -> int:
     return present if hidden is None else min(present, len([part for part in hidden.split(",") if part.strip()]))
 
 
-def _table(work: _Work, found: Forecast, layout: Layout) -> Table:
+def _table(work: _Work, found: Forecast, layout: RunLayout) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     already = f" ({work.finished} of {work.planned} are finished in {work.folder.location})" if work.finished else ""
     table.add_row("episodes", f"{found.episodes}{already}")
@@ -198,7 +198,7 @@ def _table(work: _Work, found: Forecast, layout: Layout) -> Table:
     return table
 
 
-def _advice(found: Forecast, layout: Layout) -> list[str]:
+def _advice(found: Forecast, layout: RunLayout) -> list[str]:
     envs, policies = found.env_actors_to_balance, found.policy_actors_to_balance
     theirs = f"{counted(layout.env_actors, 'env actor')} can use {counted(policies, 'policy actor')}"
     if envs is not None:

@@ -42,7 +42,7 @@ def serve_policy(config: Config, host: str, port: int, token: str | None) -> Non
     from wpray.policies.factory import build_policy, policy_spec
     from wpray.policies.relay import answering
     from wpray.serve.server import PolicyService
-    from wpray.serve.session import Service
+    from wpray.serve.session import SharedPolicy
 
     log = logging.getLogger("wpray.serve")
     spec = policy_spec(config)
@@ -54,7 +54,7 @@ def serve_policy(config: Config, host: str, port: int, token: str | None) -> Non
     sources = getattr(policy, "sources", None)
     for line in (*sources.lines, *sources.warnings) if sources else ():
         log.info("%s", line)
-    service = Service(policy, answering(policy, config.batching), config, loop_options(config))
+    service = SharedPolicy(policy, answering(policy, config.batching), config, loop_options(config))
     server = PolicyService(service, host, port, token)
     if token is None and not _is_loopback(host):
         log.warning("anybody who reaches %s can use the policy; --token_env NAME asks for a token", host)

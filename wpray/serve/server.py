@@ -20,7 +20,7 @@ from websockets.sync.server import Server, ServerConnection, serve
 from wpray.errors import BadInputError, InvalidRequestError, wrapping_errors
 from wpray.policies.batching import PolicyError
 from wpray.policies.remote import arrays
-from wpray.serve.session import Service, Session
+from wpray.serve.session import ClientSession, SharedPolicy
 from wpray.system.threads import WatchedThread
 
 _LOG = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _REASON = "Internal server error. Traceback included in previous frame."
 class PolicyService:
     """A listening server. It accepts clients from its making until `close`."""
 
-    def __init__(self, service: Service, host: str, port: int, token: str | None) -> None:
+    def __init__(self, service: SharedPolicy, host: str, port: int, token: str | None) -> None:
         """Listen on `host`; clients need the `token`, if there is one. Raises BadInputError if the port is not free."""
         self._service, self._token = service, token
         try:
@@ -82,7 +82,7 @@ class PolicyService:
         _keep_alive(connection.socket)
         with contextlib.suppress(ConnectionClosed):
             connection.send(self._metadata)
-            session = Session(self._service)
+            session = ClientSession(self._service)
             while True:
                 frame = connection.recv()
                 with _told(connection):

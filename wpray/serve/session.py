@@ -22,7 +22,7 @@ CONTROL_HZ = 20  # of LIBERO's controller
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class SharedPolicy:
     """A policy that clients share, and what answers its requests in batches."""
 
     policy: AnyPolicy
@@ -51,10 +51,10 @@ class Service:
         }
 
 
-class Session:
+class ClientSession:
     """Keeps where its client's episode stands, for clients that do not send it along."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: SharedPolicy) -> None:
         self._service = service
         self._walker = Walker(service.answering.plan, service.answering.act, service.loop)
         self._begin()

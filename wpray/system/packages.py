@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlparse
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PackageSource:
     """Place that the import of a package comes from."""
 
     kind: Literal["distribution", "editable", "path"]  # path: PYTHONPATH, the working directory, a .pth file
@@ -31,7 +31,7 @@ class Source:
         return installed if self.kind == "distribution" else f"{installed}, editable, in {self.folder}"
 
 
-def source_of(package: str, candidates: tuple[str, ...]) -> Source | None:
+def source_of(package: str, candidates: tuple[str, ...]) -> PackageSource | None:
     """Return where `import package` would find it, without importing it; None if it would not.
 
     `candidates`: names of the distributions that may provide it. A package that is in none of them, though one may be
@@ -48,8 +48,8 @@ def source_of(package: str, candidates: tuple[str, ...]) -> Source | None:
     for name in candidates:
         for distribution in importlib.metadata.distributions(name=name):
             if kind := _provides(distribution, package, folder):
-                return Source(kind, folder, distribution)
-    return Source("path", folder, None)
+                return PackageSource(kind, folder, distribution)
+    return PackageSource("path", folder, None)
 
 
 def _provides(distribution: Distribution, package: str, folder: Path) -> Literal["distribution", "editable"] | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from wpray.results.statistics import Rate
 from wpray.results.variations import Perturbed, points_text
 from wpray.table.notes import legend, sources
-from wpray.table.study import Cell, Entry, Study, perturbations
+from wpray.table.study import Study, StudyCell, StudyEntry, perturbations
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -41,7 +41,7 @@ def markdown(study: Study) -> str:
     return "\n".join([*lines, "", *(f"- {_escaped_markdown(note)}" for note in notes)]) + "\n"
 
 
-def _markdown_perturbations(number: int, entry: Entry) -> list[str]:
+def _markdown_perturbations(number: int, entry: StudyEntry) -> list[str]:
     found = perturbations(entry)
     if found is None:
         return []
@@ -87,7 +87,7 @@ def _tabular(rows: list[str], columns: int) -> list[str]:
     return [*start, *rows[1:], "\\bottomrule", "\\end{tabular}"]
 
 
-def _latex_perturbations(number: int, entry: Entry) -> list[str]:
+def _latex_perturbations(number: int, entry: StudyEntry) -> list[str]:
     found = perturbations(entry)
     if found is None:
         return []
@@ -115,7 +115,7 @@ def comma_separated(study: Study) -> str:
 FORMATS: dict[str, Callable[[Study], str]] = {"md": markdown, "latex": latex, "csv": comma_separated}
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: StudyCell) -> str:
     rate = cell.rate
     return f"{100 * rate.rate:.1f} [{_bounds(rate)}]" if rate.trials else "-"
 
@@ -124,7 +124,7 @@ def _bounds(rate: Rate) -> str:
     return f"{100 * rate.low:.1f}, {100 * rate.high:.1f}"
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: StudyCell) -> str:
     if not cell.rate.trials:
         return "--"
     number = f"{100 * cell.rate.rate:.1f}"

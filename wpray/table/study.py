@@ -12,7 +12,7 @@ from wpray.config import path_fields
 from wpray.errors import BadInputError
 from wpray.provenance.settings import DONE_WITHOUT
 from wpray.results import Run
-from wpray.results.paired import Pairs, mcnemar_p
+from wpray.results.paired import PairCounts, mcnemar_p
 from wpray.results.pairing import CONDITIONS, OF_A_SUITE, obstacles
 from wpray.results.statistics import Rate, average, stratified
 from wpray.results.variations import Robustness, robustness, variations_of
@@ -24,7 +24,7 @@ _CHECKPOINTS = ("joint_checkpoint", "vlm_checkpoint", "ae_checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StudyEntry:
     """One policy: a row of the table."""
 
     name: str
@@ -47,7 +47,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class StudyCell:
     """A policy's success rate in one column."""
 
     rate: Rate
@@ -59,10 +59,10 @@ class Cell:
 class Study:
     """The table: `cells[entry][column]`; the last of several columns is the average over suites."""
 
-    entries: list[Entry]
+    entries: list[StudyEntry]
     suites: list[str]
     columns: list[str]
-    cells: list[list[Cell]]
+    cells: list[list[StudyCell]]
 
 
 def tabulate(runs: Sequence[Run], names: Sequence[str] | None = None) -> Study:
@@ -75,13 +75,16 @@ def tabulate(runs: Sequence[Run], names: Sequence[str] | None = None) -> Study:
     groups = [[suite] for suite in suites] + ([suites] if len(suites) > 1 else [])
     best = [_best(entries, group) for group in groups]
     cells = [
-        [Cell(_rate(entry, group), entry.errors(group), best[column] is entry) for column, group in enumerate(groups)]
+        [
+            StudyCell(_rate(entry, group), entry.errors(group), best[column] is entry)
+            for column, group in enumerate(groups)
+        ]
         for entry in entries
     ]
     return Study(entries, suites, suites + [AVERAGE] * (len(groups) > len(suites)), cells)
 
 
-def perturbations(entry: Entry) -> Robustness | None:
+def perturbations(entry: StudyEntry) -> Robustness | None:
     """Return the entry's rates by base suite and axis; None if none of its suites perturbs another."""
     variations = {suite: place for run in entry.runs for suite, place in variations_of(run.info).items()}
     suites = dict.fromkeys(key[0] for key in sorted(entry.outcomes))
@@ -111,12 +114,14 @@ def _suites(run: Run) -> set[str]:
     return set(run.episodes["suite"].unique().to_pylist())
 
 
-def _entries(runs: Sequence[Run], names: Sequence[str] | None) -> list[Entry]:
+def _entries(runs: Sequence[Run], names: Sequence[str] | None) -> list[StudyEntry]:
     groups: dict[Any, list[Run]] = {}
     for index, run in enumerate(runs):
         groups.setdefault(_policy_of(run) if names is None else names[index], []).append(run)
     given = list(groups) if names is not None else _distinct([_name(members) for members in groups.values()])
-    return [Entry(name, members, _joined(name, members)) for name, members in zip(given, groups.values(), strict=True)]
+    return [
+        StudyEntry(name, members, _joined(name, members)) for name, members in zip(given, groups.values(), strict=True)
+    ]
 
 
 def _joined(name: str, runs: Sequence[Run]) -> dict[TrialKey, bool | None]:
@@ -160,12 +165,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return numbered
 
 
-def _rate(entry: Entry, suites: Sequence[str]) -> Rate:
+def _rate(entry: StudyEntry, suites: Sequence[str]) -> Rate:
     tasks = [entry.tasks(suite) for suite in suites]
     return stratified(tasks[0]) if len(tasks) == 1 else average(tasks)
 
 
-def _best(entries: Sequence[Entry], suites: Sequence[str]) -> Entry | None:
+def _best(entries: Sequence[StudyEntry], suites: Sequence[str]) -> StudyEntry | None:
     """Return the entry that the exact paired test shows better than each of the others; None if there is none.
 
     All of the tests must agree, so that no correction for their number is needed.
@@ -180,9 +185,9 @@ def _best(entries: Sequence[Entry], suites: Sequence[str]) -> Entry | None:
     return winners[0] if winners else None
 
 
-def paired(a: Entry, b: Entry, suites: Sequence[str]) -> Pairs:
+def paired(a: StudyEntry, b: StudyEntry, suites: Sequence[str]) -> PairCounts:
     """Count the trials of the suites that have an outcome in both, by what came out."""
     among = set(suites)
     shared = [key for key in a.outcomes.keys() & b.outcomes.keys() if key[0] in among]
     outcomes = [(a.outcomes[key], b.outcomes[key]) for key in shared]
-    return Pairs(*(outcomes.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
+    return PairCounts(*(outcomes.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))

@@ -29,7 +29,7 @@ _LOOK_EVERY = 6
 
 
 @dataclass(frozen=True)
-class Cell:
+class BenchmarkCase:
     """A benchmark's suite and one environment of it."""
 
     benchmark: Benchmark
@@ -70,7 +70,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Episode:
+class CheckedEpisode:
     """Outcome of a trial: everything that must not depend on what ran before."""
 
     scene: SceneState
@@ -86,10 +86,10 @@ def check_benchmark(benchmark: Benchmark | type[Benchmark] | str, suite: str) ->
     in scripts, because one check runs in a process of its own. Raises AssertionError that names every broken promise.
     """
     broken = []
-    with cell_of(benchmark, suite) as cell:
+    with case_of(benchmark, suite) as case:
         for promise in PROMISES:
             try:
-                promise(cell)
+                promise(case)
             except AssertionError as error:
                 broken.append(f"{promise.__name__}: {str(error).strip() or 'does not hold'}")
     if broken:
@@ -97,7 +97,7 @@ def check_benchmark(benchmark: Benchmark | type[Benchmark] | str, suite: str) ->
 
 
 @contextmanager
-def cell_of(benchmark: Benchmark | type[Benchmark] | str, suite: str) -> Iterator[Cell]:
+def case_of(benchmark: Benchmark | type[Benchmark] | str, suite: str) -> Iterator[BenchmarkCase]:
     """Make an environment of the suite; close it in the end."""
     made = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     found: Benchmark = made() if isinstance(made, type) else made
@@ -105,20 +105,20 @@ def cell_of(benchmark: Benchmark | type[Benchmark] | str, suite: str) -> Iterato
     tasks = found.tasks(name, None, found.instruction_source(name, "auto"))
     env = found.make_environment(name, "wpray")
     try:
-        yield Cell(found, name, env, tasks)
+        yield BenchmarkCase(found, name, env, tasks)
     finally:
         env.close()
 
 
-def run(cell: Cell, trial: Trial, steps: int = _STEPS, look: bool = True) -> Episode:
+def run(case: BenchmarkCase, trial: Trial, steps: int = _STEPS, look: bool = True) -> CheckedEpisode:
     """Run some steps of a trial; `look` observes everything now and then."""
-    cell.begin(trial)
-    episode = Episode(cell.env.scene())
-    for index, action in enumerate(cell.actions(steps)):
+    case.begin(trial)
+    episode = CheckedEpisode(case.env.scene())
+    for index, action in enumerate(case.actions(steps)):
         if look and index % _LOOK_EVERY == 0:
-            episode.seen.append(cell.env.observe(cell.everything))
-        episode.steps.append(cell.env.step(action))
-        episode.states.append(cell.env.state())
+            episode.seen.append(case.env.observe(case.everything))
+        episode.steps.append(case.env.step(action))
+        episode.states.append(case.env.state())
     return episode
 
 
@@ -140,24 +140,24 @@ def assert_equal(first: object, second: object, where: str = "value") -> None:
         assert np.array_equal(first, second), f"{where} differs"  # type: ignore[arg-type]
 
 
-def tasks_are_listed_in_order_with_names_for_files(cell: Cell) -> None:
+def tasks_are_listed_in_order_with_names_for_files(case: BenchmarkCase) -> None:
     """Check the tasks."""
-    assert [task.task_id for task in cell.tasks] == list(range(len(cell.tasks))), "task_id is not the place in the list"
-    assert {task.suite for task in cell.tasks} == {cell.suite}, "task.suite is not the suite's canonical name"
-    names = [task.name for task in cell.tasks]
+    assert [task.task_id for task in case.tasks] == list(range(len(case.tasks))), "task_id is not the place in the list"
+    assert {task.suite for task in case.tasks} == {case.suite}, "task.suite is not the suite's canonical name"
+    names = [task.name for task in case.tasks]
     assert len(set(names)) == len(names), "two tasks have one name"
-    for task in cell.tasks:
+    for task in case.tasks:
         assert _FILE_NAME.fullmatch(task.name), f"{task.name!r} cannot stand in a file's name"
         assert task.instruction and task.num_trials > 0 and task.max_steps > 0, f"{task.name}: an empty or zero field"
-    source = cell.benchmark.instruction_source(cell.suite, "auto")
-    limited = cell.benchmark.tasks(cell.suite, 7, source)
+    source = case.benchmark.instruction_source(case.suite, "auto")
+    limited = case.benchmark.tasks(case.suite, 7, source)
     assert {task.max_steps for task in limited} == {7}, "max_steps does not replace the tasks' own limit"
 
 
-def suites_have_one_name_and_others_are_refused(cell: Cell) -> None:
+def suites_have_one_name_and_others_are_refused(case: BenchmarkCase) -> None:
     """Check the suite's names."""
-    benchmark = cell.benchmark
-    assert benchmark.canonical(benchmark.canonical(cell.suite)) == cell.suite, "canonical(canonical(x)) is another name"
+    benchmark = case.benchmark
+    assert benchmark.canonical(benchmark.canonical(case.suite)) == case.suite, "canonical(canonical(x)) is another name"
     try:
         benchmark.tasks("no_such_suite", None, "file_name")
     except BadInputError:
@@ -165,89 +165,89 @@ def suites_have_one_name_and_others_are_refused(cell: Cell) -> None:
     raise AssertionError("tasks('no_such_suite') raises no BadInputError")
 
 
-def cameras_of_videos_are_among_the_cameras(cell: Cell) -> None:
+def cameras_of_videos_are_among_the_cameras(case: BenchmarkCase) -> None:
     """Check the names of cameras."""
-    lacking = set(cell.benchmark.video_cameras) - set(cell.benchmark.cameras)
+    lacking = set(case.benchmark.video_cameras) - set(case.benchmark.cameras)
     assert not lacking, f"video_cameras names {sorted(lacking)}, cameras does not"
 
 
-def loading_the_current_task_again_returns_at_once_and_disturbs_nothing(cell: Cell) -> None:
+def loading_the_current_task_again_returns_at_once_and_disturbs_nothing(case: BenchmarkCase) -> None:
     """Check `load`."""
-    cell.begin(cell.trial())
-    cell.env.step(cell.actions(1)[0])
-    before, began = cell.env.state(), time.process_time()
-    cell.env.load(cell.trial().task)
+    case.begin(case.trial())
+    case.env.step(case.actions(1)[0])
+    before, began = case.env.state(), time.process_time()
+    case.env.load(case.trial().task)
     assert time.process_time() - began < 0.05, "loading the current task again takes long"
-    assert_equal(cell.env.state(), before, "state")
+    assert_equal(case.env.state(), before, "state")
 
 
-def a_reset_is_observed_without_a_step_and_only_as_asked(cell: Cell) -> None:
+def a_reset_is_observed_without_a_step_and_only_as_asked(case: BenchmarkCase) -> None:
     """Check what is seen without cameras."""
-    cell.begin(cell.trial())
-    seen = cell.env.observe(replace(cell.blind, privileged=False))
+    case.begin(case.trial())
+    seen = case.env.observe(replace(case.blind, privileged=False))
     assert (dict(seen.images), seen.privileged) == ({}, None), "shows what was not asked for"
     assert seen.proprio.ndim == 1 and seen.proprio.dtype == np.float64, "proprio is no row of float64"
     assert np.isfinite(seen.proprio).all(), "proprio is not finite"
-    assert cell.env.render_s == 0, "renders without a camera"
+    assert case.env.render_s == 0, "renders without a camera"
 
 
-def proprio_fields_come_as_asked(cell: Cell) -> None:
+def proprio_fields_come_as_asked(case: BenchmarkCase) -> None:
     """Check that every field can be had alone and in any order."""
-    cell.begin(cell.trial())
-    parts = {name: cell.env.observe(replace(cell.blind, proprio=(name,))).proprio for name in cell.offered.proprio}
-    for names in (cell.offered.proprio, cell.offered.proprio[::-1]):
-        both = cell.env.observe(replace(cell.blind, proprio=names)).proprio
+    case.begin(case.trial())
+    parts = {name: case.env.observe(replace(case.blind, proprio=(name,))).proprio for name in case.offered.proprio}
+    for names in (case.offered.proprio, case.offered.proprio[::-1]):
+        both = case.env.observe(replace(case.blind, proprio=names)).proprio
         assert_equal(both, np.concatenate([parts[name] for name in names]), "proprio")
 
 
-def images_are_what_a_policy_specifies(cell: Cell) -> None:
+def images_are_what_a_policy_specifies(case: BenchmarkCase) -> None:
     """Check sizes, and that pictures follow the scene."""
-    cell.begin(cell.trial())
-    before = cell.env.observe(cell.everything)
-    for action in cell.actions(10):
-        cell.env.step(action)
-    after = cell.env.observe(cell.everything)
-    assert list(after.images) == list(cell.offered.cameras), "other cameras than those asked for"
+    case.begin(case.trial())
+    before = case.env.observe(case.everything)
+    for action in case.actions(10):
+        case.env.step(action)
+    after = case.env.observe(case.everything)
+    assert list(after.images) == list(case.offered.cameras), "other cameras than those asked for"
     for role, image in after.images.items():
         assert image.shape == (224, 224, 3) and image.dtype == np.uint8, f"{role}: {image.dtype} of {image.shape}"
         assert not np.array_equal(image, before.images[role]), f"{role} shows no motion"
         for spec in (ImageSpec(48, 64), ImageSpec(48, 64, resize="pad"), ImageSpec(40, 40, False, crop_scale=0.5)):
-            (view,) = cell.env.observe(replace(cell.blind, cameras={role: spec})).images.values()
+            (view,) = case.env.observe(replace(case.blind, cameras={role: spec})).images.values()
             assert view.shape == (spec.height, spec.width, 3), f"{role}: {view.shape} for {spec}"
 
 
-def only_looking_at_images_renders(cell: Cell) -> None:
+def only_looking_at_images_renders(case: BenchmarkCase) -> None:
     """Check `render_s`."""
-    cell.begin(cell.trial())
-    for action in cell.actions(3):
-        cell.env.step(action)
-        cell.env.observe(cell.blind)
-        cell.env.state()
-    assert cell.env.render_s == 0, "renders without a camera"
-    if not cell.offered.cameras:
+    case.begin(case.trial())
+    for action in case.actions(3):
+        case.env.step(action)
+        case.env.observe(case.blind)
+        case.env.state()
+    assert case.env.render_s == 0, "renders without a camera"
+    if not case.offered.cameras:
         return
-    cell.env.observe(cell.everything)
-    once = cell.env.render_s
+    case.env.observe(case.everything)
+    once = case.env.render_s
     assert once > 0, "render_s does not count"
-    cell.env.step(cell.actions(1)[0])
-    assert cell.env.render_s == once, "a step renders"
-    cell.env.reset(cell.trial())
-    assert cell.env.render_s == 0, "a reset does not set render_s to 0"
+    case.env.step(case.actions(1)[0])
+    assert case.env.render_s == once, "a step renders"
+    case.env.reset(case.trial())
+    assert case.env.render_s == 0, "a reset does not set render_s to 0"
 
 
-def looking_changes_nothing(cell: Cell) -> None:
+def looking_changes_nothing(case: BenchmarkCase) -> None:
     """Check that observing leaves the simulation alone."""
-    blind, looking = run(cell, cell.trial(), look=False), run(cell, cell.trial(), look=True)
+    blind, looking = run(case, case.trial(), look=False), run(case, case.trial(), look=True)
     assert_equal(blind.states, looking.states, "state")
 
 
-def a_state_keeps_its_shapes(cell: Cell) -> None:
+def a_state_keeps_its_shapes(case: BenchmarkCase) -> None:
     """Check what is recorded of a step."""
-    cell.begin(cell.trial())
-    first = cell.env.state()
-    step = cell.env.step(cell.actions(1)[0])
+    case.begin(case.trial())
+    first = case.env.state()
+    step = case.env.step(case.actions(1)[0])
     assert (type(step.terminated), type(step.truncated), type(step.reward)) == (bool, bool, float), "types of Step"
-    state = cell.env.state()
+    state = case.env.state()
     assert (state.eef_pos.shape, state.eef_quat.shape, state.gripper_qpos.shape) == ((3,), (4,), (2,))
     assert abs(np.linalg.norm(state.eef_quat) - 1) < 1e-6, "eef_quat is no unit quaternion"
     for part in fields(SimState):
@@ -257,35 +257,35 @@ def a_state_keeps_its_shapes(cell: Cell) -> None:
         assert array.dtype == wanted, f"{part.name} is {array.dtype}"
 
 
-def progress_has_the_same_names_at_every_step(cell: Cell) -> None:
+def progress_has_the_same_names_at_every_step(case: BenchmarkCase) -> None:
     """Check `Step.progress`."""
-    for step in run(cell, cell.trial(), look=False).steps:
+    for step in run(case, case.trial(), look=False).steps:
         assert not (step.terminated and step.truncated), "an episode ends either with success or without"
         assert all(type(value) is float and np.isfinite(value) for value in step.progress.values()), "no finite floats"
-    names = {tuple(step.progress) for step in run(cell, cell.trial(), look=False).steps}
+    names = {tuple(step.progress) for step in run(case, case.trial(), look=False).steps}
     assert len(names) == 1, f"progress has other names at other steps: {sorted(names)}"
 
 
-def what_was_handed_out_is_not_overwritten_and_actions_are_left_alone(cell: Cell) -> None:
+def what_was_handed_out_is_not_overwritten_and_actions_are_left_alone(case: BenchmarkCase) -> None:
     """Check that arrays are copies."""
-    cell.begin(cell.trial())
-    state, scene, seen = cell.env.state(), cell.env.scene(), cell.env.observe(cell.everything)
+    case.begin(case.trial())
+    state, scene, seen = case.env.state(), case.env.scene(), case.env.observe(case.everything)
     parts = [state.qpos, state.render_qpos, scene.body_pos, seen.proprio, *seen.images.values()]
     copies = [np.array(part) for part in parts]
-    actions = cell.actions(5)
+    actions = case.actions(5)
     for action in actions:
-        cell.env.step(action)
-    cell.env.reset(cell.trial(trial=1))
-    cell.env.observe(cell.everything), cell.env.state(), cell.env.scene()
+        case.env.step(action)
+    case.env.reset(case.trial(trial=1))
+    case.env.observe(case.everything), case.env.state(), case.env.scene()
     assert_equal(parts, copies, "what was handed out")
-    assert_equal(actions, cell.actions(5), "actions")
+    assert_equal(actions, case.actions(5), "actions")
 
 
-def privileged_state_describes_the_scene(cell: Cell) -> None:
+def privileged_state_describes_the_scene(case: BenchmarkCase) -> None:
     """Check the simulator's truth, where it is offered."""
-    cell.begin(cell.trial())
-    truth = cell.env.observe(cell.blind).privileged
-    if not cell.offered.privileged:
+    case.begin(case.trial())
+    truth = case.env.observe(case.blind).privileged
+    if not case.offered.privileged:
         assert truth is None, "shows privileged state, which the specification does not offer"
         return
     assert truth is not None, "offers privileged state and shows none"
@@ -297,55 +297,55 @@ def privileged_state_describes_the_scene(cell: Cell) -> None:
         assert thing.bottom < thing.top and thing.footprint.shape[1:] == (2,), f"geometry of {thing.name}"
 
 
-def a_recorded_state_renders_to_the_pixels_that_were_seen_and_disturbs_nothing(cell: Cell) -> None:
+def a_recorded_state_renders_to_the_pixels_that_were_seen_and_disturbs_nothing(case: BenchmarkCase) -> None:
     """Check `render`; a benchmark without cameras for videos has none to check."""
-    native = replace(cell.offered, privileged=False)
-    cell.begin(cell.trial(trial=1))
-    scene = cell.env.scene()
-    cell.env.step(cell.actions(1)[0])
-    state, seen = cell.env.state(), cell.env.observe(native)
-    cell.begin(cell.trial(trial=2))  # another trial's fixtures and poses
-    for action in cell.actions(3, seed=1):
-        cell.env.step(action)
-    under_way = cell.env.scene(), cell.env.state(), cell.env.observe(cell.everything)
-    for camera, (role, spec) in zip(cell.benchmark.video_cameras, native.cameras.items(), strict=False):
-        picture = cell.env.render(state, scene, camera=camera, height=spec.height, width=spec.width)
+    native = replace(case.offered, privileged=False)
+    case.begin(case.trial(trial=1))
+    scene = case.env.scene()
+    case.env.step(case.actions(1)[0])
+    state, seen = case.env.state(), case.env.observe(native)
+    case.begin(case.trial(trial=2))  # another trial's fixtures and poses
+    for action in case.actions(3, seed=1):
+        case.env.step(action)
+    under_way = case.env.scene(), case.env.state(), case.env.observe(case.everything)
+    for camera, (role, spec) in zip(case.benchmark.video_cameras, native.cameras.items(), strict=False):
+        picture = case.env.render(state, scene, camera=camera, height=spec.height, width=spec.width)
         assert_equal(picture[::-1], seen.images[role], f"{camera}, rendered from the record,")
-        small = cell.env.render(state, scene, camera=camera, height=60, width=80)
+        small = case.env.render(state, scene, camera=camera, height=60, width=80)
         assert small.shape == (60, 80, 3) and small.dtype == np.uint8, f"{camera} in another size"
-    assert_equal((cell.env.scene(), cell.env.state(), cell.env.observe(cell.everything)), under_way, "trial under way")
+    assert_equal((case.env.scene(), case.env.state(), case.env.observe(case.everything)), under_way, "trial under way")
 
 
-def a_trial_depends_on_nothing_that_ran_before_it(cell: Cell) -> None:
+def a_trial_depends_on_nothing_that_ran_before_it(case: BenchmarkCase) -> None:
     """Check the promise that results rest on, against a process in which nothing ran before."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        alone = fresh.submit(_run_alone, type(cell.benchmark), cell.suite).result()
-    for before in (cell.trial(0, 5), cell.trial(1, 7), cell.trial(1, 2)):
-        run(cell, before, steps=15, look=before.init_state == 7)
-    assert_equal(run(cell, cell.trial(1, 2)), alone, "episode")
+        alone = fresh.submit(_run_alone, type(case.benchmark), case.suite).result()
+    for before in (case.trial(0, 5), case.trial(1, 7), case.trial(1, 2)):
+        run(case, before, steps=15, look=before.init_state == 7)
+    assert_equal(run(case, case.trial(1, 2)), alone, "episode")
 
 
-def trials_differ(cell: Cell) -> None:
+def trials_differ(case: BenchmarkCase) -> None:
     """Check that initial states are not all one."""
-    if cell.tasks[0].num_trials > 1:
-        first, second = (run(cell, cell.trial(trial=trial), steps=1, look=False) for trial in (0, 1))
+    if case.tasks[0].num_trials > 1:
+        first, second = (run(case, case.trial(trial=trial), steps=1, look=False) for trial in (0, 1))
         assert not np.array_equal(first.states[0].qpos, second.states[0].qpos), "two trials begin alike"
 
 
-def after_a_close_a_task_can_be_loaded_again(cell: Cell) -> None:
+def after_a_close_a_task_can_be_loaded_again(case: BenchmarkCase) -> None:
     """Check `close`, which may be called twice."""
-    before = run(cell, cell.trial())
-    cell.env.close()
-    cell.env.close()
-    assert_equal(run(cell, cell.trial()), before, "episode")
+    before = run(case, case.trial())
+    case.env.close()
+    case.env.close()
+    assert_equal(run(case, case.trial()), before, "episode")
 
 
-def _run_alone(kind: type[Benchmark], suite: str) -> Episode:
-    with cell_of(kind, suite) as cell:
-        return run(cell, cell.trial(1, 2))
+def _run_alone(kind: type[Benchmark], suite: str) -> CheckedEpisode:
+    with case_of(kind, suite) as case:
+        return run(case, case.trial(1, 2))
 
 
-PROMISES: tuple[Callable[[Cell], None], ...] = (
+PROMISES: tuple[Callable[[BenchmarkCase], None], ...] = (
     tasks_are_listed_in_order_with_names_for_files,
     suites_have_one_name_and_others_are_refused,
     cameras_of_videos_are_among_the_cameras,

@@ -36,7 +36,7 @@ from wpray.models.config import Precision
 from wpray.models.loading import Computing, load
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.waypoint_vla.model_files import PolicyFiles, head_precision, open_files, planner_precision
-from wpray.testing.golden_file import Arrays, Inputs, make_inputs, read_arrays, read_inputs, write_arrays
+from wpray.testing.golden_file import Arrays, GoldenInputs, make_inputs, read_arrays, read_inputs, write_arrays
 
 _TOLERANCES: dict[str, tuple[float, float]] = {  # largest difference in float32; relative error of a sample in bfloat16
     "vlm_last_hidden": (5e-4, 0.25),
@@ -54,7 +54,7 @@ _HEAD32 = "_head32"  # of recorded bfloat16 tokens whose head computed in float3
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class GoldenComparison:
     """Agreement of one array with the recorded one."""
 
     name: str
@@ -73,7 +73,7 @@ class Comparison:
         return f"{'pass' if self.agrees else 'FAIL'}  {self.name:<28} {found}"
 
 
-class Models:
+class GoldenModels:
     """The models of a configuration, computing eagerly, one sample's plan at a time."""
 
     def __init__(self, config: Config, files: PolicyFiles, header: Sequence[int]) -> None:
@@ -93,17 +93,17 @@ class Models:
         """Patches are embedded by the reference's own convolution: in a joint model, on a processor."""
         return self.joint and self.planner.device.type == "cpu"
 
-    def features(self, inputs: Inputs) -> NDArray[Any]:
+    def features(self, inputs: GoldenInputs) -> NDArray[Any]:
         """Return the planner's features (1, 256, width) of the first sample's base image."""
         output = self._plan(inputs, 0)
         return _numpy(output.features[:, : output.features.shape[1] // 2])
 
-    def tokens(self, inputs: Inputs) -> NDArray[np.int64]:
+    def tokens(self, inputs: GoldenInputs) -> NDArray[np.int64]:
         """Return the plans (B, T) as token ids."""
         plans = [self._plan(inputs, row).values for row in range(len(inputs.prompts))]
         return self.planner.layout.encode(_numpy(torch.cat(plans)))
 
-    def hidden(self, inputs: Inputs, tokens: NDArray[Any]) -> NDArray[Any]:
+    def hidden(self, inputs: GoldenInputs, tokens: NDArray[Any]) -> NDArray[Any]:
         """Return the states (B, rows, width) that tokens are chosen from while these (B, T) are fed.
 
         Rows of a token planner are numbered as recorded: the prompt's last, then one for each token that is fed, the
@@ -125,7 +125,7 @@ class Models:
                 found[:, place] = family.ids_of(_numpy(values))
         return found
 
-    def actions(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
+    def actions(self, inputs: GoldenInputs) -> dict[str, NDArray[Any]]:
         """Return what the action expert computes of all samples together, by its name in a file."""
         seen, start, end, duration, noise = (
             torch.from_numpy(own) for own in (inputs.images, inputs.start, inputs.end, inputs.duration, inputs.noise)
@@ -136,11 +136,11 @@ class Models:
         names = {"condition": "ae_condition", "suffix": "ae_suffix", "velocity": "ae_velocity_first"}
         return {**{name: _numpy(passed[own]) for own, name in names.items()}, "ae_actions": _numpy(actions)}
 
-    def _plan(self, inputs: Inputs, row: int, forced: torch.Tensor | None = None) -> Any:
+    def _plan(self, inputs: GoldenInputs, row: int, forced: torch.Tensor | None = None) -> Any:
         images = torch.from_numpy(inputs.images[row : row + 1])
         return self.planner.plan(images, inputs.prompts[row : row + 1], self.num_waypoints, forced)
 
-    def _states(self, inputs: Inputs, row: int, values: torch.Tensor) -> NDArray[Any]:
+    def _states(self, inputs: GoldenInputs, row: int, values: torch.Tensor) -> NDArray[Any]:
         self.planner.hidden = []
         self._plan(inputs, row, values)
         states, self.planner.hidden = _numpy(torch.cat(self.planner.hidden, dim=1)), None
@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
         return _record(config, path, args.seed)
     files, arrays = open_files(config), read_arrays(path)
     inputs = read_inputs(arrays, path, files.models.expert_config)
-    models = Models(config, files, inputs.header)
+    models = GoldenModels(config, files, inputs.header)
     found = compare(models, inputs, arrays, path)
     print("\n".join(comparison.describe() for comparison in found))
     for name in sorted(_outputs(arrays) - {comparison.name for comparison in found}):
@@ -169,7 +169,7 @@ def main(argv: Sequence[str]) -> int:
     return int(failed > 0)
 
 
-def compare(models: Models, inputs: Inputs, arrays: Arrays, path: Path) -> list[Comparison]:
+def compare(models: GoldenModels, inputs: GoldenInputs, arrays: Arrays, path: Path) -> list[GoldenComparison]:
     """Return the agreement of each recorded array that these models compute.
 
     Raise BadInputError if there is none, or one is of another model's shape.
@@ -187,7 +187,7 @@ def compare(models: Models, inputs: Inputs, arrays: Arrays, path: Path) -> list[
     return found
 
 
-def _compare_plans(models: Models, inputs: Inputs, arrays: Arrays, path: Path) -> list[Comparison]:
+def _compare_plans(models: GoldenModels, inputs: GoldenInputs, arrays: Arrays, path: Path) -> list[GoldenComparison]:
     precision = models.precision["vlm"]
     name, found = f"{_TOKENS}_{precision}", []
     if name not in arrays:
@@ -200,20 +200,20 @@ def _compare_plans(models: Models, inputs: Inputs, arrays: Arrays, path: Path) -
     if f"vlm_last_hidden_{precision}" in arrays:
         found.append(_close(models, "vlm_last_hidden", hidden, arrays, path))
     if precision == "float32" or np.array_equal(ours, expected):
-        return [Comparison(name, float((ours != expected).sum()), 0, " tokens"), *found]
+        return [GoldenComparison(name, float((ours != expected).sum()), 0, " tokens"), *found]
     _check_plans(models, expected, _tokens_name(models, arrays), path)
     fed = hidden if expected is recorded else models.hidden(inputs, expected)
     share = float((models.chosen(fed, len(inputs.header), expected) != expected).mean())
-    return [Comparison(_tokens_name(models, arrays), share, _DIFFERING_TOKENS, " of the tokens"), *found]
+    return [GoldenComparison(_tokens_name(models, arrays), share, _DIFFERING_TOKENS, " of the tokens"), *found]
 
 
-def _tokens_name(models: Models, arrays: Arrays) -> str:
+def _tokens_name(models: GoldenModels, arrays: Arrays) -> str:
     """Return the name of the recorded tokens whose head computed as these models' does."""
     name = f"{_TOKENS}_{models.precision['vlm']}"
     return name + _HEAD32 if models.head == "float32" and name + _HEAD32 in arrays else name
 
 
-def _check_plans(models: Models, tokens: NDArray[Any], name: str, path: Path) -> None:
+def _check_plans(models: GoldenModels, tokens: NDArray[Any], name: str, path: Path) -> None:
     try:
         models.planner.layout.decode(tokens)
     except ValueError as error:
@@ -221,12 +221,12 @@ def _check_plans(models: Models, tokens: NDArray[Any], name: str, path: Path) ->
         raise BadInputError(f"{path}: {name}: {error} of {layout}; it is of another token layout") from error
 
 
-def _exact(name: str, ours: NDArray[Any], arrays: Arrays, path: Path) -> Comparison:
+def _exact(name: str, ours: NDArray[Any], arrays: Arrays, path: Path) -> GoldenComparison:
     _same_shape(name, ours, arrays[name], path)
-    return Comparison(name, float(np.abs(ours - arrays[name]).max()), 0)
+    return GoldenComparison(name, float(np.abs(ours - arrays[name]).max()), 0)
 
 
-def _close(models: Models, name: str, ours: NDArray[Any], arrays: Arrays, path: Path) -> Comparison:
+def _close(models: GoldenModels, name: str, ours: NDArray[Any], arrays: Arrays, path: Path) -> GoldenComparison:
     """Return the largest difference; in bfloat16 the largest relative error of a sample."""
     precision = models.precision["ae" if name.startswith("ae_") else "vlm"]
     key, (absolute, relative) = f"{name}_{precision}", _TOLERANCES[name]
@@ -237,11 +237,11 @@ def _close(models: Models, name: str, ours: NDArray[Any], arrays: Arrays, path: 
     if name == "vlm_last_hidden":  # the states that are not read
         ours, theirs = np.where(computed, ours, 0), np.where(computed, theirs, 0)
     if np.array_equal(ours, theirs):
-        return Comparison(key, 0, absolute)
+        return GoldenComparison(key, 0, absolute)
     if precision == "float32":
-        return Comparison(key, float(np.abs(ours - theirs).max()), absolute)
+        return GoldenComparison(key, float(np.abs(ours - theirs).max()), absolute)
     errors = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(ours, theirs, strict=True)]
-    return Comparison(key, float(np.max(errors)), relative, " relative")
+    return GoldenComparison(key, float(np.max(errors)), relative, " relative")
 
 
 def _same_shape(name: str, ours: NDArray[Any], theirs: NDArray[Any], path: Path) -> None:
@@ -254,13 +254,13 @@ def _record(config: Config, path: Path, seed: int) -> int:
         raise BadInputError(f"{path}: is there already; name a new file")
     files = open_files(config)
     inputs = make_inputs(files.models.expert_config, files.models.tokens.state_dim, seed)
-    models = Models(config, files, inputs.header)
+    models = GoldenModels(config, files, inputs.header)
     write_arrays(path, {**inputs.arrays(), **_recorded(models, inputs), "recorded": np.array(_origin(models, files))})
     print(f"written: {path}")
     return 0
 
 
-def _recorded(models: Models, inputs: Inputs) -> dict[str, NDArray[Any]]:
+def _recorded(models: GoldenModels, inputs: GoldenInputs) -> dict[str, NDArray[Any]]:
     planner, expert = models.precision["vlm"], models.precision["ae"]
     tokens = models.tokens(inputs)
     seen = "image_features" if models.joint else "vlm_image_features"
@@ -273,7 +273,7 @@ def _recorded(models: Models, inputs: Inputs) -> dict[str, NDArray[Any]]:
     }
 
 
-def _origin(models: Models, files: PolicyFiles) -> str:
+def _origin(models: GoldenModels, files: PolicyFiles) -> str:
     """Return what a file was recorded with, as JSON."""
     gpu = torch.cuda.get_device_name() if models.planner.device.type == "cuda" else None
     facts = {**files.models.facts, "lm_head_precision": models.head, "wpray": __version__, "torch": torch.__version__}

@@ -29,7 +29,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class GoldenInputs:
     """Inputs of a planner and an action expert."""
 
     images: NDArray[np.uint8]  # (B, 2, 224, 224, 3) base, wrist
@@ -81,7 +81,7 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     write_for_user(path, data.getvalue(), "FILE")
 
 
-def read_inputs(arrays: Arrays, path: Path, config: ActionExpertConfig) -> Inputs:
+def read_inputs(arrays: Arrays, path: Path, config: ActionExpertConfig) -> GoldenInputs:
     """Return the inputs that a file holds. Raise BadInputError naming one that is missing or of another shape."""
     images = [_array(arrays, path, f"images_{name}", (None, *_IMAGE), np.uint8) for name in ("base", "wrist")]
     count, dim = len(images[0]), config.action_dim
@@ -90,7 +90,7 @@ def read_inputs(arrays: Arrays, path: Path, config: ActionExpertConfig) -> Input
     prompts = [_array(arrays, path, f"vlm_prompt_{row}", (None,), np.int64) for row in range(count)]
     header = arrays.get("vlm_header", np.array(HEADER))
     duration = _array(arrays, path, "ae_duration", (count,), np.float64).astype(np.int64)
-    found = Inputs(
+    found = GoldenInputs(
         np.stack([images[0], _of_shape(images[1], (count, *_IMAGE), "images_wrist", path)], axis=1),
         [prompt.tolist() for prompt in prompts],
         [int(token) for token in header],
@@ -104,12 +104,12 @@ def read_inputs(arrays: Arrays, path: Path, config: ActionExpertConfig) -> Input
     return found
 
 
-def make_inputs(config: ActionExpertConfig, state_dim: int, seed: int) -> Inputs:
+def make_inputs(config: ActionExpertConfig, state_dim: int, seed: int) -> GoldenInputs:
     """Return inputs that follow from the seed: noisy images, prompts of random words, waypoints within their range."""
     rng = np.random.default_rng(seed)
     ends = np.zeros((2, _SAMPLES, config.action_dim), np.float32)
     ends[..., :state_dim] = rng.uniform(-1, 1, (2, _SAMPLES, state_dim))
-    return Inputs(
+    return GoldenInputs(
         rng.integers(0, 256, (_SAMPLES, 2, *_IMAGE), dtype=np.uint8),
         [_prompt(rng, int(length)) for length in rng.integers(30, 60, _SAMPLES)],
         list(HEADER),
@@ -144,7 +144,7 @@ def _of_shape(found: NDArray[Any], shape: tuple[int | None, ...], name: str, pat
     return found
 
 
-def _check(inputs: Inputs, path: Path) -> None:
+def _check(inputs: GoldenInputs, path: Path) -> None:
     """Raise BadInputError for values that no model can be fed."""
     for name, prompts in (("vlm_prompt", inputs.prompts), ("ae_prompt", inputs.action_prompts)):
         if not all(prompt and all(0 <= token < VOCABULARY for token in prompt) for prompt in prompts):

@@ -22,20 +22,21 @@ from wpray.config import Config
 from wpray.errors import wrapping_errors
 from wpray.policies.base import AnyPolicy, PolicySpec
 from wpray.policies.factory import build_policy, spec_mistake
-from wpray.testing.policy_requests import Request, first_requests, segment_requests, unanswerable
+from wpray.testing.policy_requests import first_requests, segment_requests, unanswerable
 from wpray.types import (
     MAX_SEGMENT_STEPS,
     ChunkReply,
     ChunkRequest,
     PlanReply,
     PlanRequest,
+    PolicyRequest,
     SegmentReply,
     SegmentRequest,
     first_executable,
 )
 
 Answer = Callable[[Sequence[Any]], Sequence[Any]]
-Kind = Literal["plan", "act", "predict"]
+PolicyMethod = Literal["plan", "act", "predict"]
 
 
 class ConformanceError(AssertionError):
@@ -63,21 +64,21 @@ def check_policy(
     _require({"spec": lambda: _check_spec(made.spec)})
     passed = ["spec"]
     requests = first_requests(made.spec, suite, max(2, count), seed)
-    tried = _Trial(made, "predict" if made.spec.kind == "chunk" else "plan", requests, tolerance)
+    tried = _MethodCheck(made, "predict" if made.spec.kind == "chunk" else "plan", requests, tolerance)
     passed += tried.run()
     if tried.method == "plan":
         segments = segment_requests(cast(Sequence[PlanRequest], requests), tried.alone)
-        passed += _Trial(made, "act", segments, tolerance).run() if segments else []
+        passed += _MethodCheck(made, "act", segments, tolerance).run() if segments else []
     return tuple(passed)
 
 
 @dataclass
-class _Trial:
+class _MethodCheck:
     """One method of a policy, and requests to try it with."""
 
     policy: AnyPolicy
-    method: Kind
-    requests: Sequence[Request]
+    method: PolicyMethod
+    requests: Sequence[PolicyRequest]
     tolerance: float
 
     def __post_init__(self) -> None:
@@ -140,10 +141,10 @@ class _Trial:
                 raise AssertionError(f"prepare gives {type(prepared).__name__} for {type(request).__name__}")
             self._compare(self._one(prepared), reply, "a prepared request")
 
-    def _one(self, request: Request) -> Any:
+    def _one(self, request: PolicyRequest) -> Any:
         return self._answered([request], "one request")[0]
 
-    def _answered(self, requests: Sequence[Request], what: str) -> Sequence[Any]:
+    def _answered(self, requests: Sequence[PolicyRequest], what: str) -> Sequence[Any]:
         replies = self.answer(requests)
         if len(replies) != len(requests):
             raise AssertionError(f"{what} got {len(replies)} replies")
@@ -223,7 +224,7 @@ def _check_actions(actions: Any, steps: int, width: int) -> None:
         raise AssertionError("an action is not finite")
 
 
-_REPLIES: Mapping[Kind, Callable[[PolicySpec, Any, Any], None]] = {
+_REPLIES: Mapping[PolicyMethod, Callable[[PolicySpec, Any, Any], None]] = {
     "predict": _check_chunk,
     "plan": _check_plan,
     "act": _check_segment,

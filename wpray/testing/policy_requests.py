@@ -15,12 +15,11 @@ from wpray.types import (
     Observation,
     PlanReply,
     PlanRequest,
+    PolicyRequest,
     SegmentRequest,
     Trial,
     first_executable,
 )
-
-Request = PlanRequest | SegmentRequest | ChunkRequest
 
 
 def first_requests(spec: PolicySpec, suite: str, count: int, seed: int) -> list[PlanRequest] | list[ChunkRequest]:
@@ -50,7 +49,7 @@ def segment_requests(requests: Sequence[PlanRequest], replies: Sequence[PlanRepl
     return found
 
 
-def unanswerable(request: Request) -> Request:
+def unanswerable(request: PolicyRequest) -> PolicyRequest:
     """Return the request as it may not come: without images, and with a proprio that is no number."""
     seen = request.observation
     return replace(request, observation=replace(seen, images={}, proprio=np.full_like(seen.proprio, np.nan)))

@@ -32,11 +32,19 @@ from wpray.policies.base import PolicySpec
 from wpray.policies.batching import PolicyError, tried
 from wpray.policies.relay import Answering
 from wpray.system.threads import WatchedThread
-from wpray.types import ChunkReply, ChunkRequest, Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest
+from wpray.types import (
+    ChunkReply,
+    ChunkRequest,
+    Failure,
+    PlanReply,
+    PlanRequest,
+    PolicyReply,
+    PolicyRequest,
+    SegmentReply,
+    SegmentRequest,
+)
 
 _LOG = logging.getLogger(__name__)
-_Request = PlanRequest | SegmentRequest | ChunkRequest
-_Reply = PlanReply | SegmentReply | ChunkReply
 _RETRY_S = 0.5
 _PATIENCE_S = 1.0
 _BLOCKED_S = 5  # a peer is frozen if it takes or sends no byte of a message for so long
@@ -66,7 +74,7 @@ class Address:
 class _Question:
     """Message of an env actor."""
 
-    request: _Request
+    request: PolicyRequest
     is_retry: bool  # True if a policy actor died before it had answered
 
 
@@ -82,7 +90,7 @@ class PolicyServer:
         self._batcher, self._key = batcher, key
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
         self._listener.settimeout(_CHECK_S)
-        self._strangers = Strangers()
+        self._strangers = PendingConnections()
         self._clients, self._closed = 0, False
         self._counting = threading.Lock()
         self.host, self.port = host, int(self._listener.getsockname()[1])
@@ -156,7 +164,9 @@ class PolicyServer:
             if failure is not None:
                 connection.send(failure)
 
-    def _answer(self, question: _Question, connection: Connection, gone: Callable[[], bool]) -> _Reply | PolicyError:
+    def _answer(
+        self, question: _Question, connection: Connection, gone: Callable[[], bool]
+    ) -> PolicyReply | PolicyError:
         def started() -> None:
             with contextlib.suppress(OSError):  # the env actor has left
                 connection.send(_Started())
@@ -176,7 +186,7 @@ class PolicyServer:
             self._clients += change
 
 
-class Strangers:
+class PendingConnections:
     """Connections that have not authenticated yet: few, and none for long."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -210,7 +220,7 @@ class Strangers:
             copy.shutdown(socket.SHUT_RDWR)
 
 
-class RemotePolicy:
+class SocketPolicyClient:
     """PolicyClient over a connection. It waits for a policy that is restarting, without a limit."""
 
     def __init__(self, spec: PolicySpec, select: Callable[[], Address], key: bytes, alive: Callable[[], None]) -> None:
@@ -250,7 +260,7 @@ class RemotePolicy:
             self._connection.close()
             self._connection = None
 
-    def _ask(self, request: _Request) -> Any:
+    def _ask(self, request: PolicyRequest) -> Any:
         """Return the reply, retrying while replicas die. Raises PolicyError if the request kills one alone."""
         exchange = _Exchange(_Question(request, is_retry=False))
         while True:

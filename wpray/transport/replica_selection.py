@@ -22,7 +22,7 @@ _PLACED_S = 20.0  # for a replica's GPUs; one that takes longer waits for a node
 
 
 @dataclass(frozen=True, slots=True)
-class Gpus:
+class ReplicaGpus:
     """GPUs that a policy replica owns."""
 
     node: str  # Ray's id of its node

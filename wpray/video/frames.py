@@ -16,10 +16,10 @@ from wpray.benchmarks.base import Environment
 from wpray.errors import BadInputError, DamagedRunError
 from wpray.results.encode import scene_from_metadata
 from wpray.results.reader import matrix
-from wpray.types import FloatArray, ImageArray, SceneState, SimState, Status, Task
+from wpray.types import EpisodeStatus, FloatArray, ImageArray, SceneState, SimState, Task
 
 SIZE = 256  # height and width at which the policy's images are rendered, pixels
-_COLOURS: dict[Status, str] = {"success": "#7ee2a8", "failure": "#ffb199", "error": "#ffffff"}
+_COLOURS: dict[EpisodeStatus, str] = {"success": "#7ee2a8", "failure": "#ffb199", "error": "#ffffff"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class VideoJob:
 
     task: Task
     trial: int
-    status: Status
+    status: EpisodeStatus
     name: str  # name of the video's file
     trajectory: Path  # Parquet file of the episode, which an actor on another node cannot read
     segments: tuple[tuple[int, int], ...]  # (first control step, waypoint) of each segment, in order
@@ -115,7 +115,7 @@ def _state(recording: Recording, step: int) -> SimState:
     return SimState(qpos, nothing, nothing, nothing, nothing, qpos, alpha)
 
 
-def _captioned(image: ImageArray, text: str, status: Status) -> ImageArray:
+def _captioned(image: ImageArray, text: str, status: EpisodeStatus) -> ImageArray:
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     height = max(10, image.shape[0] // 20)

@@ -19,10 +19,10 @@ from wpray.results.merge import merge
 from wpray.results.reader import Run, load
 from wpray.results.videos import VideoFolder, video_name
 from wpray.results.writer import RunFolder
-from wpray.types import Task, TrialKey
+from wpray.types import EpisodeRow, Task, TrialKey
 from wpray.video.frames import VideoJob, VideoStyle, check_recording
 from wpray.video.pool import VideoPool
-from wpray.video.selection import EpisodeRow, select_episodes
+from wpray.video.selection import select_episodes
 
 _LOG = logging.getLogger(__name__)
 

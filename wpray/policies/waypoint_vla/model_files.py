@@ -9,7 +9,7 @@ from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.models.adapters import SKIPPED, TRAINED, AdapterSettings
 from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
-from wpray.models.layouts import ChosenFile, Given, ModelFiles, open_models
+from wpray.models.layouts import ChosenFile, ModelFiles, ModelSettings, open_models
 from wpray.policies.base import Sources
 from wpray.policies.waypoint_vla.prompt import find_tokenizer
 from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_for_suites
@@ -108,9 +108,9 @@ def check_sizes(config: Config, vlm: VlmConfig, expert: ActionExpertConfig) -> N
             raise BadInputError(f"{name}: {said!r} is not what the checkpoints hold ({right or 'two sizes'})")
 
 
-def _given(config: Config, scaling: PolicyScaling, statistics: Path) -> Given:
+def _given(config: Config, scaling: PolicyScaling, statistics: Path) -> ModelSettings:
     pair = (config.vlm_checkpoint, config.ae_checkpoint)
-    return Given(
+    return ModelSettings(
         pair=(pair[0], pair[1]) if pair[0] and pair[1] else None,
         joint=config.joint_checkpoint,
         token_layout=None if config.token_layout == "auto" else config.token_layout,

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from wpray.trials import seeded_generator
-from wpray.types import Float32Array, PlanRequest, SegmentRequest
+from wpray.types import Float32Array, WaypointRequest
 
 _DOMAIN = "wpray flow noise 1"  # a change of this text changes every outcome
 _PLANNER_DOMAIN = "wpray planner noise 1"  # the same for plans at a temperature
@@ -26,7 +26,7 @@ class NoiseKey:
     segment_index: int  # counted over the episode
 
 
-def noise_key(request: PlanRequest | SegmentRequest) -> NoiseKey:
+def noise_key(request: WaypointRequest) -> NoiseKey:
     """Return the key of the requested segment, which is the first one for a plan."""
     trial = request.trial
     suite, task_id, index = trial.key

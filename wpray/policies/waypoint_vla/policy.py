@@ -36,7 +36,7 @@ from wpray.policies.waypoint_vla.model_files import (
     tokenizer_path,
 )
 from wpray.policies.waypoint_vla.noise import flow_noise, noise_key, planner_generator
-from wpray.policies.waypoint_vla.preparation import AnyRequest, Noise, Preparation, ReadyPlan, ReadySegment
+from wpray.policies.waypoint_vla.preparation import Noise, Preparation, ReadyPlan, ReadySegment
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds, load_tokenizer
 from wpray.policies.waypoint_vla.spec import spec_of
 from wpray.policies.waypoint_vla.statistics import PolicyScaling
@@ -52,6 +52,7 @@ from wpray.types import (
     SegmentRequest,
     Timing,
     WaypointPlan,
+    WaypointRequest,
     first_executable,
 )
 
@@ -116,7 +117,7 @@ class WaypointVlaPolicy:
         bias = partial(_bias, config, vlm)
         self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging, bias)
 
-    def prepare(self, request: AnyRequest) -> AnyRequest:
+    def prepare(self, request: WaypointRequest) -> WaypointRequest:
         """Prepare tokens, noise and images of a request, in any thread, while a batch computes.
 
         Raise InvalidRequestError if a proprio is not finite, a prompt too long or an image missing.
@@ -288,11 +289,11 @@ def _stacked(biases: Sequence[Float32Array | None]) -> torch.Tensor | None:
 def _own_noise(config: Config) -> Noise:
     """Return the noise that `config` selects."""
 
-    def keyed(request: AnyRequest, shape: tuple[int, ...]) -> Float32Array:
+    def keyed(request: WaypointRequest, shape: tuple[int, ...]) -> Float32Array:
         key = noise_key(request)
         return flow_noise(key if config.eval_seed is None else replace(key, seed=config.eval_seed), shape)
 
-    def reference(request: AnyRequest, shape: tuple[int, ...]) -> Float32Array:
+    def reference(request: WaypointRequest, shape: tuple[int, ...]) -> Float32Array:
         assert config.eval_seed is not None  # guaranteed by the config
         seed = episode_seed(config.eval_seed, request.trial.task.task_id, request.trial.init_state)
         return fetch(segment_noise(seed, request.segment_index, shape))

@@ -13,10 +13,9 @@ import numpy as np
 from wpray.errors import InvalidRequestError
 from wpray.models.staging import StagedImages, Staging
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds
-from wpray.types import PROPRIO_DIM, Float32Array, FloatArray, Observation, PlanRequest, SegmentRequest
+from wpray.types import PROPRIO_DIM, Float32Array, FloatArray, Observation, PlanRequest, SegmentRequest, WaypointRequest
 
-AnyRequest = PlanRequest | SegmentRequest
-Noise = Callable[[AnyRequest, tuple[int, ...]], Float32Array]
+Noise = Callable[[WaypointRequest, tuple[int, ...]], Float32Array]
 Bias = Callable[[PlanRequest], Float32Array | None]
 State = Callable[[FloatArray], Float32Array]
 
@@ -104,7 +103,7 @@ class Preparation:
         state = self._state(request.observation.proprio)
         return np.pad(state, (0, self._noise_shape[1] - len(state)))
 
-    def _images(self, request: AnyRequest) -> StagedImages:
+    def _images(self, request: WaypointRequest) -> StagedImages:
         seen = request.observation
         if seen.base_image is None or seen.wrist_image is None:
             raise InvalidRequestError("the observation has no images")

@@ -22,7 +22,7 @@ _ACTIVATIONS = 3  # tensors of the MLP's width that exist at once while a prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelWeights:
     """Checkpoint of one model, with its configured precision."""
 
     name: str
@@ -53,7 +53,7 @@ class Model:
         return self.precision == "float32" or kind == "float32"
 
 
-def read(config: Config) -> tuple[Model, Model]:
+def read(config: Config) -> tuple[ModelWeights, ModelWeights]:
     """Return the planner and the action expert; a joint checkpoint is both.
 
     Raise BadInputError if files, layouts or sizes do not match the configuration.
@@ -63,10 +63,10 @@ def read(config: Config) -> tuple[Model, Model]:
         adapter = "" if files.expert.adapter is None else f", {files.facts['adapter']} LoRA adapter"
         planner = "" if files.expert_config.planner is None else ", block planner"
         name = f"joint model ({files.tokens.name}{planner}{adapter})"
-        both = Model(name, files.expert, files.expert_config.text, config.precision)
+        both = ModelWeights(name, files.expert, files.expert_config.text, config.precision)
         return both, both
-    vlm = Model("VLM", files.vlm, files.vlm_config.text, config.vlm_precision)
-    return vlm, Model("action expert", files.expert, files.expert_config.text, config.precision)
+    vlm = ModelWeights("VLM", files.vlm, files.vlm_config.text, config.vlm_precision)
+    return vlm, ModelWeights("action expert", files.expert, files.expert_config.text, config.precision)
 
 
 def warnings(config: Config) -> tuple[str, ...]:
@@ -80,12 +80,12 @@ def warnings(config: Config) -> tuple[str, ...]:
     return (*others, *files.warnings)
 
 
-def distinct(vlm: Model, expert: Model) -> list[Model]:
+def distinct(vlm: ModelWeights, expert: ModelWeights) -> list[ModelWeights]:
     """Return each loaded model once."""
     return [vlm] if vlm is expert else [vlm, expert]
 
 
-def working_memory(config: Config, vlm: Model, expert: Model) -> int:
+def working_memory(config: Config, vlm: ModelWeights, expert: ModelWeights) -> int:
     """Return an estimate of the memory for batches, bytes.
 
     It holds keys and values of both models' largest batches, and the activations of the widest layer while prompts are
@@ -107,12 +107,12 @@ def is_synthetic(config: Config) -> bool:
     return open_files(config).models.vlm.synthetic
 
 
-def _kept_bytes(model: Model) -> int:
+def _kept_bytes(model: ModelWeights) -> int:
     """Return the bytes of a token's keys and values."""
     text = model.text
     return 2 * text.depth * text.kv_heads * text.head_dim * _BYTES[model.precision]
 
 
-def _active_bytes(model: Model) -> int:
+def _active_bytes(model: ModelWeights) -> int:
     """Return the bytes of a token's activations in the widest layer."""
     return _ACTIVATIONS * model.text.mlp * _BYTES[model.precision]
