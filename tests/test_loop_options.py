@@ -113,7 +113,7 @@ class _Plain:
 
     def __init__(self, config: Config, planner: _Planner, env: _Wandering) -> None:
         self.config, self.planner, self.env = config, planner, env
-        self.budget = MAX_STEPS + WAIT
+        self.budget, self.latency = MAX_STEPS + WAIT, math.ceil(config.latency.extra_ms / 50)  # 20 steps a second
         self.t, self.done, self.zeros_in_a_row = WAIT, env.solved_at <= WAIT, 0
         self.plans: list[int] = []
         self.segments: list[Any] = []
@@ -124,13 +124,13 @@ class _Plain:
 
     def run(self) -> None:
         while self.t < self.budget and not self.done:
-            began = self.t
+            self.moved = 0
             terminate, why = self._follow(len(self.plans))
             self.why.append("success" if self.done else why)
             if terminate:
                 return
-            if self.t == began and not self.done:
-                self._steps(1)
+            if self.moved == 0:
+                self._within_budget(1)
 
     def _steps(self, count: int) -> None:
         for _ in range(count):
@@ -139,6 +139,12 @@ class _Plain:
                 self.done = True
                 return
 
+    def _within_budget(self, count: int) -> int:
+        allowed = 0 if self.done else count
+        allowed = min(allowed, self.budget - self.t) if self.config.strict_step_budget else allowed
+        self._steps(allowed)
+        return allowed
+
     def _measured(self) -> list[float]:
         return np.pad(self.env.at(self.t), (0, 24)).astype(np.float32).tolist()
 
@@ -146,22 +152,24 @@ class _Plain:
         config = self.config
         waypoints, durations = self.planner.of(number)
         self.plans.append(self.t)
+        asked, measured = self.t, self._measured()
+        self._within_budget(self.latency)
         start: list[float] | None = None
+        came_with_the_plan = self._note_first(asked, measured, waypoints, durations)
         for index, d in enumerate(durations):
-            if config.max_segments_per_replan > 0 and index >= config.max_segments_per_replan:
-                return False, "segment_limit"
-            if d == 0:
-                return self._zero(index), "zero_duration"
+            end = self._end_before(index, int(d))
+            if end is not None:
+                return end
             if d < 0:
                 continue
-            if config.strict_step_budget and self.t >= self.budget:
-                return False, "step_budget"
             steps = min(int(d), 32)
-            begin = self._measured() if start is None or config.segment_start_from == "actual" else start
-            self.segments.append((self.t, begin, waypoints[index].tolist(), steps))
+            if index != came_with_the_plan:
+                begin = self._measured() if start is None or config.segment_start_from == "actual" else start
+                self.segments.append((self.t, begin, waypoints[index].tolist(), steps))
+                self._within_budget(self.latency)
             self.zeros_in_a_row = 0
-            allowed = min(steps, self.budget - self.t) if config.strict_step_budget else steps
-            self._steps(allowed)
+            allowed = self._within_budget(steps)
+            self.moved += allowed
             start = waypoints[index].tolist()
             if self.done or allowed < steps:
                 return False, "step_budget"
@@ -169,6 +177,27 @@ class _Plain:
                 self.deviations += 1
                 return False, "deviation"
         return False, "used_up"
+
+    def _end_before(self, index: int, d: int) -> tuple[bool, str] | None:
+        if self.done:
+            return False, "success"
+        if 0 < self.config.max_segments_per_replan <= index:
+            return False, "segment_limit"
+        if d == 0:
+            return self._zero(index), "zero_duration"
+        if d > 0 and self.config.strict_step_budget and self.t >= self.budget:
+            return False, "step_budget"
+        return None
+
+    def _note_first(
+        self, asked: int, measured: list[float], waypoints: np.ndarray, durations: np.ndarray
+    ) -> int | None:
+        """Note the segment that is asked for together with its plan; return its index."""
+        index, most = first_executable(durations), self.config.max_segments_per_replan
+        if index is None or 0 < most <= index:
+            return None
+        self.segments.append((asked, measured, waypoints[index].tolist(), min(int(durations[index]), 32)))
+        return index
 
     def _zero(self, index: int) -> bool:
         if not self.config.stop_on_d0:
@@ -217,6 +246,20 @@ def test_any_options_mean_what_the_plain_loop_does(seed: int) -> None:
     assert (result.num_steps, result.success) == (plain.t, plain.done)
     plans = [decision for decision in result.decisions if decision.kind == "plan"]
     assert [decision.plan_end for decision in plans] == plain.why
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_they_do_so_if_every_answer_takes_its_time(seed: int) -> None:
+    """Of a segment nothing is left at its waypoint, so that both modes are the same."""
+    extra_ms = [1, 50, 51, 150, 400, 2000][seed % 6]
+    result, planner, plain = _both(seed, latency={"extra_ms": extra_ms, "mode": ["hold", "freeze"][seed // 6 % 2]})
+    assert (planner.plans, planner.segments) == (plain.plans, plain.segments)
+    assert (result.num_steps, result.success) == (plain.t, plain.done)
+    plans = [decision for decision in result.decisions if decision.kind == "plan"]
+    assert [decision.plan_end for decision in plans] == plain.why
+    passed = [decision.latency_steps for decision in result.decisions if decision.latency_steps is not None]
+    assert len(passed) >= len(plans) and max(passed, default=plain.latency) <= plain.latency
+    assert not result.trajectory.actions.any(), "the robot stands still, and its gripper has had no command"
 
 
 def test_the_cases_between_them_hold_every_reason() -> None:

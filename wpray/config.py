@@ -271,6 +271,23 @@ class RetryConfig(_Group):
     )
 
 
+class LatencyConfig(_Group):
+    """Inference time that passes in simulated steps, as it would on a robot."""
+
+    extra_ms: float = Field(
+        0.0,
+        ge=0,
+        le=60_000,
+        description="time that passes between each observation and the execution of its answer, milliseconds, rounded "
+        "up to whole control steps; 0: none, the simulation waits for the policy",
+    )
+    mode: Literal["hold", "freeze"] = Field(
+        "hold",
+        description="meanwhile, hold: what is left of a chunk in hand is executed, then the robot stands still; "
+        "freeze: it stands still at once",
+    )
+
+
 class StopWhenConfig(_Group):
     """Optional early stop, decided on the trials that every task has run; tasks then run in rounds of few trials."""
 
@@ -483,6 +500,7 @@ class Config(_Group):
     batching: BatchingConfig = BatchingConfig()
     video: VideoConfig = VideoConfig()
     retry: RetryConfig = RetryConfig()
+    latency: LatencyConfig = LatencyConfig()
     stop_when: StopWhenConfig = StopWhenConfig()
 
     @model_validator(mode="before")
@@ -573,6 +591,16 @@ class Config(_Group):
         return self
 
     @model_validator(mode="after")
+    def _latency_passes_in_steps(self) -> Config:
+        if self.latency.extra_ms and self.load_benchmark().control_hz is None:
+            name = benchmark_name(self.suites[0], self.benchmark)
+            raise ValueError(
+                f"latency.extra_ms: the benchmark {name} does not say how many control steps a second has; "
+                "give its class a control_hz, or leave latency out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_choice_of_trials(self) -> Config:
         if self.tasks is not None and (self.task_start or self.task_end is not None):
             raise ValueError("tasks and task_start or task_end choose the same: give one of them")
@@ -586,6 +614,12 @@ class Config(_Group):
     def starts_from_actual(self) -> bool:
         """True if later segments of a plan start where the robot is, under either name."""
         return self.use_actual_proprio or self.segment_start_from == "actual"
+
+    @property
+    def latency_steps(self) -> int:
+        """Control steps in which `latency.extra_ms` pass."""
+        hz = self.load_benchmark().control_hz if self.latency.extra_ms else None
+        return 0 if hz is None else math.ceil(round(self.latency.extra_ms * hz / 1000, 6))
 
     def task_ids(self, suite: str, known: Iterable[int]) -> list[int] | None:
         """Return the tasks of a suite with the ids `known` that are evaluated; None: all of them."""

@@ -3,7 +3,7 @@
 Protocol: reset to the trial's initial state, wait, then plan. Follow the plan's waypoints one segment at a time, each
 on a fresh observation and starting at the waypoint just aimed at. Plan again when the plan is used up, until the task
 is solved, the environment ends the episode, or the step limit is reached. Success during the wait steps counts.
-`LoopOptions` vary this.
+`LoopOptions` vary this. With a latency, time passes between each observation and the execution of its answer.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from wpray.types import (
 
 NOOP_ACTION: FloatArray = np.zeros(ACTION_DIM)
 NOOP_ACTION.setflags(write=False)
+_NO_ACTIONS: FloatArray = np.zeros((0, ACTION_DIM))
 
 
 class PolicyOutputError(RuntimeError):
@@ -65,6 +66,8 @@ class LoopOptions:
     )
     crop_scale: float | None = None  # share of the images' area that the policy sees
     replan_on: DeviationRule | None = None  # a segment that ends farther from its waypoint ends its plan
+    latency_steps: int = 0  # control steps that pass between an observation and the execution of its answer
+    uses_chunks_rest: bool = True  # meanwhile, what is left of a chunk is executed; False: the robot stands still
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,28 @@ class _Episode:
             if self.settings.on_step is not None:
                 self.settings.on_step(len(self.actions))
 
+    def pass_latency(self, in_hand: FloatArray = _NO_ACTIONS) -> int:
+        """Let the time of the last decision's answer pass; return how many actions `in_hand` were executed meanwhile.
+
+        When they are used up, the robot stands still.
+        """
+        latency = self.settings.loop.latency_steps
+        if not latency:
+            return 0
+        before = len(self.actions)
+        self.execute(in_hand[:latency])
+        executed = len(self.actions) - before
+        self.execute([self._standing_still()] * (latency - executed))
+        self.decisions[-1] = replace(self.decisions[-1], latency_steps=len(self.actions) - before)
+        return executed
+
+    def _standing_still(self) -> FloatArray:
+        """Return the action that moves nothing and keeps the last command of the gripper, or the last target."""
+        last = self.actions[-1] if self.actions else NOOP_ACTION
+        if self.policy.spec.action.control != "delta_eef":
+            return last
+        return np.append(NOOP_ACTION[:-1], last[-1])
+
     def observe(self) -> Observation:
         return self.env.observe(_cropped(self.policy.spec.observation, self.settings.loop.crop_scale))
 
@@ -185,28 +210,46 @@ class _ChunkEpisode(_Episode):
     policy: ChunkClient
     num_chunks: int = 0
     memory: bytes | None = None  # of the last reply
+    rest: FloatArray = field(default_factory=lambda: _NO_ACTIONS)  # of the last chunk, for the next one's latency
 
     def run(self) -> None:
         while not self.over:
-            actions = self.predict()
+            chunk, steps = self.predict()
+            # What was executed meanwhile stands for as many actions at the chunk's beginning, whose time has passed.
+            first = min(self.pass_latency(self.rest), len(chunk) - steps)
             before = len(self.actions)
-            self.execute(actions)
+            self.execute(chunk[first : first + steps])
+            self.rest = chunk[first + steps :]
             self.decisions[-1] = replace(self.decisions[-1], steps=len(self.actions) - before)
+            self.ended = steps == 0
 
-    def predict(self) -> FloatArray:
-        """Return the actions to be executed before the next request; none if it ends the episode."""
+    def predict(self) -> tuple[FloatArray, int]:
+        """Return the chunk as far as it may be used, and how many actions of it are executed before the next request.
+
+        Both are nothing if the policy ends the episode.
+        """
         request = ChunkRequest(self.trial, self.num_chunks, self.observe(), self.memory)
         began = time.perf_counter()
         reply = self.policy.predict(request)
         waited = time.perf_counter() - began
         self.policy_wait_s += waited
-        self.memory, self.ended = reply.memory, reply.done
-        steps = self.policy.spec.execute_steps
-        actions = np.zeros((0, ACTION_DIM)) if reply.done else _first_actions(reply.actions, steps)
+        self.memory = reply.memory
+        chunk, steps = self._usable(reply)
         self.metrics.update(_numbers(reply.metrics))
-        self.decisions.append(self._decision(reply, len(actions), began, waited))
+        self.decisions.append(self._decision(reply, steps, began, waited))
         self.num_chunks += 1
-        return actions
+        return chunk, steps
+
+    def _usable(self, reply: ChunkReply) -> tuple[FloatArray, int]:
+        """Return the reply's actions, checked, without those that are never used; and how many are executed."""
+        if reply.done:
+            return _NO_ACTIONS, 0
+        loop = self.settings.loop
+        executed = _first_actions(reply.actions, self.policy.spec.execute_steps)
+        if not (loop.latency_steps and loop.uses_chunks_rest):
+            return executed, len(executed)
+        parts = [reply.actions] if reply.rest is None or not len(reply.rest) else [reply.actions, reply.rest]
+        return np.concatenate([_first_actions(part, 0) for part in parts]), len(executed)
 
     def result(self) -> EpisodeResult:
         return replace(_Episode.result(self), num_chunks=self.num_chunks)
@@ -253,6 +296,7 @@ class _WaypointEpisode(_Episode):
         self.policy_wait_s += waited
         self.decisions.append(self._plan_decision(reply, began, waited))
         self.num_plans += 1
+        self.pass_latency()
         return reply
 
     def follow(self, reply: PlanReply) -> int:
@@ -270,8 +314,12 @@ class _WaypointEpisode(_Episode):
                 skipped += 1
                 continue
             steps = min(int(duration), MAX_SEGMENT_STEPS)
-            answer, waited = self.act(start, waypoint, steps) if first is None else (first, 0.0)
-            self.segment(index, steps, answer, waited)
+            if first is None:
+                answer = self.act(index, start, waypoint, steps)
+            else:
+                answer = first
+                self._note_segment(index, steps, answer, waited=0.0)
+            self.execute(_executable(answer.segment.actions, steps))
             end = self._arrive(waypoint, reply.space)
             if end is not None:
                 break
@@ -279,16 +327,17 @@ class _WaypointEpisode(_Episode):
         self.decisions[at] = replace(self.decisions[at], plan_end=end or "used_up", skipped=skipped)
         return len(self.actions) - before
 
-    def segment(self, index: int, steps: int, answer: SegmentReply, waited: float) -> None:
-        """Execute the first `steps` actions of the answer to waypoint `index`."""
+    def _note_segment(self, index: int, steps: int, answer: SegmentReply, waited: float) -> None:
+        """Note the answer to waypoint `index`, of which `steps` actions are executed."""
         self.decisions.append(self._segment_decision(index, steps, waited, answer))
         self.num_segments += 1
-        self.execute(_executable(answer.segment.actions, steps))
         self.empty_plans = 0
 
     def _plan_end(self, index: int, duration: int) -> PlanEnd | None:
         """Return why the plan is followed no further than its waypoint `index`, if it is not; may end the episode."""
         loop = self.settings.loop
+        if self._stopped:  # while the plan's latency passed
+            return self._stop_reason
         if 0 < loop.max_segments_per_replan <= index:
             return "segment_limit"
         if duration == 0:
@@ -301,15 +350,19 @@ class _WaypointEpisode(_Episode):
     def _arrive(self, waypoint: Float32Array, space: WaypointSpace | None) -> PlanEnd | None:
         """Note where the last segment has ended; return why that ends its plan, if it does."""
         decision = self.decisions[-1]
-        steps = len(self.actions) - decision.step
+        steps = len(self.actions) - decision.step - (decision.latency_steps or 0)
         tracking = None if space is None else self._track(space, waypoint)
         self.decisions[-1] = replace(decision, steps=steps, tracking=tracking)
         if self._stopped:
-            return "success" if self.success else "truncated"
+            return self._stop_reason
         if steps != decision.duration:
             return "step_budget"
         rule = self.settings.loop.replan_on
         return "deviation" if rule and tracking and rule.calls_for_a_plan(tracking) else None
+
+    @property
+    def _stop_reason(self) -> PlanEnd:
+        return "success" if self.success else "truncated"
 
     def _track(self, space: WaypointSpace, waypoint: Float32Array) -> Tracking:
         blind = ObservationSpec(cameras={}, proprio=self.policy.spec.proprio)
@@ -322,14 +375,17 @@ class _WaypointEpisode(_Episode):
                 "does not give it"
             )
 
-    def act(self, start: Float32Array | None, end: Float32Array, duration: int) -> tuple[SegmentReply, float]:
+    def act(self, index: int, start: Float32Array | None, end: Float32Array, duration: int) -> SegmentReply:
+        """Return the answer to waypoint `index`, which is `end`."""
         plan_index = self.num_plans - 1
         request = SegmentRequest(self.trial, plan_index, self.num_segments, self.observe(), start, end, duration)
         began = time.perf_counter()
         reply = self.policy.act(request)
         waited = time.perf_counter() - began
         self.policy_wait_s += waited
-        return reply, waited
+        self._note_segment(index, duration, reply, waited)
+        self.pass_latency()
+        return reply
 
     def result(self) -> EpisodeResult:
         return replace(_Episode.result(self), num_plans=self.num_plans, num_segments=self.num_segments)

@@ -281,6 +281,7 @@ class ChunkReply:
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name for the episode's row; the last counts
     memory: bytes | None = None  # returned with the episode's next request, because any replica may answer that
     done: bool = False  # the policy ends the episode, and none of the actions is executed
+    rest: FloatArray | None = None  # actions that would follow; executed only while a latency passes
 
 
 PolicyReply = PlanReply | SegmentReply | ChunkReply
@@ -344,6 +345,7 @@ class Decision:
     steps: int | None = None  # segment, chunk: control steps executed
     tracking: Tracking | None = None  # segment: None if the policy's waypoints have no known space
     chunk_index: int | None = None  # chunk: counted over the episode
+    latency_steps: int | None = None  # control steps between the observation and what it led to; None: no latency
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,7 @@ _OPTIONS: list[dict[str, Any]] = [
     {"center_crop": True, "center_crop_scale": 0.9},
     {"eval_seed": 7},
     {"vlm_max_token_len": 320},
+    {"latency": {"extra_ms": 100}},
 ]
 
 
@@ -165,7 +166,9 @@ def test_runs_with_another_evaluation_option_are_refused_by_name(tmp_path: Path,
     fake: dict[str, Any] = {"task_suite": "fake", "policy": "scripted"}
     write_run(tmp_path / "a", [[True, True]])
     write_run(tmp_path / "b", [[True, True]], outcome_fields=outcome_fields(Config.model_validate(fake | options)))
-    name = next(iter(options)).replace("use_actual_proprio", "segment_start_from")
+    name = (
+        next(iter(options)).replace("use_actual_proprio", "segment_start_from").replace("latency", "latency.extra_ms")
+    )
     (found,) = [text for text in obstacles(load(tmp_path / "a"), load(tmp_path / "b")) if text.startswith(f"{name} (")]
     assert " in A, " in found and " in B)" in found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wpray.compare import main as compare
+from wpray.errors import BadInputError
 from wpray.launch import main as launch
 from wpray.results import load
 from wpray.results.reader import Run
@@ -35,6 +36,25 @@ def test_a_chunk_policy_runs_from_the_command_to_the_report(tmp_path: Path, caps
     assert "[replan" not in (tmp_path / "3" / "run.log").read_text()
     assert compare([str(tmp_path / "1"), str(tmp_path / "3")]) == 0
     assert "4 paired trials" in capsys.readouterr().out
+
+
+def test_latency_passes_and_is_recorded_and_no_other_run_mixes_with_it(tmp_path: Path) -> None:
+    late = _run(tmp_path / "late", "--latency.extra_ms", "101", "--env.max_steps", "40", "--num_parallel", "1")
+    assert late.info["latency_steps"] == 3
+    assert late.info["outcome_fields"]["latency.extra_ms"] == 101
+    assert "takes effect 3 control steps after its observation (latency: 101 ms, hold)" in _log(tmp_path / "late")
+    rows = late.decisions.to_pylist()
+    assert {row["latency_steps"] for row in rows} <= {1, 2, 3}
+    for key, steps in zip(((0, 0), (0, 1), (1, 0), (1, 1)), late.episodes["num_steps"].to_pylist(), strict=True):
+        own = [row for row in rows if _key(row) == key]
+        assert 10 + sum(row["latency_steps"] + row["steps_executed"] for row in own) == steps
+        assert late.trajectory(("fake", *key)).num_rows == steps
+    with pytest.raises(BadInputError, match=r"differs in: latency\.mode \('hold' there, 'freeze' here\)"):
+        _run(tmp_path / "late", "--latency.extra_ms", "101", "--latency.mode", "freeze", "--env.max_steps", "40")
+
+
+def _log(folder: Path) -> str:
+    return (folder / "run.log").read_text()
 
 
 def _decisions_hold_chunks_and_nothing_else(run: Run) -> None:

@@ -122,6 +122,7 @@ class Benchmark(Protocol):
 
     cameras: ClassVar[tuple[str, ...]] = ()  # that Environment.render knows, by name
     video_cameras: ClassVar[tuple[str, ...]] = ()  # those of observation_spec, side by side in videos
+    control_hz: ClassVar[float | None] = None  # control steps of a second; None: not known, so no latency is simulated
     uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
     takes_own_states: ClassVar[bool] = False  # resets to `Trial.own_state` where a trial has one (init_states_file)

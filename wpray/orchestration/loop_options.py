@@ -17,4 +17,6 @@ def loop_options(config: Config) -> LoopOptions:
         stop_on_d0=config.stop_on_d0,
         crop_scale=config.center_crop_scale if config.center_crop else None,
         replan_on=deviation if config.replan_on_deviation else None,
+        latency_steps=config.latency_steps,
+        uses_chunks_rest=config.latency.mode == "hold",
     )

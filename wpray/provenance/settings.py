@@ -18,6 +18,7 @@ EVALUATION_OPTIONS = (
     *("strict_step_budget", "stop_on_d0", "replan_on_deviation", "deviation_threshold", "deviation_metric"),
     *("temperature", "forbid_terminal_first_waypoint", "center_crop", "center_crop_scale", "noise", "eval_seed"),
     *("vlm_max_token_len", "ae_max_token_len"),
+    *("latency.extra_ms", "latency.mode"),
 )
 
 # Settings that no episode's outcome depends on: where and how much runs, and what is recorded.
@@ -85,6 +86,8 @@ DONE_WITHOUT: dict[str, Any] = {
     "center_crop_scale": None,
     "noise": "keyed",
     "eval_seed": None,
+    "latency.extra_ms": 0.0,
+    "latency.mode": "hold",
 }
 
 
@@ -121,6 +124,8 @@ def comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
         found["segment_start_from"] = "actual"
     if not found["replan_on_deviation"]:
         found |= {name: DONE_WITHOUT[name] for name in ("deviation_threshold", "deviation_metric")}
+    if not found["latency.extra_ms"]:
+        found["latency.mode"] = DONE_WITHOUT["latency.mode"]
     return found
 
 

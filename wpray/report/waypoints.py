@@ -30,9 +30,8 @@ class Segments:
 
 def collect(run: Run) -> Segments:
     """Collect the segments of `run`. Without trajectories or units there are no misses; notes say what is damaged."""
-    rows = run.decisions.select(
-        ["task_id", "trial", "suite", "kind", "step", "plan_index", "waypoints", "waypoint_index", "duration"]
-    )
+    named = ("kind", "step", "latency_steps", "plan_index", "waypoints", "waypoint_index", "duration")
+    rows = run.decisions.select(["task_id", "trial", "suite", *named])
     episodes = _by_episode(rows.to_pylist())
     segments = [row for rows in episodes.values() for row in rows if row["kind"] == "segment"]
     durations = [row["duration"] for row in segments if row["duration"] is not None]
@@ -72,7 +71,7 @@ def _misses(
         plans = {row["plan_index"]: row["waypoints"] for row in episodes[key] if row["kind"] == "plan"}
         for row in episodes[key]:
             planned = _aim(row, plans)
-            end = row["step"] + (row["duration"] or 0)
+            end = row["step"] + (row["latency_steps"] or 0) + (row["duration"] or 0)
             if planned is not None and 0 < end <= len(reached):
                 miss = float(np.linalg.norm(planned * scale + offset - reached[end - 1]))
                 if math.isfinite(miss):

@@ -167,6 +167,7 @@ def _decision_row(decision: Decision) -> dict[str, Any]:
         "plan_end": decision.plan_end,
         "skipped_waypoints": decision.skipped,
         "steps_executed": decision.steps,
+        "latency_steps": decision.latency_steps,
         **({} if decision.tracking is None else _tracking_columns(decision.tracking)),
     }
 

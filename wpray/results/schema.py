@@ -6,7 +6,7 @@ import pyarrow as pa
 
 # MAJOR.MINOR. A minor version adds nullable columns, which are null in files that lack them. A major version removes a
 # column or changes its meaning, so that older readers must refuse the file.
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 VERSION_KEY = b"wpray_schema"  # in a file's metadata
 
 
@@ -117,6 +117,14 @@ _DECISION_FIELDS = [
     _field("planned_open", pa.bool_(), "segment: whether the gripper was to be open at its end", nullable=True),
     _field("reached_open", pa.bool_(), "segment: whether the gripper was open at its end", nullable=True),
     _field("chunk_index", pa.int32(), "chunk: which one of the episode", nullable=True),
+    # since 1.3
+    _field(
+        "latency_steps",
+        pa.int32(),
+        "control steps from `step` to the first that the answer decided; null without latency",
+        "control steps",
+        nullable=True,
+    ),
 ]
 _KEY_FIELDS = [EPISODE_SCHEMA.field(name) for name in ("run_id", "suite", "task_id", "trial")]
 DECISION_SCHEMA = _schema([*_KEY_FIELDS, *_DECISION_FIELDS])

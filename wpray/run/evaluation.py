@@ -106,13 +106,12 @@ def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
         settings = all_policy_args(config) if guest.policy is None else {}
         facts |= {"policy_settings": settings, "policy_spec": asdict(spec), **chosen.facts}
         facts |= {"variations": config.variations} if config.variations else {}
+        facts |= {"latency_steps": config.latency_steps} if config.latency_steps else {}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
         stack.enter_context(live_report(folder.path) if guest.live else contextlib.nullcontext())
-        if bddl := [suite for suite in config.suites if config.instruction_of(suite) == "bddl"]:
-            of = f" in {', '.join(bddl)}" if len(config.suites) > 1 else ""
-            _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
+        _log_conditions(config)
         chosen.check_same_states(folder.read_info(), folder.location)
         finished = folder.finished()
         tally = chosen.tally(config, finished)
@@ -131,6 +130,15 @@ def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
             stack.enter_context(_ray(config, console))
         code = _finish(run, _carry_out(run, console, versions) if todo else None, console)
     return RunResult(code, folder)
+
+
+def _log_conditions(config: Config) -> None:
+    if bddl := [suite for suite in config.suites if config.instruction_of(suite) == "bddl"]:
+        of = f" in {', '.join(bddl)}" if len(config.suites) > 1 else ""
+        _LOG.info("instructions%s are the BDDL files' (env.instruction: %s)", of, config.env.instruction)
+    if steps := config.latency_steps:
+        text = "each answer takes effect %d control steps after its observation (latency: %g ms, %s)"
+        _LOG.info(text, steps, config.latency.extra_ms, config.latency.mode)
 
 
 def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:

@@ -50,6 +50,8 @@ def serve_policy(config: Config, host: str, port: int, token: str | None) -> Non
         raise BadInputError(f"policy: {config.policy} sees simulator truth, which no client sends; serve another")
     if config.replan_on_deviation:
         raise BadInputError("replan_on_deviation: needs the episode's own loop; leave it out to serve the policy")
+    if config.latency.extra_ms:
+        raise BadInputError("latency.extra_ms: passes in the episode's own loop; leave it out to serve the policy")
     policy = build_policy(config)
     sources = getattr(policy, "sources", None)
     for line in (*sources.lines, *sources.warnings) if sources else ():

@@ -18,8 +18,6 @@ from wpray.serve.messages import PROMPT, RESET, STATE, observation_of, trial_in
 from wpray.serve.walk import Walker, WalkState, WalkStep
 from wpray.types import ChunkRequest, Observation, Timing, Trial
 
-CONTROL_HZ = 20  # of LIBERO's controller
-
 
 @dataclass(frozen=True, slots=True)
 class SharedPolicy:
@@ -47,7 +45,7 @@ class SharedPolicy:
             PLACES: min(config.batching.max_batch_size, spec.max_batch_size) * 2,
             "checkpoint": config.joint_checkpoint or config.vlm_checkpoint,
             "planner_mode": spec.kind,
-            "control_hz": CONTROL_HZ,
+            "control_hz": config.load_benchmark().control_hz,
         }
 
 

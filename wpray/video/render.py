@@ -124,9 +124,11 @@ def _job(run: Run, row: EpisodeRow, segments: tuple[tuple[int, int], ...], by_su
 
 def _segments(run: Run) -> dict[TrialKey, tuple[tuple[int, int], ...]]:
     found: dict[TrialKey, list[tuple[int, int]]] = {}
-    for row in run.decisions.select(["kind", "suite", "task_id", "trial", "step", "waypoint_index"]).to_pylist():
+    named = ["kind", "suite", "task_id", "trial", "step", "latency_steps", "waypoint_index"]
+    for row in run.decisions.select(named).to_pylist():
         if row["kind"] == "segment":
-            found.setdefault(TrialKey.from_row(row), []).append((row["step"], row["waypoint_index"]))
+            begins = row["step"] + (row["latency_steps"] or 0)
+            found.setdefault(TrialKey.from_row(row), []).append((begins, row["waypoint_index"]))
     return {key: tuple(pairs) for key, pairs in found.items()}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from wpray.benchmarks.base import Benchmark, BenchmarkCheck, InstructionSource, ResetProtocol, SuiteSize
 from wpray.benchmarks.libero import suites as suites_by_name
 from wpray.benchmarks.libero.files import LIBEROS, decisive_packages
-from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, PROPRIO, SCENE_CAMERAS
+from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, CONTROL_HZ, PROPRIO, SCENE_CAMERAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,7 @@ class LiberoBenchmark(Benchmark):
 
     cameras = SCENE_CAMERAS
     video_cameras = tuple(CAMERAS.values())
+    control_hz = CONTROL_HZ
     uses_opengl = takes_own_states = True
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "mujoco": ("mujoco",),

@@ -16,7 +16,7 @@ import numpy as np
 
 from wpray.benchmarks.libero.contacts import Contacts
 from wpray.benchmarks.libero.imports import load
-from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS
+from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, CONTROL_HZ
 from wpray.types import FloatArray
 
 _RESTORED = ("body_pos", "body_quat", "site_rgba", "site_size", "site_pos", "geom_rgba")
@@ -96,7 +96,7 @@ def _make(bddl: Path) -> Any:
         has_renderer=False,
         has_offscreen_renderer=False,
         render_camera="frontview",
-        control_freq=20,
+        control_freq=CONTROL_HZ,
         horizon=1000,
         ignore_done=True,
         hard_reset=False,

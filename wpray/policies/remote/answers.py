@@ -9,13 +9,24 @@ from typing import Any
 import numpy as np
 
 from wpray.errors import InvalidRequestError
-from wpray.types import ACTION_DIM, ChunkRequest, FloatArray, ImageArray
+from wpray.types import ACTION_DIM, ChunkReply, ChunkRequest, FloatArray, ImageArray
 
 _ENOUGH = 30  # chunks without a negative gripper command, after which a sign is doubted
 
 
-def chunk_of(name: str, found: Any, steps: int = 0) -> FloatArray:
-    """Return the first `steps` of (H, 7) actions, or all if 0. Raise InvalidRequestError where they are no such array.
+def reply_of(
+    name: str, found: Any, steps: int, executable: Callable[[FloatArray], FloatArray] = lambda actions: actions
+) -> ChunkReply:
+    """Return the reply of which the first `steps` actions are executed, or all if 0; `executable` converts them.
+
+    Raise InvalidRequestError as `chunk_of` does.
+    """
+    actions = executable(chunk_of(name, found))
+    return ChunkReply(actions[: steps or None], rest=actions[steps:] if steps else None)
+
+
+def chunk_of(name: str, found: Any) -> FloatArray:
+    """Return (H, 7) actions. Raise InvalidRequestError where they are no such array.
 
     The server's policy would give the same again, so that its trial becomes an error row.
     """
@@ -27,7 +38,7 @@ def chunk_of(name: str, found: Any, steps: int = 0) -> FloatArray:
         raise InvalidRequestError(f"{name}: the actions have the shape {actions.shape}, expected (H, {ACTION_DIM})")
     if not np.isfinite(actions).all():
         raise InvalidRequestError(f"{name}: the actions hold a value that is not finite")
-    return actions[:steps] if steps else actions
+    return actions
 
 
 def image_of(name: str, request: ChunkRequest, camera: str) -> ImageArray:

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wpray.errors import InvalidRequestError
 from wpray.policies.base import PolicySpec
-from wpray.policies.remote.answers import chunk_of, image_of, open_at_one
+from wpray.policies.remote.answers import image_of, open_at_one, reply_of
 from wpray.policies.remote.gr00t_channel import Gr00tChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
@@ -69,7 +69,7 @@ class Gr00tPolicy(RemotePolicy):
         columns = [_column(self.name, action, part) for part in _PARTS]
         if len({len(column) for column in columns}) > 1:
             raise InvalidRequestError(f"{self.name}: the parts of the actions have {list(map(len, columns))} steps")
-        return ChunkReply(open_at_one(chunk_of(self.name, np.stack(columns, axis=1), self._settings.replan_steps)))
+        return reply_of(self.name, np.stack(columns, axis=1), self._settings.replan_steps, open_at_one)
 
     def conventions(self) -> dict[str, str]:
         """Return descriptions of requests and of the use of actions."""

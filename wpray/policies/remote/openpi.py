@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wpray.errors import InvalidRequestError
 from wpray.policies.base import PolicySpec
-from wpray.policies.remote.answers import chunk_of, image_of
+from wpray.policies.remote.answers import image_of, reply_of
 from wpray.policies.remote.openpi_channel import OpenpiChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
@@ -84,8 +85,8 @@ class OpenpiPolicy(RemotePolicy):
             raise InvalidRequestError(f"{self.name}: the answer has no actions, but {sorted(map(str, answer))!r:.200}")
         memory = answer.get(MEMORY) if self._is_ours else None
         done = self._is_ours and answer.get(DONE) is True
-        actions = chunk_of(self.name, answer["actions"], self._steps)
-        return ChunkReply(actions, memory=memory if isinstance(memory, bytes) else None, done=done)
+        reply = reply_of(self.name, answer["actions"], self._steps)
+        return replace(reply, memory=memory if isinstance(memory, bytes) else None, done=done)
 
     def conventions(self) -> dict[str, str]:
         """Return descriptions of requests and of the use of actions."""

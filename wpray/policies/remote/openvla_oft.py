@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wpray.errors import InvalidRequestError
 from wpray.policies.base import PolicySpec
-from wpray.policies.remote.answers import chunk_of, image_of, open_at_one
+from wpray.policies.remote.answers import image_of, open_at_one, reply_of
 from wpray.policies.remote.arrays import pack_json
 from wpray.policies.remote.http_channel import HttpChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
@@ -61,7 +61,7 @@ class OpenvlaOftPolicy(RemotePolicy):
 
     def reply(self, answer: Any) -> ChunkReply:
         """Return the actions with the gripper as LIBERO means it."""
-        return ChunkReply(open_at_one(chunk_of(self.name, answer, self._settings.replan_steps)))
+        return reply_of(self.name, answer, self._settings.replan_steps, open_at_one)
 
     def conventions(self) -> dict[str, str]:
         """Return descriptions of requests and of the use of actions."""

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wpray.errors import BadInputError, InvalidRequestError
 from wpray.policies.base import PolicySpec
-from wpray.policies.remote.answers import chunk_of, image_of
+from wpray.policies.remote.answers import image_of, reply_of
 from wpray.policies.remote.openpi_channel import OpenpiChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
@@ -80,7 +80,7 @@ class StarvlaPolicy(RemotePolicy):
     def _share(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
         question = {**self.question(requests[0]), "examples": [self._example(request) for request in requests]}
         chunks = self._chunks(self._pool.ask(question), len(requests))
-        return [self._watched(ChunkReply(self._executable(chunk))) for chunk in chunks]
+        return [self._watched(self._reply_of(chunk)) for chunk in chunks]
 
     def question(self, request: ChunkRequest) -> dict[str, Any]:
         """Return what StarVLA's LIBERO client sends for one request."""
@@ -90,7 +90,7 @@ class StarvlaPolicy(RemotePolicy):
 
     def reply(self, answer: Any) -> ChunkReply:
         """Return the actions of a batch of one."""
-        return ChunkReply(self._executable(self._chunks(answer, 1)[0]))
+        return self._reply_of(self._chunks(answer, 1)[0])
 
     def conventions(self) -> dict[str, str]:
         """Return descriptions of requests and of the use of actions."""
@@ -120,7 +120,11 @@ class StarvlaPolicy(RemotePolicy):
             raise InvalidRequestError(f"{self.name}: the actions are {shape!r:.80}, expected the shape ({count}, T, 7)")
         return chunks
 
-    def _executable(self, chunk: Any) -> FloatArray:
-        actions = chunk_of(self.name, chunk, self._settings.replan_steps).copy()
-        actions[:, -1] = np.where(actions[:, -1] > _CLOSES_BELOW, -1.0, 1.0)
-        return actions
+    def _reply_of(self, chunk: Any) -> ChunkReply:
+        return reply_of(self.name, chunk, self._settings.replan_steps, _executable)
+
+
+def _executable(actions: FloatArray) -> FloatArray:
+    turned = actions.copy()
+    turned[:, -1] = np.where(turned[:, -1] > _CLOSES_BELOW, -1.0, 1.0)
+    return turned
