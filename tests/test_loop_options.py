@@ -24,7 +24,7 @@ from wpray.types import (
     Segment,
     SegmentReply,
     SegmentRequest,
-    SimState,
+    State,
     Step,
     Task,
     Trial,
@@ -58,7 +58,7 @@ class _Wandering:
     def at(self, steps: int) -> FloatArray:
         return self._states[steps]
 
-    def state(self) -> SimState:
+    def state(self) -> State:
         raise NotImplementedError
 
     def scene(self) -> SceneState:

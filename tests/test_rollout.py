@@ -26,7 +26,7 @@ from wpray.types import (
     Segment,
     SegmentReply,
     SegmentRequest,
-    SimState,
+    State,
     Step,
     Task,
     Trial,
@@ -58,14 +58,13 @@ class CountingEnv:
         self.observed_at.append(self.steps)
         return Observation(np.full(8, float(self.steps)))
 
-    def state(self) -> SimState:
-        at = np.full(1, float(self.steps))
-        return SimState(at, at, np.zeros(3), np.zeros(4), np.zeros(2), at, np.zeros(1, np.float32))
+    def state(self) -> State:
+        return {"qpos": np.full(1, float(self.steps))}
 
     def scene(self) -> SceneState:
         return SceneState(np.zeros((1, 3)), np.zeros((1, 4)))
 
-    def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
+    def render(self, state: State, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
         raise NotImplementedError
 
     def close(self) -> None: ...
@@ -144,7 +143,7 @@ def test_the_trajectory_has_one_row_a_step_and_wait_steps_are_zero_actions() -> 
     result = run_trial(CountingEnv(), PlansFromDurations([7]), TRIAL)
     assert result.trajectory.actions.shape == (60, 7)
     assert np.array_equal(result.trajectory.actions[:10], np.tile(NOOP_ACTION, (10, 1)))
-    assert [int(state.qpos[0]) for state in result.trajectory.states] == list(range(1, 61))
+    assert [int(state["qpos"][0]) for state in result.trajectory.states] == list(range(1, 61))
 
 
 def test_recording_can_be_off_and_every_step_is_a_sign_of_life() -> None:

@@ -37,7 +37,7 @@ from wpray.types import (
     PlanRequest,
     SegmentReply,
     SegmentRequest,
-    SimState,
+    State,
     Step,
     Tracking,
     Trajectory,
@@ -109,7 +109,7 @@ class _Episode:
     last: Step = _NOTHING_YET
     ended: bool = False  # True if the policy has ended the episode
     actions: list[FloatArray] = field(default_factory=list)
-    states: list[SimState] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)  # of the policy
     reset_s: float = 0.0

@@ -285,19 +285,31 @@ class ChunkReply:
 
 
 PolicyReply = PlanReply | SegmentReply | ChunkReply
+State = Mapping[str, NDArray[Any]]  # after a control step: one vector of floats for each of the benchmark's columns
 
 
 @dataclass(frozen=True, slots=True)
-class SimState:
-    """State of the simulator after a control step, sufficient for a pixel-exact render of that step's images."""
+class StateColumn:
+    """Column of trajectories that a benchmark declares: one vector of the state after each control step."""
 
-    qpos: FloatArray  # (nq,) after the step
-    qvel: FloatArray  # (nv,)
-    eef_pos: FloatArray  # (3,) as observed
-    eef_quat: FloatArray  # (4,) x, y, z, w, as observed
-    gripper_qpos: FloatArray  # (2,)
-    render_qpos: FloatArray  # (nq,) at the sampled substep, which the images show
-    render_site_alpha: Float32Array  # (nsite,) visual flags such as a lit stove
+    name: str
+    about: str
+    unit: str = ""
+    width: int | None = None  # None: the task decides
+    record: Literal["light", "full"] = "light"  # full: only `record: full` keeps it, because only rendering needs it
+    dtype: Literal["float64", "float32"] = "float64"
+
+
+# Columns of a robot arm in MuJoCo. A run whose run.json names no columns has these.
+ARM_COLUMNS = (
+    StateColumn("eef_pos", "gripper site as observed, world frame", "m", 3),
+    StateColumn("eef_quat", "hand orientation as observed (x, y, z, w), world frame", width=4),
+    StateColumn("gripper_qpos", "finger joints as observed", "m", 2),
+    StateColumn("qpos", "generalized positions after the step", "m, rad", record="full"),
+    StateColumn("qvel", "generalized velocities after the step", "m/s, rad/s", record="full"),
+    StateColumn("render_qpos", "positions that the step's images show", "m, rad", record="full"),
+    StateColumn("render_site_alpha", "opacity of each site (a lit stove)", record="full", dtype="float32"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,8 +365,8 @@ class Trajectory:
     """Control steps of an episode, wait steps included; N rows."""
 
     actions: FloatArray  # (N, 7)
-    states: tuple[SimState, ...]  # N; empty when recording is off
-    scene: SceneState | None
+    states: tuple[State, ...]  # N; empty when recording is off
+    scene: SceneState | None  # None: nothing is drawn but the states, or recording is off
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,8 @@ def _trajectory(environment: LiberoEnvironment, trial: Trial) -> list[FloatArray
     for action in actions:
         environment.step(action)
         state = environment.state()
-        seen += [state.qpos, state.qvel, state.eef_pos, state.render_qpos, environment._stepper._data.qacc_warmstart]
+        seen += [*(state[name] for name in ("qpos", "qvel", "eef_pos", "render_qpos"))]
+        seen.append(environment._stepper._data.qacc_warmstart)
     return [array.copy() for array in seen]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from wpray.benchmarks.fake.benchmark import FakeBenchmark
 from wpray.benchmarks.fake.environment import FakeEnvironment
 from wpray.testing import check_benchmark
 from wpray.testing.benchmarks import PROMISES, BenchmarkCase, assert_equal, case_of, run
-from wpray.types import FloatArray, Observation, ObservationSpec, Step, Trial
+from wpray.types import FloatArray, Observation, ObservationSpec, State, Step, Trial
 
 SUITES = ("fake", "libero_spatial")  # the real one with fixtures that each reset places anew
 
@@ -35,8 +34,9 @@ def test_a_state_agrees_with_the_observation(case: BenchmarkCase) -> None:
     case.begin(case.trial())
     case.env.step(case.actions(1)[0])
     state, seen = case.env.state(), case.env.observe(ObservationSpec(cameras={}))
-    assert np.array_equal(state.eef_pos, seen.proprio[:3])
-    assert np.array_equal(state.gripper_qpos, seen.proprio[6:])
+    assert np.array_equal(state["eef_pos"], seen.proprio[:3])
+    assert np.array_equal(state["gripper_qpos"], seen.proprio[6:])
+    assert abs(np.linalg.norm(state["eef_quat"]) - 1) < 1e-6
 
 
 def test_a_trial_that_is_not_solved_is_not_done(case: BenchmarkCase) -> None:
@@ -63,10 +63,17 @@ class _Shares(FakeEnvironment):
 
     _qpos = np.zeros(6)
 
-    def state(self) -> Any:
+    def state(self) -> State:
         found = super().state()
-        self._qpos[:] = found.qpos
-        return type(found)(self._qpos, *(getattr(found, name) for name in type(found).__slots__[1:]))
+        self._qpos[:] = found["qpos"]
+        return {**found, "qpos": self._qpos}
+
+
+class _Undeclared(FakeEnvironment):
+    """Records more than is declared."""
+
+    def state(self) -> State:
+        return {**super().state(), "speed": self._velocity.copy()}
 
 
 class _Renders(FakeEnvironment):
@@ -90,6 +97,7 @@ class _Moves(FakeEnvironment):
     [
         (_Remembers, "a_trial_depends_on_nothing_that_ran_before_it"),
         (_Shares, "what_was_handed_out_is_not_overwritten_and_actions_are_left_alone"),
+        (_Undeclared, "a_state_is_what_the_columns_declare"),
         (_Renders, "only_looking_at_images_renders"),
         (_Moves, "looking_changes_nothing"),
     ],

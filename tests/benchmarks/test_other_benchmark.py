@@ -9,9 +9,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wpray.results import load
+from wpray.results.reader import matrix
 
 ROOT = Path(__file__).parents[2]
 _NAME = "wpray_reach-0.3"
@@ -66,6 +68,10 @@ def test_it_runs_end_to_end_by_its_suites_name(site: Path, tmp_path: Path) -> No
         ("reach", "reach_the_point", trial) for trial in range(4)
     ]
     assert all(dict(row["metrics"])["progress/distance_m"] > 0 for row in rows)
+    steps = run.trajectory(("reach", 0, 0))
+    assert steps.column_names == ["step", "action", "hand", "point"]
+    assert np.array_equal(matrix(steps, "hand")[9], np.zeros(3)), "the ten wait steps move nothing"
+    assert steps.schema.field("point").metadata == {b"description": b"where it must come", b"unit": b"m"}
     origin = run.info["origins"]["reach"]
     assert origin["source"] == "wpray-reach 0.3"
     assert "progress/distance_m" in (tmp_path / "run" / "report.html").read_text()

@@ -30,7 +30,7 @@ def test_a_trial_starts_in_its_own_state_and_a_look_changes_no_bit() -> None:
         found = []
         for action in actions:
             env.step(action)
-            found.append(env.state().qpos)
+            found.append(env.state()["qpos"])
             if look:
                 env.observe(BLIND)
         return np.array(found).tobytes()
@@ -43,7 +43,7 @@ def test_a_trial_starts_in_its_own_state_and_a_look_changes_no_bit() -> None:
     other = replace(third, own_state=tuple(states[5].tolist()))
     assert positions(other, look=False) != plain
     env.reset(other)
-    assert np.array_equal(env.state().qpos, states[5][1 : 1 + len(env.state().qpos)])
+    assert np.array_equal(env.state()["qpos"], states[5][1 : 1 + len(env.state()["qpos"])])
     with pytest.raises(BadInputError, match=rf"a state of {task.name} has 4 numbers, not {states.shape[1]}"):
         env.reset(replace(third, own_state=(0.0, 1.0, 2.0, 3.0)))
     env.close()

@@ -111,7 +111,7 @@ def _agrees(result: EpisodeResult, seen: Sequence[Observation], golden: dict[str
     assert [segment.duration for segment in segments] == golden["seg_duration"].tolist()
     waypoints = np.stack([np.column_stack([plan.waypoints, plan.durations]) for plan in plans])
     assert np.array_equal(waypoints.astype(np.float32), golden["plan_tokens"])
-    _saw_the_same(seen, golden, np.stack([state.qpos for state in result.trajectory.states]))
+    _saw_the_same(seen, golden, np.stack([state["qpos"] for state in result.trajectory.states]))
 
 
 def _saw_the_same(seen: Sequence[Observation], golden: dict[str, np.ndarray], qpos: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from wpray.benchmarks.rotation import axis_angle
 from wpray.benchmarks.views import policy_view
-from wpray.types import FloatArray, ImageArray, Observation, ObservationSpec, SceneState, SimState, Step, Task, Trial
+from wpray.types import FloatArray, ImageArray, Observation, ObservationSpec, SceneState, State, Step, Task, Trial
 
 TASK = Task(
     "libero_spatial",
@@ -59,13 +59,13 @@ class TinyEnv:
         pictures = {"base": base, "wrist": wrist}
         return Observation(proprio, {role: policy_view(pictures[role], view) for role, view in spec.cameras.items()})
 
-    def state(self) -> SimState:
+    def state(self) -> State:
         raise NotImplementedError
 
     def scene(self) -> SceneState:
         raise NotImplementedError
 
-    def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
+    def render(self, state: State, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
         raise NotImplementedError
 
     def close(self) -> None: ...

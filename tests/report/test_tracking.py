@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_the_episodes(run: Path, results: list[EpisodeR
             for segment in (decision for decision in result.decisions if decision.kind == "segment"):
                 aim = plans[segment.plan_index].waypoints[segment.waypoint_index]  # type: ignore[index]
                 reached = result.trajectory.states[segment.step + segment.steps - 1]  # type: ignore[operator]
-                misses.append(reached.eef_pos - aim[:3])
+                misses.append(reached["eef_pos"] - aim[:3])
                 seconds += 1
         assert len(found[name].errors) == seconds > 3
         np.testing.assert_allclose(found[name].position, misses, atol=1e-6)

@@ -89,7 +89,7 @@ def _result(trial: Trial, success: bool, steps: int) -> EpisodeResult:
         env.step(action)
         states.append(env.state())
     times = EpisodeTimes(reset_s=0.5, env_s=1.0, render_s=0.4, policy_wait_s=0.8, wall_s=2.8)
-    decisions = tuple(_decisions(np.stack([state.eef_pos for state in states])))
+    decisions = tuple(_decisions(np.stack([state["eef_pos"] for state in states])))
     return EpisodeResult(trial, success, steps, 1, 2, decisions, Trajectory(actions, tuple(states), env.scene()), times)
 
 

@@ -144,6 +144,7 @@ _INFOS: tuple[dict[str, Any], ...] = (
     *({"hosts": value} for value in ([], "x", {"h": 3}, {"h": {"versions": []}})),
     *({"waypoint_space": value} for value in ([], {}, {"scale": [1]}, {"scale": ["x"] * 8, "offset": [0] * 8})),
     {"waypoint_space": {"scale": [_NAN] * 8, "offset": [0.0] * 8}},
+    *({"state_columns": value} for value in ({}, "x", ["eef_pos"], [{"name": "eef_pos"}])),
     *({"planned_episodes": value} for value in ("many", 1.5, [], True, _INF)),
     *({name: 3} for name in ("state", "started_at", "written_at", "stop_reason", "git_commit", "host", "renderer")),
     *({name: []} for name in ("outcome_fields", "versions", "policy_files", "platform", "fingerprint")),

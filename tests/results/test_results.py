@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import itertools
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -31,8 +33,10 @@ from wpray.types import (
     EpisodeResult,
     EpisodeTimes,
     Failure,
+    FloatArray,
     SceneState,
-    SimState,
+    State,
+    StateColumn,
     Task,
     Timing,
     Trajectory,
@@ -45,11 +49,17 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CONTEXT = EpisodeContext("run", "scripted", None, "wpray", "host", "env-0", 1, NOW, NOW)
 
 
+def _state(p: FloatArray) -> State:
+    robot = {"eef_pos": p[:3], "eef_quat": p[3:7], "gripper_qpos": p[7:9]}
+    drawn = {"render_qpos": p[:70], "render_site_alpha": np.ones(5, np.float32)}
+    return {**robot, "qpos": p[:70], "qvel": p[:62], **drawn}
+
+
 def _result(trial: int = 0, steps: int = 150, success: bool = True) -> EpisodeResult:
     """An episode whose joints move smoothly, as real ones do."""
     rng = np.random.default_rng(trial)
     phase = np.cumsum(rng.normal(0, 0.01, (steps, 80)), axis=0)
-    states = tuple(SimState(p[:70], p[:62], p[:3], p[3:7], p[7:9], p[:70], np.ones(5, np.float32)) for p in phase)
+    states = tuple(map(_state, phase))
     decisions = (
         Decision("plan", 10, 0, 0, np.ones((7, 8), np.float32), np.arange(7), None, None, 0.1, Timing(0.01, 0.02, 4)),
         Decision("segment", 10, 0, 0, None, None, 1, 20, 0.0, Timing()),
@@ -103,9 +113,42 @@ def test_a_trajectory_is_exact_small_and_the_same_bytes_every_time(tmp_path: Pat
     path.write_bytes(full)
     table = pq.read_table(path)
     assert np.array_equal(np.array(table["action"].to_pylist()), result.trajectory.actions)
-    assert np.array_equal(np.array(table["qpos"].to_pylist()), [state.qpos for state in result.trajectory.states])
+    assert np.array_equal(np.array(table["qpos"].to_pylist()), [state["qpos"] for state in result.trajectory.states])
     assert np.array_equal(scene_from_metadata(table.schema.metadata).body_quat, np.ones((9, 4)))
     assert encode_episode(result, CONTEXT, "none").trajectory is None
+
+
+def test_trajectories_have_the_columns_that_the_benchmark_declares() -> None:
+    columns = (
+        StateColumn("hand", "where the hand is", "m"),
+        StateColumn("drawn", "what is drawn", width=2, record="full", dtype="float32"),
+    )
+    states = tuple({"hand": np.full(3, step), "drawn": np.full(2, step / 3)} for step in range(4))
+    result = dataclasses.replace(_result(steps=4), trajectory=Trajectory(np.zeros((4, 7)), states, None))
+    kept = {"light": ["step", "action", "hand"], "full": ["step", "action", "hand", "drawn"]}
+    for record, names in kept.items():
+        context = dataclasses.replace(CONTEXT, state_columns=columns)
+        table = pq.read_table(io.BytesIO(encode_episode(result, context, cast(Any, record)).trajectory or b""))
+        assert table.column_names == names
+        assert table["hand"].to_pylist() == [[step] * 3 for step in range(4)]
+    assert table.schema.field("drawn").type == pa.list_(pa.float32(), 2)
+    assert scene_from_metadata(table.schema.metadata) is None
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (StateColumn("goal", "where it must come"), "lacks goal, which the benchmark's state_columns declare"),
+        (StateColumn("hand", "where the hand is", width=4), "hand has shape (3,), expected (4,) at every step"),
+        (StateColumn("steps", "taken"), "steps has shape (1,), expected one width at every step"),
+    ],
+)
+def test_states_that_are_not_as_declared_are_named(column: StateColumn, said: str) -> None:
+    states = tuple({"hand": np.zeros(3), "steps": np.zeros(1 + step)} for step in range(2))
+    result = dataclasses.replace(_result(steps=2), trajectory=Trajectory(np.zeros((2, 7)), states, None))
+    with pytest.raises(ValueError) as caught:
+        encode_episode(result, dataclasses.replace(CONTEXT, state_columns=(column,)), "full")
+    assert said in str(caught.value)
 
 
 def test_resume_keeps_outcomes_tries_errors_again_and_sets_damaged_files_aside(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_last_step_is_always_shown() -> None:
 
 
 def test_captions_name_step_waypoint_and_outcome() -> None:
-    job = VideoJob(Task("s", 0, "t", "i", 1, 1), 0, "failure", "n", Path("t"), ((10, 0), (29, 2)))
+    job = VideoJob(Task("s", 0, "t", "i", 1, 1), 0, "failure", "n", Path("t"), ((10, 0), (29, 2)), ())
     assert caption(job, 5, 119) == "step 6/119  failure"
     assert caption(job, 10, 119) == "step 11/119  waypoint 1  failure"
     assert caption(job, 118, 119) == "step 119/119  waypoint 3  failure"

@@ -15,7 +15,7 @@ from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 from wpray.results import load
 from wpray.results.encode import EpisodeContext, encode_episode
-from wpray.types import Task
+from wpray.types import ARM_COLUMNS, Task
 from wpray.video import __main__ as command
 from wpray.video.encode import encode
 from wpray.video.frames import VideoJob, VideoStyle, frames, read_recording
@@ -45,7 +45,7 @@ def test_frames_are_the_recorded_states_side_by_side(tmp_path: Path) -> None:
     env, recording = FakeEnvironment(), job.trajectory.read_bytes()
     shown = list(frames(env, job, recording, VideoStyle(CAMERAS, size=32, every=13)))
     assert len(shown) == 4 and shown[0].shape == (32, 64, 3)
-    states = read_recording(recording).qpos
+    states = read_recording(recording, ARM_COLUMNS).states["qpos"]
     assert np.array_equal(shown[-1][0, 0], np.clip(128 + 300 * states[39, :3], 0, 255).astype(np.uint8))
     marked = list(frames(env, job, recording, VideoStyle(CAMERAS, size=64, every=13, overlay=True)))
     assert not np.array_equal(
@@ -59,7 +59,7 @@ def test_a_recording_without_states_is_refused(tmp_path: Path) -> None:
     light = encode_episode(_result(), CONTEXT, "light").trajectory
     assert light is not None
     with pytest.raises(BadInputError, match="record full"):
-        read_recording(light)
+        read_recording(light, ARM_COLUMNS)
 
 
 @pytest.mark.ray
@@ -122,7 +122,7 @@ def test_videos_show_the_pixels_that_were_rendered_inline(suite: str, task_id: i
     other = make_environment(suite, "wpray")  # as another process would: never reset, it only renders
     task = Task(suite, task_id, "", "", 0, 1)
     other.load(task)
-    job = VideoJob(task, 3, "failure", "v", Path("t"), ())
+    job = VideoJob(task, 3, "failure", "v", Path("t"), (), ARM_COLUMNS)
     for image, observation in zip(frames(other, job, encoded.trajectory, VideoStyle(CAMERAS)), seen, strict=True):
         base, wrist = np.split(image, len(CAMERAS), axis=1)
         assert np.array_equal(policy_view(base[::-1]), observation.base_image)

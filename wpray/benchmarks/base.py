@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # numpy is imported by those who work with arrays, after thei
         Observation,
         ObservationSpec,
         SceneState,
-        SimState,
+        State,
+        StateColumn,
         Step,
         Task,
         Trial,
@@ -60,13 +61,13 @@ class Environment(Protocol):
         `spec` names cameras and proprio fields that the benchmark's own specification has.
         """
 
-    def state(self) -> SimState:
-        """Return the state after the last step, for recording."""
+    def state(self) -> State:
+        """Return copies of the state after the last step: a vector for each of the benchmark's `state_columns`."""
 
-    def scene(self) -> SceneState:
-        """Return what the last reset decided."""
+    def scene(self) -> SceneState | None:
+        """Return what the last reset decided and no step changes; None if rendering needs states alone."""
 
-    def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
+    def render(self, state: State, scene: SceneState | None, *, camera: str, height: int, width: int) -> ImageArray:
         """Return (height, width, 3) uint8, upright: the picture of a recorded state, as it was when it was recorded."""
 
     def close(self) -> None:
@@ -168,6 +169,10 @@ class Benchmark(Protocol):
         from wpray.types import ObservationSpec
 
         return ObservationSpec(privileged=False)
+
+    def state_columns(self) -> tuple[StateColumn, ...]:
+        """Return the columns of trajectories, in order: what `Environment.state` returns after every control step."""
+        return ()
 
     def action_spec(self, suite: str) -> ActionSpec:
         """Return what the numbers of an action mean."""

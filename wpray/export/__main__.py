@@ -80,7 +80,7 @@ def _check_recordings(run: Run, episodes: Sequence[LeRobotEpisode]) -> None:
     for episode in episodes:
         row = episode.row
         try:
-            check_recording(run.trajectory(TrialKey.from_row(row)))
+            check_recording(run.trajectory(TrialKey.from_row(row)), run.state_columns)
         except BadInputError as error:
             where = f"{run.location}: task {row['task_id']} trial {row['trial']}"
             raise BadInputError(f"{where}: {error}; --no-videos exports states and actions only") from error

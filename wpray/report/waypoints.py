@@ -37,7 +37,8 @@ def collect(run: Run) -> Segments:
     durations = [row["duration"] for row in segments if row["duration"] is not None]
     space = run.info.get("waypoint_space")
     damaged: list[str] = []
-    found = list(_misses(run, episodes, space, damaged)) if space else []
+    has_positions = any(column.name == "eef_pos" for column in run.state_columns)
+    found = list(_misses(run, episodes, space, damaged)) if space and has_positions else []
     misses = np.array([miss for miss, _, _ in found])
     indices = np.array([index for _, index, _ in found])
     notes = (f"{len(damaged)} trajectories are left out of the waypoints: {damaged[0]}",) if damaged else ()

@@ -23,6 +23,7 @@ _INFO: Mapping[str, type | tuple[type, ...]] = {
         ("config", "outcome_fields", "versions", "hosts", "policy_files", "waypoint_space", "variations"), dict
     ),
     "planned_episodes": int,
+    "state_columns": list,
     "privileged": bool,
 }
 _CONFIG: Mapping[str, type | tuple[type, ...]] = {
@@ -72,6 +73,9 @@ def check_info(info: Mapping[str, Any], name: str) -> None:
     for host, about in (info.get("hosts") or {}).items():
         if not isinstance(about, dict) or not isinstance(about.get("versions", {}), dict):
             raise DamagedRunError(f"{name}: hosts.{host} does not describe a host")
+    for column in info.get("state_columns") or ():
+        if not isinstance(column, dict) or not _is_column(column):
+            raise DamagedRunError(f"{name}: state_columns does not describe columns of trajectories")
     if not _is_space(info.get("waypoint_space")):
         raise DamagedRunError(f"{name}: waypoint_space has no scale and offset of numbers")
 
@@ -126,6 +130,18 @@ def _check_types(data: Mapping[str, Any], types: Mapping[str, type | tuple[type,
         is_odd = isinstance(value, bool) and kind is int
         if value is not None and (is_odd or not isinstance(value, kind)):
             raise DamagedRunError(f"{name}: {prefix}{key} is a {type(value).__name__}, which no run has written")
+
+
+def _is_column(column: Mapping[str, Any]) -> bool:
+    """Return True if `column` is a StateColumn as run.json holds it."""
+    texts = (column.get("name"), column.get("about"), column.get("unit"))
+    width = column.get("width")
+    return (
+        all(isinstance(text, str) for text in texts)
+        and (width is None or (type(width) is int and 0 < width < _LARGEST))
+        and column.get("record") in ("light", "full")
+        and column.get("dtype") in ("float64", "float32")
+    )
 
 
 def _is_space(space: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -12,18 +13,21 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from wpray.results.columns import checksum
 from wpray.results.replans import replan_lines
 from wpray.results.schema import COLUMNS_CRC32, PART_SCHEMA, trajectory_schema
 from wpray.types import (
+    ARM_COLUMNS,
     AttemptError,
     Decision,
     EpisodeResult,
     EpisodeStatus,
     Failure,
-    FloatArray,
     SceneState,
+    State,
+    StateColumn,
     Tracking,
     Trajectory,
     Trial,
@@ -48,6 +52,7 @@ class EpisodeContext:
     ended_at: datetime
     attempt_errors: tuple[AttemptError, ...] = ()  # of earlier attempts
     session: int | None = None  # number of the session in run.json
+    state_columns: tuple[StateColumn, ...] = ARM_COLUMNS  # of the benchmark
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         "decisions": [_decision_row(decision) for decision in result.decisions],
     }
     keep = record != "none" and len(result.trajectory.states) > 0
-    trajectory = _trajectory_bytes(result.trajectory, record == "full") if keep else None
+    trajectory = _trajectory_bytes(result.trajectory, context.state_columns, record) if keep else None
     busy = (times.env_s + times.render_s + times.reset_s, times.policy_wait_s)
     return EncodedEpisode(
         key=result.trial.key,
@@ -111,8 +116,10 @@ def encode_error(trial: Trial, context: EpisodeContext, failure: Failure) -> Enc
     return EncodedEpisode(trial.key, "error", 0, 0.0, part, None, failure.summary, retried=_kinds(context))
 
 
-def scene_from_metadata(metadata: dict[bytes, bytes]) -> SceneState:
-    """Return the fixture poses in the schema metadata of a full trajectory file."""
+def scene_from_metadata(metadata: Mapping[bytes, bytes]) -> SceneState | None:
+    """Return the fixture poses in the schema metadata of a full trajectory file; None if it has none."""
+    if b"scene" not in metadata:
+        return None
     poses = np.frombuffer(base64.b64decode(metadata[b"scene"]), dtype=np.float64).reshape(-1, 7)
     return SceneState(poses[:, :3].copy(), poses[:, 3:].copy())
 
@@ -192,28 +199,32 @@ def _part_bytes(row: dict[str, Any], trajectory: bytes | None) -> bytes:
     return parquet_bytes(pa.Table.from_pylist([filled], schema=schema))
 
 
-def _trajectory_bytes(trajectory: Trajectory, full: bool) -> bytes:
-    states = trajectory.states
-    columns: dict[str, Any] = {
-        "action": trajectory.actions,
-        "eef_pos": np.stack([state.eef_pos for state in states]),
-        "eef_quat": np.stack([state.eef_quat for state in states]),
-        "gripper_qpos": np.stack([state.gripper_qpos for state in states]),
-    }
-    if full:
-        for name in ("qpos", "qvel", "render_qpos", "render_site_alpha"):
-            columns[name] = np.stack([getattr(state, name) for state in states])
-    first = states[0]
-    schema = trajectory_schema(len(first.qpos), len(first.qvel), len(first.render_site_alpha), full)
-    arrays = [pa.array(np.arange(len(states), dtype=np.int32))]
-    arrays += [_fixed_lists(columns[field.name], field.type) for field in schema if field.name != "step"]
-    if full and trajectory.scene is not None:
+def _trajectory_bytes(trajectory: Trajectory, declared: Sequence[StateColumn], record: RecordMode) -> bytes:
+    columns = [column for column in declared if record in ("full", column.record)]
+    values = {column.name: _recorded(trajectory.states, column) for column in columns}
+    schema = trajectory_schema(columns, {name: found.shape[1] for name, found in values.items()})
+    values["action"] = trajectory.actions
+    arrays = [pa.array(np.arange(len(trajectory.states), dtype=np.int32))]
+    arrays += [_fixed_lists(values[field.name], field.type) for field in schema if field.name != "step"]
+    if len(columns) == len(declared) and trajectory.scene is not None:
         poses = np.concatenate([trajectory.scene.body_pos, trajectory.scene.body_quat], axis=1)
         schema = schema.with_metadata(schema.metadata | {b"scene": base64.b64encode(poses.tobytes())})
     return parquet_bytes(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def _fixed_lists(values: FloatArray, kind: pa.DataType) -> pa.Array:
+def _recorded(states: Sequence[State], column: StateColumn) -> NDArray[Any]:
+    """Return (N, width): a column's vectors. Raises ValueError if the environment's states are not as declared."""
+    if any(column.name not in state for state in states):
+        raise ValueError(f"Environment.state() lacks {column.name}, which the benchmark's state_columns declare")
+    shapes = sorted({np.shape(state[column.name]) for state in states})
+    shape = shapes[0]
+    if len(shapes) > 1 or len(shape) != 1 or column.width not in (None, shape[0]):
+        wanted = f"({column.width},)" if column.width else "one width"
+        raise ValueError(f"Environment.state(): {column.name} has shape {shape}, expected {wanted} at every step")
+    return np.stack([state[column.name] for state in states]).astype(column.dtype, copy=False)
+
+
+def _fixed_lists(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
     flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=kind.value_type)
     if values.shape[1] == 0:
         return pa.array([[]] * len(values), type=kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from wpray.results.checks import check_decisions, check_episodes, check_info
 from wpray.results.columns import check_version, conform, version_of
 from wpray.results.merged import DECISIONS, EPISODES, MergedTables, Overlay, joined
 from wpray.results.remote import RemoteRun
-from wpray.results.schema import TRAJECTORY_FIELDS
+from wpray.results.schema import trajectory_schema
 from wpray.results.writer import RunFolder, parse_info
 from wpray.storage.url import location_of
-from wpray.types import FloatArray, TrialKey
+from wpray.types import ARM_COLUMNS, FloatArray, StateColumn, TrialKey
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 3
@@ -40,6 +40,14 @@ class Run:
     )
     notes: tuple[str, ...] = ()  # lines about missing or unmerged parts, which `load` logged
 
+    @cached_property
+    def state_columns(self) -> tuple[StateColumn, ...]:
+        """State columns of its benchmark, as run.json names them."""
+        declared, known = self.info.get("state_columns"), {field.name for field in fields(StateColumn)}
+        if declared is None:
+            return ARM_COLUMNS
+        return tuple(StateColumn(**{name: column[name] for name in known & set(column)}) for column in declared)
+
     @property
     def location(self) -> str:
         """Folder or URL, for messages."""
@@ -56,7 +64,8 @@ class Run:
                 f"{self.location}: no trajectory of {TrialKey(*key)}; was it an error, or the run's record: none?"
             )
         crc32, steps = self._known.get(TrialKey(*key), (None, None))
-        table = _read_trajectory(path, columns, crc32)
+        known = trajectory_schema([column for column in self.state_columns if column.record == "light"])
+        table = _read_trajectory(path, columns, crc32, known)
         if steps is not None and len(table) != steps:
             raise DamagedRunError(f"{path}: has {len(table)} of the episode's {steps} steps; its trial must run again")
         return table
@@ -176,7 +185,7 @@ def _without_others(base: MergedTables, decisions: pa.Table, parts: list[Path]) 
     return (decisions if parts else decisions.slice(0, 0)), f"is of another merge than {EPISODES}"
 
 
-def _read_trajectory(path: Path, columns: list[str] | None, crc32: int | None) -> pa.Table:
+def _read_trajectory(path: Path, columns: list[str] | None, crc32: int | None, schema: pa.Schema) -> pa.Table:
     try:
         data = path.read_bytes()
         if crc32 is not None and zlib.crc32(data) != crc32:
@@ -184,7 +193,7 @@ def _read_trajectory(path: Path, columns: list[str] | None, crc32: int | None) -
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             check_version(version_of(file.schema_arrow), str(path))
             table = file.read(columns=columns)
-        known = pa.schema([field for field in TRAJECTORY_FIELDS if columns is None or field.name in columns])
+        known = pa.schema([field for field in schema if columns is None or field.name in columns])
         return conform(table, known).replace_schema_metadata(table.schema.metadata)
     except BadInputError:
         raise

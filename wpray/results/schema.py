@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pyarrow as pa
+
+from wpray.types import StateColumn
 
 # MAJOR.MINOR. A minor version adds nullable columns, which are null in files that lack them. A major version removes a
 # column or changes its meaning, so that older readers must refuse the file.
@@ -138,23 +142,23 @@ TRAJECTORY_CRC32 = b"trajectory_crc32"  # in parts of schema 1: of the trajector
 COLUMNS_CRC32 = b"wpray_columns"  # in parts since 1.1: of names and types, which no checksum of Parquet covers
 MERGED_DIGEST = b"wpray_merged"  # in both merged tables since 1.1: of their rows' keys and part_digest
 
-TRAJECTORY_FIELDS = [
-    _field("step", pa.int32(), "control step, from 0; the wait steps come first"),
-    _field("action", pa.list_(pa.float64(), 7), "delta position, delta axis-angle, gripper (1 closes)", "-1 to 1"),
-    _field("eef_pos", pa.list_(pa.float64(), 3), "gripper site as observed, world frame", "m"),
-    _field("eef_quat", pa.list_(pa.float64(), 4), "hand orientation as observed (x, y, z, w), world frame"),
-    _field("gripper_qpos", pa.list_(pa.float64(), 2), "finger joints as observed", "m"),
-]
+_ACTION = "delta position, delta axis-angle, gripper (1 closes)"
+_NUMBERS = {"float64": pa.float64(), "float32": pa.float32()}
 
 
-def trajectory_schema(nq: int, nv: int, nsite: int, full: bool) -> pa.Schema:
-    """Return the schema of a trajectory, one row per control step; `full` adds what exact rendering needs."""
-    fields = list(TRAJECTORY_FIELDS)
-    if full:
-        fields += [
-            _field("qpos", pa.list_(pa.float64(), nq), "generalized positions after the step", "m, rad"),
-            _field("qvel", pa.list_(pa.float64(), nv), "generalized velocities after the step", "m/s, rad/s"),
-            _field("render_qpos", pa.list_(pa.float64(), nq), "positions that the step's images show", "m, rad"),
-            _field("render_site_alpha", pa.list_(pa.float32(), nsite), "opacity of each site (a lit stove)"),
+def trajectory_schema(columns: Sequence[StateColumn], widths: Mapping[str, int] | None = None) -> pa.Schema:
+    """Return the schema of a trajectory: one row per control step, with a benchmark's state columns.
+
+    `widths`: of the columns that declare none. Without one, a column's lists have any length.
+    """
+    return _schema(
+        [
+            _field("step", pa.int32(), "control step, from 0; the wait steps come first"),
+            _field("action", pa.list_(pa.float64(), 7), _ACTION, "-1 to 1"),
+            *(_field(column.name, _vector(column, widths or {}), column.about, column.unit) for column in columns),
         ]
-    return _schema(fields)
+    )
+
+
+def _vector(column: StateColumn, widths: Mapping[str, int]) -> pa.DataType:
+    return pa.list_(_NUMBERS[column.dtype], column.width or widths.get(column.name, -1))

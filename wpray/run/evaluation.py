@@ -102,6 +102,7 @@ def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
         trials = chosen.trials
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
+        facts |= {"state_columns": [asdict(column) for column in config.load_benchmark().state_columns()]}
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
         settings = all_policy_args(config) if guest.policy is None else {}
         facts |= {"policy_settings": settings, "policy_spec": asdict(spec), **chosen.facts}

@@ -21,7 +21,7 @@ import numpy as np
 from wpray.benchmarks.base import Benchmark, Environment
 from wpray.benchmarks.factory import load_benchmark
 from wpray.errors import BadInputError
-from wpray.types import FloatArray, ImageSpec, Observation, ObservationSpec, SceneState, SimState, Step, Task, Trial
+from wpray.types import FloatArray, ImageSpec, Observation, ObservationSpec, SceneState, State, Step, Task, Trial
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_.+=,-]{1,200}")
 _STEPS = 12
@@ -73,8 +73,8 @@ class BenchmarkCase:
 class CheckedEpisode:
     """Outcome of a trial: everything that must not depend on what ran before."""
 
-    scene: SceneState
-    states: list[SimState] = field(default_factory=list)
+    scene: SceneState | None
+    states: list[State] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     seen: list[Observation] = field(default_factory=list)
 
@@ -241,20 +241,22 @@ def looking_changes_nothing(case: BenchmarkCase) -> None:
     assert_equal(blind.states, looking.states, "state")
 
 
-def a_state_keeps_its_shapes(case: BenchmarkCase) -> None:
+def a_state_is_what_the_columns_declare(case: BenchmarkCase) -> None:
     """Check what is recorded of a step."""
     case.begin(case.trial())
     first = case.env.state()
     step = case.env.step(case.actions(1)[0])
     assert (type(step.terminated), type(step.truncated), type(step.reward)) == (bool, bool, float), "types of Step"
-    state = case.env.state()
-    assert (state.eef_pos.shape, state.eef_quat.shape, state.gripper_qpos.shape) == ((3,), (4,), (2,))
-    assert abs(np.linalg.norm(state.eef_quat) - 1) < 1e-6, "eef_quat is no unit quaternion"
-    for part in fields(SimState):
-        array = getattr(state, part.name)
-        wanted = np.float32 if part.name == "render_site_alpha" else np.float64
-        assert array.ndim == 1 and array.shape == getattr(first, part.name).shape, f"{part.name} changes its shape"
-        assert array.dtype == wanted, f"{part.name} is {array.dtype}"
+    state, columns = case.env.state(), case.benchmark.state_columns()
+    names = [column.name for column in columns]
+    assert list(state) == names, f"state() has {list(state)}, and state_columns() has {names}"
+    assert len({"step", "action", *names}) == len(names) + 2, "two columns have one name, or that of step or action"
+    for column in columns:
+        array, name = state[column.name], column.name
+        assert array.ndim == 1 and array.shape == first[name].shape, f"{name} changes its shape"
+        assert column.width in (None, len(array)), f"{name} has {len(array)} numbers, not the declared {column.width}"
+        assert array.dtype == column.dtype, f"{name} is {array.dtype}, not the declared {column.dtype}"
+        assert column.about, f"{name} is not described"
 
 
 def progress_has_the_same_names_at_every_step(case: BenchmarkCase) -> None:
@@ -270,7 +272,8 @@ def what_was_handed_out_is_not_overwritten_and_actions_are_left_alone(case: Benc
     """Check that arrays are copies."""
     case.begin(case.trial())
     state, scene, seen = case.env.state(), case.env.scene(), case.env.observe(case.everything)
-    parts = [state.qpos, state.render_qpos, scene.body_pos, seen.proprio, *seen.images.values()]
+    fixtures = [] if scene is None else [scene.body_pos, scene.body_quat]
+    parts = [*state.values(), *fixtures, seen.proprio, *seen.images.values()]
     copies = [np.array(part) for part in parts]
     actions = case.actions(5)
     for action in actions:
@@ -329,7 +332,8 @@ def trials_differ(case: BenchmarkCase) -> None:
     """Check that initial states are not all one."""
     if case.tasks[0].num_trials > 1:
         first, second = (run(case, case.trial(trial=trial), steps=1, look=False) for trial in (0, 1))
-        assert not np.array_equal(first.states[0].qpos, second.states[0].qpos), "two trials begin alike"
+        alike = [np.array_equal(first.states[0][name], second.states[0][name]) for name in first.states[0]]
+        assert not all(alike), "the states of two trials begin alike"
 
 
 def after_a_close_a_task_can_be_loaded_again(case: BenchmarkCase) -> None:
@@ -355,7 +359,7 @@ PROMISES: tuple[Callable[[BenchmarkCase], None], ...] = (
     images_are_what_a_policy_specifies,
     only_looking_at_images_renders,
     looking_changes_nothing,
-    a_state_keeps_its_shapes,
+    a_state_is_what_the_columns_declare,
     progress_has_the_same_names_at_every_step,
     what_was_handed_out_is_not_overwritten_and_actions_are_left_alone,
     privileged_state_describes_the_scene,

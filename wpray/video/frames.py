@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from wpray.benchmarks.base import Environment
 from wpray.errors import BadInputError, DamagedRunError
 from wpray.results.encode import scene_from_metadata
 from wpray.results.reader import matrix
-from wpray.types import EpisodeStatus, FloatArray, ImageArray, SceneState, SimState, Task
+from wpray.types import EpisodeStatus, FloatArray, ImageArray, SceneState, State, StateColumn, Task
 
 SIZE = 256  # height and width at which the policy's images are rendered, pixels
 _COLOURS: dict[EpisodeStatus, str] = {"success": "#7ee2a8", "failure": "#ffb199", "error": "#ffffff"}
@@ -45,32 +45,36 @@ class VideoJob:
     name: str  # name of the video's file
     trajectory: Path  # Parquet file of the episode, which an actor on another node cannot read
     segments: tuple[tuple[int, int], ...]  # (first control step, waypoint) of each segment, in order
+    state_columns: tuple[StateColumn, ...]  # of the trajectory, which rendering needs
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
     """The part of a trajectory that rendering needs."""
 
-    qpos: FloatArray  # (N, nq)
-    site_alpha: FloatArray  # (N, nsite)
-    scene: SceneState
+    states: Mapping[str, FloatArray]  # column of the benchmark's states -> (N, width)
+    scene: SceneState | None
+    steps: int  # N
+
+    def state(self, step: int) -> State:
+        """Return the state after a control step."""
+        return {name: values[step] for name, values in self.states.items()}
 
 
-def read_recording(trajectory: bytes) -> Recording:
-    """Read the simulator's state of every step. Raise BadInputError if the file lacks it (`record: light`)."""
+def read_recording(trajectory: bytes, columns: Sequence[StateColumn]) -> Recording:
+    """Read the states of every step. Raise BadInputError if the file lacks a column (`record: light`)."""
     try:
         table = pq.read_table(io.BytesIO(trajectory))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedRunError(f"the trajectory is damaged ({' '.join(str(error).split())[:200]})") from error
-    check_recording(table)
-    scene = scene_from_metadata(table.schema.metadata)
-    return Recording(matrix(table, "render_qpos"), matrix(table, "render_site_alpha"), scene)
+    check_recording(table, columns)
+    states = {column.name: matrix(table, column.name).astype(column.dtype) for column in columns}
+    return Recording(states, scene_from_metadata(table.schema.metadata or {}), table.num_rows)
 
 
-def check_recording(trajectory: pa.Table) -> None:
-    """Raise BadInputError if a trajectory lacks the simulator's state (`record: light`)."""
-    missing = {"render_qpos", "render_site_alpha"} - set(trajectory.column_names)
-    if missing or b"scene" not in (trajectory.schema.metadata or {}):
+def check_recording(trajectory: pa.Table, columns: Iterable[StateColumn]) -> None:
+    """Raise BadInputError if a trajectory lacks one of the benchmark's state columns (`record: light`)."""
+    if {column.name for column in columns} - set(trajectory.column_names):
         raise BadInputError("record: the trajectory lacks the simulator's state; videos need runs with record full")
 
 
@@ -85,10 +89,10 @@ def frames(env: Environment, job: VideoJob, trajectory: bytes, style: VideoStyle
 
     `trajectory` is the content of the job's trajectory file.
     """
-    recording = read_recording(trajectory)
-    count = len(recording.qpos)
+    recording = read_recording(trajectory, job.state_columns)
+    count = recording.steps
     for step in select_steps(count, style.every):
-        state = _state(recording, step)
+        state = recording.state(step)
         views = [
             env.render(state, recording.scene, camera=camera, height=style.size, width=style.size)
             for camera in style.cameras
@@ -107,12 +111,6 @@ def caption(job: VideoJob, step: int, count: int) -> str:
 def _waypoint_at(segments: Sequence[tuple[int, int]], step: int) -> int | None:
     begun = [waypoint for first, waypoint in segments if first <= step]
     return begun[-1] if begun else None
-
-
-def _state(recording: Recording, step: int) -> SimState:
-    nothing = np.zeros(0)  # because rendering reads the two recorded fields only
-    qpos, alpha = recording.qpos[step], recording.site_alpha[step].astype(np.float32)
-    return SimState(qpos, nothing, nothing, nothing, nothing, qpos, alpha)
 
 
 def _captioned(image: ImageArray, text: str, status: EpisodeStatus) -> ImageArray:

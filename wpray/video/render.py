@@ -84,7 +84,7 @@ def select_renderable(run: Run, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
     whole, reasons = [], []
     for row in rows:
         try:
-            check_recording(run.trajectory(TrialKey.from_row(row)))
+            check_recording(run.trajectory(TrialKey.from_row(row)), run.state_columns)
             whole.append(row)
         except BadInputError as error:
             reasons.append(str(error))
@@ -119,7 +119,7 @@ def _job(run: Run, row: EpisodeRow, segments: tuple[tuple[int, int], ...], by_su
     if path is None:
         raise BadInputError(f"{run.location}: no trajectory of {key} was recorded; videos need runs with record full")
     task = Task(row["suite"], row["task_id"], row["task_name"], row["instruction"], 0, row["max_steps"])
-    return VideoJob(task, row["trial"], row["status"], video_name(row, by_suite), path, segments)
+    return VideoJob(task, row["trial"], row["status"], video_name(row, by_suite), path, segments, run.state_columns)
 
 
 def _segments(run: Run) -> dict[TrialKey, tuple[tuple[int, int], ...]]:

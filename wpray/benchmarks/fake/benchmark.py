@@ -10,7 +10,7 @@ from wpray.errors import BadInputError
 
 if TYPE_CHECKING:
     from wpray.benchmarks.base import Environment
-    from wpray.types import ObservationSpec, Task
+    from wpray.types import ObservationSpec, StateColumn, Task
 
 _MEMORY = 200 * 2**20
 
@@ -42,6 +42,12 @@ class FakeBenchmark(Benchmark):
         from wpray.benchmarks.fake.environment import OBSERVATION
 
         return OBSERVATION
+
+    def state_columns(self) -> tuple[StateColumn, ...]:
+        """Return those of an arm in MuJoCo, which the hand and the cube imitate."""
+        from wpray.types import ARM_COLUMNS
+
+        return ARM_COLUMNS
 
     def env_memory(self, configured: int) -> int:
         """Return what a process takes, whatever is configured for a simulator."""

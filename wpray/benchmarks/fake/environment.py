@@ -22,7 +22,7 @@ from wpray.types import (
     ObservationSpec,
     PrivilegedState,
     SceneState,
-    SimState,
+    State,
     Step,
     Task,
     Trial,
@@ -87,21 +87,26 @@ class FakeEnvironment:
             self.render_s += time.perf_counter() - began
         return Observation(self._proprio(spec.proprio), views, self._truth() if spec.privileged else None)
 
-    def state(self) -> SimState:
+    def state(self) -> State:
         """Return the positions of hand and object as qpos."""
         qpos = np.concatenate([self._hand, self._cube])
-        qvel = np.concatenate([self._velocity, np.zeros(3)])
-        alpha = np.zeros(1, dtype=np.float32)
-        quat = np.array([0.0, 0.0, 0.0, 1.0])
-        return SimState(qpos, qvel, self._hand.copy(), quat, self._fingers(), qpos.copy(), alpha)
+        return {
+            "eef_pos": self._hand.copy(),
+            "eef_quat": np.array([0.0, 0.0, 0.0, 1.0]),
+            "gripper_qpos": self._fingers(),
+            "qpos": qpos,
+            "qvel": np.concatenate([self._velocity, np.zeros(3)]),
+            "render_qpos": qpos.copy(),
+            "render_site_alpha": np.zeros(1, dtype=np.float32),
+        }
 
     def scene(self) -> SceneState:
         """Return the goal as the only fixture."""
         return SceneState(self._goal.reshape(1, 3).copy(), np.array([[1.0, 0.0, 0.0, 0.0]]))
 
-    def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
+    def render(self, state: State, scene: SceneState | None, *, camera: str, height: int, width: int) -> ImageArray:
         """Return a flat image whose colour is the hand's position."""
-        return _flat_image(state.render_qpos[:3], height, width)
+        return _flat_image(state["render_qpos"][:3], height, width)
 
     def close(self) -> None:
         """Forget the task; there is nothing to free."""

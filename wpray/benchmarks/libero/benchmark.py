@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wpray.benchmarks.base import DecisivePackage, Environment
-    from wpray.types import ObservationSpec, Task
+    from wpray.types import ObservationSpec, StateColumn, Task
 
 
 class LiberoBenchmark(Benchmark):
@@ -69,6 +69,12 @@ class LiberoBenchmark(Benchmark):
 
         native = ImageSpec(CAMERA_SIZE, CAMERA_SIZE, rotated=False)
         return ObservationSpec(dict.fromkeys(CAMERAS, native), PROPRIO, privileged=True)
+
+    def state_columns(self) -> tuple[StateColumn, ...]:
+        """Return those of an arm in MuJoCo."""
+        from wpray.types import ARM_COLUMNS
+
+        return ARM_COLUMNS
 
     def size(self, suite: str) -> SuiteSize:
         """Return the tasks and the limit of LIBERO's own suite that `suite` is or varies."""

@@ -26,7 +26,7 @@ from wpray.types import (
     Observation,
     ObservationSpec,
     SceneState,
-    SimState,
+    State,
     Step,
     Task,
     Trial,
@@ -99,30 +99,31 @@ class LiberoEnvironment:
         truth = read_privileged(self._loaded().env) if spec.privileged else None
         return Observation(self._proprio(spec.proprio), views, truth)
 
-    def state(self) -> SimState:
+    def state(self) -> State:
         """Return copies of the simulator's state and of what the observables saw."""
         data, sample = self._loaded().data, self._stepper.sample
-        return SimState(
-            qpos=data.qpos.copy(),
-            qvel=data.qvel.copy(),
-            eef_pos=sample.eef_pos.copy(),
-            eef_quat=sample.eef_quat_wxyz[[1, 2, 3, 0]],
-            gripper_qpos=sample.gripper_qpos.copy(),
-            render_qpos=sample.entry_qpos.copy(),
-            render_site_alpha=sample.site_alpha.copy(),
-        )
+        return {
+            "eef_pos": sample.eef_pos.copy(),
+            "eef_quat": sample.eef_quat_wxyz[[1, 2, 3, 0]],
+            "gripper_qpos": sample.gripper_qpos.copy(),
+            "qpos": data.qpos.copy(),
+            "qvel": data.qvel.copy(),
+            "render_qpos": sample.entry_qpos.copy(),
+            "render_site_alpha": sample.site_alpha.copy(),
+        }
 
     def scene(self) -> SceneState:
         """Return the fixture poses of this trial."""
         model = self._loaded().model
         return SceneState(model.body_pos.copy(), model.body_quat.copy())
 
-    def render(self, state: SimState, scene: SceneState, *, camera: str, height: int, width: int) -> ImageArray:
+    def render(self, state: State, scene: SceneState | None, *, camera: str, height: int, width: int) -> ImageArray:
         """Return (height, width, 3) uint8, upright: what `camera` showed at a recorded state of the loaded task."""
         model, current = self._loaded().model, self.scene()
+        scene = scene or current
         model.body_pos[:], model.body_quat[:] = scene.body_pos, scene.body_quat
         try:
-            image = self._rendering().render(camera, height, width, state.render_qpos, state.render_site_alpha)
+            image = self._rendering().render(camera, height, width, state["render_qpos"], state["render_site_alpha"])
         finally:  # the trial under way keeps its own fixtures
             model.body_pos[:], model.body_quat[:] = current.body_pos, current.body_quat
         return upright(image)
