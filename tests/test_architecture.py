@@ -77,7 +77,8 @@ ALLOWED = {
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
     "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
     | {"provenance", "storage", "results", "cli", "cluster"},
-    "serve": {"types", "errors", "config", "rollout", "policies", "system", "cli"} | {"orchestration.loop_options"},
+    "serve": {"types", "errors", "config", "rollout", "policies", "system", "cli"}
+    | {"orchestration.loop_options", "benchmarks.views"},
     "run": {"types", "errors", "config", "trials", "system", "benchmarks", "policies", "provenance", "storage"}
     | {"results", "cli", "cluster", "orchestration", "report", "video", "doctor"},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,22 @@ def test_what_is_not_there_is_one_line(name: str, hint: str) -> None:
     with pytest.raises(BadInputError) as caught:
         PARTS.load(name)
     assert hint in str(caught.value) and "\n" not in str(caught.value)
+
+
+_WITHOUT = """
+import sys
+from wpray.cli.command import run_command
+sys.modules.update(dict.fromkeys(("msgpack", "websockets", "zmq")))  # as if they were not installed
+from wpray.launch import main as launch
+from wpray.serve.__main__ import main as serve
+for policy in ("openpi", "vla_eval", "openvla_oft", "gr00t", "starvla", "process"):
+    assert run_command(launch, ["--task_suite", "fake", "--policy", policy, "--plan"]) == 2
+assert run_command(serve, ["--task_suite", "fake", "--policy", "noop"]) == 2
+"""
+
+
+def test_a_policy_whose_packages_are_not_installed_names_the_extra() -> None:
+    done = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 7 and all(line.endswith("pip install 'wpray[remote]'") for line in lines), lines

@@ -92,7 +92,8 @@ class Registry:
         try:
             return import_module(module_name)
         except ModuleNotFoundError as error:
-            hint = "install it or set PYTHONPATH"
+            extra = self.extras.get(name)
+            hint = f"pip install 'wpray[{extra}]'" if extra else "install it or set PYTHONPATH"
             raise BadInputError(f"{self.setting}: cannot import {name} ({error}); {hint}") from error
 
     def _attribute(self, part: Any, attribute: str, module_name: str) -> Any:

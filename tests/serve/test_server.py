@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from wpray.benchmarks.fake.environment import FakeEnvironment, fake_tasks
+from wpray.benchmarks.views import center_crop
 from wpray.config import Config
 from wpray.errors import BadInputError, InvalidRequestError
 from wpray.orchestration.loop_options import loop_options
@@ -171,6 +172,22 @@ def test_episodes_through_a_server_are_those_of_the_process(actors: int) -> None
     for one_way, other in zip(expected, found, strict=True):
         assert np.array_equal(one_way.trajectory.actions, other.trajectory.actions)
         assert (one_way.success, one_way.num_steps) == (other.success, other.num_steps)
+
+
+def test_the_policy_sees_the_middle_of_the_images_if_it_is_to() -> None:
+    class Seeing(Chunky):
+        def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
+            seen.extend(request.observation.images for request in requests)
+            return super().predict(requests)
+
+    seen: list[Any] = []
+    picture = np.random.default_rng(0).integers(0, 256, IMAGE.shape, np.uint8)
+    with _serving(Seeing(), center_crop=True, center_crop_scale=0.9) as url:
+        channel = OpenpiChannel(url, None, 10.0)
+        _ask(channel, **{"observation/image": picture, "observation/wrist_image": picture})
+        channel.close()
+    for image in (seen[0]["base"], seen[0]["wrist"]):
+        assert np.array_equal(image, center_crop(picture, 0.9)) and not np.array_equal(image, picture)
 
 
 def test_an_episode_ends_where_the_policy_says_so() -> None:

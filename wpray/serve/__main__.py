@@ -41,17 +41,17 @@ def serve_policy(config: Config, host: str, port: int, token: str | None) -> Non
     from wpray.orchestration.loop_options import loop_options
     from wpray.policies.factory import build_policy, policy_spec
     from wpray.policies.relay import answering
-    from wpray.serve.server import PolicyService
-    from wpray.serve.session import SharedPolicy
+
+    try:
+        from wpray.serve.server import PolicyService
+        from wpray.serve.session import SharedPolicy
+    except ModuleNotFoundError as error:
+        raise BadInputError(f"serve: {error}; pip install 'wpray[remote]'") from error
 
     log = logging.getLogger("wpray.serve")
-    spec = policy_spec(config)
-    if spec.privileged:
+    if policy_spec(config).privileged:
         raise BadInputError(f"policy: {config.policy} sees simulator truth, which no client sends; serve another")
-    if config.replan_on_deviation:
-        raise BadInputError("replan_on_deviation: needs the episode's own loop; leave it out to serve the policy")
-    if config.latency.extra_ms:
-        raise BadInputError("latency.extra_ms: passes in the episode's own loop; leave it out to serve the policy")
+    _refuse_what_clients_decide(config)
     policy = build_policy(config)
     sources = getattr(policy, "sources", None)
     for line in (*sources.lines, *sources.warnings) if sources else ():
@@ -62,6 +62,18 @@ def serve_policy(config: Config, host: str, port: int, token: str | None) -> Non
         log.warning("anybody who reaches %s can use the policy; --token_env NAME asks for a token", host)
     log.info("serving %s at ws://%s:%d; Ctrl-C ends it", config.policy, host, server.port)
     server.run()
+
+
+def _refuse_what_clients_decide(config: Config) -> None:
+    """Raise BadInputError for a variant of the episode's loop that the server has no part in."""
+    wanted = {
+        "replan_on_deviation": (config.replan_on_deviation, "max_segments_per_replan plans anew, too"),
+        "strict_step_budget": (not config.strict_step_budget, "the limit of steps is the client's"),
+        "latency.extra_ms": (config.latency.extra_ms, "policy: openpi has it in its own configuration"),
+    }
+    for name, (given, remedy) in wanted.items():
+        if given:
+            raise BadInputError(f"{name}: needs the episode's own loop, which is the client's; leave it out ({remedy})")
 
 
 def _token(name: str | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wpray.benchmarks.views import center_crop
 from wpray.errors import InvalidRequestError
 from wpray.policies.base import PolicySpec
 from wpray.policies.remote.wire import TRIAL, camera_key, trial_of
@@ -16,10 +17,15 @@ STATE, PROMPT, RESET = "observation/state", "prompt", "reset"
 _ENDLESS = 1 << 31  # steps and trials of an episode that a client does not describe
 
 
-def observation_of(question: Mapping[str, Any], spec: PolicySpec) -> Observation:
-    """Return what a request shows. Raises InvalidRequestError where that is not what the policy wants."""
+def observation_of(question: Mapping[str, Any], spec: PolicySpec, crop_scale: float | None) -> Observation:
+    """Return what a request shows, the images cropped as `center_crop` says.
+
+    Raises InvalidRequestError where that is not what the policy wants.
+    """
     cameras = spec.cameras if spec.images else {}
     images = {role: _image(question, camera_key(role), view) for role, view in cameras.items()}
+    if crop_scale is not None:
+        images = {role: center_crop(image, crop_scale) for role, image in images.items()}
     return Observation(_state(question), images)
 
 

@@ -70,7 +70,7 @@ class ClientSession:
             self._begin()
         service = self._service
         trial = trial_in(question, self._number, service.config.seed)
-        seen = observation_of(question, service.policy.spec)
+        seen = observation_of(question, service.policy.spec, service.loop.crop_scale)
         memory = question.get(MEMORY) if TRIAL in question else self._memory
         if service.policy.spec.kind == "chunk":
             reply = self._chunk(trial, seen, question.get(INDEX, self._index), memory)
