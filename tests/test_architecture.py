@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "errors": set(),
     "types": set(),
-    "config": {"benchmarks.base", "benchmarks.factory", "system.paths"},
+    "config": {"benchmarks.base", "benchmarks.factory", "registry", "system.paths"},
     "trials": {"errors", "types"},
     "registry": {"errors"},
     "tracking": {"types"},
@@ -30,7 +30,8 @@ ALLOWED = {
     "policies": {"types", "errors", "checks", "config", "trials", "tracking", "models", "system", "registry"},
     "policies.base": {"types", "checks"},
     "policies.process.worker": set(),  # another Python runs it, which has no wpray
-    "policies.waypoint_vla.spec": {"config", "policies.base"},
+    "policies.waypoint_vla.spec": {"config", "errors", "policies.base"},
+    "policies.waypoint_vla.flat_settings": {"config"},  # for its type: the configuration reads this module
     "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
     "provenance": {"errors", "config", "benchmarks", "policies.factory", "system.packages"},
@@ -76,7 +77,7 @@ ALLOWED = {
     "video.frames": {"types", "errors", "benchmarks.base", "results"},
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
     "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
-    | {"provenance", "storage", "results", "cli", "cluster"},
+    | {"provenance", "registry", "storage", "results", "cli", "cluster"},
     "serve": {"types", "errors", "config", "rollout", "policies", "system", "cli"}
     | {"orchestration.loop_options", "benchmarks.views"},
     "run": {"types", "errors", "config", "trials", "system", "benchmarks", "policies", "provenance", "storage"}

@@ -28,6 +28,7 @@ from pydantic import (
 
 from wpray.benchmarks.base import Benchmark, InstructionSource
 from wpray.benchmarks.factory import benchmark_name, benchmark_of, canonical_suite, expanded_suites
+from wpray.registry import POLICIES
 from wpray.system.paths import check_name
 
 Auto = Literal["auto"]
@@ -313,7 +314,7 @@ class Config(_Group):
 
     policy: str = Field(
         "",
-        description="scripted | waypoint_vla | noop | random, an installed one's name, or PACKAGE.MODULE:CLASS; "
+        description=f"{' | '.join(POLICIES.built_in)}, an installed one's name, or PACKAGE.MODULE:CLASS; "
         "default: waypoint_vla if checkpoints are named",
     )
     policy_args: PolicyArgs = Field(
@@ -506,53 +507,21 @@ class Config(_Group):
     @model_validator(mode="before")
     @classmethod
     def _name_policy(cls, data: Any) -> Any:
-        """Without `policy`, a config that names checkpoints means the learned policy."""
+        """Without `policy`, the first one whose own settings are given is meant, else the first of all."""
         if not isinstance(data, dict):
             return data
         given = data.get("policy")
         if isinstance(given, str) and not given.strip():
-            raise ValueError(
-                "policy: is empty; name one (scripted | waypoint_vla | noop | random) or leave the key out"
-            )
+            raise ValueError(f"policy: is empty; name one ({' | '.join(POLICIES.built_in)}) or leave the key out")
         if given is None:
-            learned = data.get("joint_checkpoint") or data.get("vlm_checkpoint") or data.get("ae_checkpoint")
-            return {**data, "policy": "waypoint_vla" if learned else "scripted"}
+            meant = [name for name in POLICIES.flat if POLICIES.flat_settings(name).are_given(data)]
+            return {**data, "policy": next(iter([*meant, *POLICIES.built_in]))}
         return data
 
     @model_validator(mode="after")
-    def _learned_policy_has_files(self) -> Config:
-        if self.policy == "waypoint_vla":
-            models = ("joint_checkpoint",) if self.joint_checkpoint else ("vlm_checkpoint", "ae_checkpoint")
-            for name in (*models, "dataset_statistics_path"):
-                if not getattr(self, name):
-                    raise ValueError(f"policy waypoint_vla needs {name}")
-        return self
-
-    @model_validator(mode="after")
-    def _one_kind_of_checkpoint(self) -> Config:
-        if self.joint_checkpoint:
-            for name in ("vlm_checkpoint", "ae_checkpoint"):
-                if getattr(self, name):
-                    raise ValueError(f"joint_checkpoint and {name} exclude each other: give the one or the pair")
-            if "vlm_precision" in self.model_fields_set and self.vlm_precision != self.precision:
-                raise ValueError("vlm_precision is of a pair: a joint_checkpoint computes in precision")
-        return self
-
-    @model_validator(mode="after")
-    def _adapter_has_a_base(self) -> Config:
-        if self.train_vision_encoder and self.vision_encoder_mode not in (None, "full"):
-            mode = self.vision_encoder_mode
-            raise ValueError(f"train_vision_encoder means vision_encoder_mode: full, not {mode}: give one of them")
-        if not self.lora_enabled:
-            for name in ("runtime_merge", "use_ema", "allow_stale_ema_forensics"):
-                if getattr(self, name):
-                    raise ValueError(f"{name} is of a LoRA adapter: set lora_enabled, or leave it out")
-            return self
-        if not self.joint_checkpoint:
-            raise ValueError("lora_enabled needs joint_checkpoint: merge the adapters of a pair into their models")
-        for name in ("pretrained_weight_path", "lora_alpha"):
-            if getattr(self, name) is None:
-                raise ValueError(f"lora_enabled needs {name}")
+    def _flat_settings_fit_their_policy(self) -> Config:
+        for name in POLICIES.flat:
+            POLICIES.flat_settings(name).check(self, chosen=self.policy == name)
         return self
 
     @model_validator(mode="after")
@@ -583,8 +552,6 @@ class Config(_Group):
             raise ValueError(
                 "center_crop needs center_crop_scale, such as 0.9: training branches disagree on a default"
             )
-        if self.noise == "reference" and self.eval_seed is None:
-            raise ValueError("noise: reference needs eval_seed, which seeds it")
         predicted = "segment_start_from" in self.model_fields_set and self.segment_start_from == "predicted"
         if self.use_actual_proprio and predicted:
             raise ValueError("use_actual_proprio means segment_start_from: actual, not predicted: give one of them")

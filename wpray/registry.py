@@ -25,6 +25,7 @@ class Registry:
     group: str  # of the entry points that install more parts
     built_in: Mapping[str, str]  # name -> PACKAGE.MODULE or PACKAGE.MODULE:NAME
     light: Mapping[str, str] = field(default_factory=dict)  # name -> module to read instead before the part is used
+    flat: Mapping[str, str] = field(default_factory=dict)  # name -> module that checks its settings in no group
     extras: Mapping[str, str] = field(default_factory=dict)  # name -> wpray's extra with the packages that it needs
 
     def names(self) -> tuple[str, ...]:
@@ -52,6 +53,10 @@ class Registry:
         Raises BadInputError as `load` does.
         """
         return import_module(self.light[name]) if name in self.light else self.load(name)
+
+    def flat_settings(self, name: str) -> Any:
+        """Return what checks those settings at the configuration's top level that belong to the part `name`."""
+        return import_module(self.flat[name])
 
     def call(self, name: str, what: str, function: Callable[..., ResultT], *arguments: Any) -> ResultT:
         """Return `function(*arguments)`, of the part `name`; `what` names the function in messages.
@@ -119,3 +124,28 @@ def _place_of(error: BaseException) -> str:
 
 def _is_machinery(file: str) -> bool:
     return file in (__file__, errors.__file__) or file.startswith("<frozen ")
+
+
+# The benchmarks' registry is in their room. This one is here because the configuration reads it, too.
+POLICIES = Registry(
+    "policy",
+    "wpray.policies",
+    {
+        "scripted": "wpray.policies.scripted.policy",
+        "noop": "wpray.policies.noop",
+        "random": "wpray.policies.random_policy",
+        "waypoint_vla": "wpray.policies.waypoint_vla.policy",
+        "openpi": "wpray.policies.remote.openpi:OpenpiPolicy",
+        "openvla_oft": "wpray.policies.remote.openvla_oft:OpenvlaOftPolicy",
+        "vla_eval": "wpray.policies.remote.vla_eval:VlaEvalPolicy",
+        "gr00t": "wpray.policies.remote.gr00t:Gr00tPolicy",
+        "starvla": "wpray.policies.remote.starvla:StarvlaPolicy",
+        "process": "wpray.policies.process.policy:ProcessPolicy",
+    },
+    light={"waypoint_vla": "wpray.policies.waypoint_vla.declaration"},  # because the policy's own module imports torch
+    flat={"waypoint_vla": "wpray.policies.waypoint_vla.flat_settings"},
+    extras={
+        "waypoint_vla": "vla",
+        **dict.fromkeys(("openpi", "openvla_oft", "vla_eval", "gr00t", "starvla", "process"), "remote"),
+    },
+)

@@ -16,7 +16,7 @@ from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.waypoint_vla.normalize import Masked, NormType, Quantiles, ZScore
 from wpray.policies.waypoint_vla.statistics import load_scaling, read_statistics
-from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
+from wpray.policies.waypoint_vla.units import waypoint_units
 from wpray.provenance.settings import fingerprint
 
 FILES = Path(__file__).parent.parent / "data" / "statistics"
@@ -131,10 +131,10 @@ def test_a_mask_that_changes_nothing_costs_nothing(tmp_path: Path, gripper: bool
 def test_waypoints_of_a_masked_dimension_are_in_its_own_unit(tmp_path: Path) -> None:
     data = {"libero_object_no_noops": _flat()}
     data["libero_object_no_noops"]["proprio"]["mask"] = [True] * 7 + [False]
-    space = waypoint_space(Config(policy="a.module", dataset_statistics_path=str(_file(tmp_path, data))))
-    assert space is not None
-    assert (space["scale"][7], space["offset"][7]) == (1, 0)
-    assert space["scale"][0] != 1
+    units = waypoint_units(Config(policy="a.module", dataset_statistics_path=str(_file(tmp_path, data))))
+    assert units is not None
+    assert (units.scale[7], units.offset[7]) == (1, 0)
+    assert units.scale[0] != 1
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from packaging.requirements import Requirement
 
 from wpray.checks import CheckResult
 from wpray.config import Config
-from wpray.policies.factory import POLICIES
 from wpray.provenance.origins import oddities
 from wpray.provenance.record import DECISIVE_PACKAGES, alternatives, package_versions
+from wpray.registry import POLICIES
 from wpray.system import gl
 
 _OLDEST, _NEWEST = (3, 11), (3, 13)

@@ -276,6 +276,7 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
         ended_at=datetime.now(UTC),
         attempt_errors=assignment.errors,
         session=context.session,
+        planner=context.spec.planner,
         state_columns=config.load_benchmark().state_columns(),
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wpray.types import (
     BASE_AND_WRIST,
+    PROPRIO_DIM,
     PROPRIO_FIELDS,
     ActionSpec,
     ChunkReply,
@@ -40,6 +42,7 @@ class PolicySpec:
     cameras: Mapping[str, ImageSpec] = field(default_factory=lambda: BASE_AND_WRIST)  # seen if `images`
     proprio: tuple[str, ...] = PROPRIO_FIELDS
     action: ActionSpec = field(default_factory=ActionSpec)
+    planner: str = ""  # waypoints: name of what plans, in the log; default: the policy's
     # Chunk: another process answers, so that a wait for it is no sign of a hang. With a max_batch_size of 1, requests
     # are not batched here: many threads call `predict`, each with one request.
     remote: bool = False
@@ -52,6 +55,20 @@ class PolicySpec:
     def observation(self) -> ObservationSpec:
         """Observations of the policy."""
         return ObservationSpec(self.cameras if self.images else {}, self.proprio, self.privileged)
+
+
+@dataclass(frozen=True, slots=True)
+class WaypointUnits:
+    """Units of a policy's waypoints, for readers of its plans: proprio = waypoint * scale + offset."""
+
+    scale: tuple[float, ...] = (1.0,) * PROPRIO_DIM  # by default, waypoints are observed proprio
+    offset: tuple[float, ...] = (0.0,) * PROPRIO_DIM
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no reader could use."""
+        numbers = [*self.scale, *self.offset]
+        if not 3 <= len(self.scale) == len(self.offset) or not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"scale and offset must be as many finite numbers, 3 or more, not {numbers}")
 
 
 @dataclass(frozen=True, slots=True)

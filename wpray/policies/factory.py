@@ -13,31 +13,10 @@ from pydantic import BaseModel
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.policies.base import AnyPolicy, PolicyCheck, PolicySpec
+from wpray.policies.base import AnyPolicy, PolicyCheck, PolicySpec, WaypointUnits
 from wpray.policies.settings import GROUP, deciding_settings, given_settings, read_settings
-from wpray.registry import Registry
+from wpray.registry import POLICIES
 
-POLICIES = Registry(
-    "policy",
-    "wpray.policies",
-    {
-        "scripted": "wpray.policies.scripted.policy",
-        "noop": "wpray.policies.noop",
-        "random": "wpray.policies.random_policy",
-        "waypoint_vla": "wpray.policies.waypoint_vla.policy",
-        "openpi": "wpray.policies.remote.openpi:OpenpiPolicy",
-        "openvla_oft": "wpray.policies.remote.openvla_oft:OpenvlaOftPolicy",
-        "vla_eval": "wpray.policies.remote.vla_eval:VlaEvalPolicy",
-        "gr00t": "wpray.policies.remote.gr00t:Gr00tPolicy",
-        "starvla": "wpray.policies.remote.starvla:StarvlaPolicy",
-        "process": "wpray.policies.process.policy:ProcessPolicy",
-    },
-    light={"waypoint_vla": "wpray.policies.waypoint_vla.declaration"},  # because the policy's own module imports torch
-    extras={
-        "waypoint_vla": "vla",
-        **dict.fromkeys(("openpi", "openvla_oft", "vla_eval", "gr00t", "starvla", "process"), "remote"),
-    },
-)
 _METHODS = {"waypoints": ("plan", "act"), "chunk": ("predict",)}  # of each kind of policy
 _FORM = "a policy is a class with spec or spec_of, or a module with spec_of and build"
 
@@ -54,6 +33,11 @@ def policy_spec(config: Config) -> PolicySpec:
 def policy_checks(config: Config) -> tuple[PolicyCheck, ...]:
     """Return the doctor's checks that the configured policy brings. Raise BadInputError as `policy_spec` does."""
     return _loaded(config).checks()
+
+
+def waypoint_units(config: Config) -> WaypointUnits | None:
+    """Return the units of the configured policy's waypoints; None if it declares none. Raise as `policy_spec` does."""
+    return _loaded(config).units()
 
 
 def build_policy(config: Config) -> AnyPolicy:
@@ -143,6 +127,17 @@ class _Loaded:
         if not all(isinstance(check, PolicyCheck) for check in found):
             raise BadInputError(f"policy: doctor_checks of {self.name} must return PolicyChecks, not {found!r:.60}")
         return found
+
+    def units(self) -> WaypointUnits | None:
+        """Return the declared units; without a declaration those of the flat settings, which a module may read."""
+        function = getattr(self.part, "waypoint_units", None)
+        if not callable(function):
+            declared = (POLICIES.declaration(name).waypoint_units(self.config) for name in POLICIES.flat)
+            return next((units for units in declared if units is not None), None)
+        units = POLICIES.call(self.name, "waypoint_units", function, *self._arguments)
+        if not isinstance(units, WaypointUnits | None):
+            raise BadInputError(f"policy: waypoint_units of {self.name} must return WaypointUnits, not {units!r:.60}")
+        return units
 
     def build(self) -> AnyPolicy:
         if isinstance(self.part, ModuleType):

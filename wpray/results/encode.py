@@ -52,6 +52,7 @@ class EpisodeContext:
     ended_at: datetime
     attempt_errors: tuple[AttemptError, ...] = ()  # of earlier attempts
     session: int | None = None  # number of the session in run.json
+    planner: str = ""  # name of what plans, in the log; default: the policy's
     state_columns: tuple[StateColumn, ...] = ARM_COLUMNS  # of the benchmark
 
 
@@ -101,7 +102,7 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         part=_part_bytes(row, trajectory),
         trajectory=trajectory,
         utilisation=busy,
-        replans=replan_lines(context.policy, result.decisions),
+        replans=replan_lines(context.planner or context.policy, result.decisions),
         retried=_kinds(context),
     )
 

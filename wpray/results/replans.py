@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from wpray.types import Decision
 
 
-def replan_lines(policy: str, decisions: Iterable[Decision]) -> tuple[str, ...]:
+def replan_lines(planner: str, decisions: Iterable[Decision]) -> tuple[str, ...]:
     """Return a line per plan (none for chunks): `[replan 1] VLM: 7 waypoints, durations [12, 9, ...], ...`."""
-    planner = "VLM" if policy == "waypoint_vla" else policy
     return tuple(_line(planner, decision) for decision in decisions if decision.kind == "plan")
 
 

@@ -29,9 +29,8 @@ from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import AnyPolicy, PolicySpec
-from wpray.policies.factory import all_policy_args, with_policy_args
+from wpray.policies.factory import all_policy_args, waypoint_units, with_policy_args
 from wpray.policies.fit import fitting_spec
-from wpray.policies.waypoint_vla.waypoint_space import waypoint_space
 from wpray.report.page import write_report
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
@@ -101,7 +100,8 @@ def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
         chosen = select(config, local_tasks or cluster_tasks(config))
         trials = chosen.trials
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
-        facts |= {"privileged": spec.privileged, "waypoint_space": waypoint_space(config)}
+        units = waypoint_units(config)
+        facts |= {"privileged": spec.privileged, "waypoint_space": None if units is None else asdict(units)}
         facts |= {"state_columns": [asdict(column) for column in config.load_benchmark().state_columns()]}
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
         settings = all_policy_args(config) if guest.policy is None else {}

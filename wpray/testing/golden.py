@@ -36,6 +36,7 @@ from wpray.models.config import Precision
 from wpray.models.loading import Computing, load
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.waypoint_vla.model_files import PolicyFiles, head_precision, open_files, planner_precision
+from wpray.policies.waypoint_vla.spec import check_is_chosen
 from wpray.testing.golden_file import Arrays, GoldenInputs, make_inputs, read_arrays, read_inputs, write_arrays
 
 _TOLERANCES: dict[str, tuple[float, float]] = {  # largest difference in float32; relative error of a sample in bfloat16
@@ -152,8 +153,7 @@ def main(argv: Sequence[str]) -> int:
     """Compare or record. Raise BadInputError if the configuration, its files or FILE cannot be used."""
     args, settings = _parser().parse_known_args(list(argv))
     config = read_config(["--config", args.config, *settings])
-    if config.policy != "waypoint_vla":
-        raise BadInputError(f"{args.config}: its policy is {config.policy}; golden reads checkpoints of waypoint_vla")
+    check_is_chosen(config, args.config, "golden")
     path = Path(args.file)
     if args.record:
         return _record(config, path, args.seed)

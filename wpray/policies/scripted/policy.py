@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from wpray.config import Config
 from wpray.errors import BadInputError
-from wpray.policies.base import PolicySpec
+from wpray.policies.base import PolicySpec, WaypointUnits
 from wpray.policies.scripted.arm_motion import POSITION_SCALE, ROTATION_SCALE, commands_towards, steps_towards
 from wpray.policies.scripted.grasping import centre_of, find_grasp
 from wpray.tracking import PhysicalSpace
@@ -47,11 +47,19 @@ _REACH = 0.05  # an object whose middle is this close to the hand is between the
 
 
 def spec_of(config: Config) -> PolicySpec:
-    """Return the policy's spec. Raise BadInputError for a suite that it cannot solve."""
+    """Return the policy's spec. Raise BadInputError for a suite that its benchmark does not say it solves."""
+    solved, solver = config.load_benchmark().solved_by or ("", "")
+    name = ScriptedPolicy.spec.name
     for suite in config.suites:
-        if suite not in ("libero_object", "fake"):
-            raise BadInputError(f"policy scripted solves libero_object only, not {suite}; use a learned policy")
+        if (suite, name) != (solved, solver):
+            what = f"{solved} only" if solver == name else "no suite of its benchmark"
+            raise BadInputError(f"policy {name} solves {what}, not {suite}; use a learned policy")
     return ScriptedPolicy.spec
+
+
+def waypoint_units(config: Config) -> WaypointUnits:
+    """Return the units of observed proprio."""
+    return WaypointUnits()
 
 
 def build(config: Config) -> ScriptedPolicy:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from wpray.config import Config
+from wpray.errors import BadInputError
 from wpray.policies.base import PolicySpec
+
+NAME = "waypoint_vla"
 
 
 def spec_of(config: Config) -> PolicySpec:
@@ -14,4 +17,10 @@ def spec_of(config: Config) -> PolicySpec:
     largest, environments = config.batching.max_batch_size, config.num_env_actors
     if environments != "auto":
         largest = min(largest, environments)
-    return PolicySpec("waypoint_vla", True, False, num_gpus=1, max_batch_size=largest)
+    return PolicySpec(NAME, True, False, num_gpus=1, max_batch_size=largest, planner="VLM")
+
+
+def check_is_chosen(config: Config, path: str, reader: str) -> None:
+    """Raise BadInputError if the configuration in the file `path` is another policy's; `reader` reads this one's."""
+    if config.policy != NAME:
+        raise BadInputError(f"{path}: its policy is {config.policy}; {reader} reads checkpoints of {NAME}")
