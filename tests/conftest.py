@@ -32,12 +32,12 @@ def _has_libero() -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips what needs a GPU or LIBERO where there is none."""
-    gpu = any("gpu" in item.keywords for item in items) and _has_gpu()
+    gpu = any(item.get_closest_marker("gpu") for item in items) and _has_gpu()
     libero = _has_libero()
     for item in items:
-        if "gpu" in item.keywords and not gpu:
+        if item.get_closest_marker("gpu") and not gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
-        if "libero" in item.keywords and not libero:
+        if item.get_closest_marker("libero") and not libero:
             item.add_marker(pytest.mark.skip(reason="LIBERO or OSMesa is not installed"))
 
 

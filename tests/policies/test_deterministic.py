@@ -22,7 +22,7 @@ from tests.policies.vla import (
     trial,
 )
 from wpray.models import loading
-from wpray.models.batch_invariance import fingerprints, invariant_shapes
+from wpray.models.batch_invariance import InvariantShapes, fingerprints
 from wpray.models.batch_parts import BatchShape
 from wpray.models.config import (
     ActionExpertConfig,
@@ -104,9 +104,25 @@ def test_shapes_that_compute_something_else_are_not_taken() -> None:
         odd = [part == 1 or shape.rows in (1, 2, 3, 16) for part in parts]
         return torch.stack([torch.arange(start, stop), torch.tensor(odd)], dim=1)
 
-    found = invariant_shapes(trace, BatchShape((4,), 8), (1, 2, 4, 8), (1, 2, 4, 8, 12, 16, 20))
-    assert found == tuple(BatchShape((2, 4, 8), rows) for rows in (4, 8, 12, 20))
-    assert invariant_shapes(trace, BatchShape((2,), 8), (), ()) == (BatchShape((2,), 8),)
+    shapes = InvariantShapes(trace, BatchShape((4,), 8), (1, 2, 4, 8), (1, 2, 4, 8, 12, 16, 20))
+    found = [shapes.of(count) for count in (1, 2, 4, 5, 8, 9, 13, 20, 32)]
+    assert found == [BatchShape((2, 4, 8), rows) for rows in (4, 4, 4, 8, 8, 12, 20, 20, 20)]
+    assert InvariantShapes(trace, BatchShape((2,), 8), (), ()).of(1) == BatchShape((2,), 8)
+
+
+def test_a_shape_is_tried_when_a_batch_first_needs_it() -> None:
+    tried: list[int] = []
+
+    def trace(start: int, stop: int, shape: BatchShape) -> torch.Tensor:
+        tried.append(shape.rows)
+        return torch.stack([torch.arange(start, stop), torch.full((stop - start,), int(shape.rows == 32))], dim=1)
+
+    shapes = InvariantShapes(trace, BatchShape((4,), 8), (4, 8), (1, 4, 8, 16, 32))
+    assert set(tried) == {8, 32}
+    tried.clear()
+    assert [shapes.of(count).rows for count in (3, 4, 8, 3)] == [4, 4, 8, 4]
+    assert tried == [4]
+    assert shapes.of(32).rows == 16, "the largest shape gave other bits"
 
 
 def test_a_bit_shows_in_a_fingerprint() -> None:

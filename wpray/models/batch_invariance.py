@@ -19,23 +19,47 @@ Trace = Callable[[int, int, BatchShape], Tensor]
 _PROMPT_LENGTHS = 10  # different lengths of synthetic prompts
 
 
-def invariant_shapes(
-    trace: Trace, reference: BatchShape, reads: Sequence[int], rows: Sequence[int]
-) -> tuple[BatchShape, ...]:
-    """Return the shapes, ascending by rows, that compute every request as `reference` does.
+class InvariantShapes:
+    """Shapes that compute every request as a fixed one does, each tried when a batch first needs it.
 
-    They contain its own parts and rows, and those of `reads` and `rows` that agree. `trace(start, stop, shape)` returns
-    fingerprints of every value that is computed for the synthetic requests of these numbers.
+    A trial runs a shape on synthetic requests and captures its graph, which takes up to a second. So a policy can
+    answer once the fixed shape and the largest one have run.
     """
-    sizes = sorted({*rows, reference.rows}, reverse=True)  # the largest first, because the others reuse its memory
-    found = {size: trace(0, size, BatchShape(reference.reads, size)) for size in sizes}
-    others = range(reference.rows, sizes[0], reference.rows)
-    rest = [trace(start, min(start + reference.rows, sizes[0]), reference) for start in others]
-    expected = torch.cat([found[reference.rows], *rest])
-    parts = {size: trace(0, size, BatchShape((size,), reference.rows)) for size in reads if size <= reference.rows}
-    agreeing = {size for size, trial in parts.items() if torch.equal(trial, expected[:size])}
-    own = tuple(sorted(agreeing | {*reference.reads}))
-    return tuple(BatchShape(own, size) for size in reversed(sizes) if torch.equal(found[size], expected[:size]))
+
+    def __init__(self, trace: Trace, reference: BatchShape, reads: Sequence[int], rows: Sequence[int]) -> None:
+        """Run `reference`, the parts `reads` and the largest of `rows`, which are the sizes to try.
+
+        `trace(start, stop, shape)` returns fingerprints of every value that is computed for the synthetic requests of
+        these numbers.
+        """
+        self._trace, self._reference = trace, reference
+        self.sizes = tuple(sorted({*rows, reference.rows}))  # that are tried
+        largest = self.sizes[-1]
+        first = trace(0, largest, BatchShape(reference.reads, largest))  # first, because the others reuse its memory
+        starts = range(0, largest, reference.rows) if largest > reference.rows else ()
+        parts = [trace(start, min(start + reference.rows, largest), reference) for start in starts]
+        self._expected = torch.cat(parts) if parts else first
+        self._agreeing = {reference.rows: True, largest: torch.equal(first, self._expected)}
+        self._reads = tuple(sorted({*reference.reads, *filter(self._part_agrees, reads)}))
+
+    def of(self, count: int) -> BatchShape:
+        """Return the smallest shape for `count` requests, or the largest one there is for the first of them."""
+        larger = (size for size in self.sizes if size >= count)
+        smaller = (size for size in reversed(self.sizes) if size < count)
+        size = next(size for size in (*larger, *smaller) if self._agrees(size))
+        return BatchShape(self._reads, size)
+
+    def _agrees(self, size: int) -> bool:
+        if size not in self._agreeing:
+            found = self._trace(0, size, BatchShape(self._reference.reads, size))
+            self._agreeing[size] = torch.equal(found, self._expected[:size])
+        return self._agreeing[size]
+
+    def _part_agrees(self, size: int) -> bool:
+        if size > self._reference.rows:
+            return False
+        found = self._trace(0, size, BatchShape((size,), self._reference.rows))
+        return torch.equal(found, self._expected[:size])
 
 
 def synthetic_requests(start: int, stop: int, prompt_size: int, *shape: int) -> tuple[Tensor, list[list[int]], Tensor]:

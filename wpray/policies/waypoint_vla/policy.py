@@ -158,16 +158,18 @@ class WaypointVlaPolicy:
         return [SegmentReply(Segment(chunk), timing) for chunk in chunks]
 
     def capture(self) -> None:
-        """Run every batch shape once, the largest first, so that no episode waits for the capture of a graph."""
+        """Run the largest batches once, and what answers must agree with if they must not depend on their batch.
+
+        Graphs of other shapes are captured when a batch first needs them, each in up to a second.
+        """
         torch.cuda.empty_cache()  # release the memory that loading took
         for shapes, trace, prompt_size in (
             (self._plan_shapes, self._trace_plan, self._vlm.prompt_size(1)),
             (self._segment_shapes, self._expert.trace, PROMPT_SIZES[0]),
         ):
-            found = shapes.of(prompt_size)  # runs all shapes if answers must not depend on their batch
-            for shape in () if self._deterministic else reversed(found):
-                for count in {shape.rows, *(shape.reads if shape is found[-1] else ())}:
-                    trace(0, min(count, shape.rows), shape, prompt_size)
+            most = self.spec.max_batch_size
+            shape = shapes.of(prompt_size).of(most)
+            trace(0, min(most, shape.rows), shape, prompt_size)
         torch.cuda.empty_cache()  # release the memory that the eager runs took
 
     @property
