@@ -46,6 +46,9 @@ class PolicySpec:
     # Chunk: another process answers, so that a wait for it is no sign of a hang. With a max_batch_size of 1, requests
     # are not batched here: many threads call `predict`, each with one request.
     remote: bool = False
+    servers: int = (
+        0  # remote, not batched here: requests that its servers answer at once, one for each place; 0: unknown
+    )
 
     def __post_init__(self) -> None:
         """Copy the cameras, because a read-only view of a mapping cannot travel to another process."""

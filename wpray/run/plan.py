@@ -34,6 +34,12 @@ _RUNS = Path("runs")
 # policy: 3 plans that compute a segment, too, and 14 requested segments, at batch 8 on one H100 (159 and 51 ms a call).
 _ENV_S = 290 * 0.0055 + 17 * 0.005 + 0.05
 _ANSWER_S = 3 * (0.159 + 0.051) + 14 * 0.051
+# A server's policy: 58 requests, each after 5 of the steps above. The time of one is a guess, which `doctor` replaces.
+_REQUESTS, _REQUEST_S = 58, 0.1
+_GUESSED = (
+    f"built-in figures ({_REQUESTS} requests an episode, {_REQUEST_S:g} s each), as no finished run was found; doctor "
+    "measures a request"
+)
 _DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H100 at batch 8), as no finished run was found"
 
 
@@ -50,13 +56,14 @@ def show_plan(config: Config, console: Console | None = None) -> int:
     """Print the plan and return 0. Starts and writes nothing. Raises BadInputError as the run itself would."""
     console = console or Console(soft_wrap=True, highlight=False)
     config = with_policy_args(config)
-    num_gpus = config.ray.policy_resources.get("GPU", fitting_spec(config).num_gpus)
+    spec = fitting_spec(config)
+    num_gpus = config.ray.policy_resources.get("GPU", spec.num_gpus)
     work = _work(config)
-    speeds = _measured(config, work.folder.path) or _defaults(num_gpus)
-    layout, notes = _layout(config, num_gpus, speeds)
+    speeds = _measured(config, work.folder.path) or _defaults(num_gpus, spec.servers)
+    layout, notes = _layout(config, num_gpus, speeds, spec.servers)
     found = forecast(work.planned - work.finished, speeds, layout)
-    console.print(_table(work, found, layout))
-    for line in (*_advice(found, layout), *notes, f"From {speeds.source}."):
+    console.print(_table(work, found, layout, spec.servers > 0))
+    for line in (*_advice(found, layout, spec.servers > 0), *notes, f"From {speeds.source}."):
         console.print(line)
     return 0
 
@@ -144,16 +151,26 @@ def _sum(column: Any) -> float:
     return float(pc.sum(column).as_py() or 0.0)
 
 
-def _defaults(num_gpus: float) -> Speeds:
+def _defaults(num_gpus: float, servers: int) -> Speeds:
+    if servers:
+        return Speeds(_ENV_S, _REQUESTS * _REQUEST_S, _REQUESTS * _REQUEST_S, _GUESSED)
     answer_s = _ANSWER_S if num_gpus else 0.0
     return Speeds(_ENV_S, answer_s, answer_s / 8, _DEFAULT)
 
 
-def _layout(config: Config, num_gpus: float, speeds: Speeds) -> tuple[RunLayout, list[str]]:
-    """Return the actors of the run on this machine; on a cluster with `auto`, those that balance one policy actor."""
+def _layout(config: Config, num_gpus: float, speeds: Speeds, servers: int) -> tuple[RunLayout, list[str]]:
+    """Return the actors of the run on this machine; on a cluster with `auto`, those that balance one policy actor.
+
+    `servers` that answer a request at a time count in place of policy actors, because those only pass requests on.
+    """
     asked = config.ray.num_policy_actors
     policies = asked if asked != "auto" else 1 if config.ray.address or not num_gpus else max(1, _gpus_here())
+    policies = servers or policies
     notes, here = [], None
+    if servers:
+        notes.append(
+            "Servers are taken to answer one request at a time (policy_args.connections); more of them share the load."
+        )
     if config.ray.address and asked == "auto" and num_gpus:
         notes.append("ray.num_policy_actors is auto, one a GPU: this is for one, and each further GPU brings as much.")
     wanted = config.num_env_actors
@@ -185,11 +202,11 @@ def _gpus_here() -> int:
     return present if hidden is None else min(present, len([part for part in hidden.split(",") if part.strip()]))
 
 
-def _table(work: _Work, found: Forecast, layout: RunLayout) -> Table:
+def _table(work: _Work, found: Forecast, layout: RunLayout, serves: bool) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     already = f" ({work.finished} of {work.planned} are finished in {work.folder.location})" if work.finished else ""
     table.add_row("episodes", f"{found.episodes}{already}")
-    actors = (counted(layout.env_actors, "env actor"), counted(layout.policy_actors, "policy actor"))
+    actors = (counted(layout.env_actors, "env actor"), counted(layout.policy_actors, _answering(serves)))
     table.add_row("actors", ", ".join(actors))
     table.add_row("time", f"about {duration(found.seconds)} ({found.per_min:.0f} episodes/min), starting up apart")
     table.add_row("CPU hours", f"{found.cpu_hours:.2f} reserved by env actors")
@@ -198,11 +215,15 @@ def _table(work: _Work, found: Forecast, layout: RunLayout) -> Table:
     return table
 
 
-def _advice(found: Forecast, layout: RunLayout) -> list[str]:
+def _answering(serves: bool) -> str:
+    return "server" if serves else "policy actor"
+
+
+def _advice(found: Forecast, layout: RunLayout, serves: bool) -> list[str]:
     envs, policies = found.env_actors_to_balance, found.policy_actors_to_balance
-    theirs = f"{counted(layout.env_actors, 'env actor')} can use {counted(policies, 'policy actor')}"
+    theirs = f"{counted(layout.env_actors, 'env actor')} can use {counted(policies, _answering(serves))}"
     if envs is not None:
-        busy = f"{counted(envs, 'env actor')} keep {counted(layout.policy_actors, 'policy actor')} busy"
+        busy = f"{counted(envs, 'env actor')} keep {counted(layout.policy_actors, _answering(serves))} busy"
         return [f"Balance: {busy}; {theirs}."]
     there = "there are" if layout.cores is None else f"{counted(layout.cores, 'core')} can carry"
     return [f"Balance: the policy keeps pace with as many env actors as {there}; {theirs}."]

@@ -35,18 +35,14 @@ class Gr00tPolicy(RemotePolicy):
     """Policy that passes each request to the first free server and converts the gripper's command."""
 
     Settings = Gr00tSettings
+    _settings: Gr00tSettings
     name = "gr00t"
 
     @classmethod
     def spec_of(cls, settings: Gr00tSettings) -> PolicySpec:
         """Return the spec with the observations that servers receive."""
         cameras = dict.fromkeys(("base", "wrist"), ImageSpec(settings.image_size, settings.image_size))
-        return PolicySpec(cls.name, True, False, 0, max_batch_size=1, kind="chunk", cameras=cameras, remote=True)
-
-    def __init__(self, settings: Gr00tSettings) -> None:
-        """Connect, as RemotePolicy does."""
-        self._settings = settings
-        super().__init__(self.spec_of(settings), settings.url, settings.connections)
+        return settings.unbatched_spec(cls.name, cameras)
 
     def connect(self, url: str) -> Gr00tChannel:
         """Return an open channel."""

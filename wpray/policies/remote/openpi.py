@@ -45,6 +45,7 @@ class OpenpiPolicy(RemotePolicy):
     """Policy that passes each request to the first free server."""
 
     Settings = OpenpiSettings
+    _settings: OpenpiSettings
     name = "openpi"
 
     @classmethod
@@ -53,12 +54,7 @@ class OpenpiPolicy(RemotePolicy):
         view = ImageSpec(settings.image_size, settings.image_size, resize="pad")
         roles = ("base", "wrist") if settings.wrist_key else ("base",)
         cameras = dict.fromkeys(roles, view)
-        return PolicySpec(cls.name, True, False, 0, max_batch_size=1, kind="chunk", cameras=cameras, remote=True)
-
-    def __init__(self, settings: OpenpiSettings) -> None:
-        """Connect, as RemotePolicy does."""
-        self._settings = settings
-        super().__init__(self.spec_of(settings), settings.url, settings.connections)
+        return settings.unbatched_spec(cls.name, cameras)
 
     def connect(self, url: str) -> OpenpiChannel:
         """Return an open channel."""

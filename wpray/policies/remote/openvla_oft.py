@@ -33,6 +33,7 @@ class OpenvlaOftPolicy(RemotePolicy):
     """Policy that passes each request to the first free server and converts the gripper's command as OFT's client."""
 
     Settings = OpenvlaOftSettings
+    _settings: OpenvlaOftSettings
     name = "openvla_oft"
 
     @classmethod
@@ -40,12 +41,7 @@ class OpenvlaOftPolicy(RemotePolicy):
         """Return the spec with the observations that servers receive."""
         view = ImageSpec(settings.image_size, settings.image_size)
         cameras = dict.fromkeys(("base", "wrist") if settings.wrist else ("base",), view)
-        return PolicySpec(cls.name, True, False, 0, max_batch_size=1, kind="chunk", cameras=cameras, remote=True)
-
-    def __init__(self, settings: OpenvlaOftSettings) -> None:
-        """Connect, as RemotePolicy does."""
-        self._settings = settings
-        super().__init__(self.spec_of(settings), settings.url, settings.connections)
+        return settings.unbatched_spec(cls.name, cameras)
 
     def connect(self, url: str) -> HttpChannel:
         """Return an open channel."""

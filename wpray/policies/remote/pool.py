@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from wpray.errors import BadInputError, InvalidRequestError
 from wpray.policies.base import NOTICES
 from wpray.policies.remote.trouble import RefusedError, ServerTrouble, in_one_line
+from wpray.types import Timing
 
 _NOTICES = logging.getLogger(NOTICES)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
@@ -102,9 +103,14 @@ class ServerPool:
         connect: Callable[[str], Channel],
         connections: int | None = None,
         note: Callable[[str], None] = _NOTICES.warning,
+        patient: bool = True,
     ) -> None:
-        """`connect` opens a channel; `connections` to a server, or as many as it likes; `note` takes lines to log."""
+        """`connect` opens a channel; `connections` to a server, or as many as it likes; `note` takes lines to log.
+
+        If it is not `patient`, a server without an answer raises BadInputError in place of a wait.
+        """
         self._name, self._connect, self._connections, self._note = name, connect, connections, note
+        self._patient = patient
         self._servers = [_Server(url) for url in urls]
         self._lock = threading.Lock()
         self._askers: deque[_Asker] = deque()
@@ -135,8 +141,14 @@ class ServerPool:
 
         Raise InvalidRequestError if a server's own code fails on the question.
         """
+        return self.ask_timed(question)[0]
+
+    def ask_timed(self, question: Any) -> tuple[Any, Timing]:
+        """Return what `ask` does, with the time of the server's answer and of what went before it."""
+        began = time.perf_counter()
         while True:
             with self._line() as line:
+                asked = time.perf_counter()
                 try:
                     answer = self._opened(line).ask(question)
                 except (ServerTrouble, BadInputError) as trouble:
@@ -147,7 +159,7 @@ class ServerPool:
                     self._hang_up(line)  # servers close the connection after their own error
                     raise
                 self._is_back(line)
-                return answer
+                return answer, Timing(asked - began, time.perf_counter() - asked)
 
     def close(self) -> None:
         """Close the connections that are not in use now, and each other one after its answer."""
@@ -223,7 +235,10 @@ class ServerPool:
             self._note(f"{self._name}: {server.url} is not what it was: {channel.facts}, before {before}")
 
     def _rest(self, line: _Line, trouble: Exception) -> None:
+        """Leave the server in peace for a moment. Raise BadInputError if nobody is to wait for it."""
         self._hang_up(line)
+        if not self._patient:
+            raise BadInputError(self._about(line, f"gives no answer ({in_one_line(trouble)})")) from trouble
         line.rests_until, line.pause_s = time.monotonic() + line.pause_s, min(2 * line.pause_s, _LONGEST_PAUSE_S)
         self._say(line, line.server.absence.begins(trouble))
 

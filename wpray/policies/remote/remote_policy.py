@@ -6,11 +6,13 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from wpray.policies.base import NOTICES, PolicySpec, Sources
+from wpray.policies.base import NOTICES, PolicyCheck, PolicySpec, Sources
 from wpray.policies.remote.answers import GripperWatch
+from wpray.policies.remote.doctor import server_check
 from wpray.policies.remote.pool import Channel, ServerPool
 from wpray.types import ChunkReply, ChunkRequest
 
@@ -22,13 +24,26 @@ class RemotePolicy(ABC):
 
     name: str
 
-    def __init__(self, spec: PolicySpec, urls: Sequence[str], connections: int | None) -> None:
-        """Connect; wait until a server answers. Raise BadInputError if all that answer refuse this client."""
-        self.spec = spec
+    def __init__(self, settings: Any, patient: bool = True) -> None:
+        """Connect; wait until a server answers. Raise BadInputError if all that answer refuse this client.
+
+        If it is not `patient`, a server that does not answer raises BadInputError, too, now and later.
+        """
+        self._settings, self.spec = settings, self.spec_of(settings)
         self._gripper = GripperWatch(partial(_NOTICES.warning, "%s: %s", self.name))
-        self._pool = ServerPool(self.name, urls, self.connect, connections)
+        self._pool = ServerPool(self.name, settings.url, self.connect, settings.connections, patient=patient)
         self._pool.meet()
         self.sources = self._sources()
+
+    @classmethod
+    @abstractmethod
+    def spec_of(cls, settings: Any) -> PolicySpec:
+        """Return the spec with the observations that servers receive."""
+
+    @classmethod
+    def doctor_checks(cls, settings: Any) -> list[PolicyCheck]:
+        """Return the check that each server answers."""
+        return [server_check(cls, settings)]
 
     @property
     def facts(self) -> Mapping[str, Mapping[str, Any]]:
@@ -60,7 +75,8 @@ class RemotePolicy(ABC):
         self._pool.close()
 
     def _answer(self, request: ChunkRequest) -> ChunkReply:
-        return self._watched(self.reply(self._pool.ask(self.question(request))))
+        answer, timing = self._pool.ask_timed(self.question(request))
+        return replace(self._watched(self.reply(answer)), timing=timing)
 
     def _watched(self, reply: ChunkReply) -> ChunkReply:
         if len(reply.actions):

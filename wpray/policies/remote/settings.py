@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from wpray.errors import BadInputError
+from wpray.policies.base import PolicySpec
 from wpray.policies.settings import NO_OUTCOME
+from wpray.types import ImageSpec
 
 
 def server_urls(default_port: int, *schemes: str) -> BeforeValidator:
@@ -51,6 +54,7 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    url: list[str]
     timeout_s: Annotated[PositiveFloat, NO_OUTCOME] = Field(
         300.0, le=86_400, description="seconds until a request without an answer is asked again"
     )
@@ -60,6 +64,18 @@ class ServerSettings(BaseModel):
     api_key_env: Annotated[str | None, NO_OUTCOME] = Field(
         None, pattern=r"^[A-Za-z_]\w*$", description="environment variable that holds the servers' key"
     )
+
+    def unbatched_spec(self, name: str, cameras: Mapping[str, ImageSpec], execute_steps: int = 0) -> PolicySpec:
+        """Return the spec of a policy whose servers answer one request at a time."""
+        return PolicySpec(
+            *(name, True, False, 0),
+            max_batch_size=1,
+            kind="chunk",
+            execute_steps=execute_steps,
+            cameras=cameras,
+            remote=True,
+            servers=len(self.url) * (self.connections or 1),
+        )
 
     @property
     def api_key(self) -> str | None:

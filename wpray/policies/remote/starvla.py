@@ -40,6 +40,7 @@ class StarvlaPolicy(RemotePolicy):
     """Policy that asks each server for its share of a batch and converts the gripper's command as StarVLA's client."""
 
     Settings = StarvlaSettings
+    _settings: StarvlaSettings
     name = "starvla"
 
     @classmethod
@@ -49,10 +50,9 @@ class StarvlaPolicy(RemotePolicy):
         size = settings.batch_size * len(settings.url)
         return PolicySpec(cls.name, True, False, 0, max_batch_size=size, kind="chunk", cameras=cameras, remote=True)
 
-    def __init__(self, settings: StarvlaSettings) -> None:
+    def __init__(self, settings: StarvlaSettings, patient: bool = True) -> None:
         """Connect, as RemotePolicy does."""
-        self._settings = settings
-        super().__init__(self.spec_of(settings), settings.url, settings.connections)
+        super().__init__(settings, patient)
         self._threads = ThreadPoolExecutor(len(settings.url), thread_name_prefix="starvla")
 
     def connect(self, url: str) -> OpenpiChannel:

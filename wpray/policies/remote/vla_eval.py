@@ -19,8 +19,9 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from wpray.errors import BadInputError, InvalidRequestError
-from wpray.policies.base import NOTICES, PolicySpec, Sources
+from wpray.policies.base import NOTICES, PolicyCheck, PolicySpec, Sources
 from wpray.policies.remote.answers import GripperWatch, chunk_of, image_of
+from wpray.policies.remote.doctor import server_check
 from wpray.policies.remote.pool import Absence
 from wpray.policies.remote.settings import ServerSettings, server_urls
 from wpray.policies.remote.trouble import RefusedError, ServerTrouble, closed_on_error, in_one_line
@@ -54,13 +55,19 @@ class VlaEvalPolicy:
     def spec_of(cls, settings: VlaEvalSettings) -> PolicySpec:
         """Return the spec with the observations that servers receive."""
         cameras = dict.fromkeys(("base", "wrist"), ImageSpec(settings.image_size, settings.image_size))
-        return PolicySpec(
-            cls.name, True, False, 0, max_batch_size=1, kind="chunk", execute_steps=1, cameras=cameras, remote=True
-        )
+        return settings.unbatched_spec(cls.name, cameras, execute_steps=1)
 
-    def __init__(self, settings: VlaEvalSettings) -> None:
-        """Wait until a server answers. Raise BadInputError if it means something else than LIBERO does."""
-        self.spec, self._settings = self.spec_of(settings), settings
+    @classmethod
+    def doctor_checks(cls, settings: VlaEvalSettings) -> list[PolicyCheck]:
+        """Return the check that each server answers."""
+        return [server_check(cls, settings)]
+
+    def __init__(self, settings: VlaEvalSettings, patient: bool = True) -> None:
+        """Wait until a server answers. Raise BadInputError if it means something else than LIBERO does.
+
+        If it is not `patient`, a server that does not answer raises BadInputError, too, now and later.
+        """
+        self.spec, self._settings, self._patient = self.spec_of(settings), settings, patient
         self._gripper = GripperWatch(partial(_NOTICES.warning, "%s: %s", self.name))
         self._absences = {url: Absence() for url in settings.url}
         self._turns = itertools.count()
@@ -72,6 +79,10 @@ class VlaEvalPolicy:
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
         """Return one reply per request; any number of threads may call this."""
         return [self._answer(request) for request in requests]
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        self._seat().leave()
 
     def _answer(self, request: ChunkRequest) -> ChunkReply:
         seat, observation = self._seat(), self._observation(request)
@@ -139,6 +150,8 @@ class VlaEvalPolicy:
                 if meeting and isinstance(trouble, RefusedError | BadInputError):
                     text = f"{url} refuses this client ({in_one_line(trouble)})"
                     raise BadInputError(f"{self.name}: {text}; check policy_args") from trouble
+                if not self._patient:
+                    raise BadInputError(f"{self.name}: {url} gives no answer ({in_one_line(trouble)})") from trouble
                 self._say(url, self._absences[url].begins(trouble))
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
