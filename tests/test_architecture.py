@@ -65,6 +65,7 @@ ALLOWED = {
     "orchestration.scheduler": {"types"},
     "orchestration.loop_options": {"config", "rollout", "tracking"},  # wpray.serve reads it: no Ray
     "orchestration.stop_rules": {"types", "config", "results.statistics"},
+    "trackers": {"errors", "registry", "system.threads", "results"},
     "report": {"types", "errors", "results", "cli"},
     "compare": {"errors", "results", "cli"},
     "table": {"types", "errors", "config", "provenance.settings", "results", "cli"},
@@ -77,11 +78,11 @@ ALLOWED = {
     "video.frames": {"types", "errors", "benchmarks.base", "results"},
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
     "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
-    | {"provenance", "registry", "storage", "results", "cli", "cluster"},
+    | {"provenance", "registry", "storage", "results", "cli", "cluster", "trackers.factory"},
     "serve": {"types", "errors", "config", "rollout", "policies", "system", "cli"}
     | {"orchestration.loop_options", "benchmarks.views"},
     "run": {"types", "errors", "config", "trials", "system", "benchmarks", "policies", "provenance", "storage"}
-    | {"results", "cli", "cluster", "orchestration", "report", "video", "doctor"},
+    | {"results", "cli", "cluster", "orchestration", "report", "video", "doctor", "trackers"},
 }
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}
@@ -121,6 +122,10 @@ ONLY_IN = {
     "matplotlib": (),
     "msgpack": ("policies.remote", "policies.process.worker"),
     "websockets": ("policies.remote", "serve"),
+    "wandb": ("trackers.to_wandb",),
+    "trackio": ("trackers.to_trackio",),
+    "mlflow": ("trackers.to_mlflow",),
+    "tensorboardX": ("trackers.to_tensorboard",),
     "zmq": ("policies.remote.gr00t_channel",),
 }
 

@@ -369,6 +369,16 @@ class Config(_Group):
         "full", description="trajectories: with the simulator's full state, the robot's alone, or none"
     )
     video_out_path: OutputPath | None = Field(None, description="folder of the videos; default: OUTPUT/videos")
+    track: str | None = Field(
+        None,
+        min_length=1,
+        max_length=300,
+        description="send rates, table, report and some videos to wandb | trackio | mlflow | tensorboard, an installed "
+        "tracker, or PACKAGE.MODULE:CLASS",
+    )
+    track_project: str = Field(
+        "wpray", min_length=1, max_length=100, description="project of the tracker (MLflow: experiment)"
+    )
 
     joint_checkpoint: FilePath | None = Field(
         None, description="VLM and action expert in one file that share a backbone, instead of the pair"

@@ -20,6 +20,7 @@ QUICK: tuple[tuple[str, Check], ...] = (
     ("packages", software.check_packages),
     ("origins", software.check_origins),
     ("OpenGL", software.check_opengl),
+    ("tracker", software.check_the_tracker),
     ("cores", resources.check_cores),
     ("memory", resources.check_memory),
     ("output", resources.check_output),

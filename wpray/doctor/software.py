@@ -15,6 +15,7 @@ from wpray.provenance.origins import oddities
 from wpray.provenance.record import DECISIVE_PACKAGES, alternatives, package_versions
 from wpray.registry import POLICIES
 from wpray.system import gl
+from wpray.trackers.factory import check_tracker
 
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 _SHOWN = (*DECISIVE_PACKAGES, "numpy", "ray", "torch")
@@ -50,6 +51,14 @@ def check_opengl(config: Config) -> list[CheckResult]:
         return []
     renderer = gl.select_renderer(config.env.renderer)
     return [CheckResult("OpenGL", "pass", f"{renderer}: its library is installed")]
+
+
+def check_the_tracker(config: Config) -> list[CheckResult]:
+    """Check that the package of the configured tracker is installed."""
+    if config.track is None:
+        return []
+    check_tracker(config.track)
+    return [CheckResult("tracker", "pass", f"{config.track} can be imported")]
 
 
 def _requirements(config: Config) -> Iterator[Requirement]:

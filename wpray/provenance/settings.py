@@ -33,6 +33,8 @@ _NO_OUTCOME = frozenset(
         "resume",
         "record",
         "video_out_path",
+        "track",
+        "track_project",
         "ray",
     }
     | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}

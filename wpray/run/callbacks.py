@@ -33,16 +33,32 @@ class _CallbackError(Exception):
     """Error of a caller's function."""
 
 
-class _Notifier:
-    """Tells another listener and a caller's function of every episode."""
+class Listeners:
+    """Several listeners as one, which are told of an episode in order."""
 
-    def __init__(self, first: ProgressListener, tally: Tally, call: Callable[[EpisodeDone], None]) -> None:
-        self._first, self._tally, self._call = first, tally, call
+    def __init__(self, *listeners: ProgressListener | None) -> None:
+        self._listeners = [listener for listener in listeners if listener is not None]
+
+    def on_episode(self, trial: Trial, episode: EncodedEpisode) -> None:
+        """Pass an episode on."""
+        for listener in self._listeners:
+            listener.on_episode(trial, episode)
+
+    def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
+        """Pass on that a moment has passed."""
+        for listener in self._listeners:
+            listener.on_progress(policy_busy_s, num_workers)
+
+
+class EpisodeCallback:
+    """Listener that calls a caller's function after every episode."""
+
+    def __init__(self, tally: Tally, call: Callable[[EpisodeDone], None]) -> None:
+        self._tally, self._call = tally, call
         self._has_failed = False
 
     def on_episode(self, trial: Trial, episode: EncodedEpisode) -> None:
-        """Pass an episode on. What the function raises is logged once."""
-        self._first.on_episode(trial, episode)
+        """Call the function. What it raises is logged once."""
         tally = self._tally
         counts = (tally.done, tally.total, tally.overall)
         done = EpisodeDone(trial.task, trial.init_state, episode.status, episode.num_steps, *counts)
@@ -56,10 +72,4 @@ class _Notifier:
             self._has_failed = True
 
     def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
-        """Pass on that a moment has passed."""
-        self._first.on_progress(policy_busy_s, num_workers)
-
-
-def notifying(first: ProgressListener, tally: Tally, call: Callable[[EpisodeDone], None] | None) -> ProgressListener:
-    """Return a listener that tells `first`, and `call` if there is one."""
-    return first if call is None else _Notifier(first, tally, call)
+        """Ignore that a moment has passed."""

@@ -35,11 +35,12 @@ from wpray.report.page import write_report
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
-from wpray.run.callbacks import EpisodeDone, notifying
+from wpray.run.callbacks import EpisodeCallback, EpisodeDone, Listeners
 from wpray.run.live import live_report
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.run.selection import select
+from wpray.run.tracked import TrackedRates, tracked
 from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
 
@@ -66,6 +67,13 @@ class _Run:
     tally: Tally
     info: RunInfo
     guest: CallerParts
+    rates: TrackedRates | None  # for a tracker
+
+    @property
+    def callback(self) -> EpisodeCallback | None:
+        """Listener that calls the caller's function."""
+        call = self.guest.on_episode
+        return None if call is None else EpisodeCallback(self.tally, call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,8 @@ def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
             )
         if info.changes:
             _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
-        run = _Run(config, spec, folder, todo, tally, info, guest)
+        rates = stack.enter_context(tracked(config, folder, info, tally))
+        run = _Run(config, spec, folder, todo, tally, info, guest, rates)
         if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
             info.save("running")
         if todo and config.ray.address is None:
@@ -158,7 +167,7 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | 
     env_actors = EnvActorPool(context, policy_pool.handles, events)
     try:
         with display.RunDisplay(console, run.tally, num_replicas) as shown:
-            listener = notifying(shown, run.tally, run.guest.on_episode)
+            listener = Listeners(shown, run.callback, run.rates)
             driver = Driver(context, env_actors, policy_pool, events, run.folder, run.tally, listener, run.info)
             with _ctrl_c(driver):
                 driver.run(_scheduler(run), num_workers)

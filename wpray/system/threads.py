@@ -8,6 +8,7 @@ The end of each is noticed as follows:
 - connection (transport/connection.py): the connection closes, so that the env actor at the other end retries.
 - uploader (storage/uploader.py): the next row that is written, or `flush`, stops the run.
 - lease (storage/lease.py): as for the uploader, because another driver could take the lease unnoticed.
+- tracker (trackers/process.py): the tracker gets no more, is ended at its deadline, and the run goes on.
 """
 
 from __future__ import annotations
