@@ -34,7 +34,7 @@ ALLOWED = {
     "policies.waypoint_vla.flat_settings": {"config"},  # for its type: the configuration reads this module
     "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
-    "provenance": {"errors", "config", "benchmarks", "policies.factory", "system.packages"},
+    "provenance": {"errors", "config", "benchmarks", "policies.factory", "registry", "system.packages"},
     "provenance.record": {"benchmarks.factory", "system.packages"},
     "results": {"types", "errors", "config", "provenance.record", "provenance.settings", "storage"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions
 from typing import Any, TypeVar
 
 from wpray import errors
@@ -66,6 +66,20 @@ class Registry:
         as_bad_input = partial(self._failing, name, what)
         with wrapping_errors(as_bad_input, BadInputError, KeyboardInterrupt, caught=BaseException):
             return function(*arguments)
+
+    def provider(self, name: str) -> tuple[str, tuple[str, ...]] | None:
+        """Return the package of another's part and the distributions that may have it, without importing it.
+
+        None for a part that comes with wpray, and for an unknown name.
+        """
+        if name in self.built_in:
+            return None
+        entries = [entry for entry in self._installed() if entry.name == name]
+        package = (entries[0].value if entries else name).partition(":")[0].partition(".")[0].strip()
+        if not package or package == __name__.partition(".")[0] or not (entries or "." in name or ":" in name):
+            return None
+        owners = [entry.dist.name for entry in entries if entry.dist] or packages_distributions().get(package, [])
+        return package, tuple(dict.fromkeys(owners))
 
     def _failing(self, name: str, what: str, error: BaseException) -> BadInputError:
         text = " ".join(str(error).split())[:300]

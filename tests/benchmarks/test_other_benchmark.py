@@ -73,7 +73,7 @@ def test_it_runs_end_to_end_by_its_suites_name(site: Path, tmp_path: Path) -> No
     assert np.array_equal(matrix(steps, "hand")[9], np.zeros(3)), "the ten wait steps move nothing"
     assert steps.schema.field("point").metadata == {b"description": b"where it must come", b"unit": b"m"}
     origin = run.info["origins"]["reach"]
-    assert origin["source"] == "wpray-reach 0.3"
+    assert origin["source"] == "wpray-reach 0.3" == run.info["versions"]["benchmark"]
     assert "progress/distance_m" in (tmp_path / "run" / "report.html").read_text()
     again = _run(site, "-m", "wpray.launch", *options, "--output_dir", str(tmp_path / "run"))
     assert again.returncode == 0, again.stdout + again.stderr

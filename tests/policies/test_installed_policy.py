@@ -100,6 +100,7 @@ def test_it_runs_from_the_command_to_the_tables(site: Path, tmp_path: Path) -> N
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert info["policy_settings"] == {"speed": 0.25} and info["outcome_fields"]["policy_args.speed"] == 0.25
     assert info["policy_spec"]["kind"] == "chunk" and info["policy_spec"]["execute_steps"] == 5
+    assert info["versions"]["policy"] == "downward-lab 1.0" and "benchmark" not in info["versions"]
     other = _launch(site, tmp_path, *options[:3], "0.75", *options[4:])
     assert other.returncode == 2 and "policy_args.speed (0.25 there, 0.75 here)" in other.stderr
 

@@ -16,9 +16,8 @@ from wpray.config import Config
 from wpray.doctor import software
 from wpray.provenance import origins, record
 from wpray.provenance.origins import PackageOrigin
-from wpray.provenance.record import FROM_A_PATH
 from wpray.run.machine import check_machine
-from wpray.system.packages import source_of
+from wpray.system.packages import FROM_A_PATH, source_of
 
 ROOT = Path(__file__).parents[2]
 _SAY = """
@@ -128,6 +127,35 @@ def test_an_editable_installation_is_known_by_its_name(tmp_path: Path, monkeypat
 
 def test_what_is_not_installed_has_no_source() -> None:
     assert source_of("no_such_package", ("no-such-package",)) is None
+
+
+def _install(folder: Path, distribution: str, version: str, package: str, *entries: str) -> None:
+    """Write what pip would into a folder of packages."""
+    info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Name: {distribution}\nVersion: {version}\n")
+    (info / "top_level.txt").write_text(f"{package}\n")
+    (info / "entry_points.txt").write_text("\n".join(entries))
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").write_text("raise AssertionError('is not imported for its version')\n")
+
+
+def test_policies_and_benchmarks_of_other_packages_are_known_by_their_distributions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = ("[wpray.policies]", "lab_down = down_lab.policies:Down", "[wpray.benchmarks]", "reached = down_lab.b:B")
+    _install(tmp_path / "site", "down-lab", "1.0", "down_lab", *entries)
+    (tmp_path / "here" / "loose").mkdir(parents=True)
+    (tmp_path / "here" / "loose" / "__init__.py").touch()
+    for place in ("here", "site"):
+        monkeypatch.syspath_prepend(str(tmp_path / place))
+    monkeypatch.setattr("wpray.benchmarks.factory._installed", lambda: ("libero", "fake", "reached"))
+    both = {"policy": "down-lab 1.0", "benchmark": "down-lab 1.0"}
+    assert origins.part_versions("reached_1", "auto", "lab_down") == both
+    assert origins.part_versions("any", "down_lab.b:B", "down_lab.policies:Down") == both
+    assert origins.part_versions("fake", "auto", "loose.policy:Own") == {"policy": FROM_A_PATH}
+    for own in ("noop", "wpray.policies.noop:NoopPolicy", "unknown", "no_such_package.policy:P", ""):
+        assert origins.part_versions("fake", "auto", own) == {}
 
 
 def test_the_fake_suite_needs_no_digest() -> None:

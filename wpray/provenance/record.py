@@ -11,7 +11,7 @@ from pathlib import Path
 
 import wpray
 from wpray.benchmarks.factory import BENCHMARKS, load_benchmark
-from wpray.system.packages import PackageSource, source_of
+from wpray.system.packages import FROM_A_PATH, PackageSource, source_of
 
 # Number of wpray's outcome-affecting behaviour. Runs of different numbers are not the same experiment: a resume is
 # refused and `compare` does not pair them. Raise it by one in a commit that changes the outcome of an episode although
@@ -28,7 +28,7 @@ DECISIVE_PACKAGES = tuple(name for benchmark in _BUILT_IN for name in benchmark.
 _PACKAGES = {name: owners for benchmark in _BUILT_IN for name, owners in benchmark.packages.items()} | {
     name: (name,) for name in ("numpy", "ray", "pyarrow", "torch")
 }
-FROM_A_PATH = "unknown (from a path)"  # version of a package that no installed distribution provides
+POLICY, BENCHMARK = "policy", "benchmark"  # versions of the packages that brought them, if they are not wpray's
 _FILES = " files"  # ends the name of a digest in results
 _SHOWN_DIGITS = 12
 COMMIT_FILE = "COMMIT"  # in the package's folder, if it was shipped without its repository
@@ -71,9 +71,7 @@ def package_versions() -> dict[str, str]:
 def _version_text(source: PackageSource, candidates: Sequence[str]) -> str:
     if source.distribution is None:
         return FROM_A_PATH
-    name = source.distribution.metadata["Name"]
-    version = source.distribution.version
-    return f"{name} {version}" if len(candidates) > 1 else version
+    return source.version if len(candidates) > 1 else source.distribution.version
 
 
 def git_commit() -> str | None:
@@ -104,7 +102,7 @@ def described(found: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
 def decisive_names(*found: Mapping[str, str]) -> list[str]:
     """Return the names of what moves physics, pixels or goals, in which two hosts or sessions of a run must agree."""
     digests = (name for one in found for name in one if name.endswith(_FILES))
-    return list(dict.fromkeys([*DECISIVE_PACKAGES, *digests]))
+    return list(dict.fromkeys([*DECISIVE_PACKAGES, BENCHMARK, *digests]))
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> list[str]:

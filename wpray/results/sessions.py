@@ -42,7 +42,7 @@ def decisive_names(*found: Mapping[str, str]) -> list[str]:
 def decisive_differences(theirs: Mapping[str, Any], ours: Mapping[str, str]) -> list[str]:
     """Return the differences that forbid to resume a session `theirs`: 'mujoco (3.3.2 there, 3.4.0 here)'."""
     there = software(theirs)
-    different = record.differing(there, ours, decisive_names(there, ours))
+    different = record.differing(there, ours, [*decisive_names(there, ours), record.POLICY])
     return [f"{n} ({there[n]} there, {ours[n]} here)" for n in different]
 
 

@@ -18,7 +18,7 @@ from wpray.errors import BadInputError
 from wpray.orchestration.actors import ActorHost
 from wpray.orchestration.driver import RunRecord
 from wpray.provenance import record
-from wpray.provenance.origins import identity, origins
+from wpray.provenance.origins import identity, origins, part_versions
 from wpray.provenance.settings import differing_fields, fingerprint, outcome_fields
 from wpray.results.atomic import DiskFullError
 from wpray.results.mirrored import MirroredFolder
@@ -194,7 +194,7 @@ def check_what_is_there(folder: RunFolder, config: Config, software: Mapping[str
 
 
 def _ours(config: Config, software: Mapping[str, str] | None) -> dict[str, str]:
-    found = identity(config.suites, config.benchmark) if software is None else software
+    found = identity(config.suites, config.benchmark, config.policy) if software is None else software
     return {**found, PROTOCOL: str(record.PROTOCOL_VERSION)}
 
 
@@ -203,7 +203,8 @@ def _new_session(config: Config, software: Mapping[str, str] | None, facts: Mapp
     found = {name: origin.as_dict() for name, origin in origins(config.suites, config.benchmark).items()}
     session: dict[str, Any] = {"started": _now(), "ended": None, **record.collect().as_dict()}
     here = record.described(found)
-    session["versions"] |= {name: text for name, text in (software or {}).items() if name not in here}
+    parts = part_versions(config.suites, config.benchmark, config.policy)
+    session["versions"] |= {name: text for name, text in (software or parts).items() if name not in here}
     session |= {"wpray_protocol": record.PROTOCOL_VERSION, "origins": found, "hosts": {}}
     return session | {name: facts[name] for name in ("renderer",) if name in facts}
 

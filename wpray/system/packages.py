@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlparse
 
+FROM_A_PATH = "unknown (from a path)"  # version of a package that no installed distribution provides
+
 
 @dataclass(frozen=True, slots=True)
 class PackageSource:
@@ -27,8 +29,14 @@ class PackageSource:
         """'robosuite 1.4.0', 'robosuite 1.4.0, editable, in /home/me/robosuite' or 'path /home/me/robosuite'."""
         if self.distribution is None:
             return f"path {self.folder}"
-        installed = f"{self.distribution.metadata['Name']} {self.distribution.version}"
-        return installed if self.kind == "distribution" else f"{installed}, editable, in {self.folder}"
+        return self.version if self.kind == "distribution" else f"{self.version}, editable, in {self.folder}"
+
+    @property
+    def version(self) -> str:
+        """'robosuite 1.4.0', wherever it is."""
+        if self.distribution is None:
+            return FROM_A_PATH
+        return f"{self.distribution.metadata['Name']} {self.distribution.version}"
 
 
 def source_of(package: str, candidates: tuple[str, ...]) -> PackageSource | None:
