@@ -157,6 +157,18 @@ def test_decode_settings_are_read_flat_too_and_nested_ones_win(read: Any) -> Non
     assert (config.planner_mode, config.temperature) == ("token_ar", 0.75)
 
 
+def test_files_that_the_training_codes_evaluators_write_are_kept_elsewhere(
+    read: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs = {"diagnostics_file": "d.json", "record_step_states": True, "step_states_file": "s.jsonl"}
+    outputs |= {"collect_dir": "pickles", "collect_jpeg_quality": 95}
+    others = {"ae_compile_mode": "max-autotune", "use_gripper_token": True, "existing_results_file": None}
+    config = read(TRAINING | {"eval": SECTION | outputs | others})
+    assert outcome_fields(config) == outcome_fields(read(TRAINING))
+    said = [line for line in caplog.messages if "no such file is written" in line]
+    assert [line.partition(":")[0] for line in said] == ["diagnostics_file", "step_states_file", "collect_dir"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -175,6 +187,9 @@ def test_decode_settings_are_read_flat_too_and_nested_ones_win(read: Any) -> Non
         ({"eval": {"waypoint_decode": {"profile": 3}}}, r"waypoint_decode\.profile: 3 is no value of it"),
         ({"waypoint_decode": {"temperature": 0.5}, "temperature": 0.2, "eval": None}, "contradicts temperature: 0.2"),
         ({"planner_mode": None, "waypoint_decode": {"impl": "jacobi", "temperature": 1}, "eval": None}, "jacobi finds"),
+        ({"eval": {"existing_results_file": "r.json"}}, "existing_results_file: not read here, .* give trial_start"),
+        ({"diagnostics_file": 3}, "diagnostics_file: 3 is not understood: it must be a path"),
+        ({"eval": {"use_gripper_token": False}}, "use_gripper_token: False is not understood: .* token_layout"),
         ({"eval": {"disable_video": 3}}, "disable_video: 3 is neither true nor false"),
     ],
 )

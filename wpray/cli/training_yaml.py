@@ -5,11 +5,14 @@ Every key is read with its meaning, accepted because any of its values means the
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from wpray.errors import BadInputError, shown
 
+_LOG = logging.getLogger(__name__)
 _SECTION, _DECODE = "eval", "waypoint_decode"
 _IMPLEMENTATIONS = {"legacy": "token_ar", "compact": "token_ar", "jacobi": "token_ar", "block": "block_ar"}
 
@@ -20,6 +23,10 @@ def _boolean(value: Any) -> bool:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _only(*allowed: Any) -> Callable[[Any], bool]:
@@ -34,6 +41,22 @@ _INERT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "goal_condition_mode": (_only("none"), "only none is known"),
     "skip_masked_cameras": (_boolean, "true or false; a camera that is not there is always left out"),
     "deterministic_sdpa": (_boolean, "true or false; batching.deterministic says what is exact"),
+    "ae_compile_mode": (_text, "a mode of torch.compile; torch_compile says whether work is captured"),
+    "use_gripper_token": (_only(True), "planners without a gripper token have the older layout: see token_layout"),
+    "record_step_states": (_boolean, "true or false; record says what is kept of each step"),
+    "collect_jpeg_quality": (_whole, "a whole number; videos are rendered from the recorded states"),
+    **dict.fromkeys(("diagnostics_file", "step_states_file", "collect_dir"), (_text, "it must be a path")),
+}
+# Keys of files that the training code's evaluators write: where a run keeps their content.
+_KEPT_ELSEWHERE: Mapping[str, str] = {
+    "diagnostics_file": "decisions.parquet and the report hold the diagnostics",
+    "step_states_file": "trajectories/ holds every step",
+    "collect_dir": "trajectories/ holds every step, and python -m wpray.export writes a data set",
+}
+# Keys that change which trials run, by what a run has instead.
+_REFUSED: Mapping[str, str] = {
+    "existing_results_file": "not read here, because a run resumes from its own parts: leave it out, and give "
+    "trial_start to skip trials"
 }
 # Keys of waypoint_decode that only change how the same plan is computed.
 _DECODE_INERT: Mapping[str, Callable[[Any], bool]] = {
@@ -54,7 +77,10 @@ def flatten(data: Mapping[str, Any], known: Callable[[str], str | None]) -> dict
     section = data.get(_SECTION)
     if section is not None:
         flat |= _of_section(section, known)
-    flat = _renamed(_without_inert(flat, known))
+    for name, remedy in _REFUSED.items():
+        if flat.get(name) is not None:
+            raise BadInputError(f"{name}: {remedy}")
+    flat = _renamed(_without_inert({name: flat[name] for name in flat if name not in _REFUSED}, known))
     return _with_planner(*_split_decode(flat))
 
 
@@ -62,7 +88,8 @@ def _of_section(section: Any, known: Callable[[str], str | None]) -> dict[str, A
     if not isinstance(section, Mapping):
         raise BadInputError(f"{_SECTION}: must hold settings, not {shown(str(section))}")
     for name in map(str, section):
-        own = name in (*_INERT, *_RENAMED) or name.partition(".")[0] == _DECODE or name.startswith(f"{_DECODE}_")
+        of_decode = name.partition(".")[0] == _DECODE or name.startswith(f"{_DECODE}_")
+        own = of_decode or name in (*_INERT, *_RENAMED, *_REFUSED)
         wrong = None if own else known(name)
         if wrong is not None:
             raise BadInputError(f"{_SECTION}.{name}: {wrong}")
@@ -75,7 +102,14 @@ def _without_inert(data: Mapping[str, Any], known: Callable[[str], str | None]) 
         value = data.get(name)
         if value is not None and not fits(value):
             raise BadInputError(f"{name}: {shown(str(value))} is not understood: {remedy}")
+        if value is not None and name in _KEPT_ELSEWHERE:
+            _warn_once(f"{name}: no such file is written, because {_KEPT_ELSEWHERE[name]}")
     return {name: value for name, value in data.items() if name not in inert}
+
+
+@functools.cache  # because a command may read its file several times
+def _warn_once(text: str) -> None:
+    _LOG.warning(text)
 
 
 def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
