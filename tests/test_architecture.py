@@ -114,6 +114,7 @@ ONLY_IN = {
         "config",
         "cli.configuration",
         "video.options",
+        "results.declarations",
         "policies.factory",
         "policies.settings",
         "policies.remote",

@@ -11,7 +11,7 @@ import pytest
 
 from wpray.benchmarks.views import center_crop, policy_view
 from wpray.policies.base import PolicySpec
-from wpray.rollout import NOOP_ACTION, LoopOptions, PolicyOutputError, RolloutSettings, run_trial
+from wpray.rollout import LoopOptions, PolicyOutputError, RolloutSettings, run_trial
 from wpray.types import (
     ChunkReply,
     ChunkRequest,
@@ -142,7 +142,7 @@ def test_the_step_limit_cuts_a_segment_short_and_the_last_step_may_still_succeed
 def test_the_trajectory_has_one_row_a_step_and_wait_steps_are_zero_actions() -> None:
     result = run_trial(CountingEnv(), PlansFromDurations([7]), TRIAL)
     assert result.trajectory.actions.shape == (60, 7)
-    assert np.array_equal(result.trajectory.actions[:10], np.tile(NOOP_ACTION, (10, 1)))
+    assert np.array_equal(result.trajectory.actions[:10], np.zeros((10, 7)))
     assert [int(state["qpos"][0]) for state in result.trajectory.states] == list(range(1, 61))
 
 

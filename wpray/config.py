@@ -354,7 +354,9 @@ class Config(_Group):
         description="initial states in place of the suite's: NPZ, pickle or torch file, task name -> (trials, numbers "
         "of a state); nothing in it is executed, and a task with fewer states than trials has fewer trials",
     )
-    num_steps_wait: int = Field(10, ge=0, le=1000, description="zero actions at the start while objects settle")
+    num_steps_wait: int = Field(
+        10, ge=0, le=1000, description="steps that stand still at the start, while objects settle"
+    )
     num_parallel: ActorCount | None = Field(None, description="environments at once (as ray.num_env_actors)")
     seed: int = Field(0, ge=0, lt=2**32, description="seeds every trial, with its own key")
     output_dir: OutputPath | None = Field(

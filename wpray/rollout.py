@@ -9,7 +9,7 @@ is solved, the environment ends the episode, or the step limit is reached. Succe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, cast
@@ -20,9 +20,9 @@ from wpray.benchmarks.base import Environment
 from wpray.policies.base import ChunkClient, PolicyClient, WaypointClient
 from wpray.tracking import DeviationRule, track
 from wpray.types import (
-    ACTION_DIM,
     MAX_SEGMENT_STEPS,
     PROPRIO_DIM,
+    ActionSpec,
     ChunkReply,
     ChunkRequest,
     Decision,
@@ -44,10 +44,6 @@ from wpray.types import (
     Trial,
     WaypointSpace,
 )
-
-NOOP_ACTION: FloatArray = np.zeros(ACTION_DIM)
-NOOP_ACTION.setflags(write=False)
-_NO_ACTIONS: FloatArray = np.zeros((0, ACTION_DIM))
 
 
 class PolicyOutputError(RuntimeError):
@@ -74,10 +70,11 @@ class LoopOptions:
 class RolloutSettings:
     """Settings of an episode besides its trial."""
 
-    num_steps_wait: int = 10  # zero actions while the objects settle
+    num_steps_wait: int = 10  # actions that stand still while the objects settle
     record_states: bool = True
     on_step: Callable[[int], None] | None = None  # called with the step count, as a heartbeat
     loop: LoopOptions = LoopOptions()
+    action: ActionSpec = field(default_factory=ActionSpec)  # the benchmark's
 
 
 def run_trial(
@@ -145,7 +142,7 @@ class _Episode:
         self.reset_s = time.perf_counter() - began
 
     def wait(self) -> None:
-        self.execute([NOOP_ACTION] * self.settings.num_steps_wait)
+        self.execute([self.settings.action.stand_still()] * self.settings.num_steps_wait)
 
     def execute(self, actions: Iterable[FloatArray]) -> None:
         """Step through `actions` until they, or the episode, end."""
@@ -161,7 +158,7 @@ class _Episode:
             if self.settings.on_step is not None:
                 self.settings.on_step(len(self.actions))
 
-    def pass_latency(self, in_hand: FloatArray = _NO_ACTIONS) -> int:
+    def pass_latency(self, in_hand: Sequence[FloatArray] | FloatArray = ()) -> int:
         """Let the time of the last decision's answer pass; return how many actions `in_hand` were executed meanwhile.
 
         When they are used up, the robot stands still.
@@ -178,17 +175,18 @@ class _Episode:
 
     def _standing_still(self) -> FloatArray:
         """Return the action that moves nothing and keeps the last command of the gripper, or the last target."""
-        last = self.actions[-1] if self.actions else NOOP_ACTION
-        if self.policy.spec.action.control != "delta_eef":
+        spec, still = self.policy.spec.action, self.settings.action.stand_still()
+        last = self.actions[-1] if self.actions else still
+        if spec.control != "delta_eef":
             return last
-        return np.append(NOOP_ACTION[:-1], last[-1])
+        return still if spec.gripper == "none" else np.append(still[:-1], last[-1])
 
     def observe(self) -> Observation:
         return self.env.observe(_cropped(self.policy.spec.observation, self.settings.loop.crop_scale))
 
     def result(self) -> EpisodeResult:
         wall_s = time.perf_counter() - self.started
-        actions = np.array(self.actions, dtype=np.float64).reshape(-1, ACTION_DIM)
+        actions = np.array(self.actions, dtype=np.float64).reshape(-1, self.settings.action.dim)
         scene = self.env.scene() if self.settings.record_states else None
         return EpisodeResult(
             trial=self.trial,
@@ -210,7 +208,7 @@ class _ChunkEpisode(_Episode):
     policy: ChunkClient
     num_chunks: int = 0
     memory: bytes | None = None  # of the last reply
-    rest: FloatArray = field(default_factory=lambda: _NO_ACTIONS)  # of the last chunk, for the next one's latency
+    rest: Sequence[FloatArray] | FloatArray = ()  # of the last chunk, for the next one's latency
 
     def run(self) -> None:
         while not self.over:
@@ -243,13 +241,13 @@ class _ChunkEpisode(_Episode):
     def _usable(self, reply: ChunkReply) -> tuple[FloatArray, int]:
         """Return the reply's actions, checked, without those that are never used; and how many are executed."""
         if reply.done:
-            return _NO_ACTIONS, 0
-        loop = self.settings.loop
-        executed = _first_actions(reply.actions, self.policy.spec.execute_steps)
+            return np.zeros((0, self.settings.action.dim)), 0
+        loop, width = self.settings.loop, self.settings.action.dim
+        executed = _first_actions(reply.actions, self.policy.spec.execute_steps, width)
         if not (loop.latency_steps and loop.uses_chunks_rest):
             return executed, len(executed)
         parts = [reply.actions] if reply.rest is None or not len(reply.rest) else [reply.actions, reply.rest]
-        return np.concatenate([_first_actions(part, 0) for part in parts]), len(executed)
+        return np.concatenate([_first_actions(part, 0, width) for part in parts]), len(executed)
 
     def result(self) -> EpisodeResult:
         return replace(_Episode.result(self), num_chunks=self.num_chunks)
@@ -286,7 +284,7 @@ class _WaypointEpisode(_Episode):
             if len(reply.plan.waypoints) == 0:
                 break
             if not self.follow(reply) and not self.ended:
-                self.execute([NOOP_ACTION])
+                self.execute([self.settings.action.stand_still()])
 
     def plan(self) -> PlanReply:
         request = PlanRequest(self.trial, self.num_plans, self.num_segments, self.observe())
@@ -294,7 +292,7 @@ class _WaypointEpisode(_Episode):
         reply = self.policy.plan(request)
         waited = time.perf_counter() - began
         self.policy_wait_s += waited
-        self.decisions.append(self._plan_decision(reply, began, waited))
+        self.decisions.append(self._plan_decision(request, reply, began, waited))
         self.num_plans += 1
         self.pass_latency()
         return reply
@@ -319,7 +317,7 @@ class _WaypointEpisode(_Episode):
             else:
                 answer = first
                 self._note_segment(index, steps, answer, waited=0.0)
-            self.execute(_executable(answer.segment.actions, steps))
+            self.execute(_executable(answer.segment.actions, steps, self.settings.action.dim))
             end = self._arrive(waypoint, reply.space)
             if end is not None:
                 break
@@ -390,13 +388,14 @@ class _WaypointEpisode(_Episode):
     def result(self) -> EpisodeResult:
         return replace(_Episode.result(self), num_plans=self.num_plans, num_segments=self.num_segments)
 
-    def _plan_decision(self, reply: PlanReply, began: float, waited: float) -> Decision:
+    def _plan_decision(self, request: PlanRequest, reply: PlanReply, began: float, waited: float) -> Decision:
+        width = max(PROPRIO_DIM, len(request.observation.proprio))  # without the padding
         return Decision(
             kind="plan",
             step=len(self.actions),
             plan_index=self.num_plans,
             segment_index=self.num_segments,
-            waypoints=reply.plan.waypoints[:, :PROPRIO_DIM],
+            waypoints=reply.plan.waypoints[:, :width],
             durations=reply.plan.durations,
             waypoint_index=None,
             duration=None,
@@ -428,20 +427,21 @@ def _cropped(spec: ObservationSpec, scale: float | None) -> ObservationSpec:
     return replace(spec, cameras={role: replace(view, crop_scale=scale) for role, view in spec.cameras.items()})
 
 
-def _first_actions(chunk: object, steps: int) -> FloatArray:
+def _first_actions(chunk: object, steps: int, width: int) -> FloatArray:
     """Return the first `steps` actions of a chunk as an array, or all of them if 0, checked."""
     try:
         actions = np.asarray(chunk, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise PolicyOutputError(f"the policy's action chunk is no array of numbers: {error}") from error
-    return _executable(np.atleast_1d(actions), steps or max(1, actions.shape[0] if actions.ndim else 1))
+    actions = np.atleast_1d(actions)
+    return _executable(actions, steps or max(1, len(actions)), width)
 
 
-def _executable(chunk: FloatArray, steps: int) -> FloatArray:
+def _executable(chunk: FloatArray, steps: int, width: int) -> FloatArray:
     """Return the first `steps` actions, checked: NaN or a short chunk would fail silently inside the simulator."""
     actions = chunk[:steps]
-    if actions.shape != (steps, ACTION_DIM):
-        wanted = f"({steps} or more, {ACTION_DIM})"
+    if actions.shape != (steps, width):
+        wanted = f"({steps} or more, {width})"
         raise PolicyOutputError(f"the policy's action chunk has shape {chunk.shape}, expected {wanted}")
     if not np.isfinite(actions).all():
         raise PolicyOutputError("the policy's action chunk holds a value that is not finite")

@@ -149,14 +149,33 @@ class ActionSpec:
     control: Literal["delta_eef", "absolute_eef", "joint"] = "delta_eef"
     rotation: Literal["axis_angle", "quaternion", "euler", "6d", "none"] = "axis_angle"
     gripper: Literal["positive_closes", "positive_opens", "none"] = "positive_closes"
+    # Only a benchmark says these, so that a policy's are not compared with them.
+    low: float | tuple[float, ...] = field(default=-1.0, compare=False)  # of every number, or of each
+    high: float | tuple[float, ...] = field(default=1.0, compare=False)
+    still: tuple[float, ...] | None = field(default=None, compare=False)  # action of the wait steps; None: zeros
+    names: tuple[str, ...] = field(default=(), compare=False)  # of the numbers, for exported data sets
+
+    def stand_still(self) -> FloatArray:
+        """Return the action of the wait steps, and of a policy that does nothing."""
+        return np.zeros(self.dim) if self.still is None else np.array(self.still, dtype=np.float64)
+
+    def scaled(self, actions: FloatArray) -> FloatArray:
+        """Return actions whose numbers are from -1 to 1 as actions between the bounds."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        scaled: FloatArray = (low + high) / 2 + (high - low) / 2 * actions
+        return scaled
+
+
+_EEF_NAMES = ("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper")
+EEF_ACTION = ActionSpec(names=_EEF_NAMES)  # of an arm, as robosuite's OSC_POSE takes it
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
     """Content of a decision's request, sampled when stock LIBERO samples (see benchmarks/libero/stepper.py)."""
 
-    proprio: FloatArray  # (8,) eef position, axis-angle, two gripper joint positions
-    images: Mapping[str, ImageArray] = field(default_factory=dict)  # role of the camera -> (224, 224, 3) as specified
+    proprio: FloatArray  # (P,) the fields that were asked for; the usual ones are 8 numbers
+    images: Mapping[str, ImageArray] = field(default_factory=dict)  # role of the camera -> (H, W, 3) as specified
     privileged: PrivilegedState | None = None
 
     @property
@@ -203,7 +222,7 @@ class WaypointPlan:
 class Segment:
     """Action chunk: executable environment actions of one segment, one row a control step."""
 
-    actions: FloatArray  # (H, 7) delta position, delta axis-angle, gripper -1 open .. +1 close
+    actions: FloatArray  # (H, A), as the benchmark's ActionSpec says
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +295,7 @@ class SegmentReply:
 class ChunkReply:
     """Answer to a ChunkRequest."""
 
-    actions: FloatArray  # (H, 7) executable, one row a control step
+    actions: FloatArray  # (H, A) executable, one row a control step
     timing: Timing = field(default_factory=Timing)
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name for the episode's row; the last counts
     memory: bytes | None = None  # returned with the episode's next request, because any replica may answer that
@@ -345,7 +364,7 @@ class Decision:
     step: int  # control steps taken before it, wait steps included
     plan_index: int | None  # None: a chunk, as the next
     segment_index: int | None
-    waypoints: Float32Array | None  # plan: (M, 8) normalized
+    waypoints: Float32Array | None  # plan: (M, 8) normalized, or as wide as the proprio if that is wider
     durations: IntArray | None  # plan: (M,)
     waypoint_index: int | None  # segment: index of the waypoint that it aims at
     duration: int | None  # segment, chunk: control steps
@@ -364,7 +383,7 @@ class Decision:
 class Trajectory:
     """Control steps of an episode, wait steps included; N rows."""
 
-    actions: FloatArray  # (N, 7)
+    actions: FloatArray  # (N, A)
     states: tuple[State, ...]  # N; empty when recording is off
     scene: SceneState | None  # None: nothing is drawn but the states, or recording is off
 

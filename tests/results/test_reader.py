@@ -17,7 +17,7 @@ from wpray.results.merge import merge
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA, trajectory_schema
 from wpray.results.videos import VideoFolder
 from wpray.results.writer import RunFolder
-from wpray.types import ARM_COLUMNS
+from wpray.types import ARM_COLUMNS, EEF_ACTION
 
 
 def test_tables_are_typed_and_in_order(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def _leaves(kind: pa.DataType) -> list[pa.DataType]:
 SCHEMAS = {
     "episodes": EPISODE_SCHEMA,
     "decisions": DECISION_SCHEMA,
-    "trajectory": trajectory_schema(ARM_COLUMNS),
+    "trajectory": trajectory_schema(ARM_COLUMNS, EEF_ACTION),
 }
 
 

@@ -50,7 +50,7 @@ class Environment(Protocol):
         """Bring the scene to the start of `trial` (seeded reset, then its initial state); take no step."""
 
     def step(self, action: FloatArray) -> Step:
-        """Execute one control step of `action` (7,) and return what it led to. Never render.
+        """Execute one control step of `action`, as `action_spec` says, and return what it led to. Never render.
 
         `Step.terminated`: the task is solved. `Step.truncated`: the episode is over and the task is not solved.
         """
@@ -123,6 +123,7 @@ class Benchmark(Protocol):
 
     cameras: ClassVar[tuple[str, ...]] = ()  # that Environment.render knows, by name
     video_cameras: ClassVar[tuple[str, ...]] = ()  # those of observation_spec, side by side in videos
+    robot: ClassVar[str] = "unknown"  # its name in exported data sets
     control_hz: ClassVar[float | None] = None  # control steps of a second; None: not known, so no latency is simulated
     uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
@@ -175,10 +176,10 @@ class Benchmark(Protocol):
         return ()
 
     def action_spec(self, suite: str) -> ActionSpec:
-        """Return what the numbers of an action mean."""
-        from wpray.types import ActionSpec
+        """Return how many numbers an action has, what they mean, and which stand still."""
+        from wpray.types import EEF_ACTION
 
-        return ActionSpec()
+        return EEF_ACTION
 
     def env_memory(self, configured: int) -> int:
         """Return the bytes to reserve for an env actor; `configured` are those of `env.memory_gb`."""

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         _check_recordings(run, episodes)
     try:
         pixels = _render(run, episodes, options, out) if options.videos else [{} for _ in episodes]
-        lerobot.write(out, episodes, pixels)
+        lerobot.write(out, lerobot.features(run), episodes, pixels)
     except OSError as error:
         raise BadInputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
     print(f"{out}: {len(episodes)} episodes, {sum(len(episode.action) for episode in episodes)} frames")
@@ -98,8 +98,10 @@ def _render(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     jobs = jobs_for(run, [episode.row for episode in episodes])
     config = rendering_config(run, options)
-    for key, camera in zip(lerobot.VIDEO_KEYS, config.load_benchmark().video_cameras, strict=False):
-        style = VideoStyle((camera,), lerobot.IMAGE_SIZE, 1, lerobot.FPS, rotated=True, keyframe_every=_KEYFRAME_EVERY)
+    cameras, fps = config.load_benchmark().video_cameras, lerobot.features(run).fps
+    keys = lerobot.video_keys(len(cameras))
+    for key, camera in zip(keys, cameras, strict=True):
+        style = VideoStyle((camera,), lerobot.IMAGE_SIZE, 1, fps, rotated=True, keyframe_every=_KEYFRAME_EVERY)
         named = [replace(job, name=lerobot.video_file(key, number)) for number, job in enumerate(jobs)]
         for job in named:
             (out / job.name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ def _render(
         if failed:
             raise RunStoppedError(f"{failed} videos could not be rendered, so {out} is no data set")
     return [
-        {key: _pixels(out / lerobot.video_file(key, number), episode) for key in lerobot.VIDEO_KEYS}
+        {key: _pixels(out / lerobot.video_file(key, number), episode) for key in keys}
         for number, episode in enumerate(episodes)
     ]
 

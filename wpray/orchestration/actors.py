@@ -215,7 +215,7 @@ class EnvActorImpl:
         self._alive()
         self._spread_load(replicas_ready)
         started, config = datetime.now(UTC), self._context.config
-        settings = rollout_settings(config, lambda _: self._alive())
+        settings = rollout_settings(config, lambda _: self._alive(), assignment.trial.task.suite)
         try:
             with wrapping_errors(_Failed):
                 result = run_trial(self._env, self._policy, assignment.trial, settings)
@@ -263,7 +263,7 @@ def lost_row(context: RunContext, assignment: Assignment, failure: Failure) -> E
 
 def row_context(context: RunContext, assignment: Assignment, node: str | None, started: datetime) -> EpisodeContext:
     """Return what a row that ends now holds besides the episode."""
-    config = context.config
+    config, benchmark = context.config, context.config.load_benchmark()
     return EpisodeContext(
         run_id=context.run_id,
         policy=config.policy,
@@ -277,13 +277,17 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
         attempt_errors=assignment.errors,
         session=context.session,
         planner=context.spec.planner,
-        state_columns=config.load_benchmark().state_columns(),
+        state_columns=benchmark.state_columns(),
+        action=benchmark.action_spec(assignment.trial.task.suite),
     )
 
 
-def rollout_settings(config: Config, on_step: Callable[[int], None] | None = None) -> RolloutSettings:
-    """Return the settings of an episode."""
-    return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop_options(config))
+def rollout_settings(
+    config: Config, on_step: Callable[[int], None] | None = None, suite: str | None = None
+) -> RolloutSettings:
+    """Return the settings of an episode of `suite`, by default of the first one."""
+    action = config.load_benchmark().action_spec(suite or config.suites[0])
+    return RolloutSettings(config.num_steps_wait, config.record != "none", on_step, loop_options(config), action)
 
 
 _remote: Any = ray.remote  # its stubs lack some of its options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import fields
 
 from wpray.config import Config
 from wpray.errors import BadInputError
@@ -59,9 +59,10 @@ def _misfits(spec: PolicySpec, shown: ObservationSpec, action: ActionSpec) -> It
         yield f"it wants {_listed(unknown)} of the robot, and the suite has {_listed(shown.proprio)}"
     if wanted.privileged and not shown.privileged:
         yield "it wants the simulator's state, which the suite does not tell"
-    ours, theirs = asdict(spec.action), asdict(action)
-    for name in (name for name in ours if ours[name] != theirs[name]):
-        yield f"its actions have {name} {ours[name]}, and the suite's have {name} {theirs[name]}"
+    for name in (field.name for field in fields(ActionSpec) if field.compare):
+        ours, theirs = getattr(spec.action, name), getattr(action, name)
+        if ours != theirs:
+            yield f"its actions have {name} {ours}, and the suite's have {name} {theirs}"
 
 
 def _is_picture(view: ImageSpec) -> bool:

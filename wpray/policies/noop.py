@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from wpray.config import Config
+from wpray.policies.any_robot import spec_for_any_robot
 from wpray.policies.base import PolicySpec
 from wpray.types import (
-    ACTION_DIM,
     MAX_SEGMENT_STEPS,
-    PROPRIO_DIM,
     PlanReply,
     PlanRequest,
     Segment,
@@ -20,12 +19,10 @@ from wpray.types import (
     WaypointPlan,
 )
 
-_STILL = Segment(np.zeros((MAX_SEGMENT_STEPS, ACTION_DIM)))
-
 
 def spec_of(config: Config) -> PolicySpec:
     """Return the spec of a policy without needs."""
-    return PolicySpec("noop", False, False, num_gpus=0, max_batch_size=config.batching.max_batch_size)
+    return spec_for_any_robot("noop", config)
 
 
 def build(config: Config) -> NoopPolicy:
@@ -34,10 +31,11 @@ def build(config: Config) -> NoopPolicy:
 
 
 class NoopPolicy:
-    """Policy that plans to stay, with `steps` control steps per waypoint, and sends zero actions."""
+    """Policy that plans to stay, with `steps` control steps per waypoint, and sends actions that stand still."""
 
     def __init__(self, spec: PolicySpec, num_waypoints: int = 7, steps: int = 20) -> None:
         self.spec = spec
+        self._still = Segment(np.tile(spec.action.stand_still(), (MAX_SEGMENT_STEPS, 1)))
         self._durations = np.full(num_waypoints, steps, dtype=np.int64)
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
@@ -45,9 +43,9 @@ class NoopPolicy:
         return [self._stay(request.observation.proprio.astype(np.float32)) for request in requests]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
-        """Return zero actions."""
-        return [SegmentReply(_STILL) for _ in requests]
+        """Return actions that stand still."""
+        return [SegmentReply(self._still) for _ in requests]
 
     def _stay(self, proprio: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> PlanReply:
-        waypoints = np.tile(proprio.reshape(1, PROPRIO_DIM), (len(self._durations), 1))
-        return PlanReply(WaypointPlan(proprio, waypoints, self._durations), _STILL)
+        waypoints = np.tile(proprio.reshape(1, -1), (len(self._durations), 1))
+        return PlanReply(WaypointPlan(proprio, waypoints, self._durations), self._still)

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from wpray.config import Config
+from wpray.policies.any_robot import spec_for_any_robot
 from wpray.policies.base import PolicySpec
 from wpray.trials import trial_generator
 from wpray.types import (
-    ACTION_DIM,
     MAX_SEGMENT_STEPS,
     PlanReply,
     PlanRequest,
     Segment,
     SegmentReply,
     SegmentRequest,
-    Trial,
     WaypointPlan,
     first_executable,
 )
@@ -25,7 +24,7 @@ from wpray.types import (
 
 def spec_of(config: Config) -> PolicySpec:
     """Return the spec of a policy without needs."""
-    return PolicySpec("random", False, False, num_gpus=0, max_batch_size=config.batching.max_batch_size)
+    return spec_for_any_robot("random", config)
 
 
 def build(config: Config) -> RandomPolicy:
@@ -46,7 +45,7 @@ class RandomPolicy:
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """Return smooth random actions."""
-        return [SegmentReply(_random_segment(request.trial, request.segment_index)) for request in requests]
+        return [SegmentReply(self._segment(request)) for request in requests]
 
     def _plan(self, request: PlanRequest) -> PlanReply:
         rng = trial_generator(request.trial, "plan", request.plan_index)
@@ -54,11 +53,10 @@ class RandomPolicy:
         waypoints = start + rng.normal(0, 0.1, (self._num_waypoints, len(start))).astype(np.float32)
         durations = rng.integers(1, MAX_SEGMENT_STEPS + 1, self._num_waypoints)
         first = first_executable(durations)
-        segment = None if first is None else _random_segment(request.trial, request.segment_index)
+        segment = None if first is None else self._segment(request)
         return PlanReply(WaypointPlan(start, waypoints, durations), segment)
 
-
-def _random_segment(trial: Trial, segment_index: int) -> Segment:
-    rng = trial_generator(trial, "segment", segment_index)
-    drift = np.cumsum(rng.normal(0, 0.15, (MAX_SEGMENT_STEPS, ACTION_DIM)), axis=0)
-    return Segment(np.clip(rng.uniform(-0.5, 0.5, ACTION_DIM) + drift, -1, 1))
+    def _segment(self, request: PlanRequest | SegmentRequest) -> Segment:
+        rng, action = trial_generator(request.trial, "segment", request.segment_index), self.spec.action
+        drift = np.cumsum(rng.normal(0, 0.15, (MAX_SEGMENT_STEPS, action.dim)), axis=0)
+        return Segment(action.scaled(np.clip(rng.uniform(-0.5, 0.5, action.dim) + drift, -1, 1)))

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from wpray.errors import DamagedRunError
 from wpray.results.columns import ColumnsError, check_version
+from wpray.results.declarations import action_of, state_columns_of
 
 # Values of run.json and of its config that readers use; null is the same as absent.
 _INFO: Mapping[str, type | tuple[type, ...]] = {
@@ -23,7 +24,8 @@ _INFO: Mapping[str, type | tuple[type, ...]] = {
         ("config", "outcome_fields", "versions", "hosts", "policy_files", "waypoint_space", "variations"), dict
     ),
     "planned_episodes": int,
-    "state_columns": list,
+    "robot": str,
+    "control_hz": (int, float),
     "privileged": bool,
 }
 _CONFIG: Mapping[str, type | tuple[type, ...]] = {
@@ -73,9 +75,7 @@ def check_info(info: Mapping[str, Any], name: str) -> None:
     for host, about in (info.get("hosts") or {}).items():
         if not isinstance(about, dict) or not isinstance(about.get("versions", {}), dict):
             raise DamagedRunError(f"{name}: hosts.{host} does not describe a host")
-    for column in info.get("state_columns") or ():
-        if not isinstance(column, dict) or not _is_column(column):
-            raise DamagedRunError(f"{name}: state_columns does not describe columns of trajectories")
+    action_of(info), state_columns_of(info)
     if not _is_space(info.get("waypoint_space")):
         raise DamagedRunError(f"{name}: waypoint_space has no scale and offset of numbers")
 
@@ -127,21 +127,9 @@ def _refuse(wrong: Any, said: str) -> None:
 def _check_types(data: Mapping[str, Any], types: Mapping[str, type | tuple[type, ...]], name: str, prefix: str) -> None:
     for key, kind in types.items():
         value = data.get(key)
-        is_odd = isinstance(value, bool) and kind is int
+        is_odd = isinstance(value, bool) and kind is not bool
         if value is not None and (is_odd or not isinstance(value, kind)):
             raise DamagedRunError(f"{name}: {prefix}{key} is a {type(value).__name__}, which no run has written")
-
-
-def _is_column(column: Mapping[str, Any]) -> bool:
-    """Return True if `column` is a StateColumn as run.json holds it."""
-    texts = (column.get("name"), column.get("about"), column.get("unit"))
-    width = column.get("width")
-    return (
-        all(isinstance(text, str) for text in texts)
-        and (width is None or (type(width) is int and 0 < width < _LARGEST))
-        and column.get("record") in ("light", "full")
-        and column.get("dtype") in ("float64", "float32")
-    )
 
 
 def _is_space(space: Any) -> bool:

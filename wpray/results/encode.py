@@ -20,6 +20,8 @@ from wpray.results.replans import replan_lines
 from wpray.results.schema import COLUMNS_CRC32, PART_SCHEMA, trajectory_schema
 from wpray.types import (
     ARM_COLUMNS,
+    EEF_ACTION,
+    ActionSpec,
     AttemptError,
     Decision,
     EpisodeResult,
@@ -53,7 +55,8 @@ class EpisodeContext:
     attempt_errors: tuple[AttemptError, ...] = ()  # of earlier attempts
     session: int | None = None  # number of the session in run.json
     planner: str = ""  # name of what plans, in the log; default: the policy's
-    state_columns: tuple[StateColumn, ...] = ARM_COLUMNS  # of the benchmark
+    state_columns: tuple[StateColumn, ...] = ARM_COLUMNS  # the benchmark's
+    action: ActionSpec = EEF_ACTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         "decisions": [_decision_row(decision) for decision in result.decisions],
     }
     keep = record != "none" and len(result.trajectory.states) > 0
-    trajectory = _trajectory_bytes(result.trajectory, context.state_columns, record) if keep else None
+    trajectory = _trajectory_bytes(result.trajectory, context, record) if keep else None
     busy = (times.env_s + times.render_s + times.reset_s, times.policy_wait_s)
     return EncodedEpisode(
         key=result.trial.key,
@@ -200,10 +203,11 @@ def _part_bytes(row: dict[str, Any], trajectory: bytes | None) -> bytes:
     return parquet_bytes(pa.Table.from_pylist([filled], schema=schema))
 
 
-def _trajectory_bytes(trajectory: Trajectory, declared: Sequence[StateColumn], record: RecordMode) -> bytes:
+def _trajectory_bytes(trajectory: Trajectory, context: EpisodeContext, record: RecordMode) -> bytes:
+    declared = context.state_columns
     columns = [column for column in declared if record in ("full", column.record)]
     values = {column.name: _recorded(trajectory.states, column) for column in columns}
-    schema = trajectory_schema(columns, {name: found.shape[1] for name, found in values.items()})
+    schema = trajectory_schema(columns, context.action, {name: found.shape[1] for name, found in values.items()})
     values["action"] = trajectory.actions
     arrays = [pa.array(np.arange(len(trajectory.states), dtype=np.int32))]
     arrays += [_fixed_lists(values[field.name], field.type) for field in schema if field.name != "step"]

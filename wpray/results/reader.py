@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 from wpray.errors import BadInputError, DamagedRunError
 from wpray.results.checks import check_decisions, check_episodes, check_info
 from wpray.results.columns import check_version, conform, version_of
+from wpray.results.declarations import action_of, state_columns_of
 from wpray.results.merged import DECISIONS, EPISODES, MergedTables, Overlay, joined
 from wpray.results.remote import RemoteRun
 from wpray.results.schema import trajectory_schema
 from wpray.results.writer import RunFolder, parse_info
 from wpray.storage.url import location_of
-from wpray.types import ARM_COLUMNS, FloatArray, StateColumn, TrialKey
+from wpray.types import ActionSpec, FloatArray, StateColumn, TrialKey
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 3
@@ -43,10 +44,12 @@ class Run:
     @cached_property
     def state_columns(self) -> tuple[StateColumn, ...]:
         """State columns of its benchmark, as run.json names them."""
-        declared, known = self.info.get("state_columns"), {field.name for field in fields(StateColumn)}
-        if declared is None:
-            return ARM_COLUMNS
-        return tuple(StateColumn(**{name: column[name] for name in known & set(column)}) for column in declared)
+        return state_columns_of(self.info)
+
+    @cached_property
+    def action(self) -> ActionSpec:
+        """Meaning of the actions in trajectories, as run.json says."""
+        return action_of(self.info)
 
     @property
     def location(self) -> str:
@@ -64,7 +67,7 @@ class Run:
                 f"{self.location}: no trajectory of {TrialKey(*key)}; was it an error, or the run's record: none?"
             )
         crc32, steps = self._known.get(TrialKey(*key), (None, None))
-        known = trajectory_schema([column for column in self.state_columns if column.record == "light"])
+        known = trajectory_schema([column for column in self.state_columns if column.record == "light"], self.action)
         table = _read_trajectory(path, columns, crc32, known)
         if steps is not None and len(table) != steps:
             raise DamagedRunError(f"{path}: has {len(table)} of the episode's {steps} steps; its trial must run again")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from wpray.types import StateColumn
+from wpray.types import ActionSpec, StateColumn
 
 # MAJOR.MINOR. A minor version adds nullable columns, which are null in files that lack them. A major version removes a
 # column or changes its meaning, so that older readers must refuse the file.
@@ -142,22 +142,33 @@ TRAJECTORY_CRC32 = b"trajectory_crc32"  # in parts of schema 1: of the trajector
 COLUMNS_CRC32 = b"wpray_columns"  # in parts since 1.1: of names and types, which no checksum of Parquet covers
 MERGED_DIGEST = b"wpray_merged"  # in both merged tables since 1.1: of their rows' keys and part_digest
 
-_ACTION = "delta position, delta axis-angle, gripper (1 closes)"
+_CONTROLS = {"delta_eef": "delta position", "absolute_eef": "position", "joint": "joints"}
+_GRIPPERS = {"positive_closes": "gripper (1 closes)", "positive_opens": "gripper (1 opens)"}
 _NUMBERS = {"float64": pa.float64(), "float32": pa.float32()}
 
 
-def trajectory_schema(columns: Sequence[StateColumn], widths: Mapping[str, int] | None = None) -> pa.Schema:
+def trajectory_schema(
+    columns: Sequence[StateColumn], action: ActionSpec, widths: Mapping[str, int] | None = None
+) -> pa.Schema:
     """Return the schema of a trajectory: one row per control step, with a benchmark's state columns.
 
     `widths`: of the columns that declare none. Without one, a column's lists have any length.
     """
+    uneven = isinstance(action.low, tuple) or isinstance(action.high, tuple)
+    bounds = "" if uneven else f"{action.low:g} to {action.high:g}"
     return _schema(
         [
             _field("step", pa.int32(), "control step, from 0; the wait steps come first"),
-            _field("action", pa.list_(pa.float64(), 7), _ACTION, "-1 to 1"),
+            _field("action", pa.list_(pa.float64(), action.dim), _meaning(action), bounds),
             *(_field(column.name, _vector(column, widths or {}), column.about, column.unit) for column in columns),
         ]
     )
+
+
+def _meaning(action: ActionSpec) -> str:
+    delta = "delta " if action.control == "delta_eef" else ""
+    rotation = "" if action.rotation == "none" else f"{delta}{action.rotation.replace('_', '-')}"
+    return ", ".join(filter(None, (_CONTROLS.get(action.control), rotation, _GRIPPERS.get(action.gripper))))
 
 
 def _vector(column: StateColumn, widths: Mapping[str, int]) -> pa.DataType:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from wpray.benchmarks.declarations import declarations
 from wpray.cli import display
 from wpray.cluster.node_versions import check_nodes
 from wpray.cluster.setup import cluster_tasks, num_env_actors, policy_actors, ray_is_running, running_ray
@@ -110,7 +111,7 @@ def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
         units = waypoint_units(config)
         facts |= {"privileged": spec.privileged, "waypoint_space": None if units is None else asdict(units)}
-        facts |= {"state_columns": [asdict(column) for column in config.load_benchmark().state_columns()]}
+        facts |= declarations(config.load_benchmark(), config.suites[0])
         facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
         settings = all_policy_args(config) if guest.policy is None else {}
         facts |= {"policy_settings": settings, "policy_spec": asdict(spec), **chosen.facts}

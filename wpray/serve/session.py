@@ -54,7 +54,7 @@ class ClientSession:
 
     def __init__(self, service: SharedPolicy) -> None:
         self._service = service
-        self._walker = Walker(service.answering.plan, service.answering.act, service.loop)
+        self._walker = Walker(service.answering.plan, service.answering.act, service.loop, service.policy.spec.action)
         self._begin()
 
     def _begin(self) -> None:

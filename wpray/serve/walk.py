@@ -14,9 +14,10 @@ import numpy as np
 
 from wpray.errors import InvalidRequestError
 from wpray.policies.remote import arrays
-from wpray.rollout import NOOP_ACTION, LoopOptions
+from wpray.rollout import LoopOptions
 from wpray.types import (
     MAX_SEGMENT_STEPS,
+    ActionSpec,
     Float32Array,
     FloatArray,
     IntArray,
@@ -69,7 +70,7 @@ class WalkState:
 class WalkStep:
     """Actions to execute next, and the state after them."""
 
-    actions: FloatArray  # (d, 7)
+    actions: FloatArray  # (d, A)
     state: WalkState
     done: bool = False  # the policy ends the episode: nothing of `actions` is meant
     planned: bool = False  # the plan is a new one
@@ -83,12 +84,17 @@ class Walker:
     plan: Callable[[PlanRequest], PlanReply]
     act: Callable[[SegmentRequest], SegmentReply]
     loop: LoopOptions
+    action: ActionSpec = field(default_factory=ActionSpec)
+
+    @property
+    def _still(self) -> FloatArray:
+        return self.action.stand_still().reshape(1, -1)
 
     def step(self, trial: Trial, seen: Observation, state: WalkState) -> WalkStep:
         """Return the actions up to the next waypoint, of a new plan if the one in hand is used up."""
         state, ended = self._to_next(state)
         if ended:
-            return _end(state)
+            return self._end(state)
         if _goes_on(state):
             return self._segment(trial, seen, state)
         return self._new_plan(trial, seen, state)
@@ -112,9 +118,9 @@ class Walker:
         empty = not len(state.waypoints)
         state, ended = self._to_next(state)
         if empty or ended:
-            return _end(state)
+            return self._end(state)
         if not _goes_on(state):
-            return WalkStep(NOOP_ACTION.reshape(1, -1), state)
+            return WalkStep(self._still, state)
         return self._segment(trial, seen, state) if first is None else self._executed(state, first.actions)
 
     def _segment(self, trial: Trial, seen: Observation, state: WalkState) -> WalkStep:
@@ -134,6 +140,9 @@ class Walker:
             start=None if self.loop.starts_from_actual else waypoint,
         )
         return WalkStep(actions[:steps], after)
+
+    def _end(self, state: WalkState) -> WalkStep:
+        return WalkStep(self._still, state, done=True)
 
     def _to_next(self, state: WalkState) -> tuple[WalkState, bool]:
         """Return the state with the next waypoint that is followed, or a used-up plan; and if the episode ends."""
@@ -162,7 +171,3 @@ def _goes_on(state: WalkState) -> bool:
 
 def _steps(state: WalkState) -> int:
     return min(int(state.durations[state.following]), MAX_SEGMENT_STEPS)
-
-
-def _end(state: WalkState) -> WalkStep:
-    return WalkStep(NOOP_ACTION.reshape(1, -1), state, done=True)

@@ -64,9 +64,8 @@ class BenchmarkCase:
 
     def actions(self, steps: int, seed: int = 0) -> FloatArray:
         """Return smooth motion, (steps, action width)."""
-        dim = self.benchmark.action_spec(self.suite).dim
-        rng = np.random.default_rng(seed)
-        return np.clip(np.cumsum(rng.uniform(-0.3, 0.3, (steps, dim)), axis=0), -1, 1)
+        spec, rng = self.benchmark.action_spec(self.suite), np.random.default_rng(seed)
+        return spec.scaled(np.clip(np.cumsum(rng.uniform(-0.3, 0.3, (steps, spec.dim)), axis=0), -1, 1))
 
 
 @dataclass(frozen=True)
@@ -169,6 +168,19 @@ def cameras_of_videos_are_among_the_cameras(case: BenchmarkCase) -> None:
     """Check the names of cameras."""
     lacking = set(case.benchmark.video_cameras) - set(case.benchmark.cameras)
     assert not lacking, f"video_cameras names {sorted(lacking)}, cameras does not"
+
+
+def actions_have_bounds_and_one_that_stands_still(case: BenchmarkCase) -> None:
+    """Check the specification of actions."""
+    spec = case.benchmark.action_spec(case.suite)
+    assert spec.dim > 0, "an action has no number"
+    for name in ("low", "high"):
+        assert np.shape(getattr(spec, name)) in ((), (spec.dim,)), f"{name} is not one bound or {spec.dim}"
+    low, high, still = np.asarray(spec.low), np.asarray(spec.high), spec.stand_still()
+    assert np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all(), "low is not below high"
+    assert still.shape == (spec.dim,), f"still has {len(still)} numbers, not {spec.dim}"
+    assert (low <= still).all() and (still <= high).all(), "still is out of bounds: declare one that is not"
+    assert len(spec.names) in (0, spec.dim), f"{len(spec.names)} names of {spec.dim} numbers"
 
 
 def loading_the_current_task_again_returns_at_once_and_disturbs_nothing(case: BenchmarkCase) -> None:
@@ -353,6 +365,7 @@ PROMISES: tuple[Callable[[BenchmarkCase], None], ...] = (
     tasks_are_listed_in_order_with_names_for_files,
     suites_have_one_name_and_others_are_refused,
     cameras_of_videos_are_among_the_cameras,
+    actions_have_bounds_and_one_that_stands_still,
     loading_the_current_task_again_returns_at_once_and_disturbs_nothing,
     a_reset_is_observed_without_a_step_and_only_as_asked,
     proprio_fields_come_as_asked,

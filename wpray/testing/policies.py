@@ -49,21 +49,23 @@ def check_policy(
     *,
     config: Config | None = None,
     suite: str = "fake",
+    benchmark: str = "auto",
     count: int = 7,
     tolerance: float = 0.0,
     seed: int = 0,
 ) -> tuple[str, ...]:
     """Check a policy, or the one that a name or import path means, and return the names of the checks that it passed.
 
-    Its requests are `count` observations of `suite`. `config` replaces the default configuration that a named policy is
-    built with. `tolerance`: the largest difference between a reply alone and the same in a batch; 0 means equal bits,
-    without which an episode's outcome may depend on the episodes beside it. Raises ConformanceError naming every check
-    that failed, and BadInputError for a policy that cannot be loaded.
+    Its requests are `count` observations of `suite`, which `benchmark` has. `config` replaces the default configuration
+    that a named policy is built with. `tolerance`: the largest difference between a reply alone and the same in a
+    batch; 0 means equal bits, without which an episode's outcome may depend on the episodes beside it. Raises
+    ConformanceError naming every check that failed, and BadInputError for a policy that cannot be loaded.
     """
-    made = _built(policy, policy_args, config, suite) if isinstance(policy, str) else policy
+    default = Config(task_suite=suite, benchmark=benchmark, policy="noop") if config is None else config
+    made = _built(policy, policy_args, default) if isinstance(policy, str) else policy
     _require({"spec": lambda: _check_spec(made.spec)})
     passed = ["spec"]
-    requests = first_requests(made.spec, suite, max(2, count), seed)
+    requests = first_requests(made.spec, (suite, benchmark), max(2, count), seed)
     tried = _MethodCheck(made, "predict" if made.spec.kind == "chunk" else "plan", requests, tolerance)
     passed += tried.run()
     if tried.method == "plan":
@@ -161,10 +163,9 @@ class _MethodCheck:
             raise AssertionError(f"{what} gets another reply than alone (largest difference {far:g})")
 
 
-def _built(target: str, policy_args: Mapping[str, Any] | None, config: Config | None, suite: str) -> AnyPolicy:
-    base = config or Config(task_suite=suite, policy=target)
+def _built(target: str, policy_args: Mapping[str, Any] | None, config: Config) -> AnyPolicy:
     changes: dict[str, Any] = {"policy": target} | ({} if policy_args is None else {"policy_args": dict(policy_args)})
-    return build_policy(base.model_copy(update=changes))
+    return build_policy(config.model_copy(update=changes))
 
 
 def _require(checks: Mapping[str, Callable[[], None]]) -> list[str]:

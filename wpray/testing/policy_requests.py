@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from wpray.benchmarks.factory import list_tasks, make_environment
+from wpray.benchmarks.factory import benchmark_of, list_tasks
 from wpray.policies.base import PolicySpec
 from wpray.types import (
     MAX_SEGMENT_STEPS,
@@ -22,9 +22,14 @@ from wpray.types import (
 )
 
 
-def first_requests(spec: PolicySpec, suite: str, count: int, seed: int) -> list[PlanRequest] | list[ChunkRequest]:
-    """Return `count` plan or chunk requests with different trials, instructions, indexes and observations."""
-    seen = _observations(spec, suite, count, seed)
+def first_requests(
+    spec: PolicySpec, suite: tuple[str, str], count: int, seed: int
+) -> list[PlanRequest] | list[ChunkRequest]:
+    """Return `count` plan or chunk requests with different trials, instructions, indexes and observations.
+
+    `suite`: its name, and the setting `benchmark`.
+    """
+    seen = _observations(spec, *suite, count, seed)
     if spec.kind == "chunk":
         return [ChunkRequest(trial, index % 3, observation) for index, (trial, observation) in enumerate(seen)]
     return [
@@ -55,10 +60,12 @@ def unanswerable(request: PolicyRequest) -> PolicyRequest:
     return replace(request, observation=replace(seen, images={}, proprio=np.full_like(seen.proprio, np.nan)))
 
 
-def _observations(spec: PolicySpec, suite: str, count: int, seed: int) -> Iterator[tuple[Trial, Observation]]:
-    rng = np.random.default_rng(seed)
-    tasks = list_tasks(suite)
-    env = make_environment(suite, "wpray")
+def _observations(
+    spec: PolicySpec, suite: str, benchmark: str, count: int, seed: int
+) -> Iterator[tuple[Trial, Observation]]:
+    rng, found = np.random.default_rng(seed), benchmark_of(suite, benchmark)
+    tasks, action = list_tasks(suite, benchmark=benchmark), found.action_spec(suite)
+    env = found.make_environment(suite, "wpray")
     try:
         for index in range(count):
             task = tasks[index % len(tasks)]
@@ -66,7 +73,7 @@ def _observations(spec: PolicySpec, suite: str, count: int, seed: int) -> Iterat
             env.load(task)
             env.reset(trial)
             for _ in range(3 * (index % 4)):
-                env.step(rng.uniform(-1, 1, spec.action.dim))
+                env.step(action.scaled(rng.uniform(-1, 1, action.dim)))
             yield trial, env.observe(spec.observation)
     finally:
         env.close()

@@ -19,6 +19,7 @@ class FakeBenchmark(Benchmark):
     """Ten tasks that the scripted policy solves; needs no simulator and no OpenGL."""
 
     cameras = video_cameras = ("agentview", "robot0_eye_in_hand")  # any name would do
+    robot = "panda"
     control_hz = 20
     solved_by = ("fake", "scripted")
     stand_in = takes_own_states = True

@@ -22,6 +22,7 @@ class LiberoBenchmark(Benchmark):
 
     cameras = SCENE_CAMERAS
     video_cameras = tuple(CAMERAS.values())
+    robot = "panda"
     control_hz = CONTROL_HZ
     uses_opengl = takes_own_states = True
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {
