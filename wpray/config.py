@@ -28,6 +28,7 @@ from pydantic import (
 
 from wpray.benchmarks.base import Benchmark, InstructionSource
 from wpray.benchmarks.factory import benchmark_name, benchmark_of, canonical_suite, expanded_suites
+from wpray.benchmarks.names import is_or_varies
 from wpray.registry import POLICIES
 from wpray.system.paths import check_name
 
@@ -168,7 +169,8 @@ class EnvConfig(_Group):
     instruction: Literal["auto", "file_name", "bddl"] = Field(
         "auto",
         description="source of the instruction: the words of the task's file name, or its BDDL's (:language); "
-        "auto: file_name for LIBERO's own suites, as their training data has it, bddl for others, such as _lan, _task",
+        "auto: file_name for LIBERO's own suites, as their training data has it, bddl for others, such as _lan, _task; "
+        "of LIBERO-plus bddl for rewritten instructions, and the perturbed task's own words for all others",
     )
 
 
@@ -326,14 +328,15 @@ class Config(_Group):
         "auto",
         min_length=1,
         max_length=300,
-        description="libero | fake, an installed one's name, or PACKAGE.MODULE:CLASS; auto: the one whose name begins "
-        "the suite's",
+        description="libero | libero_plus | fake, an installed one's name, or PACKAGE.MODULE:CLASS; auto: the one "
+        "whose name begins the suite's",
     )
     task_suite: SuiteNames = Field(
         "libero_object",
         description="suite of the benchmark, or several; LIBERO-Object, libero_long (libero_10), libero_goal_no_noops "
         "are understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10; libero_pro is these, "
-        "each perturbed along lan, object, swap and task, and libero_pro:lan,swap along some of them",
+        "each perturbed along lan, object, swap and task, and libero_pro:lan,swap along some of them; "
+        "libero_plus:camera,robot,language,noise are the variants of LIBERO-plus in these categories",
     )
     tasks: TasksOfSuites | None = Field(
         None,
@@ -628,6 +631,12 @@ class Config(_Group):
         """Base suite and axis of each suite that perturbs another: libero_goal_lan -> (libero_goal, lan)."""
         found = {suite: self.load_benchmark().variation_of(suite) for suite in self.suites}
         return {suite: axis for suite, axis in found.items() if axis is not None}
+
+    @property
+    def data_suites(self) -> tuple[str, ...]:
+        """Suites by which training data are named: the base suite of one that is not named after it."""
+        bases = {suite: base for suite, (base, _) in self.variations.items() if not is_or_varies(suite, base)}
+        return tuple(bases.get(suite, suite) for suite in self.suites)
 
     def tasks_of(self, suite: str) -> list[int] | None:
         """Return the ids of the suite's tasks that are asked for; None: all."""

@@ -67,6 +67,7 @@ class Task:
     instruction: str
     num_trials: int  # initial states available
     max_steps: int  # control steps after the wait steps
+    scene: str = ""  # tasks of one scene share what an environment compiles; empty: this task's own
 
     @property
     def key(self) -> TaskKey:

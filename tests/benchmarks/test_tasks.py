@@ -168,14 +168,14 @@ def test_the_words_after_a_scene_without_a_number_are_whole(source: InstructionS
 )
 def test_the_language_of_a_bddl_file_is_read_as_libero_s_parser_reads_it(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "t.bddl").write_text(text, encoding="utf-8")
-    assert tasks._language(tmp_path / "t.bddl") == words
+    assert tasks.language_of(tmp_path / "t.bddl") == words
 
 
 @pytest.mark.parametrize("content", [b"(define (problem p))", b"(:language )", b"\xff\xfe(:language x)"])
 def test_a_bddl_file_without_a_language_is_refused_with_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.bddl").write_bytes(content)
     with pytest.raises(BadInputError, match=r"t\.bddl"):
-        tasks._language(tmp_path / "t.bddl")
+        tasks.language_of(tmp_path / "t.bddl")
 
 
 @pytest.mark.libero

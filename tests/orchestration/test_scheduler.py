@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wpray.orchestration.scheduler import Assignment, Scheduler
+from wpray.orchestration.scheduler import Assignment, Scheduler, SuccessQuota
 from wpray.types import Task, Trial
 
 
@@ -274,3 +274,47 @@ def test_a_trial_that_fails_in_the_tail_goes_to_an_idle_actor_at_once() -> None:
     # idle while all the work was in hand, which is no longer than the attempt that then failed
     assert tail.idle_with_work_s <= tail.longest_s
     assert tail.end_s <= 2 * tail.longest_s
+
+
+def _variants(scenes: list[str], counts: int = 1) -> list[Trial]:
+    """Return `counts` trials of one task for each entry of `scenes`."""
+    tasks = [Task("suite", i, f"task_{i}", "do", 50, 100, scene) for i, scene in enumerate(scenes)]
+    return [Trial(task, k, 0) for task in tasks for k in range(counts)]
+
+
+def _scenes(scheduler: Scheduler, workers: str) -> dict[str, list[str]]:
+    """Run everything, one worker after the other; return the scenes that each had, in order."""
+    seen: dict[str, list[str]] = {worker: [] for worker in workers}
+    while not scheduler.finished:
+        for worker in workers:
+            if (assignment := scheduler.next_for(worker)) is not None:
+                seen[worker].append(assignment.trial.task.scene)
+                assert scheduler.done(assignment)
+    return seen
+
+
+def test_tasks_of_one_scene_follow_each_other_on_one_actor() -> None:
+    seen = _scenes(Scheduler(_variants(list("xyzw" * 25)), max_attempts=1), "ab")
+    changes = {worker: sum(a != b for a, b in itertools.pairwise(scenes)) for worker, scenes in seen.items()}
+    assert changes == {"a": 1, "b": 1}
+    assert sorted(seen["a"] + seen["b"]) == sorted("xyzw" * 25)
+
+
+def test_rounds_and_quotas_count_by_task_where_tasks_share_a_scene() -> None:
+    rounds, order = Scheduler(_variants(list("xxy"), counts=4), max_attempts=1, round_size=2), []
+    while (assignment := rounds.next_for("a")) is not None:
+        order.append(assignment.trial.init_state // 2)
+        rounds.done(assignment)
+    assert order == [0] * 6 + [1] * 6
+    quota = SuccessQuota(1, {})
+    wanted, ran = Scheduler(_variants(list("xx"), counts=3), max_attempts=1, quota=quota), []
+    while (assignment := wanted.next_for("a")) is not None:
+        ran.append((assignment.trial.task.task_id, assignment.trial.init_state))
+        wanted.done(assignment, solved=assignment.trial.init_state == assignment.trial.task.task_id)
+    assert ran == [(0, 0), (1, 0), (1, 1)]
+    assert wanted.finished
+
+
+def test_an_assignment_keeps_its_scene_on_the_way_to_its_actor() -> None:
+    assignment = Assignment(_variants(["x"])[0], 1, "a")
+    assert Assignment.of(assignment.plain()) == assignment

@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # numpy is imported by those who work with arrays, after thei
         Trial,
     )
 
-InstructionSource = Literal["file_name", "bddl"]
+InstructionSource = Literal["file_name", "base_file_name", "bddl"]  # base: of the task that a variant perturbs
+InstructionSetting = Literal["auto"] | InstructionSource
 ResetProtocol = Literal["wpray", "serial"]
 
 
@@ -156,7 +157,7 @@ class Benchmark(Protocol):
         """Return (base suite, axis) of a suite that perturbs another; None if it does not."""
         return None
 
-    def instruction_source(self, suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
+    def instruction_source(self, suite: str, setting: InstructionSetting) -> InstructionSource:
         """Return where the instructions of the suite's tasks come from, as `env.instruction` says."""
         if setting == "bddl":
             raise BadInputError(f"env.instruction: bddl: task_suite {suite} has no BDDL files; use auto")

@@ -20,6 +20,7 @@ BENCHMARKS = Registry(
     "wpray.benchmarks",
     {
         "libero": "wpray.benchmarks.libero.benchmark:LiberoBenchmark",
+        "libero_plus": "wpray.benchmarks.libero_plus.benchmark:LiberoPlusBenchmark",
         "fake": "wpray.benchmarks.fake.benchmark:FakeBenchmark",
     },
 )
@@ -29,12 +30,13 @@ _REQUIRED = ("tasks", "make_environment", "canonical", "observation_spec", "deci
 def benchmark_name(suite: str, setting: str = "auto") -> str:
     """Return the name of the benchmark that has `suite`, as the setting `benchmark` says.
 
-    `auto`: the one whose name is the suite's first words (the longest such name), else the first built-in one.
+    `auto`: the one whose name is the first words of the suite, or of a group before its colon (the longest such name),
+    else the first built-in one.
     """
     if setting != "auto":
         return setting
-    names = _installed()
-    fitting = [name for name in names if is_or_varies(normalized(suite), name)]
+    names, first = _installed(), normalized(suite).partition(":")[0]
+    fitting = [name for name in names if is_or_varies(first, name)]
     return max(fitting, key=len, default=names[0])
 
 

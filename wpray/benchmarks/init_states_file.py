@@ -13,7 +13,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -80,6 +80,23 @@ def _read(path: Path) -> Any:
         return read_torch(path) if first == _TORCH_MAGIC else first
 
 
+def read_zipped_arrays(path: Path) -> FloatArray:
+    """Return the array in a file of torch's present format, without torch.
+
+    Raises BadInputError if it cannot be read or holds anything but an array.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            found = _ArraysOnly(io.BytesIO(archive.read(name))).load()
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"holds {type(found).__name__}")
+    except (*_FAILURES, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise BadInputError(f"{path}: no array of initial states ({reason}); install the package again") from error
+    return found
+
+
 def _checked(name: str, states: Any) -> FloatArray:
     table = np.asarray(states, dtype=np.float64)
     if table.ndim != 2 or not table.size:
@@ -92,7 +109,7 @@ def _checked(name: str, states: Any) -> FloatArray:
 class _ArraysOnly(pickle.Unpickler):
     """Unpickler of containers, numbers, texts and numpy arrays; refuses everything else before it is made."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
 
     def find_class(self, module: str, name: str) -> Any:

@@ -1,8 +1,9 @@
 """Scheduler: which actor runs which trial next. Pure bookkeeping, without Ray and without a clock.
 
-An actor keeps the task that it has compiled as long as that task has trials left. Then it takes the task with the most
-remaining work and the fewest actors, so that the longest tasks start first and no actor idles while work is left. A run
-that may stop early goes through the tasks in rounds instead, so that all tasks have about as many trials when it stops.
+An actor keeps the scene that it has compiled (of one task, or of several that share it) as long as it has trials left.
+Then it takes the scene with the most remaining work and the fewest actors, so that the longest tasks start first and no
+actor idles while work is left. A run that may stop early goes through the scenes in rounds instead, so that all tasks
+have about as many trials when it stops.
 Every trial ends exactly once: in a result, or, after too many lost attempts, as an error.
 """
 
@@ -14,6 +15,8 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from wpray.types import AttemptError, Failure, Task, TaskKey, Trial, TrialKey
+
+Scene = str | TaskKey  # the scene's name, or a task that has one of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Assignment:
     def plain(self) -> list[Any]:
         """Return the values for a call: Ray would pickle the object in Python, and double the call's CPU time."""
         trial, task = self.trial, self.trial.task
-        about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps]
+        about = [task.suite, task.task_id, task.name, task.instruction, task.num_trials, task.max_steps, task.scene]
         errors = [(error.attempt, error.worker, astuple(error.failure)) for error in self.errors]
         return [about, trial.init_state, trial.seed, trial.own_state, self.attempt, self.worker, errors]
 
@@ -77,13 +80,13 @@ class Scheduler:
         others work on the tasks that are behind.
         """
         self._max_attempts, self._round_size, self._quota = max_attempts, round_size, quota
-        self._pending: dict[TaskKey, deque[Trial]] = {}
-        for trial in trials:
+        self._pending: dict[Scene, deque[Trial]] = {}
+        for trial in sorted(trials, key=self._round):
             if quota is None or quota.is_open(trial.task.key, 0):
-                self._pending.setdefault(trial.task.key, deque()).append(trial)
+                self._pending.setdefault(_scene(trial), deque()).append(trial)
         self._running: dict[str, Assignment] = {}
-        self._task: dict[str, TaskKey] = {}
-        self._workers_on: Counter[TaskKey] = Counter()
+        self._scene: dict[str, Scene] = {}
+        self._workers_on: Counter[Scene] = Counter()
         self._attempts: Counter[TrialKey] = Counter()
         self._errors: dict[TrialKey, list[AttemptError]] = {}  # of attempts that another follows
         self._taking = True
@@ -111,20 +114,21 @@ class Scheduler:
 
     def even_out(self) -> None:
         """Limit every task to as many trials as the task furthest ahead has begun, for a mean over equal shares."""
-        for task, queue in self._pending.items():
-            self._pending[task] = deque(trial for trial in queue if trial.init_state < self._begun)
+        for scene, queue in self._pending.items():
+            self._pending[scene] = deque(trial for trial in queue if trial.init_state < self._begun)
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
     def next_for(self, worker: str) -> Assignment | None:
         """Return the next attempt for an idle `worker`, or None if no trial is left to assign."""
         if not self._taking or self.num_pending == 0 or worker in self._running:
             return None
-        open_tasks = self._open_tasks()
-        if not open_tasks:
+        first = self._open_trials()
+        if not first:
             return None
-        task = self._choose(worker, open_tasks)
-        self._move(worker, task)
-        trial = self._pending[task].popleft()
+        scene = self._choose(worker, first)
+        self._move(worker, scene)
+        trial = first[scene]
+        self._pending[scene].remove(trial)
         self.num_pending -= 1
         self._attempts[trial.key] += 1
         self._begun = max(self._begun, trial.init_state + 1)
@@ -141,10 +145,11 @@ class Scheduler:
         if self._running.get(assignment.worker) != assignment:
             return False
         del self._running[assignment.worker]
-        task = assignment.trial.task.key
+        task, scene = assignment.trial.task.key, _scene(assignment.trial)
         if self._quota is not None and solved and self._quota.add(task):
-            self.num_pending -= len(self._pending[task])
-            self._pending[task].clear()
+            left = deque(trial for trial in self._pending[scene] if trial.task.key != task)
+            self.num_pending -= len(self._pending[scene]) - len(left)
+            self._pending[scene] = left
         return True
 
     def failed(self, assignment: Assignment, error: AttemptError | None = None) -> bool:
@@ -158,7 +163,7 @@ class Scheduler:
             return False
         if error is not None:
             self._errors.setdefault(assignment.trial.key, []).append(error)
-        self._pending[assignment.trial.task.key].appendleft(assignment.trial)
+        self._pending[_scene(assignment.trial)].appendleft(assignment.trial)
         self.num_pending += 1
         return True
 
@@ -167,19 +172,24 @@ class Scheduler:
         self._leave(worker)
         return self._running.get(worker)
 
-    def _open_tasks(self) -> list[TaskKey]:
-        """Return the tasks of which a trial may be assigned now."""
-        waiting = [task for task, queue in self._pending.items() if queue]
+    def _open_trials(self) -> dict[Scene, Trial]:
+        """Return the first trial that may be assigned now of each scene that has one."""
+        waiting = {scene: queue for scene, queue in self._pending.items() if queue}
         if self._quota is None:
-            return waiting
+            return {scene: queue[0] for scene, queue in waiting.items()}
         in_hand = Counter(assignment.trial.task.key for assignment in self._running.values())
-        return [task for task in waiting if self._quota.is_open(task, in_hand[task])]
+        quota = self._quota
+        found = {
+            scene: next((trial for trial in queue if quota.is_open(trial.task.key, in_hand[trial.task.key])), None)
+            for scene, queue in waiting.items()
+        }
+        return {scene: trial for scene, trial in found.items() if trial is not None}
 
-    def _choose(self, worker: str, among: Sequence[TaskKey]) -> TaskKey:
-        rounds = {task: self._round(self._pending[task][0]) for task in among}
-        first, current = min(rounds.values()), self._task.get(worker)
-        behind = [task for task, its_round in rounds.items() if its_round == first]
-        cared_for = all(self._workers_on[task] for task in behind)
+    def _choose(self, worker: str, trials: Mapping[Scene, Trial]) -> Scene:
+        rounds = {scene: self._round(trial) for scene, trial in trials.items()}
+        first, current = min(rounds.values()), self._scene.get(worker)
+        behind = [scene for scene, its_round in rounds.items() if its_round == first]
+        cared_for = all(self._workers_on[scene] for scene in behind)
         if current is not None and rounds.get(current) in (first, first + 1 if cared_for else first):
             return current
         return max(behind, key=self._urgency)
@@ -187,18 +197,22 @@ class Scheduler:
     def _round(self, trial: Trial) -> int:
         return trial.init_state // self._round_size if self._round_size else 0
 
-    def _urgency(self, task: TaskKey) -> float:
+    def _urgency(self, scene: Scene) -> float:
         """Return the steps to come for each actor that would share them."""
-        queue = self._pending[task]
-        return len(queue) * queue[0].task.max_steps / (1 + self._workers_on[task])
+        queue = self._pending[scene]
+        return len(queue) * queue[0].task.max_steps / (1 + self._workers_on[scene])
 
-    def _move(self, worker: str, task: TaskKey) -> None:
-        if self._task.get(worker) != task:
+    def _move(self, worker: str, scene: Scene) -> None:
+        if self._scene.get(worker) != scene:
             self._leave(worker)
-            self._task[worker] = task
-            self._workers_on[task] += 1
+            self._scene[worker] = scene
+            self._workers_on[scene] += 1
 
     def _leave(self, worker: str) -> None:
-        task = self._task.pop(worker, None)
-        if task is not None:
-            self._workers_on[task] -= 1
+        scene = self._scene.pop(worker, None)
+        if scene is not None:
+            self._workers_on[scene] -= 1
+
+
+def _scene(trial: Trial) -> Scene:
+    return trial.task.scene or trial.task.key

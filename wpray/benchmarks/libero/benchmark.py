@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from wpray.benchmarks.base import Benchmark, BenchmarkCheck, InstructionSource, ResetProtocol, SuiteSize
+from wpray.benchmarks.base import (
+    Benchmark,
+    BenchmarkCheck,
+    InstructionSetting,
+    InstructionSource,
+    ResetProtocol,
+    SuiteSize,
+)
 from wpray.benchmarks.libero import suites as suites_by_name
 from wpray.benchmarks.libero.files import LIBEROS, decisive_packages
 from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, CONTROL_HZ, PROPRIO, SCENE_CAMERAS
@@ -30,7 +37,7 @@ class LiberoBenchmark(Benchmark):
         "robosuite": ("robosuite",),
         "libero": LIBEROS,
     }
-    solved_by = ("libero_object", "scripted")
+    solved_by: ClassVar[tuple[str, str] | None] = ("libero_object", "scripted")
 
     def tasks(self, suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
         """Return the tasks as the installed package lists them."""
@@ -60,7 +67,7 @@ class LiberoBenchmark(Benchmark):
         """Return (libero_goal, lan) of libero_goal_lan."""
         return suites_by_name.axis_of(suite)
 
-    def instruction_source(self, suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
+    def instruction_source(self, suite: str, setting: InstructionSetting) -> InstructionSource:
         """Return the file names' words for LIBERO's own suites, the BDDL's for all others, or as `setting` says."""
         return suites_by_name.instruction_source(suite, setting)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
-from wpray.benchmarks.base import InstructionSource
+from wpray.benchmarks.base import InstructionSetting, InstructionSource
 from wpray.benchmarks.names import is_or_varies, normalized
 
 # Control steps after the wait steps, as the LIBERO literature counts them, of the suites that LIBERO itself has.
@@ -73,7 +72,7 @@ def base_of(suite: str) -> str | None:
     return next((base for base in BASE_STEPS if is_or_varies(suite, base)), None)
 
 
-def instruction_source(suite: str, setting: Literal["auto", "file_name", "bddl"]) -> InstructionSource:
+def instruction_source(suite: str, setting: InstructionSetting) -> InstructionSource:
     """Return where the instruction of the suite's tasks comes from, as `env.instruction` says.
 
     `auto`: LIBERO's own suites were trained with the words of the file names, which differ from their BDDL's. Every

