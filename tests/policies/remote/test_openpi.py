@@ -161,6 +161,41 @@ def test_a_gripper_that_never_opens_is_told_once(caplog: pytest.LogCaptureFixtur
     assert len(told) == 1 and "between 0 and 1" in told[0]
 
 
+def test_a_gripper_that_begins_every_episode_closed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As one whose sign is turned around would; one that opens once, or closes later, is not doubted."""
+    for first, doubts in ((1.0, 1), (-1.0, 0)):
+        caplog.clear()
+        actions = np.zeros((5, 7))
+        actions[:, 6] = [first, -first, 1, -1, 1]
+        with openpi_server(lambda question, actions=actions: {"actions": actions}) as url:
+            policy = _policy(url)
+            with caplog.at_level(logging.WARNING, "wpray.notices"):
+                for trial in range(12):
+                    policy.predict([chunk_request(policy.spec, trial, index) for index in range(2)])
+            policy.close()
+        told = [record.getMessage() for record in caplog.records]
+        assert len(told) == doubts and all("begins by closing the gripper" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        (
+            {"gives": {"gripper": "positive_opens"}},
+            "its actions have gripper 'positive_opens', and LIBERO's have gripper",
+        ),
+        ({"gives": {"rotation": "euler"}}, "its actions have rotation 'euler'"),
+        (
+            {"wants": {"observation/state": ["eef_pos", "eef_quat"]}},
+            r"wants observation/state as \['eef_pos', 'eef_quat'\]",
+        ),
+    ],
+)
+def test_a_server_of_wpray_that_means_something_else_is_refused(own: dict[str, Any], reason: str) -> None:
+    with openpi_server(_chunk, {"wpray": own}) as url, pytest.raises(BadInputError, match=reason):
+        _policy(url)
+
+
 def test_a_server_that_is_not_there_is_waited_for_and_one_that_refuses_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLICY_KEY", "wrong")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -107,11 +109,32 @@ def test_openvla_oft_is_asked_again_after_nonsense() -> None:
     assert len(received) == 3
 
 
+def test_a_gripper_of_another_range_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """-1 open .. 1 closed, LIBERO's own: turned around, it would open where it is to close."""
+    liberos = CHUNK.copy()
+    liberos[:, 6] = 1 - 2 * GRIPPER
+    with _http_server(lambda question: list(liberos)) as (url, _), caplog.at_level(logging.WARNING, "wpray.notices"):
+        policy = _oft(url)
+        for _ in range(3):
+            policy.predict([chunk_request(policy.spec)])
+        policy.close()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "a gripper command is -0.6, where 0 (closed) to 1 (open) is expected" in told
+
+
 # GR00T
 
 
+_MODALITIES: dict[str, list[str]] = {"video": ["image"]}
+
+
 @contextmanager
-def _gr00t_server(answer: Callable[[Mapping[str, Any]], Any], token: str | None = None) -> Iterator[str]:
+def _gr00t_server(
+    answer: Callable[[Mapping[str, Any]], Any],
+    token: str | None = None,
+    modalities: Mapping[str, list[str]] = MappingProxyType(_MODALITIES),
+    instants: int = 1,
+) -> Iterator[str]:
     zmq = pytest.importorskip("zmq")
     server = zmq.Context.instance().socket(zmq.REP)
     port = server.bind_to_random_port("tcp://127.0.0.1")
@@ -127,7 +150,12 @@ def _gr00t_server(answer: Callable[[Mapping[str, Any]], Any], token: str | None 
             elif asked["endpoint"] == "ping":
                 reply = {"status": "ok", "message": "Server is running"}
             elif asked["endpoint"] == "get_modality_config":
-                reply = {"video": {"__ModalityConfig_class__": True, "as_json": '{"modality_keys": ["image"]}'}}
+                said = {
+                    name: {"modality_keys": keys, "delta_indices": [0] * instants} for name, keys in modalities.items()
+                }
+                reply = {
+                    name: {"__ModalityConfig_class__": True, "as_json": json.dumps(form)} for name, form in said.items()
+                }
             else:
                 reply = answer(asked["data"])
             server.send(reply if isinstance(reply, bytes) else arrays.pack_npy(reply))
@@ -201,6 +229,31 @@ def test_gr00t_may_be_late_and_needs_its_token(monkeypatch: pytest.MonkeyPatch) 
         policy.close()
 
 
+@pytest.mark.parametrize(
+    ("modalities", "instants", "reason"),
+    [
+        ({"video": ["image", "left_image"]}, 1, "it wants video.left_image, which is not sent; what is: video.image"),
+        ({"state": ["x", "joint_1"]}, 1, "it wants state.joint_1, which is not sent"),
+        ({"video": ["image"]}, 2, "it wants video of 2 instants, and one is sent"),
+        ({"action": ["x", "y", "z"]}, 16, "its actions lack roll, pitch, yaw, gripper"),
+    ],
+)
+def test_a_gr00t_server_of_other_modalities_is_refused_at_the_handshake(
+    modalities: dict[str, list[str]], instants: int, reason: str
+) -> None:
+    with _gr00t_server(_gr00t_chunk, None, modalities, instants) as url, pytest.raises(BadInputError, match=reason):
+        Gr00tPolicy(Gr00tSettings(url=url))
+
+
+def test_a_gr00t_server_of_liberos_modalities_is_asked() -> None:
+    parts = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+    whole = {"video": ["video.image", "video.wrist_image"], "state": parts, "action": parts, "language": ["task"]}
+    with _gr00t_server(_gr00t_chunk, None, whole) as url:
+        policy = Gr00tPolicy(Gr00tSettings(url=url))
+        assert len(policy.predict([chunk_request(policy.spec)])[0].actions) == 8
+        policy.close()
+
+
 # StarVLA
 
 
@@ -242,6 +295,18 @@ def test_starvlas_statistics_are_checked_at_the_handshake() -> None:
         with pytest.raises(BadInputError, match="unnorm_key: None is none of bridge, franka"):
             StarvlaPolicy(StarvlaSettings(url=url))
         StarvlaPolicy(StarvlaSettings(url=url, unnorm_key="franka")).close()
+
+
+def test_a_starvla_server_that_may_not_fit_is_told() -> None:
+    with openpi_server(_starvla_answer, {"action_chunk_size": 8, "state_keys": ["eef"]}) as url:
+        policy = StarvlaPolicy(StarvlaSettings(url=url, replan_steps=16))
+        policy.close()
+        sending = StarvlaPolicy(StarvlaSettings(url=url, state=True))
+        sending.close()
+    takes, gives = policy.sources.warnings
+    assert "takes the state ['eef'], which is not sent; policy_args.state" in takes
+    assert "chunks of 8 actions, fewer than policy_args.replan_steps (16)" in gives
+    assert not sending.sources.warnings
 
 
 def test_starvlas_own_error_is_the_requests() -> None:

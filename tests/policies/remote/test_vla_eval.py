@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def _action(*values: float) -> dict[str, Any]:
         ({"action_spec": {"rotation": {"format": "euler_xyz"}}}, "rotation is euler_xyz"),
         ({"action_spec": {"position": {"format": "absolute_xyz"}}}, "position is absolute_xyz"),
         ({"observation_params": {"absolute_action": True}}, "actions are absolute"),
+        ({"action_spec": {"gripper": {"format": "binary_close_01"}}}, "binary_close_01, which never opens"),
+        ({"action_spec": {"gripper": {"format": "continuous_01"}}}, "continuous_01, which never opens"),
     ],
 )
 def test_a_server_that_means_something_else_is_refused_at_the_handshake(hello: dict[str, Any], reason: str) -> None:
@@ -116,13 +119,46 @@ def test_a_server_that_means_something_else_is_refused_at_the_handshake(hello: d
 
 
 def test_what_is_not_sure_is_told() -> None:
+    shown = {
+        "depth": "depth_hw_float32",
+        "state": "eef_pos3_quat4_gripper1",
+        "wrist": "rgb_hwc_uint8",
+        "language": "raw",
+    }
     hello = {
         "action_spec": {"gripper": {"format": "raw"}},
-        "observation_spec": {"depth": {"format": "depth_hw_float32"}},
+        "observation_spec": {name: {"format": kind} for name, kind in shown.items()},
+        "observation_params": {"env_seed": 0},
     }
     with websocket_server(_pretender(hello, None)) as url:
         told = _policy(url).sources.warnings
-    assert len(told) == 2 and "gripper is raw" in told[0] and "wants depth" in told[1]
+    reasons = (
+        "gripper is raw",
+        "wants depth",
+        "wants state as eef_pos3_quat4",
+        "does not ask for the wrist",
+        "env_seed: 0",
+    )
+    assert len(told) == len(reasons) and all(reason in line for reason, line in zip(reasons, told, strict=True))
+
+
+def test_the_wrist_cameras_image_may_be_left_out_unless_the_server_wants_it() -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    def answer(count: int, payload: Mapping[str, Any]) -> Any:
+        asked.append(payload)
+        return _action()
+
+    with websocket_server(_pretender({"observation_spec": {"wrist": {"format": "rgb_hwc_uint8"}}}, answer)) as url:
+        policy = _policy(url, wrist=False)
+        assert _first(policy, 0, 0)[6] == 1
+        (told,) = policy.sources.warnings
+    assert asked[0]["images"].keys() == {"agentview"} and "wants wrist, which it is not shown" in told
+    with (
+        websocket_server(_pretender({"observation_params": {"send_wrist_image": True}}, None)) as url,
+        pytest.raises(BadInputError, match=r"wants the wrist camera's image; set policy_args\.wrist"),
+    ):
+        _policy(url, wrist=False)
 
 
 @pytest.mark.parametrize("trouble", ["close", "noise", "another number"])
@@ -139,7 +175,13 @@ def test_a_connection_in_trouble_goes_on_in_a_new_session(trouble: str, caplog: 
     server = websocket_server(_pretender({}, answer))
     with server as url, caplog.at_level(logging.WARNING, "wpray.notices"):
         policy = _policy(url)
-        assert [_first(policy, 0, index)[0] for index in range(3)] == [0, 0, 1]
+        memory, replies = None, []
+        for index in range(3):
+            request = replace(chunk_request(policy.spec, 0, index), memory=memory)
+            replies.append(policy.predict([request])[0])
+            memory = replies[-1].memory
+    assert [reply.actions[0, 0] for reply in replies] == [0, 0, 1]
+    assert [reply.metrics["session_breaks"] for reply in replies] == [0, 1, 1], "what the episode's row says in the end"
     assert any("goes on in a new session, at step 1" in record.getMessage() for record in caplog.records)
 
 

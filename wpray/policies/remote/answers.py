@@ -12,16 +12,12 @@ from wpray.errors import InvalidRequestError
 from wpray.types import ACTION_DIM, ChunkReply, ChunkRequest, FloatArray, ImageArray
 
 _ENOUGH = 30  # chunks without a negative gripper command, after which a sign is doubted
+_ENOUGH_STARTS = 10  # episodes that begin with a closing gripper, after which a sign is doubted
+_BEYOND = 0.25  # below 0 or above 1, a gripper command is none of that range
 
 
-def reply_of(
-    name: str, found: Any, steps: int, executable: Callable[[FloatArray], FloatArray] = lambda actions: actions
-) -> ChunkReply:
-    """Return the reply of which the first `steps` actions are executed, or all if 0; `executable` converts them.
-
-    Raise InvalidRequestError as `chunk_of` does.
-    """
-    actions = executable(chunk_of(name, found))
+def reply_of(actions: FloatArray, steps: int) -> ChunkReply:
+    """Return the reply of which the first `steps` actions are executed, or all if 0."""
     return ChunkReply(actions[: steps or None], rest=actions[steps:] if steps else None)
 
 
@@ -50,12 +46,37 @@ def image_of(name: str, request: ChunkRequest, camera: str) -> ImageArray:
 
 
 class GripperWatch:
-    """Watch that warns once if gripper commands do not look like -1 open .. +1 close."""
+    """Watch that warns once of each sign that gripper commands do not mean what they are taken to mean."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note, self._lock = note, threading.Lock()
-        self._seen = 0
+        self._seen, self._starts, self._opens_first, self._beyond = 0, 0, False, False
         self._low, self._high = np.inf, -np.inf
+
+    def see_unit(self, actions: FloatArray) -> None:
+        """Check commands as they come from a server whose gripper is 0 closed .. 1 open."""
+        odd = actions[:, -1][np.abs(actions[:, -1] - 0.5) > 0.5 + _BEYOND]
+        with self._lock:
+            doubted, self._beyond = bool(len(odd)) and not self._beyond, self._beyond or bool(len(odd))
+        if doubted:
+            self._note(
+                f"a gripper command is {odd[0]:.2g}, where 0 (closed) to 1 (open) is expected: a server that means "
+                "-1 to 1 is turned around here"
+            )
+
+    def see_start(self, actions: FloatArray, request: ChunkRequest) -> None:
+        """Check the commands that are executed, of which an episode's first ought to open the gripper."""
+        if request.chunk_index or not len(actions):
+            return
+        with self._lock:
+            self._starts += 1
+            self._opens_first = self._opens_first or bool(actions[0, -1] <= 0)
+            doubted = self._starts == _ENOUGH_STARTS and not self._opens_first
+        if doubted:
+            self._note(
+                f"each of the first {_ENOUGH_STARTS} episodes begins by closing the gripper, and LIBERO's "
+                "demonstrations begin by opening it: the sign of its commands may be turned around"
+            )
 
     def see(self, actions: FloatArray) -> None:
         """Take the commands of one chunk into account."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from wpray.errors import InvalidRequestError
+from wpray.errors import BadInputError, InvalidRequestError
 from wpray.policies.base import PolicySpec
 from wpray.policies.remote.answers import image_of, open_at_one, reply_of
 from wpray.policies.remote.gr00t_channel import Gr00tChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
+from wpray.policies.remote.trouble import closed_on_error
 from wpray.policies.settings import NO_OUTCOME
 from wpray.types import ChunkReply, ChunkRequest, Float32Array, FloatArray, ImageArray, ImageSpec
 
 _PARTS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")  # of a state and of an action
+_VIDEOS = ("image", "wrist_image")
 _WORDS = "annotation.human.action.task_description"
 
 
@@ -45,8 +48,11 @@ class Gr00tPolicy(RemotePolicy):
         return settings.unbatched_spec(cls.name, cameras)
 
     def connect(self, url: str) -> Gr00tChannel:
-        """Return an open channel."""
-        return Gr00tChannel(url, self._settings.api_key, self._settings.timeout_s, self.note_of(url))
+        """Return an open channel. Raise BadInputError for a server that wants something else than it is sent."""
+        channel = Gr00tChannel(url, self._settings.api_key, self._settings.timeout_s, self.note_of(url))
+        with closed_on_error(channel):
+            check_modalities(channel.facts)
+        return channel
 
     def question(self, request: ChunkRequest) -> dict[str, Any]:
         """Return what GR00T's LIBERO client sends: a batch of one, of one instant."""
@@ -65,7 +71,7 @@ class Gr00tPolicy(RemotePolicy):
         columns = [_column(self.name, action, part) for part in _PARTS]
         if len({len(column) for column in columns}) > 1:
             raise InvalidRequestError(f"{self.name}: the parts of the actions have {list(map(len, columns))} steps")
-        return reply_of(self.name, np.stack(columns, axis=1), self._settings.replan_steps, open_at_one)
+        return reply_of(self.from_unit_gripper(np.stack(columns, axis=1), open_at_one), self._settings.replan_steps)
 
     def conventions(self) -> dict[str, str]:
         """Return descriptions of requests and of the use of actions."""
@@ -76,6 +82,34 @@ class Gr00tPolicy(RemotePolicy):
             "actions": "delta position, delta axis-angle; gripper 0 closed .. 1 open, made +1 and -1",
             "executed": f"{self._settings.replan_steps or 'all'} actions of a chunk",
         }
+
+
+def check_modalities(facts: Mapping[str, Any]) -> None:
+    """Raise BadInputError if a server wants images or states that are not sent, or gives other actions."""
+    for modality, sent in (("video", _VIDEOS), ("state", _PARTS)):
+        keys, instants = _modality(facts, modality)
+        unknown = [f"{modality}.{key}" for key in keys if key not in sent]
+        if unknown:
+            listed = ", ".join(f"{modality}.{key}" for key in sent)
+            raise BadInputError(f"it wants {', '.join(unknown)}, which is not sent; what is: {listed}")
+        if instants > 1:
+            raise BadInputError(f"it wants {modality} of {instants} instants, and one is sent")
+    given = _modality(facts, "action")[0]
+    missing = [part for part in _PARTS if given and part not in given]
+    if missing:
+        raise BadInputError(f"its actions lack {', '.join(missing)}; LIBERO's have {', '.join(_PARTS)}")
+
+
+def _modality(facts: Mapping[str, Any], name: str) -> tuple[list[str], int]:
+    """Return the names that a modality has and its number of instants; nothing where the server does not say."""
+    said = facts.get(name)
+    try:
+        found = json.loads(said["as_json"]) if isinstance(said, Mapping) else {}
+        keys, instants = found.get("modality_keys"), found.get("delta_indices")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return [], 0
+    listed = [str(key).removeprefix(f"{name}.") for key in keys] if isinstance(keys, list) else []
+    return listed, len(instants) if isinstance(instants, list) else 0
 
 
 def _parts(state: FloatArray) -> dict[str, Float32Array]:

@@ -9,12 +9,12 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wpray.errors import InvalidRequestError
 from wpray.policies.base import PolicySpec
-from wpray.policies.remote.answers import image_of, reply_of
+from wpray.policies.remote.answers import chunk_of, image_of, reply_of
 from wpray.policies.remote.openpi_channel import OpenpiChannel
 from wpray.policies.remote.remote_policy import RemotePolicy
 from wpray.policies.remote.settings import ServerSettings, server_urls
 from wpray.policies.remote.trouble import closed_on_error
-from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MEMORY, OWN, TRIAL, check_wants, form_of
+from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MEMORY, OWN, TRIAL, check_fits, form_of
 from wpray.policies.settings import NO_OUTCOME
 from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, ImageSpec
 
@@ -62,7 +62,7 @@ class OpenpiPolicy(RemotePolicy):
         channel = OpenpiChannel(url, settings.api_key, settings.timeout_s, self.note_of(url))
         sizes = {settings.image_key: settings.image_size, settings.wrist_key: settings.image_size}
         with closed_on_error(channel):
-            check_wants(channel.facts, sizes)
+            check_fits(channel.facts, sizes, settings.state_key)
         return channel
 
     def question(self, request: ChunkRequest) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class OpenpiPolicy(RemotePolicy):
             raise InvalidRequestError(f"{self.name}: the answer has no actions, but {sorted(map(str, answer))!r:.200}")
         memory = answer.get(MEMORY) if self._is_ours else None
         done = self._is_ours and answer.get(DONE) is True
-        reply = reply_of(self.name, answer["actions"], self._steps)
+        reply = reply_of(chunk_of(self.name, answer["actions"]), self._steps)
         return replace(reply, memory=memory if isinstance(memory, bytes) else None, done=done)
 
     def conventions(self) -> dict[str, str]:

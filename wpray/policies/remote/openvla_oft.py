@@ -57,7 +57,7 @@ class OpenvlaOftPolicy(RemotePolicy):
 
     def reply(self, answer: Any) -> ChunkReply:
         """Return the actions with the gripper as LIBERO means it."""
-        return reply_of(self.name, answer, self._settings.replan_steps, open_at_one)
+        return reply_of(self.from_unit_gripper(answer, open_at_one), self._settings.replan_steps)
 
     def conventions(self) -> dict[str, str]:
         """Return descriptions of requests and of the use of actions."""

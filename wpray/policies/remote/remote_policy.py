@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from wpray.policies.base import NOTICES, PolicyCheck, PolicySpec, Sources
-from wpray.policies.remote.answers import GripperWatch
+from wpray.policies.remote.answers import GripperWatch, chunk_of
 from wpray.policies.remote.doctor import server_check
 from wpray.policies.remote.pool import Channel, ServerPool
-from wpray.types import ChunkReply, ChunkRequest
+from wpray.types import ChunkReply, ChunkRequest, FloatArray
 
 _NOTICES = logging.getLogger(NOTICES)
 
@@ -66,6 +66,10 @@ class RemotePolicy(ABC):
     def conventions(self) -> dict[str, str]:
         """Return what is sent and how actions are executed, for run.json and the log."""
 
+    def oddities(self, said: Mapping[str, Any]) -> Iterable[str]:
+        """Return what in a server's description may not fit, each as the end of a sentence about the server."""
+        return ()
+
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
         """Return one reply per request; any number of threads may call this."""
         return [self._answer(request) for request in requests]
@@ -76,12 +80,20 @@ class RemotePolicy(ABC):
 
     def _answer(self, request: ChunkRequest) -> ChunkReply:
         answer, timing = self._pool.ask_timed(self.question(request))
-        return replace(self._watched(self.reply(answer)), timing=timing)
+        return replace(self.watched(self.reply(answer), request), timing=timing)
 
-    def _watched(self, reply: ChunkReply) -> ChunkReply:
+    def watched(self, reply: ChunkReply, request: ChunkRequest) -> ChunkReply:
+        """Return the reply, once what it commands the gripper is noted."""
         if len(reply.actions):
             self._gripper.see(reply.actions)
+            self._gripper.see_start(reply.actions, request)
         return reply
+
+    def from_unit_gripper(self, found: Any, executable: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        """Return actions whose gripper is 0 closed .. 1 open as `executable` makes them LIBERO's."""
+        actions = chunk_of(self.name, found)
+        self._gripper.see_unit(actions)
+        return executable(actions)
 
     def note_of(self, url: str) -> Any:
         """Return what logs a line about a server."""
@@ -89,6 +101,8 @@ class RemotePolicy(ABC):
 
     def _sources(self) -> Sources:
         facts, conventions = self.facts, self.conventions()
+        warnings = [f"{self.name}: {url} {text}" for url, said in facts.items() for text in self.oddities(said)]
         lines = [f"{self.name}: {url} says of itself {json.dumps(said)[:500]}" for url, said in facts.items() if said]
         how = "; ".join(f"{name}: {text}" for name, text in conventions.items())
-        return Sources({"servers": dict(facts), "conventions": conventions}, (*lines, f"{self.name}: {how}"))
+        found = {"servers": dict(facts), "conventions": conventions}
+        return Sources(found, (*lines, f"{self.name}: {how}"), tuple(warnings))

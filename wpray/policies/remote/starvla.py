@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
@@ -80,7 +80,8 @@ class StarvlaPolicy(RemotePolicy):
     def _share(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
         question = {**self.question(requests[0]), "examples": [self._example(request) for request in requests]}
         chunks = self._chunks(self._pool.ask(question), len(requests))
-        return [self._watched(self._reply_of(chunk)) for chunk in chunks]
+        replies = [self._reply_of(chunk) for chunk in chunks]
+        return [self.watched(reply, request) for reply, request in zip(replies, requests, strict=True)]
 
     def question(self, request: ChunkRequest) -> dict[str, Any]:
         """Return what StarVLA's LIBERO client sends for one request."""
@@ -102,6 +103,14 @@ class StarvlaPolicy(RemotePolicy):
             "executed": f"{self._settings.replan_steps or 'all'} actions of a chunk",
         }
 
+    def oddities(self, said: Mapping[str, Any]) -> Iterator[str]:
+        """Yield whether the server's model takes a state that is not sent, or executes less of a chunk than is set."""
+        if said.get("state_keys") and not self._settings.state:
+            yield f"takes the state {said['state_keys']}, which is not sent; policy_args.state sends it"
+        size = said.get("action_chunk_size")
+        if isinstance(size, int) and size < self._settings.replan_steps:
+            yield f"gives chunks of {size} actions, fewer than policy_args.replan_steps ({self._settings.replan_steps})"
+
     def _example(self, request: ChunkRequest) -> dict[str, Any]:
         images = [image_of(self.name, request, role) for role in ("base", "wrist")]
         state = {"state": request.observation.proprio.astype(np.float32)[np.newaxis]} if self._settings.state else {}
@@ -121,7 +130,7 @@ class StarvlaPolicy(RemotePolicy):
         return chunks
 
     def _reply_of(self, chunk: Any) -> ChunkReply:
-        return reply_of(self.name, chunk, self._settings.replan_steps, _executable)
+        return reply_of(self.from_unit_gripper(chunk, _executable), self._settings.replan_steps)
 
 
 def _executable(actions: FloatArray) -> FloatArray:

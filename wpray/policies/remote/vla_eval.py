@@ -1,6 +1,7 @@
 """`policy: vla_eval`: asks model servers of vla-eval, which give one action an observation and keep chunks themselves.
 
-An episode stays on one connection. If that breaks, the episode goes on in a new one, where the server begins a chunk.
+An episode stays on one connection. If that breaks, the episode goes on in a new session, in which the server has lost
+what it kept of the episode: the rest of its chunk, its memory. The row's metric `session_breaks` counts these.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -32,7 +33,12 @@ from wpray.types import ACTION_DIM, ChunkReply, ChunkRequest, FloatArray, ImageS
 _NOTICES = logging.getLogger(NOTICES)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _MEANT = {"position": "delta_xyz", "rotation": "axis_angle", "gripper": "binary_close_positive"}
-_SHOWN = {"image", "agentview", "wrist", "wrist_image", "state", "language"}
+_CAMERAS = {"agentview": "base", "wrist": "wrist"}  # name of an image -> role
+# What a server may say that it wants to see, by name, in the form in which it is shown.
+_IMAGE, _STATE, _WORDS = "rgb_hwc_uint8", "eef_pos3_axisangle3_gripper2", "language"
+_SHOWN = {"image": _IMAGE, "agentview": _IMAGE, "state": _STATE, "language": _WORDS}
+_WRIST = {"wrist": _IMAGE, "wrist_image": _IMAGE}
+_SENT = {"send_wrist_image", "send_state"}  # what a server may ask for and gets
 
 
 class VlaEvalSettings(ServerSettings):
@@ -42,6 +48,7 @@ class VlaEvalSettings(ServerSettings):
         ["ws://localhost:8000"], validate_default=True, description="server, or servers that share the episodes"
     )
     image_size: PositiveInt = Field(256, le=1024, description="height and width of both images")
+    wrist: bool = Field(True, description="send the wrist camera's image, too")
     invert_gripper: bool = Field(False, description="the server's gripper closes at -1: turn its sign")
 
 
@@ -54,7 +61,8 @@ class VlaEvalPolicy:
     @classmethod
     def spec_of(cls, settings: VlaEvalSettings) -> PolicySpec:
         """Return the spec with the observations that servers receive."""
-        cameras = dict.fromkeys(("base", "wrist"), ImageSpec(settings.image_size, settings.image_size))
+        roles = ("base", "wrist") if settings.wrist else ("base",)
+        cameras = dict.fromkeys(roles, ImageSpec(settings.image_size, settings.image_size))
         return settings.unbatched_spec(cls.name, cameras, execute_steps=1)
 
     @classmethod
@@ -86,16 +94,21 @@ class VlaEvalPolicy:
 
     def _answer(self, request: ChunkRequest) -> ChunkReply:
         seat, observation = self._seat(), self._observation(request)
+        breaks = int(request.memory or 0)  # of the episode so far
 
         def act(channel: VlaEvalChannel) -> Mapping[str, Any]:
+            nonlocal breaks
             if seat.trial != request.trial.key or request.chunk_index == 0:
                 self._begin(seat, channel, request)
+                breaks += request.chunk_index > 0
             return channel.act(observation)
 
         answer = self._patiently(seat, act)
         action = chunk_of(self.name, np.atleast_2d(_action_of(answer)))[:1]
         self._gripper.see(action)
-        return ChunkReply(self._executable(action))
+        executable = self._executable(action)
+        self._gripper.see_start(executable, request)
+        return ChunkReply(executable, metrics={"session_breaks": breaks}, memory=str(breaks).encode())
 
     def _begin(self, seat: _Seat, channel: VlaEvalChannel, request: ChunkRequest) -> None:
         if seat.trial is not None:
@@ -113,7 +126,8 @@ class VlaEvalPolicy:
         seat.trial = request.trial.key
 
     def _observation(self, request: ChunkRequest) -> dict[str, Any]:
-        images = {"agentview": image_of(self.name, request, "base"), "wrist": image_of(self.name, request, "wrist")}
+        roles = {name: role for name, role in _CAMERAS.items() if role in self.spec.cameras}
+        images = {name: image_of(self.name, request, role) for name, role in roles.items()}
         state = request.observation.proprio
         return {
             "images": images,
@@ -181,27 +195,50 @@ class VlaEvalPolicy:
         for part, format_ in formats.items():
             if part in ("position", "rotation") and format_ != meant[part] and format_ != "raw":
                 raise BadInputError(f"its {part} is {format_}, and LIBERO's is {meant[part]}")
+            if part == "gripper" and format_.endswith("_01"):
+                raise BadInputError(f"its gripper is {format_}, which never opens LIBERO's, whose sign decides")
             if part == "gripper" and format_.startswith("binary_close") and format_ != meant[part]:
                 raise BadInputError(f"its gripper is {format_}; set policy_args.invert_gripper to the other value")
-        if facts.get("observation_params", {}).get("absolute_action"):
+        wanted = _wishes(facts)
+        if wanted.get("absolute_action"):
             raise BadInputError("its actions are absolute, and LIBERO's are deltas")
+        if wanted.get("send_wrist_image") and not self._settings.wrist:
+            raise BadInputError("it wants the wrist camera's image; set policy_args.wrist")
 
     def _sources(self, facts: Mapping[str, Any]) -> Sources:
-        formats, shown = _formats(facts.get("action_spec")), _formats(facts.get("observation_spec"))
-        odd = [f"{part} is {kind}" for part, kind in formats.items() if kind != _MEANT.get(part)]
-        missing = [part for part in shown if part not in _SHOWN]
-        warnings = [f"{self.name}: the server's {text}; LIBERO's are {_MEANT}" for text in odd]
-        warnings += [f"{self.name}: the server wants {part}, which it is not shown" for part in missing]
+        warnings = tuple(f"{self.name}: the server{text}" for text in self._oddities(facts))
         size = self._settings.image_size
+        images = [name for name, role in _CAMERAS.items() if role in self.spec.cameras]
         conventions = {
-            "images": f"agentview, wrist: {size}x{size} uint8, turned by 180 degrees",
+            "images": f"{', '.join(images)}: {size}x{size} uint8, turned by 180 degrees",
             "state": "end effector's position and axis-angle, two finger joints; m, rad, float64",
             "actions": "delta position, delta axis-angle; gripper below 0 opens, made -1, else +1",
             "executed": "1 action an observation",
         }
         how = "; ".join(f"{name}: {text}" for name, text in conventions.items())
         lines = (f"{self.name}: a server says of itself {json.dumps(facts)[:500]}", f"{self.name}: {how}")
-        return Sources({"servers": facts, "conventions": conventions}, lines, tuple(warnings))
+        return Sources({"servers": facts, "conventions": conventions}, lines, warnings)
+
+    def _oddities(self, facts: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what of the server's description does not fit what it gets or what LIBERO executes."""
+        for part, kind in _formats(facts.get("action_spec")).items():
+            if kind != _MEANT.get(part):
+                yield f"'s {part} is {kind}; LIBERO's are {_MEANT}"
+        yield from self._shown_otherwise(facts)
+        for name, value in _wishes(facts).items():
+            if name not in _SENT:
+                yield f" asks for {name}: {value}, which has no effect here"
+
+    def _shown_otherwise(self, facts: Mapping[str, Any]) -> Iterator[str]:
+        shown = _SHOWN | (_WRIST if self._settings.wrist else {})
+        for part, kind in _formats(facts.get("observation_spec")).items():
+            if part not in shown:
+                yield f" wants {part}, which it is not shown"
+            elif kind not in (shown[part], "raw"):
+                yield f" wants {part} as {kind}, and is shown {shown[part]}"
+        wanted = _wishes(facts)
+        if wanted and not wanted.get("send_wrist_image") and self._settings.wrist:
+            yield " does not ask for the wrist camera's image, and gets it; policy_args.wrist false leaves it out"
 
 
 class _Seat:
@@ -236,6 +273,12 @@ def _action_of(answer: Mapping[str, Any]) -> Any:
     if shape not in ((ACTION_DIM,), (1, ACTION_DIM)):
         raise InvalidRequestError(f"vla_eval: the action has the shape {shape}, expected ({ACTION_DIM},)")
     return found
+
+
+def _wishes(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters that the server asks of the harness."""
+    found = facts.get("observation_params")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _formats(spec: Any) -> dict[str, str]:

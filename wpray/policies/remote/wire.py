@@ -7,10 +7,11 @@ that a reply gives comes back with the next request of the episode.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from wpray.errors import BadInputError, InvalidRequestError
-from wpray.types import Task, Trial
+from wpray.types import PROPRIO_FIELDS, ActionSpec, Task, Trial
 
 OWN = "wpray"  # in what a server says of itself
 PLACES = "max_requests"  # that it likes to have at once
@@ -31,17 +32,29 @@ def places_of(facts: Mapping[str, Any]) -> int:
     return min(said, _MOST_PLACES) if type(said) is int and said >= 1 else 1
 
 
-def check_wants(facts: Mapping[str, Any], sizes: Mapping[str | None, int]) -> None:
-    """Raise BadInputError if a server of wpray wants an image that is not sent, or of another size than `sizes`."""
+def check_fits(facts: Mapping[str, Any], sizes: Mapping[str | None, int], state_key: str) -> None:
+    """Raise BadInputError if a server of wpray wants something else than it is sent, or gives other actions.
+
+    `sizes`: of the images that are sent, by name.
+    """
     own = facts.get(OWN)
-    wants = own.get("wants") if isinstance(own, Mapping) else None
+    wants, gives = (own.get(part) if isinstance(own, Mapping) else None for part in ("wants", "gives"))
+    _check_actions(gives if isinstance(gives, Mapping) else {})
     for name, shape in (wants if isinstance(wants, Mapping) else {}).items():
+        if name == state_key and shape != list(PROPRIO_FIELDS):
+            raise BadInputError(f"it wants {name} as {shape!r:.200}, and gets {', '.join(PROPRIO_FIELDS)}")
         if not name.endswith("image") or not isinstance(shape, list):
             continue
         if name not in sizes:
             raise BadInputError(f"it wants {name}, which is not sent")
         if shape[:2] != [sizes[name]] * 2:
             raise BadInputError(f"it wants {name} as {shape[:2]}; set policy_args.image_size")
+
+
+def _check_actions(gives: Mapping[str, Any]) -> None:
+    for name, meant in asdict(ActionSpec()).items():
+        if gives.get(name, meant) != meant:
+            raise BadInputError(f"its actions have {name} {gives[name]!r:.40}, and LIBERO's have {name} {meant}")
 
 
 def form_of(trial: Trial) -> dict[str, Any]:
