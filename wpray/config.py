@@ -622,6 +622,12 @@ class Config(_Group):
         return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
 
     @property
+    def largest_batch(self) -> int:
+        """Most requests answered together: no more than environments, because room for others takes memory."""
+        most = self.batching.max_batch_size
+        return most if self.num_env_actors == "auto" else min(most, self.num_env_actors)
+
+    @property
     def suites(self) -> tuple[str, ...]:
         """All suites of the run, in order."""
         return (self.task_suite,) if isinstance(self.task_suite, str) else tuple(self.task_suite)

@@ -155,11 +155,16 @@ POLICIES = Registry(
         "gr00t": "wpray.policies.remote.gr00t:Gr00tPolicy",
         "starvla": "wpray.policies.remote.starvla:StarvlaPolicy",
         "process": "wpray.policies.process.policy:ProcessPolicy",
+        "pi0": "wpray.policies.pi0.policy",
     },
-    light={"waypoint_vla": "wpray.policies.waypoint_vla.declaration"},  # because the policy's own module imports torch
+    light={  # because the policies' own modules import torch
+        "waypoint_vla": "wpray.policies.waypoint_vla.declaration",
+        "pi0": "wpray.policies.pi0.declaration",
+    },
     flat={"waypoint_vla": "wpray.policies.waypoint_vla.flat_settings"},
     extras={
         "waypoint_vla": "vla",
+        "pi0": "hf",
         **dict.fromkeys(("openpi", "openvla_oft", "vla_eval", "gr00t", "starvla", "process"), "remote"),
     },
 )

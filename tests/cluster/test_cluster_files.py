@@ -163,10 +163,13 @@ def test_bootstrap_installs_nothing_a_second_time_nor_what_a_larger_set_up_holds
         return log.read_text().splitlines()
 
     assert any("--editable" in call for call in calls("setup", "rlds"))
-    for option in ("--joint_checkpoint", "--vlm_checkpoint"):
+    pi0 = ("--config", str(CLUSTER.parent / "configs" / "pi0_libero_10.yaml"))
+    vla = [(option, "x") for option in ("--joint_checkpoint", "--vlm_checkpoint")]
+    for extra, arguments in (*(("hf", own) for own in (("--policy", "pi0"), pi0)), *(("vla", own) for own in vla)):
         for stamp in (tmp_path / "venv").glob(".wpray-*"):
             stamp.unlink()
-        assert any("--editable" in call and "[vla]" in call for call in calls("launch", option, "x")), option
+        installs = [call for call in calls("launch", *arguments) if "--editable" in call]
+        assert any(f"[{extra}]" in call for call in installs), arguments
     assert calls("launch", "--seed", "1") == ["-m wpray.launch --seed 1"]
     assert any("--editable" in call for call in calls("test"))
     for again in (("test",), ("setup", "vla"), ("dataset_stats", "x"), ("launch",), ("node",)):

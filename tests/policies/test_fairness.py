@@ -12,7 +12,7 @@ import pytest
 
 from tests.bench.simulated_gpu import Costs, RequestKind, SimulatedBatcher, interpolated
 from wpray.policies.batching import _GATHER
-from wpray.policies.waypoint_vla.batch_shapes import SEGMENT
+from wpray.policies.waypoint_vla.request_kinds import SEGMENT
 
 SIZE = 32
 SIZES = SEGMENT.rows_up_to(SIZE)

@@ -33,7 +33,8 @@ from wpray.models.loading import Computing
 from wpray.models.staging import fetch
 from wpray.models.token_layout import BINS256, BINS300
 from wpray.models.vlm import WaypointVLM
-from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, RequestKind, TraceOf, fixed_shapes
+from wpray.policies.batch_shapes import BatchShapes, RequestKind, TraceOf, fixed_shapes
+from wpray.policies.waypoint_vla.request_kinds import PLAN, SEGMENT
 
 MeasuredCall = Literal["plan", "segment", "plan + segment"]
 

@@ -43,7 +43,7 @@ _UNUSUAL = {
     for tokens in (BINS256, BINS300)
 }
 _NUM_WAYPOINTS = 7
-_INSTRUCTIONS = (
+INSTRUCTIONS = (
     "pick up the alphabet soup and place it in the basket",
     "pick up the black bowl between the plate and the ramekin and place it on the plate",
     "open the middle drawer of the cabinet",
@@ -103,7 +103,7 @@ def write(
         head = "paligemma_with_expert.paligemma.lm_head.weight"
         write_random(action_expert_manifest(expert, precision), seed, out / "joint", {head: _UNUSUAL[BINS300]})
     (out / "tokenizer.model").write_bytes(_tokenizer())
-    (out / "dataset_statistics.json").write_text(json.dumps(_statistics(layout), indent=1) + "\n")
+    (out / "dataset_statistics.json").write_text(json.dumps({**statistics(layout), "num_samples": 0}, indent=1) + "\n")
     (out / "config.yaml").write_text(_config(out, variant, precision, layout))
 
 
@@ -111,7 +111,7 @@ def _tokenizer() -> bytes:
     """Return a small sentencepiece model that falls back to bytes for unknown text."""
     model = io.BytesIO()
     states = [f"State: {' '.join(str((17 * row + 31 * dim) % 256) for dim in range(8))};" for row in range(256)]
-    prompts = [f"Task: {text}, {states[row]}" for row, text in enumerate(_INSTRUCTIONS)]
+    prompts = [f"Task: {text}, {states[row]}" for row, text in enumerate(INSTRUCTIONS)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*prompts, *states, "Action: "]),
         model_writer=model,
@@ -126,10 +126,11 @@ def _tokenizer() -> bytes:
     return model.getvalue()
 
 
-def _statistics(layout: CheckpointLayout) -> dict[str, object]:
+def statistics(layout: CheckpointLayout = "two") -> dict[str, dict[str, list[float]]]:
+    """Return plausible statistics of actions and proprio."""
     dims = (BINS256 if layout == "two" else BINS300).proprio_dim
     proprio = {name: values[:dims] for name, values in _PROPRIO.items()}
-    return {"action": _complete(_ACTION), "proprio": _complete(proprio), "num_samples": 0}
+    return {"action": _complete(_ACTION), "proprio": _complete(proprio)}
 
 
 def _complete(ranges: dict[str, list[float]]) -> dict[str, list[float]]:

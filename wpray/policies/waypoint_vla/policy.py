@@ -27,7 +27,7 @@ from wpray.models.sampling import Sampling
 from wpray.models.staging import Staging, fetch
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.base import Sources
-from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT, BatchShapes, RequestKind, TraceOf, fixed_shapes
+from wpray.policies.batch_shapes import BatchShapes, RequestKind, TraceOf, fixed_shapes
 from wpray.policies.waypoint_vla.model_files import (
     head_precision,
     open_files,
@@ -38,6 +38,7 @@ from wpray.policies.waypoint_vla.model_files import (
 from wpray.policies.waypoint_vla.noise import flow_noise, noise_key, planner_generator
 from wpray.policies.waypoint_vla.preparation import Noise, Preparation, ReadyPlan, ReadySegment
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds, load_tokenizer
+from wpray.policies.waypoint_vla.request_kinds import PLAN, SEGMENT
 from wpray.policies.waypoint_vla.spec import spec_of
 from wpray.policies.waypoint_vla.statistics import PolicyScaling
 from wpray.types import (

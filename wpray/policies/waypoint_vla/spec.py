@@ -10,14 +10,8 @@ NAME = "waypoint_vla"
 
 
 def spec_of(config: Config) -> PolicySpec:
-    """Return camera images and a GPU, and the largest batch.
-
-    No batch is larger than the environments are many, because it would take memory for nothing.
-    """
-    largest, environments = config.batching.max_batch_size, config.num_env_actors
-    if environments != "auto":
-        largest = min(largest, environments)
-    return PolicySpec(NAME, True, False, num_gpus=1, max_batch_size=largest, planner="VLM")
+    """Return camera images, a GPU and the largest batch."""
+    return PolicySpec(NAME, True, False, num_gpus=1, max_batch_size=config.largest_batch, planner="VLM")
 
 
 def check_is_chosen(config: Config, path: str, reader: str) -> None:

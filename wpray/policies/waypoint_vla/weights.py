@@ -10,9 +10,9 @@ from wpray.models.checkpoint import TABLES, Checkpoint
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision
 from wpray.models.tensor_names import NESTED
 from wpray.models.token_layout import BINS256
-from wpray.policies.waypoint_vla.batch_shapes import PLAN, SEGMENT
 from wpray.policies.waypoint_vla.model_files import open_files
 from wpray.policies.waypoint_vla.prompt import MAX_ACTION_PROMPT_TOKENS
+from wpray.policies.waypoint_vla.request_kinds import PLAN, SEGMENT
 from wpray.policies.waypoint_vla.spec import spec_of
 
 _GIB = 2**30

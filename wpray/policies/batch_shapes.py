@@ -1,4 +1,4 @@
-"""Shapes of batches. A captured graph has one shape, so a batch is padded to the next one."""
+"""Shapes of batches of learned policies. A captured graph has one shape, so a batch is padded to the next one."""
 
 from __future__ import annotations
 
@@ -75,13 +75,6 @@ class RequestKind:
         return InvariantShapes(trace, fixed, self.reads_up_to(max_batch_size), self.rows_up_to(max_batch_size))
 
 
-# A plan streams the VLM's weights 62 times, which in bfloat16 takes hardly longer for 32 rows than for one; arithmetic
-# limits float32 earlier. A segment's passes are short, so padded rows cost time.
-PLAN = RequestKind((1, 4, 8, 16, 32, 64, 128), {"bfloat16": BatchShape((4,), 32), "float32": BatchShape((2,), 8)})
-SEGMENT = RequestKind(
-    (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192),
-    {"bfloat16": BatchShape((4,), 8), "float32": BatchShape((2,), 4)},
-)
 _ONE_BY_ONE = AnyShapes((1,), (1,))  # because batches gain nothing on a CPU
 
 

@@ -1,0 +1,171 @@
+"""Files of a pi0 checkpoint, found and checked together before a weight is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from wpray.errors import BadInputError
+from wpray.models.checkpoint import resolve_checkpoint
+from wpray.models.header import Header, read_headers
+from wpray.policies.pi0.spec import Settings
+from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_for_suites
+from wpray.policies.waypoint_vla.statistics_file import SETTING as STATISTICS_SETTING
+from wpray.types import POLICY_IMAGE_SIZE, PROPRIO_DIM, Float32Array
+
+CHECKPOINT, STATISTICS, TOKENIZER = "policy_args.checkpoint", "policy_args.statistics", "policy_args.tokenizer"
+_CONFIG, _TOKENIZER, _PROCESSOR = "config.json", "tokenizer.json", "processor_config.json"
+_IMAGE_PROCESSOR = "preprocessor_config.json"  # in a file of its own in older folders
+_READ = ("*.json", "*.safetensors")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_SIDE = POLICY_IMAGE_SIZE
+_COPY = "copy it from its source"
+_STATISTICS = ("state_mean", "state_std", "actions_mean", "actions_std")  # in the processor's file
+
+
+@dataclass(frozen=True, slots=True)
+class PixelScale:
+    """Scaling x -> (x - shift) / scale of each channel's bytes, as Transformers' image processor computes it."""
+
+    shift: Float32Array  # (3,)
+    scale: Float32Array  # (3,)
+
+
+@dataclass(frozen=True, slots=True)
+class Pi0Files:
+    """Files of a checkpoint and what they say; `config` is not checked yet."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    header: Header
+    tokenizer: Path
+    statistics: Path
+    scaling: PolicyScaling
+    pixels: PixelScale
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file that decides the actions."""
+        named = (self.folder / _CONFIG, *_processors(self.folder), self.tokenizer, self.statistics)
+        return tuple(dict.fromkeys([*self.header.files, *named]))
+
+
+def open_files(settings: Settings, suites: tuple[str, ...]) -> Pi0Files:
+    """Return the files that the settings name.
+
+    Raise BadInputError if one is missing or damaged, or is not what this policy can use.
+    """
+    folder = _folder(settings)
+    config = _read_json(folder / _CONFIG)
+    if config.get("model_type") != "pi0":
+        found = config.get("model_type", config.get("type"))
+        remedy = "name a folder that PI0ForConditionalGeneration.save_pretrained wrote"
+        raise BadInputError(f"{CHECKPOINT}: {folder / _CONFIG}: its model_type is {found!r}, not 'pi0'; {remedy}")
+    header = read_headers(resolve_checkpoint(folder, CHECKPOINT), CHECKPOINT)
+    processor: dict[str, Any] = {}
+    for file in _processors(folder):
+        processor |= _read_json(file)
+    path, scaling = _scaling(settings, suites, folder / _PROCESSOR, processor)
+    pixels = _pixel_scale(folder, processor.get("image_processor", processor))
+    return Pi0Files(folder, config, header, _tokenizer(settings, folder), path, scaling, pixels)
+
+
+def _folder(settings: Settings) -> Path:
+    """Return the checkpoint's folder, that of the hub's cache for a name. Raise BadInputError if there is none."""
+    name, folder = settings.checkpoint, Path(settings.checkpoint)
+    if folder.is_dir():
+        return folder
+    if not _HUB_NAME.fullmatch(name):
+        raise BadInputError(f"{CHECKPOINT}: {name} is no folder here, and no name on the hub (OWNER/NAME); correct it")
+    offline = settings.local_files_only
+    try:
+        found = snapshot_download(name, revision=settings.revision, local_files_only=offline, allow_patterns=[*_READ])
+    except LocalEntryNotFoundError as error:
+        remedy = f"download it (hf download {name}), or set policy_args.local_files_only false"
+        raise BadInputError(
+            f"{CHECKPOINT}: {name} is no folder here, and the hub's cache does not hold it; {remedy}"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInputError(f"{CHECKPOINT}: {name} cannot be fetched from the hub ({reason}); name a folder") from error
+    return Path(found)
+
+
+def _processors(folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / name for name in (_IMAGE_PROCESSOR, _PROCESSOR) if (folder / name).is_file())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadInputError(f"{CHECKPOINT}: {path} cannot be read ({error.strerror}); {_COPY}") from error
+    except ValueError as error:
+        raise BadInputError(f"{CHECKPOINT}: {path} is not JSON ({error}); {_COPY}") from error
+    if not isinstance(data, dict):
+        raise BadInputError(f"{CHECKPOINT}: {path} must hold a JSON object; {_COPY}")
+    return data
+
+
+def _tokenizer(settings: Settings, folder: Path) -> Path:
+    setting, place = (CHECKPOINT, folder) if settings.tokenizer is None else (TOKENIZER, Path(settings.tokenizer))
+    file = place / _TOKENIZER if place.is_dir() else place
+    if not file.is_file():
+        remedy = "name the folder of PaliGemma's tokenizer in policy_args.tokenizer"
+        raise BadInputError(f"{setting}: {place} holds no {_TOKENIZER}; {remedy}")
+    return file
+
+
+def _scaling(
+    settings: Settings, suites: tuple[str, ...], file: Path, processor: Mapping[str, Any]
+) -> tuple[Path, PolicyScaling]:
+    """Return the scalings of state and actions and the file that they are from: z-scores, as pi0 is trained with."""
+    if settings.statistics is not None:
+        setting, path = STATISTICS, Path(settings.statistics)
+    else:
+        setting, path = CHECKPOINT, file
+        missing = [name for name in _STATISTICS if processor.get(name) is None]
+        if missing:
+            remedy = f"name a file of the training data's statistics in {STATISTICS}"
+            raise BadInputError(f"{setting}: {path} has no {missing[0]}; {remedy}")
+    try:
+        if settings.statistics is not None:
+            statistics = read_for_suites(path, suites, settings.statistics_key, "normal")
+        else:
+            statistics = _processor_statistics(path, processor)
+        scaling = statistics.scaling("normal")
+    except BadInputError as error:
+        raise BadInputError(str(error).replace(STATISTICS_SETTING, setting)) from error
+    if scaling.proprio_dim != PROPRIO_DIM:
+        found = f"{scaling.proprio_dim} numbers of the state, and pi0 sees {PROPRIO_DIM}"
+        raise BadInputError(f"{setting}: {path} has statistics of {found}; name those of its training data")
+    return path, scaling
+
+
+def _processor_statistics(path: Path, processor: Mapping[str, Any]) -> DataSetStatistics:
+    fields = {
+        field: {name: processor[f"{own}_{name}"] for name in ("mean", "std")}
+        for field, own in (("proprio", "state"), ("action", "actions"))
+    }
+    return DataSetStatistics(path, None, True, fields, {"proprio": "state", "action": "actions"})
+
+
+def _pixel_scale(folder: Path, processor: Mapping[str, Any]) -> PixelScale:
+    """Return the image processor's scaling. Raise BadInputError if its images are of another size."""
+    for name, sides in (("size", ("max_height", "max_width", "height", "width")), ("pad_size", ("height", "width"))):
+        size = processor.get(name, {})
+        given = [size[side] for side in sides if size.get(side) is not None]
+        if any(side != _SIDE for side in given):
+            found = f"its image processor has {name} {size}, and only {_SIDE} pixels are supported"
+            raise BadInputError(f"{CHECKPOINT}: {folder}: {found}; name another checkpoint")
+    factor = processor.get("rescale_factor", 1 / 255)
+    mean, std = (np.array(processor.get(name, [0.5] * 3), np.float32) for name in ("image_mean", "image_std"))
+    return PixelScale((mean * (1 / factor)).astype(np.float32), (std * (1 / factor)).astype(np.float32))
