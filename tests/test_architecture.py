@@ -131,6 +131,7 @@ ONLY_IN = {
         "results.declarations",
         "policies.factory",
         "policies.settings",
+        "policies.scripted.policy",
         "policies.remote",
         "policies.process.policy",
         "policies.pi0.spec",

@@ -80,6 +80,23 @@ def test_it_says_what_it_cannot_solve_before_anything_starts() -> None:
         policy_spec(Config(policy="no_such.policy"))
 
 
+@pytest.mark.libero
+def test_it_does_what_noop_does_where_it_solves_nothing_and_is_to_stay() -> None:
+    config = Config(policy="scripted", task_suite=["libero_object", "libero_10"], policy_args={"elsewhere": "stay"})
+    assert policy_spec(config) == ScriptedPolicy.spec
+    env = make_environment("libero_10", "wpray")
+    trial = Trial(
+        dataclasses.replace(list_tasks("libero_10")[2], max_steps=45), 0, 0
+    )  # a stove: more than free objects
+    ours, theirs = (
+        run_trial(env, LocalPolicyClient(policy), trial)
+        for policy in (build_policy(config), build_policy(Config(policy="noop")))
+    )
+    env.close()
+    assert np.array_equal(ours.trajectory.actions, theirs.trajectory.actions)
+    assert (ours.success, ours.num_plans, ours.num_segments) == (False, theirs.num_plans, theirs.num_segments)
+
+
 def test_without_the_simulator_s_state_it_says_so() -> None:
     with pytest.raises(BadInputError, match="needs the simulator's state"):
         ScriptedPolicy().plan([PlanRequest(TRIAL, 0, 0, Observation(np.zeros(8)))])

@@ -168,7 +168,7 @@ def _read_states(path: Path) -> FloatArray:
 
 def _check_states(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if shape == (0,):  # as libero_10_with_milk was published
-        raise ValueError("holds no initial state; use another suite")
+        raise BadInputError("was published without initial states; use another suite")
     if len(shape) != 2 or dtype.kind != "f":
         raise ValueError(f"holds {dtype} of shape {shape}")
 
@@ -178,6 +178,8 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     """Turn whatever the readers raise for a file that is not what it should be into a BadInputError."""
     try:
         yield
+    except BadInputError as error:
+        raise BadInputError(f"task_suite: {path} {error}") from error
     except (*_UNREADABLE, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise BadInputError(f"{path}: not a plain array of initial states ({reason}); reinstall LIBERO") from error

@@ -9,14 +9,17 @@ A waypoint is (position, axis-angle, finger joints) in physical units, without n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
+from pydantic import BaseModel, Field
 from scipy.spatial.transform import Rotation
 
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.base import PolicySpec, WaypointUnits
+from wpray.policies.noop import NoopPolicy
 from wpray.policies.scripted.arm_motion import POSITION_SCALE, ROTATION_SCALE, commands_towards, steps_towards
 from wpray.policies.scripted.grasping import centre_of, find_grasp
 from wpray.tracking import PhysicalSpace
@@ -46,15 +49,31 @@ _LIFTED = 0.02  # an object this far above the lowest one is off the ground, m
 _REACH = 0.05  # an object whose middle is this close to the hand is between the fingers, m
 
 
+class Settings(BaseModel):
+    """Settings of the scripted policy."""
+
+    elsewhere: Literal["refuse", "stay"] = Field(
+        "refuse", description="suites that it does not solve: refuse them, or do nothing there, as noop does"
+    )
+
+
 def spec_of(config: Config) -> PolicySpec:
-    """Return the policy's spec. Raise BadInputError for a suite that its benchmark does not say it solves."""
-    solved, solver = config.load_benchmark().solved_by or ("", "")
-    name = ScriptedPolicy.spec.name
-    for suite in config.suites:
-        if (suite, name) != (solved, solver):
-            what = f"{solved} only" if solver == name else "no suite of its benchmark"
-            raise BadInputError(f"policy {name} solves {what}, not {suite}; use a learned policy")
+    """Return the policy's spec. Raise BadInputError for a suite that its benchmark does not say it solves.
+
+    With `elsewhere: stay`, all suites are accepted.
+    """
+    name, unsolved = ScriptedPolicy.spec.name, _unsolved(config)
+    if unsolved and Settings.model_validate(config.policy_args).elsewhere == "refuse":
+        solved, solver = config.load_benchmark().solved_by or ("", "")
+        what = f"{solved} only" if solver == name else "no suite of its benchmark"
+        remedy = "use a learned policy, or --policy_args.elsewhere stay to do nothing there"
+        raise BadInputError(f"policy {name} solves {what}, not {unsolved[0]}; {remedy}")
     return ScriptedPolicy.spec
+
+
+def _unsolved(config: Config) -> list[str]:
+    solved = config.load_benchmark().solved_by
+    return [suite for suite in config.suites if (suite, ScriptedPolicy.spec.name) != solved]
 
 
 def waypoint_units(config: Config) -> WaypointUnits:
@@ -65,7 +84,7 @@ def waypoint_units(config: Config) -> WaypointUnits:
 def build(config: Config) -> ScriptedPolicy:
     """Return the policy; `config` is checked as in `spec_of`."""
     spec_of(config)
-    return ScriptedPolicy()
+    return ScriptedPolicy(_unsolved(config))
 
 
 class ScriptedPolicy:
@@ -73,16 +92,27 @@ class ScriptedPolicy:
 
     spec = PolicySpec("scripted", images=False, privileged=True, num_gpus=0, max_batch_size=32)
 
+    def __init__(self, unsolved: Collection[str] = ()) -> None:
+        """`unsolved`: suites in which it does nothing."""
+        self._unsolved, self._still = frozenset(unsolved), NoopPolicy(self.spec)
+
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
         """Return seven waypoints per request, with the first segment's actions."""
-        return [_plan(request.observation) for request in requests]
+        return [
+            self._still.plan([request])[0] if self._stays(request) else _plan(request.observation)
+            for request in requests
+        ]
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """Return the actions from the hand's current pose to each request's end waypoint."""
-        return [
-            SegmentReply(_segment(_truth(request.observation), request.end.astype(np.float64), request.duration))
-            for request in requests
-        ]
+        return [self._still.act([request])[0] if self._stays(request) else _act(request) for request in requests]
+
+    def _stays(self, request: PlanRequest | SegmentRequest) -> bool:
+        return request.trial.task.suite in self._unsolved
+
+
+def _act(request: SegmentRequest) -> SegmentReply:
+    return SegmentReply(_segment(_truth(request.observation), request.end.astype(np.float64), request.duration))
 
 
 def _plan(observation: Observation) -> PlanReply:
