@@ -85,6 +85,18 @@ ALLOWED = {
     | {"orchestration.loop_options", "benchmarks.views"},
     "run": {"types", "errors", "config", "trials", "system", "benchmarks", "policies", "provenance", "storage"}
     | {"results", "cli", "cluster", "orchestration", "report", "video", "doctor", "trackers"},
+    "sweep": {
+        "types",
+        "errors",
+        "checks",
+        "config",
+        "system",
+        "benchmarks",
+        "policies",
+        "provenance.settings",
+        "storage",
+    }
+    | {"results", "cli", "cluster", "doctor", "report", "run"},
 }
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 
-_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "serve", "table", "testing", "video")
+_PACKAGES = ("bench", "dataset_stats", "doctor", "export", "report", "serve", "sweep", "table", "testing", "video")
 _COMMANDS = {
     "launch": "evaluate a policy (no arguments: the quickstart)",
     "doctor": "check everything that a run needs",
+    "sweep": "evaluate many checkpoints: one table, one curve",
     "dataset_stats": "dataset_statistics.json from RLDS data sets",
     "serve": "serve a policy to robots and other harnesses (openpi's protocol)",
     "report": "a run as one HTML page",

@@ -25,6 +25,10 @@ class RunStoppedError(WprayError, RuntimeError):
     """Error for a run that stopped before every trial had a row; what is finished is kept, exit code 1."""
 
 
+class RunFailedError(RunStoppedError):
+    """Error for a run that its own policy or the errors of its episodes stopped; another policy's run may work."""
+
+
 class PausedError(RunStoppedError):
     """Error for a result that cannot be kept now but perhaps later: the driver waits before it stops."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -170,7 +169,7 @@ def test_a_run_goes_on_with_another_url_and_not_with_another_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("wpray.run.evaluation._carry_out", _nothing)
-    monkeypatch.setattr("wpray.run.evaluation._ray", lambda *_: nullcontext())
+    monkeypatch.setattr("wpray.run.evaluation.Pools.join_ray", lambda *_: None)
     options = ["--output_dir", "out", "--tasks", "0", "--task_suite", "fake", "--policy", SERVED]
     with pytest.raises(BadInputError, match="no episode"):
         evaluate(read_config(options))
@@ -204,7 +203,7 @@ def test_a_run_from_before_settings_were_marked_goes_on(tmp_path: Path, monkeypa
 def test_run_json_has_every_setting_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("wpray.run.evaluation._carry_out", _nothing)
-    monkeypatch.setattr("wpray.run.evaluation._ray", lambda *_: nullcontext())
+    monkeypatch.setattr("wpray.run.evaluation.Pools.join_ray", lambda *_: None)
     config = read_config(["--task_suite", "fake", "--policy", OWN, *URL, "--policy_args.token", "sesame"])
     with pytest.raises(BadInputError, match="no episode"):
         evaluate(config.model_copy(update={"output_dir": "out", "tasks": [0]}))

@@ -45,19 +45,31 @@ def launch_parser() -> ArgumentParser:
 def read_config(argv: Sequence[str], parser: ArgumentParser | None = None) -> Config:
     """Return the configuration of `argv`: `[--config FILE] [--any.config.field VALUE ...]`.
 
-    `parser` may hold a command's own options. Paths are expanded (`expand_paths`) unless `ray.submit` sends them to a
-    cluster. Raises BadInputError for anything that is not a valid configuration; `--help` prints every field and exits.
+    Paths are expanded (`expand_paths`) unless `ray.submit` sends them to a cluster. Raises BadInputError for anything
+    that is not a valid configuration; `--help` prints every field and exits.
     """
-    parser = parser or launch_parser()
+    config = validate(read_settings(argv, parser or launch_parser()))
+    return config if config.ray.submit is not None else expand_paths(config)
+
+
+def read_settings(argv: Sequence[str], parser: ArgumentParser) -> dict[str, Any]:
+    """Return the settings of the file that `argv` names and of `argv` itself, which wins, for `validate`.
+
+    `parser` holds a command's own options. Raises BadInputError for an unknown setting; `--help` prints all and exits.
+    """
+    own = [_usage(action) for action in parser._actions]
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below")
-    own = [f"[{action.option_strings[0]}]" for action in parser._actions if action.nargs == 0]
     parser.usage = f"{parser.prog} {' '.join(own)} [--config FILE] [--FIELD VALUE ...]"
     argv, policy_args = split_policy_args(argv)
     if not {"-h", "--help"}.isdisjoint(argv):
         add_policy_help(parser, _policy_of(argv))
     given = _merge(_given(argv, parser), {"policy_args": policy_args} if policy_args else {})
-    config = validate(_merge(_file_of(argv), given))
-    return config if config.ray.submit is not None else expand_paths(config)
+    return _merge(_file_of(argv), given)
+
+
+def _usage(action: argparse.Action) -> str:
+    name = action.option_strings[0]
+    return f"[{name}]" if action.nargs == 0 else f"[{name} {action.metavar or action.dest.upper()}]"
 
 
 def _file_of(argv: Sequence[str]) -> dict[str, Any]:

@@ -63,6 +63,12 @@ def benchmark_checks(config: Config, *, quick: bool) -> frozenset[str]:
     return frozenset(name for name, _ in _of_benchmark(config, quick=quick))
 
 
+def policy_files(config: Config) -> Iterator[CheckResult]:
+    """Yield the results of the policy's own quick checks, which are of its files."""
+    for name, check in _of_policy(config, quick=True):
+        yield from carry_out(name, check, config)
+
+
 def carry_out(name: str, check: Check, config: Config) -> list[CheckResult]:
     """Return the check's results; what it raises because of the user's files or machine is a failure."""
     try:

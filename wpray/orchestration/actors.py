@@ -196,10 +196,22 @@ class EnvActorImpl:
         """
         config = self._context.config
         node_versions.check_this_host(self._context.versions, config)
-        renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
+        self._renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
         self._env: Environment = config.load_benchmark().make_environment(config.suites[0], config.env.protocol)
+        return self._connect()
+
+    @ray.method(concurrency_group="work")
+    def adopt(self, context: RunContext, replicas: list[Any]) -> ActorHost:
+        """Serve another run, with the environment that is there: its scene stays compiled."""
+        self._policy.disconnect()
+        self._context, self._selector = context, ReplicaSelector(self._name, replicas)
+        self._replicas_seen = 0
+        return self._connect()
+
+    def _connect(self) -> ActorHost:
+        """Prepare requests to the run's policy; the first one connects."""
         self._policy = SocketPolicyClient(self._context.spec, self._selector.select, self._context.key, self._alive)
-        return this_host(renderer)
+        return this_host(self._renderer)
 
     @ray.method(
         concurrency_group="work", enable_task_events=False

@@ -182,11 +182,8 @@ class Driver:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case EnvReady(worker, host):
-                self._failed_starts = 0
-                self._note_renderer(host)
-                self.hosts[worker] = host
-                self._idle.append(worker)
+            case EnvReady():
+                self._ready(event)
             case AttemptFinished(_, attempt):
                 self._succeeded(event) if attempt.failure is None else self._failed(event, attempt.failure)
             case EnvLost():
@@ -205,7 +202,15 @@ class Driver:
             case PolicyLost(failure):
                 if failure.bad_input:
                     raise BadInputError(failure.reason)
-                self.request_stop(Stop(f"the policy cannot run: {failure.reason}", at_once=True))
+                self.request_stop(Stop(f"the policy cannot run: {failure.reason}", at_once=True, of_this_run=True))
+
+    def _ready(self, event: EnvReady) -> None:
+        self._failed_starts = 0
+        if event.task is not None:
+            self._scheduler.holds(event.worker, event.task)
+        self._note_renderer(event.host)
+        self.hosts[event.worker] = event.host
+        self._idle.append(event.worker)
 
     def _note_origin(self, sources: Sources) -> None:
         """Log and record what the policy was loaded from, once if all replicas agree."""
@@ -257,7 +262,8 @@ class Driver:
         if failure.kind == POLICY_DIED or attempt.replica is None or attempt.incarnation is None:
             return
         if self._policy_errors.repeat(trial.key, failure.kind, attempt.incarnation):
-            self.request_stop(Stop(f"the policy fails again and again: {attempt.episode.error}"))
+            reason = f"the policy fails again and again: {attempt.episode.error}"
+            self.request_stop(Stop(reason, of_this_run=True))
         elif attempt.incarnation not in self._blamed:
             self._blamed.add(attempt.incarnation)
             self._policy_actors.restart(attempt.replica)

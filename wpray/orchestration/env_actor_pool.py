@@ -16,6 +16,7 @@ from wpray.orchestration.actors import ActorHealth, ActorHost, EnvActor, RunCont
 from wpray.orchestration.events import ActorFailure, AttemptFinished, EnvLost, EnvReady, Event, EventQueue, failure_of
 from wpray.orchestration.scheduler import Assignment
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
+from wpray.types import TaskKey
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class _Worker:
     heartbeat: float = 0.0  # monotonic time
     requested: float | None = None  # since when a heartbeat is requested; None if none is
     exists_since: float | None = None  # since when its process answers; it may still be starting
+    task: TaskKey | None = None  # of its last assignment, whose scene it holds
 
 
 class EnvActorPool:
@@ -59,9 +61,25 @@ class EnvActorPool:
         self._events.watch(handle.health.remote(), partial(self._exists, name))
         self._events.watch(handle.start.remote(), partial(self._started, name))
 
+    def hand_over(self, context: RunContext, replicas: list[Any], events: EventQueue) -> None:
+        """Serve another run with the env actors that are idle; end the others.
+
+        An EnvReady or an EnvLost event follows of each. The benchmark, its suites and the settings of the environments
+        must be those of the run before.
+        """
+        for name in [name for name, worker in self._workers.items() if worker.busy or worker.host is None]:
+            self.retire(name)
+        self._context, self._replicas, self._events = context, replicas, events
+        self.replicas_ready, self._next_check = 0, 0.0
+        for name, worker in self._workers.items():
+            worker.host, worker.requested, worker.exists_since = None, None, time.monotonic()
+            adopted = worker.handle.adopt.remote(context.for_environments(), replicas)
+            events.watch(adopted, partial(self._started, name))
+
     def submit(self, assignment: Assignment) -> None:
         """Give an idle worker an attempt; an AttemptFinished or an EnvLost event follows."""
         worker = self._workers[assignment.worker]
+        worker.task = assignment.trial.task.key
         worker.busy, worker.heartbeat, worker.requested = True, time.monotonic(), None
         work = [assignment.plain(), self.replicas_ready]
         self._events.watch(worker.handle.run.remote(work), partial(self._ran, assignment))
@@ -115,8 +133,9 @@ class EnvActorPool:
         if name not in self._workers:
             return None
         host: ActorHost = future.result()
-        self._workers[name].host = host
-        return EnvReady(name, host)
+        worker = self._workers[name]
+        worker.host = host
+        return EnvReady(name, host, worker.task)
 
     def _ran(self, assignment: Assignment, future: Future[Any]) -> Event | None:
         if future.exception() is not None:

@@ -13,6 +13,7 @@ from wpray.errors import BadInputError
 from wpray.orchestration.actors import ActorHost, Attempt
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.base import Sources
+from wpray.types import TaskKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class EnvReady:
 
     worker: str
     host: ActorHost
+    task: TaskKey | None = None  # whose scene it holds from an earlier run
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class RowSink:
             self._errors.add_row(episode.error)
         reason = self._errors.reason_to_stop(self._rows)
         if reason is not None:
-            return Stop(reason)
+            return Stop(reason, of_this_run=True)
         enough = decided(lambda: self._tally.balanced_rate, self._stop_when)
         return None if enough is None else Stop(enough, intended=True)
 

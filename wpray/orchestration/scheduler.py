@@ -118,6 +118,10 @@ class Scheduler:
             self._pending[scene] = deque(trial for trial in queue if trial.init_state < self._begun)
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
+    def holds(self, worker: str, task: TaskKey) -> None:
+        """Note the task that a new `worker` has compiled already, in an earlier run."""
+        self._move(worker, task)
+
     def next_for(self, worker: str) -> Assignment | None:
         """Return the next attempt for an idle `worker`, or None if no trial is left to assign."""
         if not self._taking or self.num_pending == 0 or worker in self._running:

@@ -24,6 +24,7 @@ class Stop:
     reason: str
     at_once: bool = False  # abandon the running trials
     intended: bool = False  # True if stop_when asked for it: the outcomes suffice
+    of_this_run: bool = False  # True if its policy or its episodes' errors are the reason: other runs may work
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -47,6 +47,11 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES, refresh_s: int |
         sections.time(activity.collect(run, found.rows, _BINS)),
         _provenance(run.info),
     ]
+    return document(title, parts, refresh_s)
+
+
+def document(title: str, parts: Iterable[str], refresh_s: int | None = None) -> str:
+    """Return a page of `parts` in the report's style; with `refresh_s` the browser loads it again after that time."""
     style = files("wpray.report").joinpath("style.css").read_text()
     refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">'
     head = (

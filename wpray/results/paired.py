@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binom, binomtest, norm
+
+from wpray.types import TrialKey
 
 _MOST_TRIALS = 10_000_000
 
@@ -34,6 +37,22 @@ class PairCounts:
     def difference(self) -> float:
         """B's success rate minus A's; NaN without pairs."""
         return (self.only_b - self.only_a) / self.total if self.total else math.nan
+
+
+def pairs_of(a: Mapping[TrialKey, bool | None], b: Mapping[TrialKey, bool | None]) -> PairCounts:
+    """Count the trials that have an outcome in both, by what came out; None is an error."""
+    outcomes = [(a[key], b[key]) for key in a.keys() & b.keys()]
+    return PairCounts(*(outcomes.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for their number (Holm 1979): those under a level hold together at that level."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def mcnemar_p(pairs: PairCounts) -> float:

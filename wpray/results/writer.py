@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
@@ -11,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,6 +19,7 @@ from wpray.results.atomic import stopped_by, sync_folder, write_atomic, write_to
 from wpray.results.checks import parse_info
 from wpray.results.columns import ColumnsError
 from wpray.results.encode import EncodedEpisode
+from wpray.results.lock import FolderLock, is_locked
 from wpray.results.merged import DECISIONS, EPISODES, MergedTables, check_table, rank
 from wpray.results.names import part_name, safe_name
 from wpray.results.parts import read_part
@@ -44,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock: FolderLock | None = None
 
     @property
     def location(self) -> str:
@@ -71,8 +71,7 @@ class RunFolder:
         """
         try:
             self._make_folders()
-            self._lock = (self.path / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = FolderLock(self.path)
             self._remove_half_written()
         except BlockingIOError as error:
             self.close()
@@ -87,14 +86,7 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Return True if a driver holds the folder's lock."""
-        try:
-            with (self.path / ".lock").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_locked(self.path)
 
     def flush(self) -> None:
         """Do nothing at a run's end, because the results are in `location` already."""
@@ -102,7 +94,7 @@ class RunFolder:
     def close(self) -> None:
         """Release the lock."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def write_episodes(self, *episodes: EncodedEpisode) -> None:

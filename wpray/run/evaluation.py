@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,10 @@ from rich.console import Console
 from wpray.benchmarks.declarations import declarations
 from wpray.cli import display
 from wpray.cluster.node_versions import check_nodes
-from wpray.cluster.setup import cluster_tasks, num_env_actors, policy_actors, ray_is_running, running_ray
+from wpray.cluster.setup import cluster_tasks, num_env_actors
 from wpray.config import Config
-from wpray.errors import BadInputError, RunStoppedError
-from wpray.orchestration.actors import RunContext
+from wpray.errors import BadInputError, RunFailedError, RunStoppedError
 from wpray.orchestration.driver import Driver
-from wpray.orchestration.env_actor_pool import EnvActorPool
-from wpray.orchestration.events import EventQueue
-from wpray.orchestration.live_policy import LivePolicyPool
-from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import AnyPolicy, PolicySpec
@@ -40,7 +34,8 @@ from wpray.run.callbacks import EpisodeCallback, EpisodeDone, Listeners
 from wpray.run.live import live_report
 from wpray.run.machine import check_machine
 from wpray.run.output import RunInfo, choose_folder, opened
-from wpray.run.selection import select
+from wpray.run.pools import Pools
+from wpray.run.selection import Selection, select
 from wpray.run.tracked import TrackedRates, tracked
 from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
@@ -68,7 +63,7 @@ class _Run:
     tally: Tally
     info: RunInfo
     guest: CallerParts
-    rates: TrackedRates | None  # for a tracker
+    rates: TrackedRates | None = None  # for a tracker
 
     @property
     def callback(self) -> EpisodeCallback | None:
@@ -93,8 +88,11 @@ def evaluate(config: Config) -> int:
     return evaluate_with(config, CallerParts()).exit_code
 
 
-def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
-    """Do what `evaluate` does, with what a caller in Python brings along."""
+def evaluate_with(config: Config, guest: CallerParts, pools: Pools | None = None) -> RunResult:
+    """Do what `evaluate` does, with what a caller in Python brings along.
+
+    `pools` hands actors over from run to run; default: this run starts its own and ends them.
+    """
     facts, odd = check_machine(config)
     # Tasks are listed before the policy is loaded where that is cheap, so that a misspelt suite is reported first.
     local_tasks = cluster_tasks(config) if config.ray.address is None else ()
@@ -102,44 +100,22 @@ def evaluate_with(config: Config, guest: CallerParts) -> RunResult:
     spec = fitting_spec(config, guest.policy)
     console = display.RunConsole(soft_wrap=True)
     with contextlib.ExitStack() as stack:
+        pools = stack.enter_context(Pools()) if pools is None else pools
         versions: dict[str, str] = {}
         if config.ray.address is not None:
-            stack.enter_context(_ray(config, console))
+            pools.join_ray(config, console)
             versions = check_nodes(config)
         chosen = select(config, local_tasks or cluster_tasks(config))
-        trials = chosen.trials
         folder = stack.enter_context(opened(choose_folder(config, True, versions or None), config, versions or None))
-        units = waypoint_units(config)
-        facts |= {"privileged": spec.privileged, "waypoint_space": None if units is None else asdict(units)}
-        facts |= declarations(config.load_benchmark(), config.suites[0])
-        facts |= {"planned_episodes": len(trials), "instruction_source": config.instruction_source}
-        settings = all_policy_args(config) if guest.policy is None else {}
-        facts |= {"policy_settings": settings, "policy_spec": asdict(spec), **chosen.facts}
-        facts |= {"variations": config.variations} if config.variations else {}
-        facts |= {"latency_steps": config.latency_steps} if config.latency_steps else {}
         stack.enter_context(display.logging_to(folder.path / "run.log", console))
         for line in odd:
             _LOG.warning("%s", line)
         stack.enter_context(live_report(folder.path) if guest.live else contextlib.nullcontext())
-        _log_conditions(config)
-        chosen.check_same_states(folder.read_info(), folder.location)
-        finished = folder.finished()
-        tally = chosen.tally(config, finished)
-        todo = chosen.left(tally, finished)
-        info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
-        if info.resumed:
-            _LOG.info(
-                "resuming %s: %d of %d episodes are finished", folder.location, len(trials) - len(todo), len(trials)
-            )
-        if info.changes:
-            _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
-        rates = stack.enter_context(tracked(config, folder, info, tally))
-        run = _Run(config, spec, folder, todo, tally, info, guest, rates)
-        if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
-            info.save("running")
-        if todo and config.ray.address is None:
-            stack.enter_context(_ray(config, console))
-        code = _finish(run, _carry_out(run, console, versions) if todo else None, console)
+        facts |= _facts(config, spec, chosen, guest)
+        run = _begun(config, spec, folder, chosen, facts, versions, guest, stack)
+        if run.todo and config.ray.address is None:
+            pools.join_ray(config, console)
+        code = _finish(run, _carry_out(run, console, versions, pools) if run.todo else None, console)
     return RunResult(code, folder)
 
 
@@ -152,33 +128,71 @@ def _log_conditions(config: Config) -> None:
         _LOG.info(text, steps, config.latency.extra_ms, config.latency.mode)
 
 
-def _carry_out(run: _Run, console: Console, versions: dict[str, str]) -> Stop | None:
+def _facts(config: Config, spec: PolicySpec, chosen: Selection, guest: CallerParts) -> dict[str, Any]:
+    """Return what run.json says of the policy and of the trials."""
+    units = waypoint_units(config)
+    facts: dict[str, Any] = {
+        "privileged": spec.privileged,
+        "waypoint_space": None if units is None else asdict(units),
+        **declarations(config.load_benchmark(), config.suites[0]),
+        "planned_episodes": len(chosen.trials),
+        "instruction_source": config.instruction_source,
+        "policy_settings": all_policy_args(config) if guest.policy is None else {},
+        "policy_spec": asdict(spec),
+        **chosen.facts,
+    }
+    facts |= {"variations": config.variations} if config.variations else {}
+    return facts | ({"latency_steps": config.latency_steps} if config.latency_steps else {})
+
+
+def _begun(
+    config: Config,
+    spec: PolicySpec,
+    folder: RunFolder,
+    chosen: Selection,
+    facts: dict[str, Any],
+    versions: dict[str, str],
+    guest: CallerParts,
+    stack: contextlib.ExitStack,
+) -> _Run:
+    """Return the run with the trials that are left, after run.json says that it is under way.
+
+    What tracks the run ends with `stack`.
+    """
+    _log_conditions(config)
+    chosen.check_same_states(folder.read_info(), folder.location)
+    finished = folder.finished()
+    tally = chosen.tally(config, finished)
+    todo, planned = chosen.left(tally, finished), len(chosen.trials)
+    info = RunInfo.read_or_new(config, folder, uuid.uuid4().hex[:12], facts, versions or None, bool(todo))
+    if info.resumed:
+        _LOG.info("resuming %s: %d of %d episodes are finished", folder.location, planned - len(todo), planned)
+    if info.changes:
+        _LOG.warning("resuming on other software, which may change last bits: %s", ", ".join(info.changes))
+    rates = stack.enter_context(tracked(config, folder, info, tally))
+    if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
+        info.save("running")
+    return _Run(config, spec, folder, todo, tally, info, guest, rates)
+
+
+def _carry_out(run: _Run, console: Console, versions: dict[str, str], pools: Pools) -> Stop | None:
     """Run the remaining trials on env actors with the given versions; return why it stopped early, if it did."""
-    config = run.config
-    context = RunContext(run.info.run_id, config, secrets.token_bytes(32), versions, run.info.session, spec=run.spec)
+    config, live = run.config, run.guest.policy
     num_workers = num_env_actors(config, len(run.todo))
-    live = run.guest.policy
-    num_replicas, num_gpus = policy_actors(config, run.spec.num_gpus) if live is None else (1, 0.0)
-    _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, num_replicas)
-    events = EventQueue()
-    if live is None:
-        policy_pool = PolicyActorPool(context, num_gpus, num_replicas, events)
-    else:
-        policy_pool = LivePolicyPool(context, live, events)
-    env_actors = EnvActorPool(context, policy_pool.handles, events)
-    try:
-        with display.RunDisplay(console, run.tally, num_replicas) as shown:
+    with pools.policies(config, run.spec, live) as policies:
+        context = replace(policies.context, run_id=run.info.run_id, versions=versions, session=run.info.session)
+        _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, policies.size)
+        env_actors = pools.env_actors(context, policies)
+        with display.RunDisplay(console, run.tally, policies.size) as shown:
             listener = Listeners(shown, run.callback, run.rates)
-            driver = Driver(context, env_actors, policy_pool, events, run.folder, run.tally, listener, run.info)
+            parts = (env_actors, policies.pool, policies.events, run.folder, run.tally, listener, run.info)
+            driver = Driver(context, *parts)
             with _ctrl_c(driver):
                 driver.run(_scheduler(run), num_workers)
             if driver.stop is not None and driver.stop.at_once:
                 _LOG.warning("stopping now, keeping what is finished")
         run.info.add_hosts(driver.hosts)
         return driver.stop
-    finally:
-        env_actors.close()
-        policy_pool.close()
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
@@ -197,7 +211,8 @@ def _finish(run: _Run, stop: Stop | None, console: Console) -> int:
     if stop is not None and stop.intended:
         _LOG.info("Stopped before the last episode, as stop_when asks: %s", stop.reason)
     elif stop is not None and not complete:
-        raise RunStoppedError(f"{stop.reason} (the same command goes on where this stopped)")
+        kind = RunFailedError if stop.of_this_run else RunStoppedError
+        raise kind(f"{stop.reason} (the same command goes on where this stopped)")
     return 0 if complete else 1
 
 
@@ -225,17 +240,6 @@ def _report(folder: RunFolder) -> Path | None:
     except BadInputError as error:
         _LOG.warning("no report: %s", error)
         return None
-
-
-@contextlib.contextmanager
-def _ray(config: Config, console: Console) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        if ray_is_running():  # the caller's own, in Python
-            yield
-            return
-        with console.status("starting Ray") if console.is_terminal else contextlib.nullcontext():
-            stack.enter_context(running_ray(config))
-        yield
 
 
 @contextlib.contextmanager

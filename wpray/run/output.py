@@ -29,7 +29,7 @@ from wpray.results.writer import RunFolder
 from wpray.storage.url import location_of
 
 _LOG = logging.getLogger(__name__)
-_ROOT = Path("runs")
+ROOT = Path("runs")
 _TRIALS = {"tasks": None, "task_start": 0, "task_end": None, "num_trials_per_task": 1}  # with what they are by default
 
 
@@ -48,10 +48,10 @@ def choose_folder(config: Config, claim: bool = False, software: Mapping[str, st
     stem = safe_name(f"{group_name(config.suites, config.benchmark)}_{config.policy}")
     if config.resume != "never":
         ours = _ours(config, software)
-        for path in sorted(_ROOT.glob(f"{stem}_*"), reverse=True):
+        for path in sorted(ROOT.glob(f"{stem}_*"), reverse=True):
             if _goes_on_with(path, config, ours):
                 return RunFolder(path)
-    return RunFolder(_new_path(_ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}", claim and config.resume != "only"))
+    return RunFolder(new_path(ROOT / f"{stem}_{datetime.now():%Y%m%d-%H%M%S}", claim and config.resume != "only"))
 
 
 @contextlib.contextmanager
@@ -228,22 +228,42 @@ def _check_same_run(info: Mapping[str, Any], config: Config, place: str) -> None
         raise BadInputError(f"output_dir: {place} holds another configuration's results, which differs in: {listed}")
 
 
+def is_finished(path: Path, config: Config) -> bool:
+    """Return whether the folder holds a finished run of the trials and settings of `config`."""
+    info = _readable_info(path)
+    if info is None or info.get("state") != "finished":
+        return False
+    return _same_trials(info, config) and _same_settings(info, config)
+
+
 def _goes_on_with(path: Path, config: Config, software: Mapping[str, str]) -> bool:
     """Return whether the run in `path` is unfinished and has the trials, settings and simulator of `config`."""
-    try:
-        info = json.loads((path / "run.json").read_text())
-    except (OSError, ValueError, RecursionError):
+    info = _readable_info(path)
+    if info is None or info.get("state") == "finished":
         return False
-    if not isinstance(info, dict) or not isinstance(info.get("config"), dict) or info.get("state") == "finished":
-        return False
-    asked = config.model_dump(mode="json")
-    same_trials = all(info["config"].get(name, default) == asked[name] for name, default in _TRIALS.items())
-    theirs = info.get("outcome_fields")
-    same = same_trials and isinstance(theirs, dict) and not differing_fields(theirs, config)
+    same = _same_trials(info, config) and _same_settings(info, config)
     return same and not decisive_differences(sessions(info)[-1], software) and not RunFolder(path).is_locked()
 
 
-def _new_path(path: Path, claim: bool) -> Path:
+def _readable_info(path: Path) -> dict[str, Any] | None:
+    try:
+        info = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return info if isinstance(info, dict) and isinstance(info.get("config"), dict) else None
+
+
+def _same_settings(info: Mapping[str, Any], config: Config) -> bool:
+    theirs = info.get("outcome_fields")
+    return isinstance(theirs, dict) and not differing_fields(theirs, config)
+
+
+def _same_trials(info: Mapping[str, Any], config: Config) -> bool:
+    asked = config.model_dump(mode="json")
+    return all(info["config"].get(name, default) == asked[name] for name, default in _TRIALS.items())
+
+
+def new_path(path: Path, claim: bool) -> Path:
     """Return `path`, or it with a number, because many runs may start within a second.
 
     Raises BadInputError if it cannot be made.
@@ -258,8 +278,8 @@ def _is_free(path: Path, claim: bool) -> bool:
     try:
         path.mkdir(parents=True)
     except FileExistsError as error:
-        if not _ROOT.is_dir():
-            raise BadInputError(f"cannot write to {_ROOT}: it is no folder; choose an output_dir") from error
+        if not ROOT.is_dir():
+            raise BadInputError(f"cannot write to {ROOT}: it is no folder; choose an output_dir") from error
         return False
     except OSError as error:
         raise BadInputError(f"cannot write to {path} ({error.strerror}); choose an output_dir") from error

@@ -44,7 +44,7 @@ _DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H100 at ba
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class Work:
     """Trials of the plan, and where their results would go."""
 
     folder: RunFolder
@@ -58,7 +58,7 @@ def show_plan(config: Config, console: Console | None = None) -> int:
     config = with_policy_args(config)
     spec = fitting_spec(config)
     num_gpus = config.ray.policy_resources.get("GPU", spec.num_gpus)
-    work = _work(config)
+    work = work_of(config)
     speeds = _measured(config, work.folder.path) or _defaults(num_gpus, spec.servers)
     layout, notes = _layout(config, num_gpus, speeds, spec.servers)
     found = forecast(work.planned - work.finished, speeds, layout)
@@ -68,7 +68,8 @@ def show_plan(config: Config, console: Console | None = None) -> int:
     return 0
 
 
-def _work(config: Config) -> _Work:
+def work_of(config: Config) -> Work:
+    """Return the trials of `config` and how many are finished. Raises BadInputError as the run itself would."""
     listed = [
         list_tasks(suite, config.env.max_steps, config.instruction_of(suite), config.benchmark)
         for suite in config.suites
@@ -77,7 +78,7 @@ def _work(config: Config) -> _Work:
     trials, folder = chosen.trials, choose_folder(config)
     check_what_is_there(folder, config)
     chosen.check_same_states(folder.read_info(), folder.location)
-    return _Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
+    return Work(folder, len(trials), len(trials) - len(remaining(trials, _recorded(folder))))
 
 
 def _recorded(folder: RunFolder) -> set[TrialKey]:
@@ -202,7 +203,7 @@ def _gpus_here() -> int:
     return present if hidden is None else min(present, len([part for part in hidden.split(",") if part.strip()]))
 
 
-def _table(work: _Work, found: Forecast, layout: RunLayout, serves: bool) -> Table:
+def _table(work: Work, found: Forecast, layout: RunLayout, serves: bool) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     already = f" ({work.finished} of {work.planned} are finished in {work.folder.location})" if work.finished else ""
     table.add_row("episodes", f"{found.episodes}{already}")

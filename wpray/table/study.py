@@ -12,7 +12,7 @@ from wpray.config import path_fields
 from wpray.errors import BadInputError
 from wpray.provenance.settings import DONE_WITHOUT
 from wpray.results import Run
-from wpray.results.paired import PairCounts, mcnemar_p
+from wpray.results.paired import PairCounts, mcnemar_p, pairs_of
 from wpray.results.pairing import CONDITIONS, OF_A_SUITE, obstacles
 from wpray.results.statistics import Rate, average, stratified
 from wpray.results.variations import Robustness, robustness, variations_of
@@ -188,6 +188,5 @@ def _best(entries: Sequence[StudyEntry], suites: Sequence[str]) -> StudyEntry | 
 def paired(a: StudyEntry, b: StudyEntry, suites: Sequence[str]) -> PairCounts:
     """Count the trials of the suites that have an outcome in both, by what came out."""
     among = set(suites)
-    shared = [key for key in a.outcomes.keys() & b.outcomes.keys() if key[0] in among]
-    outcomes = [(a.outcomes[key], b.outcomes[key]) for key in shared]
-    return PairCounts(*(outcomes.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
+    ours, theirs = ({key: won for key, won in entry.outcomes.items() if key[0] in among} for entry in (a, b))
+    return pairs_of(ours, theirs)

@@ -1,0 +1,1 @@
+"""Runs over many checkpoints: one table, one curve, one folder."""
