@@ -40,7 +40,7 @@ ALLOWED = {
     "provenance.record": {"benchmarks.factory", "system.packages"},
     "results": {"types", "errors", "config", "provenance.record", "provenance.settings", "storage"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},
-    "cli.policy_args": {"errors", "policies"},  # once `--help` asks for a policy's settings
+    "cli.policy_args": {"cli.parser", "errors", "policies", "registry"},  # once `--help` asks for a policy's settings
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},
     "cluster.process_env": {"system.one_thread"},  # imported before everything that reads the environment
     "transport": {

@@ -240,6 +240,21 @@ def test_an_answer_that_makes_no_sense_fails_its_request_and_not_the_batcher(ans
         assert int(clients.batcher.plan(_plan_request(2)).plan.start[0]) == 2
 
 
+@pytest.mark.parametrize(
+    ("replies", "hint"),
+    [
+        (None, "predict must return a list of ChunkReply, not NoneType"),
+        (np.zeros((1, 8, 7)), "predict must return a list of ChunkReply, not ndarray"),
+        ([np.zeros((8, 7))], "predict must return a list of ChunkReply, not of ndarray"),
+        ([PlanReply(_plan(1), None)], "predict must return a list of ChunkReply, not of PlanReply"),
+        ([ChunkReply(np.zeros((8, 7)))] * 2, "2 replies to 1 requests"),
+    ],
+)
+def test_what_is_no_list_of_replies_is_named(replies: object, hint: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=hint):
+        batching.checked_replies("predict", replies, 1)
+
+
 def test_the_batcher_tells_a_watchdog_how_long_it_has_been_computing() -> None:
     with _clients(RecordingPolicy(), size=1, wait_s=0.0) as clients:
         assert clients.batcher.busy_since is None

@@ -138,7 +138,11 @@ def test_help_shows_the_policys_own_settings(capsys: pytest.CaptureFixture[str])
         read_config(["--policy", OWN, "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "Where the server is. --policy_args.url str the server's address (required)" in shown
-    assert "--policy_args.nested.depth int (default: 1)" in shown
+    assert shown.endswith("--policy_args.nested.depth int (default: 1)"), "a terminal shows the end"
+    for policy, end in (("noop", "noop has no settings of its own."), ("waypoint_vla", "above that are in no group.")):
+        with pytest.raises(SystemExit):
+            read_config(["--policy", policy, "--help"])
+        assert " ".join(capsys.readouterr().out.split()).endswith(end)
 
 
 def test_settings_are_part_of_what_a_run_is() -> None:

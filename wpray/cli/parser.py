@@ -23,6 +23,17 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
+        self._last: Any = None
+
+    def add_last_group(self, title: str, description: str | None = None) -> Any:
+        """Return a new group, which the help shows after all others: at its end, a terminal shows it."""
+        self._last = self.add_argument_group(title, description)
+        return self._last
+
+    def format_help(self) -> str:
+        """Return the help text."""
+        self._action_groups.sort(key=lambda group: group is self._last)
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise BadInputError with argparse's complaint in one line."""

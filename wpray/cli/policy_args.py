@@ -6,11 +6,12 @@ variables are set that numpy, torch and Ray read at import.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from wpray.cli.parser import ArgumentParser
 from wpray.errors import BadInputError
+from wpray.registry import POLICIES
 
 _PREFIX = "--policy_args."
 
@@ -36,7 +37,7 @@ def split_policy_args(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return rest, given
 
 
-def add_policy_help(parser: argparse.ArgumentParser, policy: str | None) -> None:
+def add_policy_help(parser: ArgumentParser, policy: str | None) -> None:
     """Add the settings of `policy`, if it has any, to what `--help` prints."""
     if policy is None:
         return
@@ -45,9 +46,10 @@ def add_policy_help(parser: argparse.ArgumentParser, policy: str | None) -> None
 
     model = settings_model(policy)
     if model is None:
-        parser.epilog = f"The policy {policy} has no settings of its own."
+        own = "the settings above that are in no group" if policy in POLICIES.flat else "no settings of its own"
+        parser.epilog = f"The policy {policy} has {own}."
         return
-    group = parser.add_argument_group(f"settings of the policy {policy}", (model.__doc__ or "").strip() or None)
+    group = parser.add_last_group(f"settings of the policy {policy}", (model.__doc__ or "").strip() or None)
     for setting in setting_helps(model):
         text = setting.text.replace("%", "%%")
         group.add_argument(f"--{setting.name}", metavar=setting.kind.replace("%", "%%"), help=text)

@@ -42,6 +42,7 @@ from wpray.types import (
 )
 
 _LOG = logging.getLogger(__name__)
+_REPLIES = {"plan": PlanReply, "act": SegmentReply, "predict": ChunkReply}  # by the policy's method
 
 # A plan streams the VLM's weights once for each token, for one request or for many, and costs as much as several
 # batches of segments. Gathering plans for three times as long gave a sixth more episodes with 40 environments.
@@ -86,7 +87,7 @@ class _Waiting(Generic[RequestT, ReplyT]):
 class _Queue(Generic[RequestT, ReplyT]):
     """Queue of requests of one kind, with the function that answers them."""
 
-    def __init__(self, answer: Callable[[list[RequestT]], list[ReplyT]], sizes: Sequence[int] = ()) -> None:
+    def __init__(self, answer: Callable[[list[RequestT]], Sequence[ReplyT]], sizes: Sequence[int] = ()) -> None:
         """Take ascending `sizes` that are worth filling, because other batches are padded to the next of them."""
         self.answer = answer
         self.cost_s: float | None = None  # what the last batch took
@@ -176,8 +177,6 @@ class _Queue(Generic[RequestT, ReplyT]):
     def _timed(self, batch: list[_Waiting[RequestT, ReplyT]]) -> list[ReplyT]:
         began = time.perf_counter()
         replies = self.answer([item.request for item in batch])
-        if len(replies) != len(batch):
-            raise ValueError(f"{len(replies)} replies to {len(batch)} requests")
         took_s = time.perf_counter() - began
         self.note_cost(len(batch), took_s)
         return [
@@ -194,10 +193,26 @@ def _measured(own: Timing, queue_s: float, compute_s: float, batch_size: int) ->
 def _queue_of(policy: AnyPolicy, method: str, sizes: str) -> _Queue[Any, Any]:
     """Return the queue of what `method` answers; a request of a kind that the policy has no method for fails."""
 
-    def unanswerable(_: list[Any]) -> list[Any]:
-        raise TypeError(f"a policy of kind {policy.spec.kind!r} has no method {method}")
+    def answer(requests: list[Any]) -> Sequence[Any]:
+        function = getattr(policy, method, None)
+        if function is None:
+            raise TypeError(f"a policy of kind {policy.spec.kind!r} has no method {method}")
+        return checked_replies(method, function(requests), len(requests))
 
-    return _Queue(getattr(policy, method, unanswerable), getattr(policy, sizes, ()))
+    return _Queue(answer, getattr(policy, sizes, ()))
+
+
+def checked_replies(method: str, replies: object, count: int) -> Sequence[Any]:
+    """Return the replies of a policy's `method` to `count` requests. Raise TypeError or ValueError if they are none."""
+    wanted = _REPLIES[method]
+    if not isinstance(replies, Sequence):
+        raise TypeError(f"{method} must return a list of {wanted.__name__}, not {type(replies).__name__}")
+    for reply in replies:
+        if not isinstance(reply, wanted):
+            raise TypeError(f"{method} must return a list of {wanted.__name__}, not of {type(reply).__name__}")
+    if len(replies) != count:
+        raise ValueError(f"{len(replies)} replies to {count} requests")
+    return replies
 
 
 def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyError:

@@ -16,7 +16,7 @@ from typing import cast
 
 from wpray.config import BatchingConfig
 from wpray.policies.base import AnyPolicy, ChunkPolicy
-from wpray.policies.batching import Batcher, PolicyError, tried
+from wpray.policies.batching import Batcher, PolicyError, checked_replies, tried
 from wpray.types import ChunkReply, ChunkRequest, Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
 
 
@@ -76,10 +76,8 @@ class Relay:
         raise _no_chunk()
 
     def _only(self, request: ChunkRequest) -> ChunkReply:
-        replies = self._policy.predict([request])
-        if len(replies) != 1:
-            raise ValueError(f"{len(replies)} replies to 1 request")
-        return replies[0]
+        reply: ChunkReply = checked_replies("predict", self._policy.predict([request]), 1)[0]
+        return reply
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
