@@ -257,6 +257,11 @@ class VideoConfig(_Group):
     fps: PositiveInt = Field(10, le=120, description="frames per second of the file")
     every: PositiveInt = Field(2, description="keep every n-th control step")
     max_count: int = Field(20, ge=0, description="most videos of a run")
+    max_s: PositiveFloat | Auto = Field(
+        "auto",
+        description="seconds that rendering them may take, failures first; auto: for a sample half of the evaluation's "
+        "time, and at least 20, else as long as it takes",
+    )
     overlay: bool = Field(False, description="write step, waypoint and outcome in the corner")
 
 

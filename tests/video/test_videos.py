@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -12,13 +16,17 @@ import pytest
 from tests.results.recorded import write_run
 from wpray.benchmarks.fake.environment import FakeEnvironment
 from wpray.cli.command import run_command
+from wpray.cli.configuration import validate
+from wpray.cluster.setup import running_ray
 from wpray.errors import BadInputError
 from wpray.results import load
 from wpray.results.encode import EpisodeContext, encode_episode
 from wpray.types import ARM_COLUMNS, Task
 from wpray.video import __main__ as command
+from wpray.video import render
 from wpray.video.encode import encode
 from wpray.video.frames import VideoJob, VideoStyle, frames, read_recording
+from wpray.video.pool import VideoPool
 from wpray.video.render import jobs_for
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -87,6 +95,34 @@ def test_one_broken_recording_costs_one_video(tmp_path: Path, caplog: pytest.Log
         assert run_command(command.main, [str(tmp_path), "--size", "32", "--num-actors", "1"]) == 1
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["rollout_move_the_cube_0_t1_success.mp4"]
     assert "no video: " in caplog.text and "fake_000_00000.parquet: the trajectory is damaged" in caplog.text
+
+
+@pytest.mark.ray
+def test_videos_that_would_exceed_their_time_are_left_out_failures_last(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, True], [True, False]])
+    run = load(tmp_path)
+    jobs = jobs_for(run, run.episodes.to_pylist())
+    config = validate({**run.info["config"]})
+    ticks = itertools.count(0.0, 10.0)
+    with running_ray(config):
+        pool = VideoPool(config, VideoStyle(CAMERAS, size=32), 1, budget_s=45.0, clock=lambda: next(ticks))
+        results = list(pool.render(jobs))
+    assert [(result.job.task.task_id, result.job.status) for result in results] == [(1, "failure"), (1, "success")]
+    assert all(result.video for result in results)
+
+
+@pytest.mark.parametrize(
+    ("video", "minutes", "budget_s"),
+    [({}, 10, 300.0), ({}, 0.1, 20.0), ({"mode": "all"}, 10, math.inf), ({"mode": "all", "max_s": 7}, 10, 7.0)],
+)
+def test_a_samples_videos_take_half_of_the_evaluations_time(
+    tmp_path: Path, video: dict[str, Any], minutes: float, budget_s: float
+) -> None:
+    write_run(tmp_path, [[True]])
+    run = load(tmp_path)
+    ended = datetime.fromisoformat("2026-11-29T10:00:00+00:00")
+    run.info["sessions"] = [{"started": (ended - timedelta(minutes=minutes)).isoformat(), "ended": ended.isoformat()}]
+    assert render.budget_s(validate({"video": video}), run) == budget_s
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,23 +62,32 @@ class _Call:
     actor: Any
     job: VideoJob
     attempt: int
+    since: float
 
 
 @dataclass(slots=True)
 class VideoPool:
-    """Pool of up to `size` actors that render jobs. Ray must be initialized."""
+    """Pool of up to `size` actors that render jobs. Ray must be initialized.
+
+    With `budget_s`, a job is left out if it would probably end later than so many seconds after the first began.
+    """
 
     config: Config
     style: VideoStyle
     size: int
+    budget_s: float = float("inf")
+    clock: Callable[[], float] = time.monotonic
     _calls: dict[Any, _Call] = field(default_factory=dict)  # calls in flight, by Ray's reference
+    _began: float = 0.0
+    _last_s: float = 0.0  # duration of the last finished call
 
     def render(self, jobs: Sequence[VideoJob]) -> Iterator[Rendered]:
         """Yield results in order of completion. End the actors afterwards, also when the caller stops early."""
-        pending = sorted(jobs, key=lambda job: (job.task.task_id, job.trial))
+        pending = sorted(jobs, key=lambda job: (job.status != "failure", job.task.task_id, job.trial))
+        self._began = self.clock()
         try:
             # Actors start at different tasks, so that each compiles few of them.
-            for index in _spread(len(pending), self.size):
+            for index in _spread(max(len(_first_status(pending)), min(len(pending), self.size)), self.size):
                 self._submit(self._start(), pending[index], 1)
             pending = [job for job in pending if all(call.job is not job for call in self._calls.values())]
             while self._calls:
@@ -93,7 +103,7 @@ class VideoPool:
 
     def _finish(self, call: _Call, reference: Any, pending: list[VideoJob]) -> Iterator[Rendered]:
         """Yield the result of `call`, unless it runs again, and submit the actor's next job."""
-        actor = call.actor
+        actor, self._last_s = call.actor, self.clock() - call.since
         try:
             result = Rendered(call.job, ray.get(reference))
         except ray.exceptions.RayError as error:
@@ -103,7 +113,7 @@ class VideoPool:
                     self._submit(actor, call.job, call.attempt + 1)
                     return
             result = Rendered(call.job, None, failure_of(error).reason)
-        if pending:
+        if pending and self.clock() - self._began + self._last_s <= self.budget_s:
             self._submit(actor, _take_next(pending, call.job), 1)
         else:
             ray.kill(actor, no_restart=True)
@@ -116,7 +126,7 @@ class VideoPool:
 
     def _submit(self, actor: Any, job: VideoJob, attempt: int) -> None:
         """Read the recording and send it. It is not read earlier, so memory holds at most one recording per actor."""
-        self._calls[actor.render.remote(job, job.trajectory.read_bytes())] = _Call(actor, job, attempt)
+        self._calls[actor.render.remote(job, job.trajectory.read_bytes())] = _Call(actor, job, attempt, self.clock())
 
 
 def _abandon(jobs: Sequence[VideoJob]) -> list[Rendered]:
@@ -130,7 +140,12 @@ def _spread(jobs: int, actors: int) -> list[int]:
 
 
 def _take_next(pending: list[VideoJob], last: VideoJob) -> VideoJob:
-    """Remove and return the next job of the task of `last`, which the actor has compiled, or else the first job."""
-    same = next((job for job in pending if job.task.task_id == last.task.task_id), pending[0])
+    """Remove and return the next job: a failure's if there is one, and of the task of `last`, which is compiled."""
+    failures = _first_status(pending)
+    same = next((job for job in failures if job.task.task_id == last.task.task_id), failures[0])
     pending.remove(same)
     return same
+
+
+def _first_status(jobs: Sequence[VideoJob]) -> list[VideoJob]:
+    return [job for job in jobs if job.status == jobs[0].status]

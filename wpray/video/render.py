@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 import ray
 from rich.console import Console
@@ -17,6 +19,7 @@ from wpray.errors import BadInputError, RunStoppedError
 from wpray.results.atomic import write_atomic
 from wpray.results.merge import merge
 from wpray.results.reader import Run, load
+from wpray.results.sessions import sessions
 from wpray.results.videos import VideoFolder, video_name
 from wpray.results.writer import RunFolder
 from wpray.types import EpisodeRow, Task, TrialKey
@@ -25,6 +28,7 @@ from wpray.video.pool import VideoPool
 from wpray.video.selection import select_episodes
 
 _LOG = logging.getLogger(__name__)
+_LEAST_S = 20.0  # for the videos of a sample, also after a short evaluation
 
 
 def after_run(config: Config, folder: RunFolder, console: Console) -> None:
@@ -44,17 +48,24 @@ def after_run(config: Config, folder: RunFolder, console: Console) -> None:
     merge(folder, videos)
 
 
-def render(config: Config, jobs: Sequence[VideoJob], style: VideoStyle, videos: VideoFolder, console: Console) -> int:
+def render(
+    config: Config,
+    jobs: Sequence[VideoJob],
+    style: VideoStyle,
+    videos: VideoFolder,
+    console: Console,
+    budget_s: float = math.inf,
+) -> int:
     """Write the jobs' videos. Return the number of those that could not be rendered, each with a warning.
 
-    Raise OSError if the folder cannot be written.
+    Jobs that would exceed `budget_s` are left out. Raise OSError if the folder cannot be written.
     """
     videos.path.mkdir(parents=True, exist_ok=True)
-    failed, began = 0, time.monotonic()
+    failed, written, began = 0, 0, time.monotonic()
     with _ray(config), _progress(console) as progress:
         bar = progress.add_task("videos", total=len(jobs))
         size = num_env_actors(config, len(jobs))
-        for result in VideoPool(config, style, size).render(jobs):
+        for result in VideoPool(config, style, size, budget_s).render(jobs):
             progress.advance(bar)
             if result.video is None:
                 failed += 1
@@ -63,8 +74,12 @@ def render(config: Config, jobs: Sequence[VideoJob], style: VideoStyle, videos: 
                 path = videos.path / result.job.name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, result.video)
+                written += 1
     seconds = time.monotonic() - began
-    summary = f"Videos: {len(jobs) - failed} in {videos.path} ({seconds:.0f} s)"
+    summary = f"Videos: {written} in {videos.path} ({seconds:.0f} s)"
+    left_out = len(jobs) - written - failed
+    if left_out:
+        summary += f"; {left_out} left out to save time (video.max_s): python -m wpray.video RUN renders them"
     console.print(summary, highlight=False, markup=False, soft_wrap=True)
     return failed
 
@@ -110,7 +125,19 @@ def _render_missing(config: Config, folder: RunFolder, videos: VideoFolder, cons
         return
     console.print(f"Rendering {len(rows)} videos (Ctrl-C skips them)", highlight=False)
     style = VideoStyle(cameras, every=config.video.every, fps=config.video.fps, overlay=config.video.overlay)
-    render(config, jobs_for(run, rows), style, videos, console)
+    render(config, jobs_for(run, rows), style, videos, console, budget_s(config, run))
+
+
+def budget_s(config: Config, run: Run) -> float:
+    """Return the seconds that `video.max_s` allows after a run's last session."""
+    if config.video.max_s != "auto":
+        return config.video.max_s
+    if config.video.mode != "sample":
+        return math.inf
+    started, ended = (sessions(run.info)[-1].get(name) for name in ("started", "ended"))
+    if not isinstance(started, str) or not isinstance(ended, str):
+        return _LEAST_S
+    return max(_LEAST_S, (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds() / 2)
 
 
 def _job(run: Run, row: EpisodeRow, segments: tuple[tuple[int, int], ...], by_suite: bool) -> VideoJob:
