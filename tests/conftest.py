@@ -7,6 +7,7 @@ import ctypes.util
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,12 @@ def environment_of_the_test() -> Iterator[None]:
     """Give os.environ back as it was before the test, which may call commands that set variables for themselves."""
     with _environment_given_back():
         yield
+
+
+@pytest.fixture(scope="session")
+def openpi_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with openpi's published server and client, whose numpy is older than wpray's."""
+    from tests.policies.remote.servers import own_python
+
+    packages = ("openpi-server==0.1.0", "openpi-client==0.1.2", "typing-extensions")  # the last is not declared
+    return own_python(tmp_path_factory.mktemp("openpi"), *packages)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,7 @@ from wpray.serve.server import PolicyService
 from wpray.serve.session import SharedPolicy
 from wpray.types import ChunkReply, ChunkRequest, Trial
 
+PUBLISHED_CLIENT = Path(__file__).parent / "real_openpi_client.py"
 IMAGE = np.zeros((224, 224, 3), np.uint8)
 QUESTION = {
     "observation/image": IMAGE,
@@ -125,6 +129,20 @@ def test_a_wrong_request_is_answered_in_words_and_harms_nobody_else(changes: dic
             _ask(bad)  # the connection is closed, as openpi's server closes it
         assert _ask(good)["actions"].shape == (8, 7)
         good.close(), bad.close()
+
+
+def test_the_published_client_is_served(openpi_python: Path) -> None:
+    with _serving(Chunky(), token="secret") as url:
+        done = subprocess.run(
+            [openpi_python, PUBLISHED_CLIENT, url], capture_output=True, text=True, timeout=120, env={}
+        )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["metadata"]["execute_steps"] == 3 and found["metadata"]["wpray"]["kind"] == "chunk"
+    assert found["actions"] == [[count, count - 1, 2, 3, 4, 5, 6] for count in (1, 2, 3)]
+    assert found["form"] == ["float64", [8, 7], False]
+    assert found["timing"] == ["batch_size", "infer_ms", "queue_ms"]
+    assert "ArithmeticError: not this one" in found["failure"]
 
 
 def test_noise_and_text_are_refused_in_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -51,6 +54,109 @@ def openpi_server(
             connection.close()
 
     with websocket_server(handle, port, **options) as url:
+        yield url
+
+
+@contextmanager
+def http_server(answer: Callable[[Any], Any], status: int = 200) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """Yield the URL of a server of JSON over HTTP, and the path and body of each request."""
+    received: list[tuple[str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append((self.path, body))
+            data = answer(arrays.unpack_json(body))
+            data = data if isinstance(data, bytes) else arrays.pack_json(data)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", received
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+_MODALITIES: dict[str, list[str]] = {"video": ["image"]}
+
+
+@contextmanager
+def gr00t_server(
+    answer: Callable[[Mapping[str, Any]], Any],
+    token: str | None = None,
+    modalities: Mapping[str, list[str]] = MappingProxyType(_MODALITIES),
+    instants: int = 1,
+) -> Iterator[str]:
+    """Yield the URL of a server of GR00T's protocol: `answer` gives what `get_action` does, or bytes to send."""
+    zmq = pytest.importorskip("zmq")
+    server = zmq.Context.instance().socket(zmq.REP)
+    port = server.bind_to_random_port("tcp://127.0.0.1")
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            if not server.poll(50):
+                continue
+            asked = arrays.unpack_npy(server.recv())
+            if token and asked.get("api_token") != token:
+                reply: Any = {"error": "Unauthorized: Invalid API token"}
+            elif asked["endpoint"] == "ping":
+                reply = {"status": "ok", "message": "Server is running"}
+            elif asked["endpoint"] == "get_modality_config":
+                said = {
+                    name: {"modality_keys": keys, "delta_indices": [0] * instants} for name, keys in modalities.items()
+                }
+                reply = {
+                    name: {"__ModalityConfig_class__": True, "as_json": json.dumps(form)} for name, form in said.items()
+                }
+            else:
+                reply = answer(asked["data"])
+            server.send(reply if isinstance(reply, bytes) else arrays.pack_npy(reply))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        over.set()
+        thread.join()
+        server.close()
+
+
+@contextmanager
+def vla_eval_server(hello: Mapping[str, Any], answer: Any) -> Iterator[str]:
+    """Yield the URL of a server that says `hello` and then what `answer` makes of the messages' count and payload."""
+
+    def handle(connection: ServerConnection) -> None:
+        count = 0
+        try:
+            while True:
+                message = arrays.unpack_str_keys(connection.recv())  # type: ignore[arg-type]
+                said = None
+                if message["type"] == "hello":
+                    said = {"type": "hello", "payload": {"protocol_version": 1, **hello}}
+                elif message["type"] == "observation":
+                    said, count = answer(count, message["payload"]), count + 1
+                if said is not None:
+                    connection.send(
+                        said
+                        if isinstance(said, bytes | str)
+                        else arrays.pack_str_keys({"seq": message["seq"], "timestamp": 0.0, **said})
+                    )
+        except (ConnectionClosed, ConnectionAbortedError):
+            connection.close()
+
+    with websocket_server(handle) as url:
         yield url
 
 

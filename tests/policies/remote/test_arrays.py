@@ -91,6 +91,49 @@ OFT_JSON = (
     '"dtype": "<f8", "shape": [8]}, "instruction": "pick up the bowl"}'
 )
 
+# Written by openpi-client 0.1.2's msgpack_numpy, as StarVLA's client uses it.
+STARVLA_REQUEST = {
+    "examples": [{"image": [IMAGE, TURNED], "lang": "pick up the bowl", "state": STATE.astype(np.float32)[np.newaxis]}],
+    "unnorm_key": "franka",
+    "do_sample": False,
+    "use_ddim": True,
+    "num_ddim_steps": 10,
+}
+STARVLA_HEX = (
+    "85a86578616d706c65739183a5696d61676592"
+    "84c40b5f5f6e6461727261795f5fc3c40464617461c412000102030405060708090a0b0c0d0e0f1011"
+    "c4056474797065a37c7531c405736861706593020303"
+    "84c40b5f5f6e6461727261795f5fc3c40464617461c4120f10110c0d0e090a0b060708030405000102"
+    "c4056474797065a37c7531c405736861706593020303"
+    "a46c616e67b07069636b2075702074686520626f776ca5737461746584c40b5f5f6e6461727261795f5fc3c40464617461c420"
+    "000080bf6edb36bfb76ddbbe254912be2549123eb76ddb3e6edb363f0000803fc4056474797065a33c6634c4057368617065920108"
+    "aa756e6e6f726d5f6b6579a66672616e6b61a9646f5f73616d706c65c2a87573655f6464696dc3ae6e756d5f6464696d5f73746570730a"
+)
+# Written by msgpack 1.2.4 and numpy.save, as GR00T's own serializer calls them.
+GR00T_REQUEST = {
+    "endpoint": "get_action",
+    "data": {
+        "observation": {
+            "video.image": IMAGE[np.newaxis, np.newaxis],
+            "state.x": np.array([[[0.5]]], np.float32),
+            "annotation.human.action.task_description": ["pick up the bowl"],
+        },
+        "options": None,
+    },
+}
+_SPACES = "20"
+GR00T_HEX = (
+    "82a8656e64706f696e74aa6765745f616374696f6ea46461746182ab6f62736572766174696f6e83ab766964656f2e696d616765"
+    "82b15f5f6e6461727261795f636c6173735f5fc3a661735f6e7079c492934e554d5059010076007b276465736372273a20277c7531272c20"
+    "27666f727472616e5f6f72646572273a2046616c73652c20277368617065273a2028312c20312c20322c20332c2033292c207d20"
+    f"{_SPACES * 48}0a000102030405060708090a0b0c0d0e0f1011a773746174652e78"
+    "82b15f5f6e6461727261795f636c6173735f5fc3a661735f6e7079c484934e554d5059010076007b276465736372273a20273c6634272c20"
+    "27666f727472616e5f6f72646572273a2046616c73652c20277368617065273a2028312c20312c2031292c207d20"
+    f"{_SPACES * 54}0a0000003f"
+    "d928616e6e6f746174696f6e2e68756d616e2e616374696f6e2e7461736b5f6465736372697074696f6e"
+    "91b07069636b2075702074686520626f776ca76f7074696f6e73c0"
+)
+
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
@@ -107,8 +150,10 @@ def _same(one: Any, other: Any) -> bool:
         (arrays.pack, OPENPI_REPLY, OPENPI_REPLY_HEX),
         (arrays.pack_str_keys, VLA_EVAL_MESSAGE, VLA_EVAL_HEX),
         (arrays.pack_json, OFT_REQUEST, OFT_JSON.encode().hex()),
+        (arrays.pack, STARVLA_REQUEST, STARVLA_HEX),
+        (arrays.pack_npy, GR00T_REQUEST, GR00T_HEX),
     ],
-    ids=["openpi request", "openpi reply", "vla-eval observation", "OpenVLA-OFT request"],
+    ids=["openpi request", "openpi reply", "vla-eval observation", "OpenVLA-OFT request", "StarVLA", "GR00T"],
 )
 def test_the_bytes_are_those_of_the_servers_own_package(
     pack: Callable[[Any], bytes], value: Any, recorded: str
@@ -123,6 +168,7 @@ def test_the_bytes_are_those_of_the_servers_own_package(
         (arrays.unpack, OPENPI_REQUEST_HEX, OPENPI_REQUEST),
         (arrays.unpack_str_keys, VLA_EVAL_HEX, VLA_EVAL_MESSAGE),
         (arrays.unpack_json, OFT_JSON.encode().hex(), OFT_REQUEST),
+        (arrays.unpack_npy, GR00T_HEX, GR00T_REQUEST),
     ],
 )
 def test_recorded_bytes_read_as_what_was_written(unpack: Callable[[bytes], Any], recorded: str, value: Any) -> None:

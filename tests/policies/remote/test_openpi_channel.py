@@ -18,7 +18,7 @@ import pytest
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection
 
-from tests.policies.remote.servers import openpi_server, own_python, server_process, websocket_server
+from tests.policies.remote.servers import openpi_server, server_process, websocket_server
 from wpray.errors import InvalidRequestError
 from wpray.policies.remote import arrays, websocket
 from wpray.policies.remote.openpi_channel import OpenpiChannel
@@ -36,11 +36,6 @@ ACTIONS = np.arange(14, dtype=np.float32).reshape(2, 7)
 
 def _echo(question: Mapping[str, Any]) -> dict[str, Any]:
     return {"actions": ACTIONS, "prompt": question["prompt"]}
-
-
-@pytest.fixture(scope="session")
-def openpi_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return own_python(tmp_path_factory.mktemp("openpi"), "openpi-server==0.1.0", "openpi-client==0.1.2")
 
 
 PROGRAM = Path(__file__).parent / "real_openpi_server.py"

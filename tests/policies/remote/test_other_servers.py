@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.policies.remote.requests import WORDS, chunk_request
-from tests.policies.remote.servers import openpi_server
+from tests.policies.remote.servers import gr00t_server, http_server, openpi_server
 from wpray.errors import BadInputError, InvalidRequestError
 from wpray.policies.remote import arrays
 from wpray.policies.remote.gr00t import Gr00tPolicy, Gr00tSettings
@@ -29,41 +25,12 @@ CHUNK[:, 6] = GRIPPER
 CLOSED_IS_ONE = [1, 1, 1, -1, -1, -1, -1, 1]  # LIBERO's gripper closes at +1; theirs is 0 closed, 1 open
 
 
-@contextmanager
-def _http_server(answer: Callable[[Any], Any], status: int = 200) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    received: list[tuple[str, bytes]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.append((self.path, body))
-            data = answer(arrays.unpack_json(body))
-            data = data if isinstance(data, bytes) else arrays.pack_json(data)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", received
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def _oft(url: str, **more: Any) -> OpenvlaOftPolicy:
     return OpenvlaOftPolicy(OpenvlaOftSettings(url=url, **more))
 
 
 def test_openvla_oft_is_asked_as_its_client_asks_and_its_gripper_is_turned() -> None:
-    with _http_server(lambda question: list(CHUNK)) as (url, received):
+    with http_server(lambda question: list(CHUNK)) as (url, received):
         policy = _oft(url)
         request = chunk_request(policy.spec)
         reply = policy.predict([request])[0]
@@ -79,7 +46,7 @@ def test_openvla_oft_is_asked_as_its_client_asks_and_its_gripper_is_turned() -> 
 
 
 def test_openvla_oft_may_encode_twice() -> None:
-    with _http_server(lambda question: json.dumps(arrays.pack_json(list(CHUNK)).decode()).encode()) as (url, received):
+    with http_server(lambda question: json.dumps(arrays.pack_json(list(CHUNK)).decode()).encode()) as (url, received):
         policy = _oft(url, encoded=True, wrist=False, replan_steps=3)
         assert len(policy.predict([chunk_request(policy.spec)])[0].actions) == 3
         policy.close()
@@ -93,7 +60,7 @@ def test_openvla_oft_may_encode_twice() -> None:
     [("error", "the server failed: 'error'"), ([[1.0, 2.0]], r"shape \(1, 2\)"), ({"a": 1}, "no array of numbers")],
 )
 def test_openvla_ofts_own_error_is_the_requests(answer: Any, reason: str) -> None:
-    with _http_server(lambda question: answer) as (url, _):
+    with http_server(lambda question: answer) as (url, _):
         policy = _oft(url)
         with pytest.raises(InvalidRequestError, match=reason):
             policy.predict([chunk_request(policy.spec)])
@@ -102,7 +69,7 @@ def test_openvla_ofts_own_error_is_the_requests(answer: Any, reason: str) -> Non
 
 def test_openvla_oft_is_asked_again_after_nonsense() -> None:
     answers = iter([b"<html>busy</html>", b"[{", list(CHUNK)])
-    with _http_server(lambda question: next(answers)) as (url, received):
+    with http_server(lambda question: next(answers)) as (url, received):
         policy = _oft(url)
         assert len(policy.predict([chunk_request(policy.spec)])[0].actions) == 8
         policy.close()
@@ -113,7 +80,7 @@ def test_a_gripper_of_another_range_is_told_once(caplog: pytest.LogCaptureFixtur
     """-1 open .. 1 closed, LIBERO's own: turned around, it would open where it is to close."""
     liberos = CHUNK.copy()
     liberos[:, 6] = 1 - 2 * GRIPPER
-    with _http_server(lambda question: list(liberos)) as (url, _), caplog.at_level(logging.WARNING, "wpray.notices"):
+    with http_server(lambda question: list(liberos)) as (url, _), caplog.at_level(logging.WARNING, "wpray.notices"):
         policy = _oft(url)
         for _ in range(3):
             policy.predict([chunk_request(policy.spec)])
@@ -123,51 +90,6 @@ def test_a_gripper_of_another_range_is_told_once(caplog: pytest.LogCaptureFixtur
 
 
 # GR00T
-
-
-_MODALITIES: dict[str, list[str]] = {"video": ["image"]}
-
-
-@contextmanager
-def _gr00t_server(
-    answer: Callable[[Mapping[str, Any]], Any],
-    token: str | None = None,
-    modalities: Mapping[str, list[str]] = MappingProxyType(_MODALITIES),
-    instants: int = 1,
-) -> Iterator[str]:
-    zmq = pytest.importorskip("zmq")
-    server = zmq.Context.instance().socket(zmq.REP)
-    port = server.bind_to_random_port("tcp://127.0.0.1")
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.is_set():
-            if not server.poll(50):
-                continue
-            asked = arrays.unpack_npy(server.recv())
-            if token and asked.get("api_token") != token:
-                reply: Any = {"error": "Unauthorized: Invalid API token"}
-            elif asked["endpoint"] == "ping":
-                reply = {"status": "ok", "message": "Server is running"}
-            elif asked["endpoint"] == "get_modality_config":
-                said = {
-                    name: {"modality_keys": keys, "delta_indices": [0] * instants} for name, keys in modalities.items()
-                }
-                reply = {
-                    name: {"__ModalityConfig_class__": True, "as_json": json.dumps(form)} for name, form in said.items()
-                }
-            else:
-                reply = answer(asked["data"])
-            server.send(reply if isinstance(reply, bytes) else arrays.pack_npy(reply))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield f"tcp://127.0.0.1:{port}"
-    finally:
-        over.set()
-        thread.join()
-        server.close()
 
 
 def _gr00t_chunk(data: Mapping[str, Any]) -> Any:
@@ -183,7 +105,7 @@ def test_gr00t_is_asked_as_its_client_asks_and_its_gripper_is_turned() -> None:
         asked.append(data)
         return _gr00t_chunk(data)
 
-    with _gr00t_server(answer) as url:
+    with gr00t_server(answer) as url:
         policy = Gr00tPolicy(Gr00tSettings(url=url))
         request = chunk_request(policy.spec)
         reply = policy.predict([request])[0]
@@ -209,7 +131,7 @@ def test_gr00t_is_asked_as_its_client_asks_and_its_gripper_is_turned() -> None:
     ],
 )
 def test_gr00ts_own_error_is_the_requests(answer: Any, reason: str) -> None:
-    with _gr00t_server(lambda data: answer) as url:
+    with gr00t_server(lambda data: answer) as url:
         policy = Gr00tPolicy(Gr00tSettings(url=url))
         with pytest.raises(InvalidRequestError, match=reason):
             policy.predict([chunk_request(policy.spec)])
@@ -223,7 +145,7 @@ def test_gr00t_may_be_late_and_needs_its_token(monkeypatch: pytest.MonkeyPatch) 
     def answer(data: Mapping[str, Any]) -> Any:
         return next(answers) or _gr00t_chunk(data)
 
-    with _gr00t_server(answer, "secret") as url:
+    with gr00t_server(answer, "secret") as url:
         policy = Gr00tPolicy(Gr00tSettings(url=url, api_key_env="GR00T_TOKEN"))
         assert len(policy.predict([chunk_request(policy.spec)])[0].actions) == 8
         policy.close()
@@ -238,17 +160,17 @@ def test_gr00t_may_be_late_and_needs_its_token(monkeypatch: pytest.MonkeyPatch) 
         ({"action": ["x", "y", "z"]}, 16, "its actions lack roll, pitch, yaw, gripper"),
     ],
 )
-def test_a_gr00t_server_of_other_modalities_is_refused_at_the_handshake(
+def test_agr00t_server_of_other_modalities_is_refused_at_the_handshake(
     modalities: dict[str, list[str]], instants: int, reason: str
 ) -> None:
-    with _gr00t_server(_gr00t_chunk, None, modalities, instants) as url, pytest.raises(BadInputError, match=reason):
+    with gr00t_server(_gr00t_chunk, None, modalities, instants) as url, pytest.raises(BadInputError, match=reason):
         Gr00tPolicy(Gr00tSettings(url=url))
 
 
-def test_a_gr00t_server_of_liberos_modalities_is_asked() -> None:
+def test_agr00t_server_of_liberos_modalities_is_asked() -> None:
     parts = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
     whole = {"video": ["video.image", "video.wrist_image"], "state": parts, "action": parts, "language": ["task"]}
-    with _gr00t_server(_gr00t_chunk, None, whole) as url:
+    with gr00t_server(_gr00t_chunk, None, whole) as url:
         policy = Gr00tPolicy(Gr00tSettings(url=url))
         assert len(policy.predict([chunk_request(policy.spec)])[0].actions) == 8
         policy.close()

@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import ServerConnection
 
 from tests.policies.remote.requests import chunk_request
-from tests.policies.remote.servers import own_python, server_process, websocket_server
+from tests.policies.remote.servers import own_python, server_process, vla_eval_server
 from wpray.errors import BadInputError, InvalidRequestError
-from wpray.policies.remote import arrays
 from wpray.policies.remote.vla_eval import VlaEvalPolicy, VlaEvalSettings
 
 PROGRAM = Path(__file__).parent / "real_vla_eval_server.py"
@@ -73,31 +70,6 @@ def test_a_gripper_of_the_other_sign_is_refused_until_it_is_meant(vla_eval_pytho
         assert [_first(policy, 0, index)[6] for index in range(3)] == [1, 1, -1]
 
 
-def _pretender(hello: Mapping[str, Any], answer: Any) -> Any:
-    """Return a handler that says `hello` and then whatever `answer` makes of the messages' count and payload."""
-
-    def handle(connection: ServerConnection) -> None:
-        count = 0
-        try:
-            while True:
-                message = arrays.unpack_str_keys(connection.recv())  # type: ignore[arg-type]
-                said = None
-                if message["type"] == "hello":
-                    said = {"type": "hello", "payload": {"protocol_version": 1, **hello}}
-                elif message["type"] == "observation":
-                    said, count = answer(count, message["payload"]), count + 1
-                if said is not None:
-                    connection.send(
-                        said
-                        if isinstance(said, bytes | str)
-                        else arrays.pack_str_keys({"seq": message["seq"], "timestamp": 0.0, **said})
-                    )
-        except (ConnectionClosed, ConnectionAbortedError):
-            connection.close()
-
-    return handle
-
-
 def _action(*values: float) -> dict[str, Any]:
     return {"type": "action", "payload": {"actions": np.array(values or (0.0,) * 7)}}
 
@@ -114,7 +86,7 @@ def _action(*values: float) -> dict[str, Any]:
     ],
 )
 def test_a_server_that_means_something_else_is_refused_at_the_handshake(hello: dict[str, Any], reason: str) -> None:
-    with websocket_server(_pretender(hello, None)) as url, pytest.raises(BadInputError, match=reason):
+    with vla_eval_server(hello, None) as url, pytest.raises(BadInputError, match=reason):
         _policy(url)
 
 
@@ -130,7 +102,7 @@ def test_what_is_not_sure_is_told() -> None:
         "observation_spec": {name: {"format": kind} for name, kind in shown.items()},
         "observation_params": {"env_seed": 0},
     }
-    with websocket_server(_pretender(hello, None)) as url:
+    with vla_eval_server(hello, None) as url:
         told = _policy(url).sources.warnings
     reasons = (
         "gripper is raw",
@@ -149,13 +121,13 @@ def test_the_wrist_cameras_image_may_be_left_out_unless_the_server_wants_it() ->
         asked.append(payload)
         return _action()
 
-    with websocket_server(_pretender({"observation_spec": {"wrist": {"format": "rgb_hwc_uint8"}}}, answer)) as url:
+    with vla_eval_server({"observation_spec": {"wrist": {"format": "rgb_hwc_uint8"}}}, answer) as url:
         policy = _policy(url, wrist=False)
         assert _first(policy, 0, 0)[6] == 1
         (told,) = policy.sources.warnings
     assert asked[0]["images"].keys() == {"agentview"} and "wants wrist, which it is not shown" in told
     with (
-        websocket_server(_pretender({"observation_params": {"send_wrist_image": True}}, None)) as url,
+        vla_eval_server({"observation_params": {"send_wrist_image": True}}, None) as url,
         pytest.raises(BadInputError, match=r"wants the wrist camera's image; set policy_args\.wrist"),
     ):
         _policy(url, wrist=False)
@@ -172,7 +144,7 @@ def test_a_connection_in_trouble_goes_on_in_a_new_session(trouble: str, caplog: 
             return b"\xc1" if trouble == "noise" else {**_action(), "seq": 999}
         return _action(count, *[0.0] * 6)
 
-    server = websocket_server(_pretender({}, answer))
+    server = vla_eval_server({}, answer)
     with server as url, caplog.at_level(logging.WARNING, "wpray.notices"):
         policy = _policy(url)
         memory, replies = None, []
@@ -190,7 +162,7 @@ def test_an_action_of_another_shape_is_the_requests_error(shape: tuple[int, ...]
     def answer(count: int, payload: Mapping[str, Any]) -> Any:
         return {"type": "action", "payload": {"actions": np.zeros(shape)}}
 
-    with websocket_server(_pretender({}, answer)) as url:
+    with vla_eval_server({}, answer) as url:
         policy = _policy(url)
         with pytest.raises(InvalidRequestError, match=r"expected \(7,\)"):
             _first(policy, 0, 0)
