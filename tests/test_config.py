@@ -96,6 +96,7 @@ def test_the_command_line_wins_over_the_file_field_by_field(tmp_path: Path) -> N
         (["--retry.stall_s", "0.01"], "retry.stall_s: Input should be greater than or equal to 1"),
         (["--stop_when.reference_rate", "0.5", "--stop_when.difference", "0.5"], "stop_when: difference: no rate"),
         (["--stop_when.reference_rate", "0.9", "--stop_when.difference", "0.95"], "give under 0.9"),
+        (["--robot_type", "franka"], "robot_type: there is no benchmark 'franka'; use one of libero, "),
         (["stray"], "stray"),
     ],
 )
@@ -251,3 +252,7 @@ def test_either_name_of_a_setting_means_the_same() -> None:
     assert Config.model_validate({**JOINT, "precision": "float32", "vlm_precision": "float32"}).policy == "waypoint_vla"
     assert Config(max_token_len=100).longest_plan_prompt == 100
     assert Config(max_token_len=100, vlm_max_token_len=320).longest_plan_prompt == 320
+
+
+def test_the_robot_type_of_a_training_file_may_be_any_benchmarks_and_decides_nothing() -> None:
+    assert Config(robot_type="fake").suites == Config().suites == ("libero_object",)

@@ -1,4 +1,4 @@
-"""wpray: evaluate Waypoint VLA policies on LIBERO, in parallel on Ray."""
+"""wpray: evaluate robot policies on benchmarks in simulation, in parallel on Ray."""
 
 from __future__ import annotations
 

@@ -27,7 +27,15 @@ from pydantic import (
 )
 
 from wpray.benchmarks.base import Benchmark, InstructionSource
-from wpray.benchmarks.factory import benchmark_name, benchmark_of, canonical_suite, expanded_suites
+from wpray.benchmarks.factory import (
+    BENCHMARKS,
+    DEFAULT_SUITE,
+    benchmark_name,
+    benchmark_of,
+    canonical_suite,
+    expanded_suites,
+    installed,
+)
 from wpray.benchmarks.names import is_or_varies
 from wpray.registry import POLICIES
 from wpray.system.paths import check_name
@@ -82,17 +90,26 @@ def _checked_ids(suite: Any, ids: Any) -> list[int]:
         raise ValueError(f"{suite}: {error.errors()[0]['msg']}") from error
 
 
+def _benchmark_name(name: str) -> str:
+    if name not in installed():
+        raise ValueError(f"there is no benchmark {name!r}; use one of {', '.join(installed())}")
+    return name
+
+
+BenchmarkName = Annotated[str, AfterValidator(_benchmark_name)]
+
+
 def _parts(value: Any) -> list[Any]:
     items = value if isinstance(value, list) else [value]
     return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
 
 
 def _named_suites(value: Any, info: ValidationInfo) -> Any:
-    """Take one suite or several (a list, or separated by commas), and libero_all; one alone is no list."""
+    """Take one suite or several (a list, or separated by commas), and groups of suites; one alone is no list."""
     if isinstance(value, str | list) and all(isinstance(item, str) for item in _parts(value)):
         names = expanded_suites(_parts(value), info.data.get("benchmark", "auto"))
         if not names:
-            raise ValueError("names no suite; leave it out for libero_object")
+            raise ValueError(f"names no suite; leave it out for {DEFAULT_SUITE}")
         for name in names:
             if not _SUITE_NAME.fullmatch(name):
                 raise ValueError(f"{name[:40]!r} is no suite's name, which has letters, digits and _")
@@ -328,16 +345,18 @@ class Config(_Group):
         default_factory=dict,
         description="the policy's own settings, each also as --policy_args.NAME VALUE; --policy NAME --help lists them",
     )
-    robot_type: Literal["libero"] = Field("libero", description="the robot and its benchmark")
+    robot_type: BenchmarkName = Field(
+        next(iter(BENCHMARKS.built_in)), description="a benchmark's name in training YAML files; benchmark decides"
+    )
     benchmark: str = Field(
         "auto",
         min_length=1,
         max_length=300,
-        description="libero | libero_plus | fake, an installed one's name, or PACKAGE.MODULE:CLASS; auto: the one "
-        "whose name begins the suite's",
+        description=f"{' | '.join(BENCHMARKS.built_in)}, an installed one's name, or PACKAGE.MODULE:CLASS; auto: the "
+        "one whose name begins the suite's",
     )
     task_suite: SuiteNames = Field(
-        "libero_object",
+        DEFAULT_SUITE,
         description="suite of the benchmark, or several; LIBERO-Object, libero_long (libero_10), libero_goal_no_noops "
         "are understood; libero_all is libero_spatial, libero_object, libero_goal and libero_10; libero_pro is these, "
         "each perturbed along lan, object, swap and task, and libero_pro:lan,swap along some of them; "

@@ -74,7 +74,7 @@ class RolloutSettings:
     record_states: bool = True
     on_step: Callable[[int], None] | None = None  # called with the step count, as a heartbeat
     loop: LoopOptions = LoopOptions()
-    action: ActionSpec = field(default_factory=ActionSpec)  # the benchmark's
+    action: ActionSpec | None = None  # the benchmark's; None: the policy's, which says nothing of standing still
 
 
 def run_trial(
@@ -115,6 +115,11 @@ class _Episode:
     started: float = field(default_factory=time.perf_counter)
 
     @property
+    def action(self) -> ActionSpec:
+        """Meaning of an action's numbers."""
+        return self.settings.action or self.policy.spec.action
+
+    @property
     def success(self) -> bool:
         """True if the task is solved."""
         return self.last.terminated
@@ -142,7 +147,7 @@ class _Episode:
         self.reset_s = time.perf_counter() - began
 
     def wait(self) -> None:
-        self.execute([self.settings.action.stand_still()] * self.settings.num_steps_wait)
+        self.execute([self.action.stand_still()] * self.settings.num_steps_wait)
 
     def execute(self, actions: Iterable[FloatArray]) -> None:
         """Step through `actions` until they, or the episode, end."""
@@ -175,7 +180,7 @@ class _Episode:
 
     def _standing_still(self) -> FloatArray:
         """Return the action that moves nothing and keeps the last command of the gripper, or the last target."""
-        spec, still = self.policy.spec.action, self.settings.action.stand_still()
+        spec, still = self.policy.spec.action, self.action.stand_still()
         last = self.actions[-1] if self.actions else still
         if spec.control != "delta_eef":
             return last
@@ -186,7 +191,7 @@ class _Episode:
 
     def result(self) -> EpisodeResult:
         wall_s = time.perf_counter() - self.started
-        actions = np.array(self.actions, dtype=np.float64).reshape(-1, self.settings.action.dim)
+        actions = np.array(self.actions, dtype=np.float64).reshape(-1, self.action.dim)
         scene = self.env.scene() if self.settings.record_states else None
         return EpisodeResult(
             trial=self.trial,
@@ -241,8 +246,8 @@ class _ChunkEpisode(_Episode):
     def _usable(self, reply: ChunkReply) -> tuple[FloatArray, int]:
         """Return the reply's actions, checked, without those that are never used; and how many are executed."""
         if reply.done:
-            return np.zeros((0, self.settings.action.dim)), 0
-        loop, width = self.settings.loop, self.settings.action.dim
+            return np.zeros((0, self.action.dim)), 0
+        loop, width = self.settings.loop, self.action.dim
         executed = _first_actions(reply.actions, self.policy.spec.execute_steps, width)
         if not (loop.latency_steps and loop.uses_chunks_rest):
             return executed, len(executed)
@@ -284,7 +289,7 @@ class _WaypointEpisode(_Episode):
             if len(reply.plan.waypoints) == 0:
                 break
             if not self.follow(reply) and not self.ended:
-                self.execute([self.settings.action.stand_still()])
+                self.execute([self.action.stand_still()])
 
     def plan(self) -> PlanReply:
         request = PlanRequest(self.trial, self.num_plans, self.num_segments, self.observe())
@@ -317,7 +322,7 @@ class _WaypointEpisode(_Episode):
             else:
                 answer = first
                 self._note_segment(index, steps, answer, waited=0.0)
-            self.execute(_executable(answer.segment.actions, steps, self.settings.action.dim))
+            self.execute(_executable(answer.segment.actions, steps, self.action.dim))
             end = self._arrive(waypoint, reply.space)
             if end is not None:
                 break

@@ -173,7 +173,7 @@ EEF_ACTION = ActionSpec(names=_EEF_NAMES)  # of an arm, as robosuite's OSC_POSE 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Content of a decision's request, sampled when stock LIBERO samples (see benchmarks/libero/stepper.py)."""
+    """Content of a decision's request, sampled when the benchmark's own environments sample."""
 
     proprio: FloatArray  # (P,) the fields that were asked for; the usual ones are 8 numbers
     images: Mapping[str, ImageArray] = field(default_factory=dict)  # role of the camera -> (H, W, 3) as specified

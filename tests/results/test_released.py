@@ -21,6 +21,7 @@ from wpray.results import load
 from wpray.results.merge import merge
 from wpray.results.schema import DECISION_SCHEMA, EPISODE_SCHEMA, PART_SCHEMA, SCHEMA_VERSION, trajectory_schema
 from wpray.results.writer import RunFolder
+from wpray.types import ARM_COLUMNS, EEF_ACTION
 from wpray.video import __main__ as video
 
 RELEASED = sorted((Path(__file__).parents[1] / "data" / "released").iterdir())
@@ -66,7 +67,9 @@ def _fields(kind: pa.DataType | pa.Schema) -> Iterator[pa.Field]:
         yield from _fields(field.type)
 
 
-@pytest.mark.parametrize("schema", [PART_SCHEMA, DECISION_SCHEMA, EPISODE_SCHEMA, trajectory_schema(9, 8, 5, True)])
+@pytest.mark.parametrize(
+    "schema", [PART_SCHEMA, DECISION_SCHEMA, EPISODE_SCHEMA, trajectory_schema(ARM_COLUMNS, EEF_ACTION)]
+)
 def test_every_supported_pyarrow_reads_what_is_written(schema: pa.Schema) -> None:
     """Those before 26 read no null of a list with a fixed size, as users' own readers do not, either."""
     nullable = [field for field in _fields(schema) if field.nullable]

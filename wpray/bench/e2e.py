@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wpray.bench.figures import write_figures
+from wpray.benchmarks.factory import DEFAULT_SUITE
 from wpray.cli.arguments import file_to_write, whole
 from wpray.cli.command import run_command
 from wpray.cli.configuration import validate
@@ -34,7 +35,7 @@ _TARGET_MS = 5.0  # transport and queue per request
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; return 1 if transport and queue of a request exceed the target, else 0."""
     parser = ArgumentParser(prog="python -m wpray.bench e2e", description=__doc__)
-    parser.add_argument("--suite", default="libero_object", help="LIBERO suite (%(default)s)")
+    parser.add_argument("--suite", default=DEFAULT_SUITE, help="suite (%(default)s)")
     parser.add_argument("--tasks", default="0-1", help="task ids (%(default)s)")
     parser.add_argument("--trials", type=whole(1, 100_000), default=5, help="trials of each task (%(default)s)")
     parser.add_argument("--envs", default="auto", help="env actors (%(default)s)")

@@ -128,6 +128,7 @@ class Benchmark(Protocol):
     control_hz: ClassVar[float | None] = None  # control steps of a second; None: not known, so no latency is simulated
     uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
+    other_names: ClassVar[Mapping[str, str]] = {}  # of suites in data sets' names -> the suite
     takes_own_states: ClassVar[bool] = False  # resets to `Trial.own_state` where a trial has one (init_states_file)
     solved_by: ClassVar[tuple[str, str] | None] = None  # suite and policy that solves its first task, for the doctor
     stand_in: ClassVar[bool] = False  # for tests: in milliseconds, so that its times tell nothing of other benchmarks
@@ -156,6 +157,10 @@ class Benchmark(Protocol):
     def variation_of(self, suite: str) -> tuple[str, str] | None:
         """Return (base suite, axis) of a suite that perturbs another; None if it does not."""
         return None
+
+    def fits_data_set(self, suite: str, data_set: str) -> bool:
+        """Return True unless a data set's name (lower case, words with _) says that it is of other suites' tasks."""
+        return True
 
     def instruction_source(self, suite: str, setting: InstructionSetting) -> InstructionSource:
         """Return where the instructions of the suite's tasks come from, as `env.instruction` says."""

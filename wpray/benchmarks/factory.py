@@ -24,6 +24,8 @@ BENCHMARKS = Registry(
         "fake": "wpray.benchmarks.fake.benchmark:FakeBenchmark",
     },
 )
+DEFAULT_SUITE = "libero_object"
+STAND_IN_SUITE = "fake"  # for tests, because its episodes take milliseconds
 _REQUIRED = ("tasks", "make_environment", "canonical", "observation_spec", "decisive_packages")
 
 
@@ -35,13 +37,13 @@ def benchmark_name(suite: str, setting: str = "auto") -> str:
     """
     if setting != "auto":
         return setting
-    names, first = _installed(), normalized(suite).partition(":")[0]
+    names, first = installed(), normalized(suite).partition(":")[0]
     fitting = [name for name in names if is_or_varies(first, name)]
     return max(fitting, key=len, default=names[0])
 
 
 @cache
-def _installed() -> tuple[str, ...]:
+def installed() -> tuple[str, ...]:
     """Return the names of all benchmarks; reading what is installed takes 10 ms."""
     return BENCHMARKS.names()
 

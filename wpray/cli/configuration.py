@@ -24,8 +24,9 @@ from wpray.system.paths import expand, is_url
 
 _MAX_YAML_BYTES = 1_000_000
 _OPEN_PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # such as `--config <(...)`: its other end is being written
+_SUITE = Config.model_fields["task_suite"].default
 _ABOUT = (
-    "Evaluate a policy on LIBERO in parallel. Without --config: LIBERO-Object, scripted policy, this machine. "
+    f"Evaluate a policy in simulation, in parallel. Without --config: {_SUITE}, scripted policy, this machine. "
     "Every field below can be set in the YAML file and as --field VALUE; the command line wins."
 )
 
@@ -157,7 +158,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise BadInputError(f"{path}: larger than 1 MB, which no configuration is")
     data = _parse_yaml(path, raw)
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise BadInputError(f"{path}: must hold 'key: value' lines, such as 'task_suite: libero_object'")
+        raise BadInputError(f"{path}: must hold 'key: value' lines, such as 'task_suite: {_SUITE}'")
     return _expand_dots(path, flatten(data, _wrong_with_setting))
 
 

@@ -126,8 +126,8 @@ def env_memory(config: Config) -> int:
 def cluster_tasks(config: Config) -> tuple[Task, ...]:
     """Return the tasks of every suite.
 
-    A worker lists them if the run joins a cluster, because this machine may have no LIBERO. Raises BadInputError for a
-    suite that does not exist, or if no worker can list its tasks.
+    A worker lists them if the run joins a cluster, because this machine may have no simulator. Raises BadInputError for
+    a suite that does not exist, or if no worker can list its tasks.
     """
     if config.ray.address is None:
         return tuple(task for asked in _asked(config) for task in list_tasks(*asked))

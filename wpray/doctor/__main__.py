@@ -25,7 +25,7 @@ _STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 def main(argv: Sequence[str]) -> int:
     """Run the checks and print a line for each. Return 1 if one failed, else 0. Raise BadInputError."""
     parser = ArgumentParser(prog="python -m wpray.doctor", description=_ABOUT)
-    parser.add_argument("--deep", action="store_true", help="also run two trials of the scripted policy")
+    parser.add_argument("--deep", action="store_true", help="also run two trials that a policy is known to solve")
     config = read_config(argv, parser)
     process_env.prepare(joins_a_cluster=config.ray.address is not None)
     from wpray.doctor.checks import everything

@@ -48,17 +48,18 @@ def render(renderer: str) -> dict[str, Any]:
 
 def trials(suite: str, benchmark: str, policy: str) -> dict[str, Any]:
     """Run two trials of a suite's first task; return steps by trial, None for one that did not succeed."""
-    from wpray.benchmarks.factory import list_tasks, make_environment
+    from wpray.benchmarks.factory import benchmark_of, list_tasks, make_environment
     from wpray.config import Config
     from wpray.policies.factory import build_policy
     from wpray.policies.local import LocalPolicyClient
-    from wpray.rollout import run_trial
+    from wpray.rollout import RolloutSettings, run_trial
     from wpray.types import Trial
 
     client = LocalPolicyClient(build_policy(Config(policy=policy, task_suite=suite, benchmark=benchmark)))
     environment = make_environment(suite, "wpray", benchmark)
     task = list_tasks(suite, benchmark=benchmark)[0]
-    results = [run_trial(environment, client, Trial(task, trial, seed=0)) for trial in range(2)]
+    settings = RolloutSettings(action=benchmark_of(suite, benchmark).action_spec(suite))
+    results = [run_trial(environment, client, Trial(task, trial, seed=0), settings) for trial in range(2)]
     return {"steps": [result.num_steps if result.success else None for result in results]}
 
 

@@ -194,7 +194,7 @@ def _check_planner(given: ModelSettings, file: ChosenFile, config: ActionExpertC
         raise BadInputError(f"{what}, which only a joint model has; name it as joint_checkpoint alone")
     if planner.rows != BINS300.tokens_per_waypoint:
         wanted = BINS300.tokens_per_waypoint
-        raise BadInputError(f"{what} of {planner.rows} tokens a waypoint; a LIBERO policy has {wanted}")
+        raise BadInputError(f"{what} of {planner.rows} tokens a waypoint, expected {wanted}")
     if planner.blocks not in (None, given.num_waypoints):
         raise BadInputError(f"num_waypoints: {given.num_waypoints}, but {file.path} plans {planner.blocks}; set that")
 

@@ -75,7 +75,7 @@ def write_report(run_dir: str | Path, page: Path | None = None, embed_bytes: int
 
 
 def _suites(config: Mapping[str, Any]) -> str:
-    named = config.get("task_suite", "LIBERO")
+    named = config.get("task_suite", "an unknown suite")
     return ", ".join(map(str, named)) if isinstance(named, list) else str(named)
 
 

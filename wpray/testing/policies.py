@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from wpray.benchmarks.factory import STAND_IN_SUITE
 from wpray.config import Config
 from wpray.errors import wrapping_errors
 from wpray.policies.base import AnyPolicy, PolicySpec
@@ -48,7 +49,7 @@ def check_policy(
     policy_args: Mapping[str, Any] | None = None,
     *,
     config: Config | None = None,
-    suite: str = "fake",
+    suite: str = STAND_IN_SUITE,
     benchmark: str = "auto",
     count: int = 7,
     tolerance: float = 0.0,

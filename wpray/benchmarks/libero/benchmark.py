@@ -30,6 +30,7 @@ class LiberoBenchmark(Benchmark):
     cameras = SCENE_CAMERAS
     video_cameras = tuple(CAMERAS.values())
     robot = "panda"
+    other_names = suites_by_name.OTHER_NAMES
     control_hz = CONTROL_HZ
     uses_opengl = takes_own_states = True
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -66,6 +67,10 @@ class LiberoBenchmark(Benchmark):
     def variation_of(self, suite: str) -> tuple[str, str] | None:
         """Return (libero_goal, lan) of libero_goal_lan."""
         return suites_by_name.axis_of(suite)
+
+    def fits_data_set(self, suite: str, data_set: str) -> bool:
+        """Return True if the name is the suite's, its base suite's, or that of a mixture of LIBERO suites."""
+        return suites_by_name.fits_data_set(suite, data_set)
 
     def instruction_source(self, suite: str, setting: InstructionSetting) -> InstructionSource:
         """Return the file names' words for LIBERO's own suites, the BDDL's for all others, or as `setting` says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from wpray.benchmarks.base import InstructionSetting, InstructionSource
@@ -12,7 +13,8 @@ BASE_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "
 GROUPS = {"libero_all": ("libero_spatial", "libero_object", "libero_goal", "libero_10")}
 PRO = "libero_pro"
 AXES = ("lan", "object", "swap", "task")  # words, objects, places, goal: those whose files were published
-_OTHER_NAMES = {"libero_long": "libero_10"}
+OTHER_NAMES = {"libero_long": "libero_10"}
+_NAMED_IN_DATA_SETS = re.compile(r"_libero_(?:spatial|object|goal|10|90|100)_")
 _DATA_SET_SUFFIX = "_no_noops"  # of the training data's name in RLDS
 
 
@@ -23,7 +25,7 @@ def canonical(name: str) -> str:
     `_no_noops` of a data set's name is dropped.
     """
     joined = normalized(name).removesuffix(_DATA_SET_SUFFIX)
-    for other, known in _OTHER_NAMES.items():
+    for other, known in OTHER_NAMES.items():
         if is_or_varies(joined, other):
             return known + joined.removeprefix(other)
     return joined
@@ -46,6 +48,16 @@ def expanded(names: Iterable[str]) -> list[str]:
         else:
             found += GROUPS.get(known, (canonical(name),))
     return list(dict.fromkeys(found))
+
+
+def fits_data_set(suite: str, data_set: str) -> bool:
+    """Return True if a data set's name is the suite's, its base suite's, or that of a mixture of LIBERO suites."""
+    if not suite.startswith("libero"):
+        return True  # an unknown suite, which is refused elsewhere
+    words, base = f"_{data_set}_", _NAMED_IN_DATA_SETS.match(f"_{suite}_")
+    if f"_{suite}_" in words or (base and base.group() in words):
+        return True
+    return "libero" in words and not _NAMED_IN_DATA_SETS.search(words)
 
 
 def axis_of(suite: str) -> tuple[str, str] | None:

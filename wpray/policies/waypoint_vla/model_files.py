@@ -32,7 +32,7 @@ def open_files(config: Config) -> PolicyFiles:
     """
     assert config.dataset_statistics_path  # guaranteed by the config
     path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
-    statistics = read_for_suites(path, config.data_suites, key, config.norm_type)
+    statistics = read_for_suites(path, config.data_suites, key, config.norm_type, config.benchmark)
     scaling = statistics.scaling(config.norm_type)
     models = open_models(_given(config, scaling, statistics.path))
     check_sizes(config, models.vlm_config, models.expert_config)

@@ -181,26 +181,28 @@ def load_scaling(path: Path, norm_type: NormType, suite: str, key: str | None = 
     return read_statistics(path, suite, key).scaling(norm_type)
 
 
-def read_statistics(path: Path, suite: str, key: str | None = None) -> DataSetStatistics:
+def read_statistics(path: Path, suite: str, key: str | None = None, benchmark: str = "auto") -> DataSetStatistics:
     """Return the statistics of the data set named `key`, else of the suite's own, else of the only one in the file.
 
     Raise BadInputError if the file cannot be read, is not JSON, or holds no data set with both fields, not the named
     one, or several candidates.
     """
-    found = select_data_set(path, suite, key)
+    found = select_data_set(path, suite, key, benchmark)
     labels = {field: found.prefix + own for field, own in found.names.items()}
     return DataSetStatistics(
         path, found.name, found.fits, {field: found.data[own] for field, own in found.names.items()}, labels
     )
 
 
-def read_for_suites(path: Path, suites: Sequence[str], key: str | None, norm_type: NormType) -> DataSetStatistics:
+def read_for_suites(
+    path: Path, suites: Sequence[str], key: str | None, norm_type: NormType, benchmark: str = "auto"
+) -> DataSetStatistics:
     """Return the statistics that all suites of a run have, as `read_statistics` chooses them for the first.
 
     Raise BadInputError as `read_statistics` and `scaling` do, or if the suites' own data sets have other numbers: one
     policy normalizes by one.
     """
-    found = [read_statistics(path, suite, key) for suite in suites]
+    found = [read_statistics(path, suite, key, benchmark) for suite in suites]
     digests = [its.scaling(norm_type).digest for its in found] if len(found) > 1 else []
     for suite, its, digest in zip(suites, found, digests, strict=False):
         if digest != digests[0]:

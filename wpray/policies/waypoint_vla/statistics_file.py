@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wpray.benchmarks.base import Benchmark
+from wpray.benchmarks.factory import benchmark_of
 from wpray.errors import BadInputError, shown
 from wpray.system.lfs import refuse_pointer
 
@@ -22,7 +24,6 @@ SETTING, KEY_SETTING = "dataset_statistics_path", "dataset_statistics_key"
 _MAX_BYTES = 16_000_000
 _FIELDS = {"action": ("action", "actions"), "proprio": ("proprio", "observation.state", "state")}
 _TOTAL = "__total__"  # entry with sums over the data sets
-_BASE_SUITE = re.compile(r"_libero_(?:spatial|object|goal|10|90|100)_")
 _FILE_NAMES = ("dataset_statistics.json", "norm_stats.json", "meta/stats.json", "stats.json")
 _REMEDY = "write it anew with: python -m wpray.dataset_stats RLDS_DIR -o FILE"
 
@@ -42,8 +43,10 @@ class FoundDataSet:
         return {field: own for field in _FIELDS if (own := _own_name(self.data, field)) is not None}
 
 
-def select_data_set(path: Path, suite: str, key: str | None) -> FoundDataSet:
+def select_data_set(path: Path, suite: str, key: str | None, benchmark: str = "auto") -> FoundDataSet:
     """Return the data set named `key`, else the suite's own, else the only one in the file.
+
+    `benchmark`: the setting of that name, by which `suite` is understood.
 
     Raise BadInputError if the file cannot be read, is not JSON, or holds no data set with both fields, not the named
     one, or several candidates.
@@ -57,7 +60,11 @@ def select_data_set(path: Path, suite: str, key: str | None) -> FoundDataSet:
     if not nested:
         found = "; ".join(_described(data, prefix)) or "nothing"
         raise bad_statistics(path, f"holds no data set with both action and proprio (found: {found})")
-    name, fits = (_asked(path, sorted(nested), key), True) if key is not None else _fitting(path, sorted(nested), suite)
+    names = sorted(nested)
+    if key is not None:
+        name, fits = _asked(path, names, key), True
+    else:
+        name, fits = _fitting(path, names, suite, benchmark_of(suite, benchmark))
     return FoundDataSet(nested[name], f"{prefix}{shown(name)}.", name, fits)
 
 
@@ -146,16 +153,16 @@ def _asked(path: Path, names: Sequence[str], key: str) -> str:
     raise BadInputError(f"{KEY_SETTING}: {path} has no data set {key!r}: {hint}")
 
 
-def _fitting(path: Path, names: Sequence[str], suite: str) -> tuple[str, bool]:
+def _fitting(path: Path, names: Sequence[str], suite: str, benchmark: Benchmark) -> tuple[str, bool]:
     """Return the suite's name, else that of a variant's base suite, else the only name, and True if it fits."""
     names = [name for name in names if name != _TOTAL] or list(names)
-    own = [name for name in names if f"_{suite}_" in _words(name)]
-    base = [name for name in names if f"_{suite}_".startswith(_words(name.removesuffix("_no_noops")))]
+    own = [name for name in names if f"_{suite}_" in _words(name, benchmark)]
+    base = [name for name in names if f"_{suite}_".startswith(_words(name.removesuffix("_no_noops"), benchmark))]
     for found in (own, base):
         if len(found) == 1:
             return found[0], True
     if len(names) == 1:
-        return names[0], _fits(names[0], suite)
+        return names[0], benchmark.fits_data_set(suite, _words(names[0], benchmark).strip("_"))
     listed = ", ".join(map(shown, names))
     raise bad_statistics(
         path,
@@ -164,16 +171,9 @@ def _fitting(path: Path, names: Sequence[str], suite: str) -> tuple[str, bool]:
     )
 
 
-def _fits(name: str, suite: str) -> bool:
-    """Return True if a data set's name is the suite's, its base suite's, or that of a mixture of LIBERO suites."""
-    if not suite.startswith("libero"):
-        return True
-    words, base = _words(name), _BASE_SUITE.match(f"_{suite}_")
-    if f"_{suite}_" in words or (base and base.group() in words):
-        return True
-    return "libero" in words and not _BASE_SUITE.search(words)
-
-
-def _words(name: str) -> str:
-    """Return `_name_` in lower case, words parted by `_`, with LIBERO-Long under its suite's name."""
-    return f"_{re.sub('[^a-z0-9]+', '_', name.lower())}_".replace("_libero_long_", "_libero_10_")
+def _words(name: str, benchmark: Benchmark) -> str:
+    """Return `_name_` in lower case, words parted by `_`, with suites under the names that the benchmark gives them."""
+    words = f"_{re.sub('[^a-z0-9]+', '_', name.lower())}_"
+    for other, suite in benchmark.other_names.items():
+        words = words.replace(f"_{other}_", f"_{suite}_")
+    return words

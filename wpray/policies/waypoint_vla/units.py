@@ -22,7 +22,8 @@ def waypoint_units(config: Config) -> WaypointUnits | None:
         return None
     try:
         path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
-        found = read_for_suites(path, config.data_suites, key, config.norm_type).scaling(config.norm_type)
+        statistics = read_for_suites(path, config.data_suites, key, config.norm_type, config.benchmark)
+        found = statistics.scaling(config.norm_type)
     except BadInputError:  # the policy actor reads its own copy and reports errors
         return None
     offset = found.proprio.denormalize(np.zeros(found.proprio_dim))
