@@ -14,13 +14,17 @@ import pytest
 
 pytest.importorskip("transformers")
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import PI0ForConditionalGeneration
 
 from wpray.config import Config
 from wpray.errors import InvalidRequestError
 from wpray.models.batch_parts import BatchShape
 from wpray.policies.factory import build_policy
-from wpray.policies.pi0.checkpoint import open_files
+from wpray.policies.pi0 import synthetic
+from wpray.policies.pi0.checkpoint import PixelScale, open_files
+from wpray.policies.pi0.model import FlowModel, ModelInputs
 from wpray.policies.pi0.policy import Pi0Policy
 from wpray.policies.pi0.preparation import PromptEncoder
 from wpray.policies.pi0.spec import Settings
@@ -50,7 +54,7 @@ def policy(pi0_folder: Path) -> Pi0Policy:
 
 @pytest.fixture(scope="module")
 def requests(policy: Pi0Policy) -> Sequence[ChunkRequest]:
-    found = first_requests(policy.spec, "fake", 5, seed=0)
+    found = first_requests(policy.spec, ("fake", "auto"), 5, seed=0)
     return [request for request in found if isinstance(request, ChunkRequest)]
 
 
@@ -198,10 +202,43 @@ def test_on_a_gpu_graphs_compute_what_the_library_does_and_no_batch_changes_bits
 ) -> None:
     config = configured(pi0_folder, precision=precision)
     captured = built(config)
-    found = [own for own in first_requests(captured.spec, "fake", 7, seed=0) if isinstance(own, ChunkRequest)]
+    found = [own for own in first_requests(captured.spec, ("fake", "auto"), 7, seed=0) if isinstance(own, ChunkRequest)]
     alone = [captured.predict([request])[0].actions for request in found]
     for together in (captured.predict(found), captured.predict(found[:3]) + captured.predict(found[3:])):
         assert all(np.array_equal(reply.actions, own) for reply, own in zip(together, alone, strict=True))
     eager = built(config.model_copy(update={"torch_compile": False}))
     tolerance = 1e-4 if precision == "float32" else 0.1
     np.testing.assert_allclose(eager.predict(found[:1])[0].actions, alone[0], rtol=0, atol=tolerance)
+
+
+def test_what_a_graph_captures_needs_nothing_of_the_host() -> None:
+    """A graph holds no copy from the host and no value that is read back; the tensors here have none."""
+    model = PI0ForConditionalGeneration(synthetic.tiny_config()).to(torch.bfloat16).eval().to("meta")
+    pixels = PixelScale(*(np.full(3, 127.5, np.float32) for _ in range(2)))
+    flow = FlowModel(model, pixels, cameras=2, prompt_size=48, steps=None, graphs=False)
+    inputs = ModelInputs(
+        torch.empty((2, 2, 224, 224, 3), dtype=torch.uint8, device="meta"),
+        [np.arange(5), np.arange(9)],
+        torch.empty(2, 32),
+        torch.empty(2, *flow.noise_shape),
+    )
+    batch = flow.batch(inputs, BatchShape((), 3))
+    with HostTensors() as found:
+        chunks = flow._sampled(*batch)
+    assert (chunks.shape, chunks.device.type, found.places) == ((3, 8, 32), "meta", set())
+
+
+class HostTensors(TorchDispatchMode):
+    """Operations that touch a tensor on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(
+            isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" for leaf in tree_leaves((args, kwargs, result))
+        ):
+            self.places.add(str(func))
+        return result

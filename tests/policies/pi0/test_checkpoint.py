@@ -56,7 +56,7 @@ def test_a_checkpoint_with_lerobots_keys_gives_the_same_bits(
     shared = set(load_file(folder / "model.safetensors")) & set(load_file(pi0_folder / "model.safetensors"))
     assert shared <= {"action_out_proj.weight", "action_out_proj.bias"}
     ours, theirs = built(configured(pi0_folder)), built(configured(folder))
-    requests: Any = first_requests(ours.spec, "fake", 2, seed=0)
+    requests: Any = first_requests(ours.spec, ("fake", "auto"), 2, seed=0)
     for one, other in zip(ours.predict(requests), theirs.predict(requests), strict=True):
         assert np.array_equal(one.actions, other.actions)
 
@@ -154,7 +154,7 @@ def test_statistics_of_another_file_count_before_the_processors(pi0_folder: Path
     _edited("processor_config.json", state_mean=[0.0] * 8, actions_mean=[9.0] * 7)(folder)
     policy = built(configured(folder, statistics=str(tmp_path / "norm_stats.json")))
     plain = built(configured(pi0_folder))
-    requests: Any = first_requests(plain.spec, "fake", 1, seed=0)
+    requests: Any = first_requests(plain.spec, ("fake", "auto"), 1, seed=0)
     assert np.array_equal(policy.predict(requests)[0].actions, plain.predict(requests)[0].actions)
     assert tmp_path / "norm_stats.json" in policy.files
 

@@ -104,13 +104,14 @@ class FlowModel:
 
     def sample(self, inputs: ModelInputs, shape: BatchShape) -> Tensor:
         """Return normalized chunks (B, H, A) on the device, computed in `shape`."""
-        tokens, mask = self._tokens(inputs.prompts)
-        given = (inputs.images, tokens, mask, inputs.states, inputs.noise)
-        count = len(inputs.prompts)
+        return self._run(*self.batch(inputs, shape))[: len(inputs.prompts)].clone()
+
+    def batch(self, inputs: ModelInputs, shape: BatchShape) -> list[Tensor]:
+        """Return images, tokens, mask, states and noise on the device, padded to the rows of `shape`."""
+        given = (inputs.images, *self._tokens(inputs.prompts), inputs.states, inputs.noise)
         # Rows of padding repeat the last, because a row whose tokens are all masked would be no number.
-        rows = torch.arange(shape.rows).clamp(max=count - 1)
-        on_device = [tensor[rows.to(tensor.device)].to(self.device, non_blocking=True) for tensor in given]
-        return self._run(*on_device)[:count].clone()
+        rows = torch.arange(shape.rows).clamp(max=len(inputs.prompts) - 1)
+        return [tensor[rows.to(tensor.device)].to(self.device, non_blocking=True) for tensor in given]
 
     def trace(self, start: int, stop: int, shape: BatchShape, prompt_size: int) -> Tensor:
         """Return fingerprints of the chunks of synthetic requests with these numbers.
