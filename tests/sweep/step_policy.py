@@ -17,6 +17,7 @@ from wpray.policies.scripted import policy as scripted
 from wpray.types import PlanReply, PlanRequest, Segment, SegmentReply, SegmentRequest, Trial
 
 PAUSE_S = float(os.environ.get("WPRAY_TEST_PAUSE", "0"))  # a batch, so that there is time to disturb the run
+AHEAD = dict(pair.split(":") for pair in os.environ.get("WPRAY_TEST_AHEAD", "").split(",") if pair)
 LOADS = os.environ.get("WPRAY_TEST_LOADS")  # file that gets a line for each load
 
 
@@ -32,7 +33,7 @@ def build(config: Config) -> StepPolicy:
     text = path.read_text()
     if text == "broken":
         raise BadInputError(f"vlm_checkpoint: {path} is broken; copy it again")
-    return StepPolicy(float(text))
+    return StepPolicy(float(text), AHEAD.get(path.parts[-3]))
 
 
 def has_learned(trial: Trial, skill: float) -> bool:
@@ -41,12 +42,14 @@ def has_learned(trial: Trial, skill: float) -> bool:
 
 
 class StepPolicy(scripted.ScriptedPolicy):
-    def __init__(self, skill: float) -> None:
+    def __init__(self, skill: float, follower: str | None) -> None:
         super().__init__()
-        self._skill = skill
+        self._skill, self._follower = skill, follower
 
     def plan(self, requests: Sequence[PlanRequest]) -> list[PlanReply]:
         time.sleep(PAUSE_S)
+        if any(request.trial.init_state == 3 for request in requests):
+            self._wait_for_follower()
         replies = super().plan(requests)
         return [
             reply
@@ -54,6 +57,14 @@ class StepPolicy(scripted.ScriptedPolicy):
             else replace(reply, first=_open(reply.first))
             for request, reply in zip(requests, replies, strict=True)
         ]
+
+    def _wait_for_follower(self) -> None:
+        """Answer no more until another checkpoint has begun to load."""
+        deadline = time.monotonic() + 90
+        while self._follower is not None and self._follower not in Path(str(LOADS)).read_text().split():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._follower} was not loaded meanwhile")
+            time.sleep(0.05)
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         time.sleep(PAUSE_S)

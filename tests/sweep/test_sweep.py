@@ -68,10 +68,13 @@ def _lines(path: Path) -> list[Sequence[str]]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training run of three checkpoints, and the undisturbed sweep of it in `out`."""
+    """A training run of three checkpoints, and the undisturbed sweep of it in `out`.
+
+    A checkpoint ends its tasks only once the next one has begun to load.
+    """
     root = tmp_path_factory.mktemp("sweep")
     write_checkpoints(root / "run", SKILLS)
-    with _launched(root, "out") as run:
+    with _launched(root, "out", WPRAY_TEST_AHEAD="step_200:step_1000,step_1000:step_5000") as run:
         assert run.end() == 0, run.text[-3000:]
     return root
 
@@ -97,7 +100,7 @@ def test_a_sweep_leaves_a_normal_run_for_each_checkpoint(root: Path) -> None:
 
 
 @pytest.mark.ray
-def test_environments_and_their_scene_stay_up_between_checkpoints(root: Path) -> None:
+def test_the_scene_stays_compiled_and_the_next_checkpoint_loads_ahead(root: Path) -> None:
     compiles = _lines(root / "out.compiles")
     assert len({pid for pid, _ in compiles}) == 1
     assert len(compiles) == 2 + 1 + 1  # the scene of the last task serves the next checkpoint, too

@@ -12,9 +12,8 @@ from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store
 from wpray.storage.url import StoreUrl, location_of
-from wpray.system.hardware import cores, memory_left
+from wpray.system.hardware import cores, free_memory
 
-_MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
 # Bytes per control step, and of an episode's rows: measured on libero_object and libero_10, plus a half.
 _STEP_BYTES = {"full": 1500, "light": 300, "none": 0}
@@ -91,17 +90,6 @@ def check_disk(config: Config) -> list[CheckResult]:
 def env_memory(config: Config) -> int:
     """Return the bytes that an env actor takes."""
     return config.load_benchmark().env_memory(int(config.env.memory_gb * _GIB))
-
-
-def free_memory() -> int | None:
-    """Return the bytes that new processes can use within a container's limit; None if the system hides them."""
-    try:
-        lines = _MEMINFO.read_text().splitlines()
-    except OSError:
-        return None
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    known = [None if found is None else int(found) * 1024, memory_left()]
-    return min((free for free in known if free is not None), default=None)
 
 
 def _size(num_bytes: float) -> str:

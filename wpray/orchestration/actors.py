@@ -29,12 +29,14 @@ from wpray.policies.relay import answering
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
+from wpray.system.hardware import free_memory, own_memory
 from wpray.transport.connection import Address, PolicyServer, SocketPolicyClient
 from wpray.transport.replica_selection import ReplicaGpus, ReplicaSelector
 from wpray.types import Failure, FailureOrigin
 
 ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
 _ENV_ACTOR_NICENESS = 5
+_GROWTH, _RESERVE = 1.25, 2**30  # of another policy's memory, and bytes that stay free beside it
 _REBALANCE_S = 60.0  # from one search for a less loaded replica to the next
 
 
@@ -85,6 +87,26 @@ class ActorHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyMemory:
+    """Memory of a policy actor's process, in bytes, and what is left on its machine and its GPU."""
+
+    used: int
+    free: int | None  # None: the system hides it
+    gpu: tuple[int, int] | None = None  # used, free
+    has_gpu: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        """True if another policy like it fits beside it; False if that is not known."""
+        on_gpu = self.gpu is not None and _fits(*self.gpu) if self.has_gpu else True
+        return self.free is not None and _fits(self.used, self.free) and on_gpu
+
+
+def _fits(used: int, free: int) -> bool:
+    return free > _GROWTH * used + _RESERVE
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """Result of an assignment: a row, and the failure that it holds, if any."""
 
@@ -129,6 +151,7 @@ class PolicyActorImpl:
         self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): record.file_sha256(path) for path in files})
         self._answering = answering(policy, context.config.batching)
         self._remote = policy.spec.remote
+        self._gpu_memory: Callable[[], tuple[int, int] | None] = getattr(policy, "gpu_memory", lambda: None)
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server = PolicyServer(self._answering, host, context.key)
         self._node = ray.get_runtime_context().get_node_id()
@@ -163,6 +186,12 @@ class PolicyActorImpl:
         """Return the GPUs that Ray has given to this replica; they are known before the policy has loaded."""
         context = ray.get_runtime_context()
         return ReplicaGpus(context.get_node_id(), tuple(context.get_accelerator_ids().get("GPU", ())))
+
+    def memory(self) -> PolicyMemory:
+        """Return the memory of this process and what is left. Raises ConnectionError while the policy loads."""
+        self._check_loaded()
+        has_gpu = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
+        return PolicyMemory(own_memory(), free_memory(), self._gpu_memory(), has_gpu)
 
     def health(self) -> ActorHealth:
         """Return how long the current batch has been computing.

@@ -206,8 +206,8 @@ class Driver:
 
     def _ready(self, event: EnvReady) -> None:
         self._failed_starts = 0
-        if event.task is not None:
-            self._scheduler.holds(event.worker, event.task)
+        if event.scene is not None:
+            self._scheduler.holds(event.worker, event.scene)
         self._note_renderer(event.host)
         self.hosts[event.worker] = event.host
         self._idle.append(event.worker)

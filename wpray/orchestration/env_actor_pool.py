@@ -14,9 +14,8 @@ import ray
 from wpray.cluster.setup import demands, env_memory
 from wpray.orchestration.actors import ActorHealth, ActorHost, EnvActor, RunContext
 from wpray.orchestration.events import ActorFailure, AttemptFinished, EnvLost, EnvReady, Event, EventQueue, failure_of
-from wpray.orchestration.scheduler import Assignment
+from wpray.orchestration.scheduler import Assignment, Scene, scene_of
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
-from wpray.types import TaskKey
 
 
 @dataclass(slots=True)
@@ -27,7 +26,7 @@ class _Worker:
     heartbeat: float = 0.0  # monotonic time
     requested: float | None = None  # since when a heartbeat is requested; None if none is
     exists_since: float | None = None  # since when its process answers; it may still be starting
-    task: TaskKey | None = None  # of its last assignment, whose scene it holds
+    scene: Scene | None = None  # of its last assignment
 
 
 class EnvActorPool:
@@ -79,7 +78,7 @@ class EnvActorPool:
     def submit(self, assignment: Assignment) -> None:
         """Give an idle worker an attempt; an AttemptFinished or an EnvLost event follows."""
         worker = self._workers[assignment.worker]
-        worker.task = assignment.trial.task.key
+        worker.scene = scene_of(assignment.trial)
         worker.busy, worker.heartbeat, worker.requested = True, time.monotonic(), None
         work = [assignment.plain(), self.replicas_ready]
         self._events.watch(worker.handle.run.remote(work), partial(self._ran, assignment))
@@ -135,7 +134,7 @@ class EnvActorPool:
         host: ActorHost = future.result()
         worker = self._workers[name]
         worker.host = host
-        return EnvReady(name, host, worker.task)
+        return EnvReady(name, host, worker.scene)
 
     def _ran(self, assignment: Assignment, future: Future[Any]) -> Event | None:
         if future.exception() is not None:

@@ -11,9 +11,8 @@ from typing import Any
 from wpray.cluster.gather import cause_of
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import ActorHost, Attempt
-from wpray.orchestration.scheduler import Assignment
+from wpray.orchestration.scheduler import Assignment, Scene
 from wpray.policies.base import Sources
-from wpray.types import TaskKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class EnvReady:
 
     worker: str
     host: ActorHost
-    task: TaskKey | None = None  # whose scene it holds from an earlier run
+    scene: Scene | None = None  # that it has compiled in an earlier run
 
 
 @dataclass(frozen=True, slots=True)

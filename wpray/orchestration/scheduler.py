@@ -83,7 +83,7 @@ class Scheduler:
         self._pending: dict[Scene, deque[Trial]] = {}
         for trial in sorted(trials, key=self._round):
             if quota is None or quota.is_open(trial.task.key, 0):
-                self._pending.setdefault(_scene(trial), deque()).append(trial)
+                self._pending.setdefault(scene_of(trial), deque()).append(trial)
         self._running: dict[str, Assignment] = {}
         self._scene: dict[str, Scene] = {}
         self._workers_on: Counter[Scene] = Counter()
@@ -118,9 +118,9 @@ class Scheduler:
             self._pending[scene] = deque(trial for trial in queue if trial.init_state < self._begun)
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
-    def holds(self, worker: str, task: TaskKey) -> None:
-        """Note the task that a new `worker` has compiled already, in an earlier run."""
-        self._move(worker, task)
+    def holds(self, worker: str, scene: Scene) -> None:
+        """Note the scene that a new `worker` has compiled already, in an earlier run."""
+        self._move(worker, scene)
 
     def next_for(self, worker: str) -> Assignment | None:
         """Return the next attempt for an idle `worker`, or None if no trial is left to assign."""
@@ -149,7 +149,7 @@ class Scheduler:
         if self._running.get(assignment.worker) != assignment:
             return False
         del self._running[assignment.worker]
-        task, scene = assignment.trial.task.key, _scene(assignment.trial)
+        task, scene = assignment.trial.task.key, scene_of(assignment.trial)
         if self._quota is not None and solved and self._quota.add(task):
             left = deque(trial for trial in self._pending[scene] if trial.task.key != task)
             self.num_pending -= len(self._pending[scene]) - len(left)
@@ -167,7 +167,7 @@ class Scheduler:
             return False
         if error is not None:
             self._errors.setdefault(assignment.trial.key, []).append(error)
-        self._pending[_scene(assignment.trial)].appendleft(assignment.trial)
+        self._pending[scene_of(assignment.trial)].appendleft(assignment.trial)
         self.num_pending += 1
         return True
 
@@ -218,5 +218,6 @@ class Scheduler:
             self._workers_on[scene] -= 1
 
 
-def _scene(trial: Trial) -> Scene:
+def scene_of(trial: Trial) -> Scene:
+    """Return the scene that an actor compiles for a trial."""
     return trial.task.scene or trial.task.key

@@ -16,7 +16,6 @@ from rich.table import Table
 from wpray.benchmarks.factory import benchmark_of, list_tasks
 from wpray.cluster.setup import env_memory
 from wpray.config import Config
-from wpray.doctor.resources import free_memory
 from wpray.errors import BadInputError
 from wpray.policies.factory import with_policy_args
 from wpray.policies.fit import fitting_spec
@@ -25,7 +24,7 @@ from wpray.results.writer import RunFolder
 from wpray.run.forecast import Forecast, RunLayout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
 from wpray.run.selection import select
-from wpray.system.hardware import cores
+from wpray.system.hardware import cores, free_memory
 from wpray.trials import remaining
 from wpray.types import TrialKey
 

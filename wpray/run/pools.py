@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 
@@ -19,6 +22,11 @@ from wpray.orchestration.live_policy import LivePolicyPool
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.policies.base import AnyPolicy, PolicySpec
 
+_LOG = logging.getLogger(__name__)
+# Shares of a GPU, in turn, of the policies of runs that follow each other: two replicas of one run never share a GPU,
+# and a replica of the next run always fits beside one.
+_SHARES = (0.6, 0.4)
+
 
 @dataclass(frozen=True, slots=True)
 class Policies:
@@ -28,15 +36,22 @@ class Policies:
     events: EventQueue
     pool: PolicyActorPool
     size: int  # replicas
+    share: float | None = None  # of a GPU for each replica, where runs take turns on it
 
 
 class Pools:
     """Keeper of Ray and of the actors on it; a context manager that ends them."""
 
-    def __init__(self, *, keeps_env_actors: bool = False) -> None:
-        """Keep the env actors of a run for the next one, whose environments must be the same, if `keeps_env_actors`."""
-        self._keeps, self._stack = keeps_env_actors, contextlib.ExitStack()
+    def __init__(self, *, for_many_runs: bool = False) -> None:
+        """Begin without actors.
+
+        `for_many_runs`: the env actors of a run serve the next one, whose environments must be the same, and its policy
+        may load while this one's answers.
+        """
+        self._for_many, self._stack = for_many_runs, contextlib.ExitStack()
         self._env_actors: EnvActorPool | None = None
+        self._current: Policies | None = None
+        self._ahead: Policies | None = None
 
     def __enter__(self) -> Pools:
         return self
@@ -46,6 +61,7 @@ class Pools:
     ) -> None:
         with self._stack:
             self.end_env_actors()
+            self._end_ahead()
 
     def join_ray(self, config: Config, console: Console) -> None:
         """Start or join Ray, unless it runs already: from an earlier run, or the caller's own in Python."""
@@ -60,13 +76,34 @@ class Pools:
 
         Raises BadInputError if no node has room for one.
         """
-        found = _started(config, spec, live)
+        found = self._current = self._taken(config) or self._started(config, spec, live, _SHARES[0])
         try:
             yield found
         finally:
-            if not self._keeps:
+            self._current = None
+            if not self._for_many:
                 self.end_env_actors()
             found.pool.close()
+
+    def load_ahead(self, config: Config, spec: PolicySpec) -> None:
+        """Let the policy of the next run load beside the current one's, once these say that there is memory for both.
+
+        Their answers do not change. A policy that only asks servers has nothing to load.
+        """
+        current = self._current
+        if current is None or self._ahead is not None or spec.remote:
+            return
+        room: list[bool] = []
+
+        def measured(future: Future[Any]) -> None:
+            room.append(future.exception() is None and future.result().has_room)
+            if len(room) == current.size and all(room) and self._current is current:
+                share = _SHARES[current.share == _SHARES[0]]
+                self._ahead = self._started(config, spec, None, share)
+                _LOG.info("the next policy loads meanwhile")
+
+        for handle in current.pool.handles:
+            current.events.watch(handle.memory.remote(), measured)
 
     def env_actors(self, context: RunContext, policies: Policies) -> EnvActorPool:
         """Return the run's pool of env actors: those of the run before if they are kept, else an empty one."""
@@ -82,11 +119,26 @@ class Pools:
             self._env_actors.close()
         self._env_actors = None
 
+    def _taken(self, config: Config) -> Policies | None:
+        """Return the policy that was loaded ahead if it is that of `config`; end another."""
+        ahead = self._ahead
+        if ahead is not None and ahead.context.config == config:
+            self._ahead = None
+            return ahead
+        self._end_ahead()
+        return None
 
-def _started(config: Config, spec: PolicySpec, live: AnyPolicy | None) -> Policies:
-    context = RunContext("", config, secrets.token_bytes(32), spec=spec)
-    events = EventQueue()
-    if live is not None:
-        return Policies(context, events, LivePolicyPool(context, live, events), 1)
-    size, num_gpus = policy_actors(config, spec.num_gpus)
-    return Policies(context, events, PolicyActorPool(context, num_gpus, size, events), size)
+    def _end_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.pool.close()
+        self._ahead = None
+
+    def _started(self, config: Config, spec: PolicySpec, live: AnyPolicy | None, share: float) -> Policies:
+        context = RunContext("", config, secrets.token_bytes(32), spec=spec)
+        events = EventQueue()
+        if live is not None:
+            return Policies(context, events, LivePolicyPool(context, live, events), 1)
+        size, num_gpus = policy_actors(config, spec.num_gpus)
+        if self._for_many and num_gpus == 1 and "GPU" not in config.ray.policy_resources:
+            return Policies(context, events, PolicyActorPool(context, share, size, events), size, share)
+        return Policies(context, events, PolicyActorPool(context, num_gpus, size, events), size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +19,15 @@ from wpray.policies.factory import with_policy_args
 from wpray.policies.fit import fitting_spec
 from wpray.results.atomic import write_atomic
 from wpray.results.summary import interval
+from wpray.run.callbacks import EpisodeDone
 from wpray.run.evaluation import CallerParts, evaluate_with
 from wpray.run.machine import check_machine
-from wpray.run.output import is_finished
 from wpray.run.plan import counted, work_of
 from wpray.run.pools import Pools
 from wpray.run.selection import select
+from wpray.sweep.course import Course, Job, job_of
 from wpray.sweep.folder import SweepFolder, choose_folder
-from wpray.sweep.grid import Checkpoint, Grid
+from wpray.sweep.grid import Grid
 from wpray.sweep.outcomes import Evaluated, compared, evaluated
 from wpray.sweep.page import build
 from wpray.sweep.tables import write_tables
@@ -47,8 +48,8 @@ def sweep(grid: Grid) -> int:
     for checkpoint in checkpoints:
         check_files(checkpoint.config)
     check_trials(checkpoints[0].config)
-    with folder.opened(), Pools(keeps_env_actors=True) as pools:
-        return _Sweep(grid, folder, pools, checkpoints).run()
+    with folder.opened(), Pools(for_many_runs=True) as pools:
+        return _Sweep(grid, folder, pools, Course(checkpoints, folder)).run()
 
 
 def show_plan(grid: Grid) -> int:
@@ -65,7 +66,7 @@ def show_plan(grid: Grid) -> int:
     checkpoints = grid.checkpoints({})
     for checkpoint in checkpoints:
         check_files(checkpoint.config)
-        work = work_of(config_of_run(checkpoint, folder))
+        work = work_of(job_of(checkpoint, folder).config)
         left += work.planned - work.finished
         table.add_row(" + ".join(checkpoint.paths.values()), str(work.planned), str(work.finished))
     console = Console(soft_wrap=True, highlight=False)
@@ -89,14 +90,6 @@ def check_trials(config: Config) -> None:
         select(config, cluster_tasks(config))
 
 
-def config_of_run(checkpoint: Checkpoint, folder: SweepFolder) -> Config:
-    """Return the configuration of a checkpoint's run: its folder in the sweep's, and no videos before the end."""
-    config = with_policy_args(checkpoint.config)
-    video = config.video.model_copy(update={"mode": "none"})
-    place = str(folder.run_path(checkpoint.name))
-    return config.model_copy(update={"output_dir": place, "resume": "auto", "video": video})
-
-
 def _check(grid: Grid, config: Config) -> None:
     """Raise BadInputError for settings that a sweep cannot have, and for patterns that match nothing."""
     if config.ray.submit is not None:
@@ -115,69 +108,71 @@ class _Sweep:
     grid: Grid
     folder: SweepFolder
     pools: Pools
-    checkpoints: Sequence[Checkpoint]
+    course: Course
     _reasons: dict[str, str] = field(default_factory=dict)  # why a checkpoint has no whole run, by name
 
     def run(self) -> int:
         """Evaluate all checkpoints, and leave tables and report whatever happens."""
         state = "stopped"
         try:
-            for number, checkpoint in enumerate(self.checkpoints, 1):
-                self._evaluate(checkpoint, number)
+            while left := self.course.left(self._reasons):
+                self._evaluate(left[0])
             state = "finished" if not self._reasons else "stopped"
         finally:
             found = self._write(state)
-        if self.grid.shared.get("video", {}).get("mode"):
+        if (self.grid.shared.get("video") or {}).get("mode"):
             self._render_videos()
         self._show(found)
         return 1 if self._reasons else 0
 
-    def _evaluate(self, checkpoint: Checkpoint, number: int) -> None:
-        config = config_of_run(checkpoint, self.folder)
-        if is_finished(self.folder.run_path(checkpoint.name), config):
-            return
-        print(f"Checkpoint {number} of {len(self.checkpoints)}: {' + '.join(checkpoint.paths.values())}", flush=True)
+    def _evaluate(self, job: Job) -> None:
+        name, jobs = job.checkpoint.name, self.course.jobs
+        print(f"Checkpoint {jobs.index(job) + 1} of {len(jobs)}: {job.said}", flush=True)
         try:
-            if evaluate_with(config, CallerParts(), self.pools).exit_code:
-                self._reasons[checkpoint.name] = "some episodes ended in an error"
+            parts = CallerParts(on_episode=_Once(lambda: self._load_ahead(job)))
+            if evaluate_with(job.config, parts, self.pools).exit_code:
+                self._reasons[name] = "some episodes ended in an error"
         except (BadInputError, RunFailedError) as error:
-            self._reasons[checkpoint.name] = str(error)
-            print(f"Checkpoint {number} is left out: {error}", flush=True)
+            self._reasons[name] = str(error)
+            print(f"Left out: {error}", flush=True)
         except RunStoppedError:
-            self._reasons[checkpoint.name] = "stopped"
+            self._reasons[name] = "stopped"
             raise
         self._write("running")
+
+    def _load_ahead(self, current: Job) -> None:
+        """Load the policy of the run after the `current` one, once this one's works."""
+        following = next((job for job in self.course.left(self._reasons) if job.place != current.place), None)
+        if following is not None:
+            self.pools.load_ahead(following.config, fitting_spec(following.config))
 
     def _render_videos(self) -> None:
         """Render the videos that are asked for, once no env actor holds a core."""
         self.pools.end_env_actors()
-        for checkpoint in self.checkpoints:
-            if checkpoint.name not in self._reasons:
-                config = config_of_run(checkpoint, self.folder)
-                evaluate_with(config.model_copy(update={"video": checkpoint.config.video}), CallerParts(), self.pools)
+        for job in self.course.jobs:
+            if job.checkpoint.name not in self._reasons:
+                config = job.config.model_copy(update={"video": job.checkpoint.config.video})
+                evaluate_with(config, CallerParts(), self.pools)
 
     def _write(self, state: str) -> list[Evaluated]:
-        places = [self.folder.run_path(checkpoint.name) for checkpoint in self.checkpoints]
-        found = evaluated(self.checkpoints, places)
+        jobs = self.course.jobs
+        found = evaluated([job.checkpoint for job in jobs], [job.place for job in jobs])
         comparisons = compared(found)
-        said = {"checkpoints": [self._said(checkpoint) for checkpoint in self.checkpoints]}
+        said = {"checkpoints": [self._said(job) for job in jobs]}
         write_tables(self.folder.path, found, comparisons)
         page = build(self._title, state, found, comparisons, said)
         write_atomic(self.folder.path / _REPORT, page.encode("utf-8", "replace"))
         self.folder.save(state, said)
         return found
 
-    def _said(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        return {
-            "name": checkpoint.name,
-            "paths": dict(checkpoint.paths),
-            "reason": self._reasons.get(checkpoint.name),
-        }
+    def _said(self, job: Job) -> dict[str, Any]:
+        name = job.checkpoint.name
+        return {"name": name, "paths": dict(job.checkpoint.paths), "reason": self._reasons.get(name)}
 
     @property
     def _title(self) -> str:
-        config = self.checkpoints[0].config
-        return f"{config.policy} on {group_name(config.suites, config.benchmark)}: {len(self.checkpoints)} checkpoints"
+        config = self.grid.template
+        return f"{config.policy} on {group_name(config.suites, config.benchmark)}: {len(self.course.jobs)} checkpoints"
 
     def _show(self, found: Sequence[Evaluated]) -> None:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -194,3 +189,15 @@ class _Sweep:
         for name, reason in self._reasons.items():
             console.print(f"{name}: {reason}", markup=False)
         console.print(f"Report: {self.folder.path / _REPORT}", markup=False)
+
+
+class _Once:
+    """Function for every episode that does something at the first one."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act: Callable[[], None] | None = act
+
+    def __call__(self, done: EpisodeDone) -> None:
+        act, self._act = self._act, None
+        if act is not None:
+            act()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 # Files of a control group in either version: limit, use, and the part of the use that is reclaimable cache.
 _MEMORY = (
     ("memory.max", "memory.current", "inactive_file "),
@@ -26,6 +28,23 @@ def memory_left() -> int | None:
     """Return the bytes that a limit on this process's group leaves to it; None if there is no limit."""
     left = [bytes_ for group in _own_groups("memory") if (bytes_ := _left(group)) is not None]
     return min(left, default=None)
+
+
+def free_memory() -> int | None:
+    """Return the bytes that new processes can use within a container's limit; None if the system hides them."""
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    known = [None if found is None else int(found) * 1024, memory_left()]
+    return min((free for free in known if free is not None), default=None)
+
+
+def own_memory() -> int:
+    """Return the bytes that this process holds in memory; 0 if the system hides them."""
+    found = next((line.split()[1] for line in _read(_STATUS).splitlines() if line.startswith("VmRSS:")), "0")
+    return int(found) * 1024
 
 
 def _own_groups(controller: str) -> Iterator[Path]:

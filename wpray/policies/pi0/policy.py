@@ -17,6 +17,7 @@ import torch
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.models.batch_parts import BatchShape
+from wpray.models.memory import gpu_memory
 from wpray.models.staging import Staging, fetch
 from wpray.policies.base import Sources
 from wpray.policies.batch_shapes import BatchShapes, RequestKind, fixed_shapes
@@ -104,6 +105,10 @@ class Pi0Policy:
             flow.noise_shape,
             config.eval_seed,
         )
+
+    def gpu_memory(self) -> tuple[int, int] | None:
+        """Return the bytes that it takes of its GPU, and the free ones; None on a CPU."""
+        return gpu_memory(self._flow.device)
 
     def prepare(self, request: ChunkRequest) -> ReadyChunk:
         """Prepare tokens, noise and images of a request, in any thread, while a batch computes.

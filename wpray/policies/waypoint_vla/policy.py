@@ -22,6 +22,7 @@ from wpray.models.batch_parts import BatchShape
 from wpray.models.config import Precision
 from wpray.models.gemma import padded_size
 from wpray.models.loading import Computing, load
+from wpray.models.memory import gpu_memory
 from wpray.models.reference_noise import episode_seed, segment_noise
 from wpray.models.sampling import Sampling
 from wpray.models.staging import Staging, fetch
@@ -117,6 +118,10 @@ class WaypointVlaPolicy:
         noise_shape = (expert.config.horizon, expert.config.action_dim)
         bias = partial(_bias, config, vlm)
         self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging, bias)
+
+    def gpu_memory(self) -> tuple[int, int] | None:
+        """Return the bytes that it takes of its GPU, and the free ones; None on a CPU."""
+        return gpu_memory(self._vlm.device)
 
     def prepare(self, request: WaypointRequest) -> WaypointRequest:
         """Prepare tokens, noise and images of a request, in any thread, while a batch computes.

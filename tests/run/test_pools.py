@@ -1,0 +1,105 @@
+"""A policy loads ahead only where there is memory for two, and for the run that it was loaded for."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from wpray.config import Config
+from wpray.orchestration.actors import PolicyMemory
+from wpray.policies.factory import policy_spec
+from wpray.run import pools as module
+from wpray.run.pools import Pools
+
+GIB = 2**30
+FULL, ROOMY = PolicyMemory(4 * GIB, 5 * GIB), PolicyMemory(4 * GIB, 7 * GIB)
+CONFIGS = [Config(task_suite="fake", policy="noop", seed=seed) for seed in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "fits"),
+    [
+        (FULL, False),
+        (ROOMY, True),
+        (PolicyMemory(GIB, None), False),  # nobody knows
+        (PolicyMemory(GIB, 8 * GIB, gpu=(14 * GIB, 20 * GIB), has_gpu=True), True),
+        (PolicyMemory(GIB, 8 * GIB, gpu=(14 * GIB, 16 * GIB), has_gpu=True), False),
+        (PolicyMemory(GIB, 8 * GIB, has_gpu=True), False),  # a policy that does not say
+    ],
+)
+def test_another_policy_needs_as_much_and_a_reserve(memory: PolicyMemory, fits: bool) -> None:
+    assert memory.has_room is fits
+
+
+class _Reference:
+    """Result of a Ray call."""
+
+    def __init__(self, result: Any) -> None:
+        self._future: Future[Any] = Future()
+        self._future.set_result(result)
+
+    def future(self) -> Future[Any]:
+        return self._future
+
+
+class _PolicyPool:
+    """Policy actors that only say how much memory they take."""
+
+    started: list[_PolicyPool]
+    memory = ROOMY
+
+    def __init__(self, context: Any, num_gpus: float, size: int, events: Any) -> None:
+        self.seed, self.share, self.closed = context.config.seed, num_gpus, False
+        told = SimpleNamespace(remote=lambda: _Reference(self.memory))
+        self.handles = [SimpleNamespace(memory=told)] * size
+        self.started.append(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[_PolicyPool]:
+    _PolicyPool.started = []
+    monkeypatch.setattr(module, "PolicyActorPool", _PolicyPool)
+    monkeypatch.setattr(module, "policy_actors", lambda config, num_gpus: (2, 1.0))
+    return _PolicyPool.started
+
+
+def _ask_ahead(pools: Pools, events: Any, config: Config) -> None:
+    pools.load_ahead(config, policy_spec(config))
+    while not events.empty:
+        events.next(0)
+
+
+def test_the_next_policy_takes_the_rest_of_the_gpu_and_serves_its_run(started: list[_PolicyPool]) -> None:
+    spec = policy_spec(CONFIGS[0])
+    with Pools(for_many_runs=True) as pools:
+        with pools.policies(CONFIGS[0], spec, None) as first:
+            _ask_ahead(pools, first.events, CONFIGS[1])
+            _ask_ahead(pools, first.events, CONFIGS[2])  # one ahead is enough
+        assert [(pool.seed, pool.share, pool.closed) for pool in started] == [(0, 0.6, True), (1, 0.4, False)]
+        with pools.policies(CONFIGS[1], spec, None) as second:
+            assert second.pool is started[1]  # type: ignore[comparison-overlap]
+            _ask_ahead(pools, second.events, CONFIGS[2])
+        assert [pool.share for pool in started] == [0.6, 0.4, 0.6]
+        with pools.policies(CONFIGS[0], spec, None):
+            assert started[2].closed and started[3].seed == 0  # another run came instead
+    assert all(pool.closed for pool in started)
+
+
+def test_without_room_the_next_policy_loads_in_its_turn(
+    started: list[_PolicyPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_PolicyPool, "memory", FULL)
+    with Pools(for_many_runs=True) as pools, pools.policies(CONFIGS[0], policy_spec(CONFIGS[0]), None) as first:
+        _ask_ahead(pools, first.events, CONFIGS[1])
+        assert [pool.seed for pool in started] == [0]
+
+
+def test_a_run_alone_takes_whole_gpus(started: list[_PolicyPool]) -> None:
+    with Pools() as pools, pools.policies(CONFIGS[0], policy_spec(CONFIGS[0]), None):
+        assert [pool.share for pool in started] == [1.0]
