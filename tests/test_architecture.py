@@ -33,7 +33,7 @@ ALLOWED = {
     "policies.pi0.spec": {"config", "policies", "system.paths", "models.config", "types"},
     "policies.pi0.synthetic": {"errors", "types", "models", "policies.pi0", "cli"},  # a command
     "policies.process.worker": set(),  # another Python runs it, which has no wpray
-    "policies.waypoint_vla.spec": {"config", "errors", "policies.base"},
+    "policies.waypoint_vla.spec": {"config", "errors", "policies.base", "policies.waypoint_vla.flat_settings"},
     "policies.waypoint_vla.flat_settings": {"config"},  # for its type: the configuration reads this module
     "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},

@@ -115,8 +115,7 @@ def power_line(comparison: Comparison, difference: float) -> str:
 def _show(console: Console, a: Run, b: Run, comparison: Comparison, most_flips: int) -> None:
     for side, run in (("A", a), ("B", b)):
         config = run.info["config"]
-        named = config.get("joint_checkpoint") or config.get("vlm_checkpoint")
-        checkpoint = f", {named}" if named else ""
+        checkpoint = f", {run.checkpoint}" if run.checkpoint else ""
         console.print(f"[bold]{side}[/]  {escape(run.location)}  ({escape(str(config.get('policy')) + checkpoint)})")
     console.print(_task_table(comparison))
     console.print()

@@ -40,6 +40,7 @@ def test_a_run_says_which_files_answered_and_where_each_requests_time_went(tmp_p
     statistics = info["policy_sources"]["dataset_statistics"]
     assert (statistics["path"], statistics["data_set"]) == (str(paths[2]), None)
     assert {"vlm_checkpoint", "ae_checkpoint"} < info["policy_sources"].keys()
+    assert info["policy_spec"]["checkpoints"].keys() == {"VLM", "action expert"}
     said = f"dataset_statistics_path: {paths[2]}: one data set, without a name, numbers {statistics['sha256'][:16]}"
     assert (run / "run.log").read_text().count(said) == 1
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.results.recorded import write_run
 from wpray.cli.command import run_command
+from wpray.config import Config
 from wpray.report import __main__ as command
 from wpray.report import activity, facts, waypoints
 from wpray.report.page import write_report
@@ -94,6 +95,15 @@ def test_a_run_without_trajectories_or_units_says_so(tmp_path: Path) -> None:
     write_run(tmp_path / "files", [[True]])
     RunFolder(tmp_path / "files").trajectory_path(("fake", 0, 0)).unlink()
     assert "kept no trajectories" in _page(tmp_path / "files")
+
+
+def test_checkpoints_are_listed_by_the_roles_that_the_policy_gives_them(tmp_path: Path) -> None:
+    config = Config(task_suite="fake", policy="noop", vlm_checkpoint="my_vlm").model_dump(mode="json")
+    write_run(tmp_path / "old", [[True]], config=config)  # as before specs named checkpoints
+    assert "<tr><th>VLM checkpoint</th><td>my_vlm</td></tr>" in _page(tmp_path / "old")
+    write_run(tmp_path / "new", [[True]], config=config, policy_spec={"checkpoints": {"adapter": "lora_7"}})
+    page = _page(tmp_path / "new")
+    assert "<tr><th>adapter checkpoint</th><td>lora_7</td></tr>" in page and "<th>VLM checkpoint" not in page
 
 
 def test_waypoints_are_compared_with_where_the_hand_was(tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ def row_context(context: RunContext, assignment: Assignment, node: str | None, s
     return EpisodeContext(
         run_id=context.run_id,
         policy=config.policy,
-        checkpoint=config.joint_checkpoint or config.vlm_checkpoint,
+        checkpoint=context.spec.checkpoint,
         protocol=config.env.protocol,
         node=node,
         worker=assignment.worker,

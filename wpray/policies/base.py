@@ -42,6 +42,7 @@ class PolicySpec:
     cameras: Mapping[str, ImageSpec] = field(default_factory=lambda: BASE_AND_WRIST)  # seen if `images`
     proprio: tuple[str, ...] = PROPRIO_FIELDS
     action: ActionSpec = field(default_factory=ActionSpec)
+    checkpoints: Mapping[str, str] = field(default_factory=dict)  # role -> path or name; the first is that of its rows
     planner: str = ""  # waypoints: name of what plans, in the log; default: the policy's
     # Chunk: another process answers, so that a wait for it is no sign of a hang. With a max_batch_size of 1, requests
     # are not batched here: many threads call `predict`, each with one request.
@@ -51,8 +52,14 @@ class PolicySpec:
     )
 
     def __post_init__(self) -> None:
-        """Copy the cameras, because a read-only view of a mapping cannot travel to another process."""
+        """Copy the mappings, because a read-only view of one cannot travel to another process."""
         object.__setattr__(self, "cameras", dict(self.cameras))
+        object.__setattr__(self, "checkpoints", dict(self.checkpoints))
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint that rows name; None if there is none."""
+        return next(iter(self.checkpoints.values()), None)
 
     @property
     def observation(self) -> ObservationSpec:

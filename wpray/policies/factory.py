@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from types import ModuleType
 from typing import Any, cast
@@ -117,7 +117,14 @@ class _Loaded:
         if wrong:
             verb = "must return" if said == "spec_of" else "must be"
             raise BadInputError(f"policy: {said} of {self.name} {verb} a PolicySpec, {wrong}")
-        return cast(PolicySpec, spec)
+        return self._with_checkpoints(cast(PolicySpec, spec))
+
+    def _with_checkpoints(self, spec: PolicySpec) -> PolicySpec:
+        """Return a spec that names no checkpoint with those of the flat settings, which a module may read."""
+        if spec.checkpoints:
+            return spec
+        named = (POLICIES.flat_settings(name).checkpoints(self.config) for name in POLICIES.flat)
+        return replace(spec, checkpoints=next((found for found in named if found), {}))
 
     def checks(self) -> tuple[PolicyCheck, ...]:
         function = getattr(self.part, "doctor_checks", None)

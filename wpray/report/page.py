@@ -13,6 +13,7 @@ from wpray.report import activity, facts, sections, tracking, videos, waypoints
 from wpray.report.errors import errors, retries
 from wpray.report.tracking_section import tracking_section
 from wpray.results.atomic import write_for_user
+from wpray.results.checkpoints import checkpoints_of
 from wpray.results.reader import Run, load
 
 EMBED_BYTES = 8_000_000  # for videos inside the page; base64 makes them a third larger
@@ -93,9 +94,7 @@ def _provenance(info: Mapping[str, Any]) -> str:
     versions = info.get("versions") or {}
     rows = {
         "policy": config.get("policy"),
-        "joint checkpoint": config.get("joint_checkpoint"),
-        "VLM checkpoint": config.get("vlm_checkpoint"),
-        "action expert checkpoint": config.get("ae_checkpoint"),
+        **{f"{role} checkpoint": checkpoint for role, checkpoint in checkpoints_of(info).items()},
         "suite, trials a task": f"{_suites(config)}, {config.get('num_trials_per_task')}",
         "protocol": (config.get("env") or {}).get("protocol"),
         "seed": config.get("seed"),

@@ -56,6 +56,11 @@ class Run:
         """Folder or URL, for messages."""
         return str(self.path if self.remote is None else self.remote.store.url)
 
+    @cached_property
+    def checkpoint(self) -> str | None:
+        """Checkpoint that the policy answered from; None if it names none."""
+        return next((str(named) for named in self.episodes["checkpoint"].to_pylist() if named), None)
+
     def trajectory(self, key: tuple[str, int, int], columns: list[str] | None = None) -> pa.Table:
         """Return the control steps of the episode `(suite, task_id, trial)`, with all columns or the named ones.
 

@@ -43,7 +43,7 @@ class SharedPolicy:
             OWN: {"policy": config.policy, "kind": spec.kind, "wants": wants, "gives": gives},
             EXECUTE: spec.execute_steps if spec.kind == "chunk" else 0,
             PLACES: min(config.batching.max_batch_size, spec.max_batch_size) * 2,
-            "checkpoint": config.joint_checkpoint or config.vlm_checkpoint,
+            "checkpoint": spec.checkpoint,
             "planner_mode": spec.kind,
             "control_hz": config.load_benchmark().control_hz,
         }

@@ -20,7 +20,6 @@ from wpray.types import TrialKey
 
 AVERAGE = "average"
 LEVEL = 0.05
-_CHECKPOINTS = ("joint_checkpoint", "vlm_checkpoint", "ae_checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +148,7 @@ def _policy_of(run: Run) -> tuple[Any, ...]:
 
 
 def _name(runs: Sequence[Run]) -> str:
-    config = runs[0].info["config"]
-    checkpoint = next((config[name] for name in _CHECKPOINTS if config.get(name)), None)
-    policy = str(config.get("policy"))
+    checkpoint, policy = runs[0].checkpoint, str(runs[0].info["config"].get("policy"))
     return policy if checkpoint is None else f"{policy} {'/'.join(PurePath(checkpoint).parts[-2:])}"
 
 

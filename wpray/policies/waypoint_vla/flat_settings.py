@@ -19,6 +19,12 @@ def are_given(settings: Mapping[str, Any]) -> bool:
     return any(settings.get(name) for name in _CHECKPOINTS)
 
 
+def checkpoints(config: Config) -> dict[str, str]:
+    """Return the checkpoints by their roles, the planner's first."""
+    named = {"joint": config.joint_checkpoint, "VLM": config.vlm_checkpoint, "action expert": config.ae_checkpoint}
+    return {role: checkpoint for role, checkpoint in named.items() if checkpoint}
+
+
 def check(config: Config, *, chosen: bool) -> None:
     """Raise ValueError for settings that contradict each other, or that the policy lacks if it is the chosen one."""
     if chosen:

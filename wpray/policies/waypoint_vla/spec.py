@@ -5,13 +5,15 @@ from __future__ import annotations
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.base import PolicySpec
+from wpray.policies.waypoint_vla.flat_settings import checkpoints
 
 NAME = "waypoint_vla"
 
 
 def spec_of(config: Config) -> PolicySpec:
-    """Return camera images, a GPU and the largest batch."""
-    return PolicySpec(NAME, True, False, num_gpus=1, max_batch_size=config.largest_batch, planner="VLM")
+    """Return camera images, a GPU, the largest batch and the checkpoints."""
+    size, files = config.largest_batch, checkpoints(config)
+    return PolicySpec(NAME, True, False, num_gpus=1, max_batch_size=size, checkpoints=files, planner="VLM")
 
 
 def check_is_chosen(config: Config, path: str, reader: str) -> None:
