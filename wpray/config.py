@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -41,6 +41,7 @@ from wpray.registry import POLICIES
 from wpray.system.paths import check_name
 
 Auto = Literal["auto"]
+Checked = TypeVar("Checked")
 _SUITE_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
 _MOST_OF_A_RESOURCE = 1e6  # on one node
 
@@ -65,7 +66,7 @@ def _expand_range(part: Any) -> list[Any]:
 def _by_suite(value: Any, info: ValidationInfo) -> Any:
     """Read `libero_goal:0-4,libero_10:3`, in which ids without a suite belong to the one before."""
     if isinstance(value, dict):
-        return {_canonical(str(suite), info): _checked_ids(suite, ids) for suite, ids in value.items()}
+        return {_canonical(str(suite), info): _checked(_TASK_IDS, suite, ids) for suite, ids in value.items()}
     if not isinstance(value, str | list) or not any(":" in item for item in _parts(value) if isinstance(item, str)):
         return value
     found: dict[str, list[Any]] = {}
@@ -76,18 +77,34 @@ def _by_suite(value: Any, info: ValidationInfo) -> Any:
         if not suite:
             raise ValueError("the first ids have no suite; write SUITE:IDS, such as libero_goal:0-4,libero_10:3")
         found.setdefault(_canonical(suite, info), []).append(ids if colon else item)
-    return {suite: _checked_ids(suite, ids) for suite, ids in found.items()}
+    return {suite: _checked(_TASK_IDS, suite, ids) for suite, ids in found.items()}
 
 
 def _canonical(suite: str, info: ValidationInfo) -> str:
     return canonical_suite(suite, info.data.get("benchmark", "auto"))
 
 
-def _checked_ids(suite: Any, ids: Any) -> list[int]:
+def _checked(kind: TypeAdapter[Checked], suite: Any, value: Any) -> Checked:
     try:
-        return _TASK_IDS.validate_python(ids)
+        return kind.validate_python(value)
     except ValidationError as error:
         raise ValueError(f"{suite}: {error.errors()[0]['msg']}") from error
+
+
+StepLimit = Annotated[PositiveInt, Field(le=100_000)]
+_STEP_LIMIT: TypeAdapter[int] = TypeAdapter(StepLimit)
+
+
+def _limits_by_suite(value: Any) -> Any:
+    """Read `libero_goal:300,libero_10:600`."""
+    if isinstance(value, dict):
+        return {str(suite).strip(): _checked(_STEP_LIMIT, suite, steps) for suite, steps in value.items()}
+    if not isinstance(value, str | list) or not any(":" in item for item in _parts(value) if isinstance(item, str)):
+        return value
+    pairs = [item.partition(":") if isinstance(item, str) else ("", "", item) for item in _parts(value)]
+    if not all(colon and suite.strip() for suite, colon, _ in pairs):
+        raise ValueError("write SUITE:STEPS for each suite, such as libero_goal:300,libero_10:600")
+    return _limits_by_suite({suite: steps for suite, _, steps in pairs})
 
 
 def _benchmark_name(name: str) -> str:
@@ -147,6 +164,7 @@ def _without_booleans(value: Any) -> Any:
 
 SuiteNames = Annotated[str | list[str], BeforeValidator(_named_suites)]
 TasksOfSuites = Annotated[TaskIds | dict[str, TaskIds], BeforeValidator(_by_suite)]
+StepLimits = Annotated[StepLimit | dict[str, StepLimit], BeforeValidator(_limits_by_suite)]
 PolicyArgs = dict[str, Any]  # the policy's own settings, which it validates itself
 
 
@@ -180,8 +198,10 @@ class EnvConfig(_Group):
         "serial: the order-dependent scenes of a stock serial evaluator",
     )
     memory_gb: PositiveFloat = Field(2.1, le=1_000_000, description="memory reserved for each env actor, GiB")
-    max_steps: PositiveInt | None = Field(
-        None, le=100_000, description="control steps after the wait steps; default: the suite's own limit"
+    max_steps: StepLimits | None = Field(
+        None,
+        description="control steps after the wait steps, of every suite, or libero_goal:300,libero_10:600; "
+        "default: the suite's own limit",
     )
     instruction: Literal["auto", "file_name", "bddl"] = Field(
         "auto",
@@ -563,6 +583,23 @@ class Config(_Group):
             POLICIES.flat_settings(name).check(self, chosen=self.policy == name)
         return self
 
+    @field_validator("env")
+    @classmethod
+    def _limits_have_the_suites_own_names(cls, env: EnvConfig, info: ValidationInfo) -> EnvConfig:
+        if not isinstance(env.max_steps, dict):
+            return env
+        return env.model_copy(
+            update={"max_steps": {_canonical(name, info): steps for name, steps in env.max_steps.items()}}
+        )
+
+    @model_validator(mode="after")
+    def _limits_are_of_the_suites(self) -> Config:
+        limits = self.env.max_steps
+        for name in limits if isinstance(limits, dict) else ():
+            if name not in self.suites:
+                raise ValueError(f"env.max_steps: names suite {name}, which task_suite does not; add it there")
+        return self
+
     @model_validator(mode="after")
     def _tasks_are_of_the_suites(self) -> Config:
         if isinstance(self.tasks, dict):
@@ -671,6 +708,11 @@ class Config(_Group):
     def tasks_of(self, suite: str) -> list[int] | None:
         """Return the ids of the suite's tasks that are asked for; None: all."""
         return self.tasks.get(suite) if isinstance(self.tasks, dict) else self.tasks
+
+    def max_steps_of(self, suite: str) -> int | None:
+        """Return the limit of steps of the suite's tasks that is asked for; None: their own."""
+        limits = self.env.max_steps
+        return limits.get(suite) if isinstance(limits, dict) else limits
 
     def instruction_of(self, suite: str) -> InstructionSource:
         """Return where the instructions of the suite's tasks are from: `env.instruction`, with `auto` decided."""

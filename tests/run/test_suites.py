@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from wpray.benchmarks.libero.suites import GROUPS
 from wpray.cli.command import run_command
+from wpray.cli.configuration import read_config, validate
 from wpray.config import Config
+from wpray.errors import BadInputError
 from wpray.provenance.settings import fingerprint, outcome_fields
 from wpray.results import load
 from wpray.results.pairing import obstacles
@@ -66,6 +68,46 @@ def test_tasks_may_be_given_by_suite(given: object, ids: dict[str, object]) -> N
 
 
 @pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ("libero_goal:300, libero_long:600", {"libero_goal": 300, "libero_10": 600}),
+        (["LIBERO-Goal:300"], {"libero_goal": 300, "libero_10": None}),
+        ({"libero_10": 600}, {"libero_goal": None, "libero_10": 600}),
+        ("77", {"libero_goal": 77, "libero_10": 77}),
+        (77, {"libero_goal": 77, "libero_10": 77}),
+        (None, {"libero_goal": None, "libero_10": None}),
+    ],
+)
+def test_step_limits_may_be_given_by_suite(given: object, limits: dict[str, object]) -> None:
+    config = _config(task_suite=["libero_goal", "libero_10"], env={"max_steps": given})
+    assert {suite: config.max_steps_of(suite) for suite in config.suites} == limits
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_step_limits_by_suite_are_read_from_the_command_line() -> None:
+    argv = ["--task_suite", "libero_goal,libero_10", "--env.max_steps", "libero_goal:30,libero_long:60"]
+    assert read_config([*argv, "--policy", "noop"]).env.max_steps == {"libero_goal": 30, "libero_10": 60}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("libero_90:3", "env.max_steps: names suite libero_90, which task_suite does not"),
+        ("libero_goal:0", "greater than 0"),
+        ("libero_goal:100001", "less than or equal to 100000"),
+        ("libero_goal:many", "valid integer"),
+        ("libero_goal:30,40", "env.max_steps: write SUITE:STEPS for each suite"),
+        ({"libero_goal": True}, "env.max_steps: must not be true or false"),
+    ],
+)
+def test_a_wrong_step_limit_is_one_line(given: object, reason: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        validate({"task_suite": "libero_goal", "policy": "noop", "env": {"max_steps": given}})
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("env.max_steps")
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"task_suite": []},
@@ -111,12 +153,22 @@ def test_two_suites_are_one_run(tmp_path: Path) -> None:
     from wpray.launch import main
 
     argv = ["--task_suite", "libero_goal,libero_goal_lan", "--tasks", "libero_goal:0-1,libero_goal_lan:0"]
-    argv += ["--policy", "noop", "--env.max_steps", "2", "--num_steps_wait", "0", "--output_dir", str(tmp_path)]
+    argv += [
+        "--policy",
+        "noop",
+        "--env.max_steps",
+        "libero_goal:2,libero_goal_lan:3",
+        "--num_steps_wait",
+        "0",
+        "--output_dir",
+        str(tmp_path),
+    ]
     assert run_command(main, argv) == 0
     run = load(tmp_path)
     rows = run.episodes.to_pylist()
     keys = [(row["suite"], row["task_id"]) for row in rows]
     assert keys == [("libero_goal", 0), ("libero_goal", 1), ("libero_goal_lan", 0)]
+    assert [row["num_steps"] for row in rows] == [2, 2, 3]
     assert rows[0]["task_name"] == rows[2]["task_name"] and rows[0]["instruction"] != rows[2]["instruction"]
     paths = [run.video(row["video_path"]) for row in rows]
     assert len({path for path in paths if path is not None and path.stat().st_size}) == 3
@@ -135,6 +187,12 @@ def test_a_run_of_several_suites_is_compared_with_a_run_of_one(tmp_path: Path) -
     for name, config in (("a", _config(task_suite="libero_all")), ("b", _config(task_suite="libero_goal"))):
         write_run(tmp_path / name, [[True]], outcome_fields=outcome_fields(config))
     assert not obstacles(load(tmp_path / "a"), load(tmp_path / "b"))
+    limits = {"max_steps": {"libero_goal": 300, "libero_10": 600}}
+    for name, env in (("d", limits), ("e", {"max_steps": 300})):
+        config = _config(task_suite=["libero_goal", "libero_10"] if name == "d" else "libero_goal", env=env)
+        write_run(tmp_path / name, [[True]], outcome_fields=outcome_fields(config))
+    assert not obstacles(load(tmp_path / "d"), load(tmp_path / "e"))
+    assert obstacles(load(tmp_path / "d"), load(tmp_path / "b")) == ["env.max_steps (300 in A, default in B)"]
     other = _config(task_suite=["libero_10", "libero_10_lan"])
     write_run(tmp_path / "c", [[True]], outcome_fields=outcome_fields(other))
     assert not obstacles(load(tmp_path / "a"), load(tmp_path / "c"))

@@ -101,7 +101,7 @@ class RunRequest:
     task_ids: Callable[[str, Iterable[int]], list[int] | None]  # of those that a suite has; None: all
     num_trials: int  # of each task
     init_states_file: str | None
-    max_steps: int | None
+    max_steps_of: Callable[[str], int | None]  # of a suite; None: its own limit
     instruction_of: Callable[[str], InstructionSource]
 
 

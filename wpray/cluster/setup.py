@@ -210,7 +210,9 @@ def _nothing_fits(config: Config) -> BadInputError:
 
 
 def _asked(config: Config) -> list[tuple[str, int | None, InstructionSource, str]]:
-    return [(suite, config.env.max_steps, config.instruction_of(suite), config.benchmark) for suite in config.suites]
+    return [
+        (suite, config.max_steps_of(suite), config.instruction_of(suite), config.benchmark) for suite in config.suites
+    ]
 
 
 @ray.remote(num_cpus=0)

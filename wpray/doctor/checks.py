@@ -81,9 +81,8 @@ def carry_out(name: str, check: Check, config: Config) -> list[CheckResult]:
 
 def request_of(config: Config) -> RunRequest:
     """Return what a run of `config` wants of its benchmark."""
-    trials, steps = config.num_trials_per_task, config.env.max_steps
-    own = config.init_states_file
-    return RunRequest(config.suites, config.task_ids, trials, own, steps, config.instruction_of)
+    trials, own = config.num_trials_per_task, config.init_states_file
+    return RunRequest(config.suites, config.task_ids, trials, own, config.max_steps_of, config.instruction_of)
 
 
 def _quick(config: Config) -> tuple[tuple[str, Check], ...]:

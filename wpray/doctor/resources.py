@@ -74,7 +74,9 @@ def check_disk(config: Config) -> list[CheckResult]:
     """Compare free disk space with a high estimate of what the run records."""
     sizes = {suite: config.load_benchmark().size(suite) for suite in config.suites}
     tasks = {suite: len(config.tasks_of(suite) or range(size.tasks)) for suite, size in sizes.items()}
-    each = {suite: config.num_steps_wait + (config.env.max_steps or size.max_steps) for suite, size in sizes.items()}
+    each = {
+        suite: config.num_steps_wait + (config.max_steps_of(suite) or size.max_steps) for suite, size in sizes.items()
+    }
     steps = sum(tasks[suite] * each[suite] for suite in config.suites) * config.num_trials_per_task
     episodes = config.num_trials_per_task * sum(tasks.values())
     needed = episodes * _ROW_BYTES + steps * _STEP_BYTES[config.record]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,10 +103,14 @@ def _of_suites(fields: Mapping[str, Any], shared: Collection[str]) -> dict[str, 
     if not shared:
         return dict(fields)
     names = sorted(shared)
-    by_suite = fields.get("env.instruction")
-    sources = [by_suite.get(name) if isinstance(by_suite, dict) else by_suite for name in names]
-    same = sources[0] if len(set(sources)) == 1 else dict(zip(names, sources, strict=True))
-    return {**fields, "task_suite": names, "env.instruction": same}
+    by_suite = {setting: _of(fields.get(setting), names) for setting in ("env.instruction", "env.max_steps")}
+    return {**fields, "task_suite": names, **by_suite}
+
+
+def _of(value: Any, suites: Sequence[str]) -> Any:
+    """Return a setting's value for the suites: by suite only if they differ."""
+    values = [value.get(name) if isinstance(value, dict) else value for name in suites]
+    return values[0] if len(set(values)) == 1 else dict(zip(suites, values, strict=True))
 
 
 def _states_digest(run: Run) -> str | None:

@@ -70,7 +70,7 @@ def show_plan(config: Config, console: Console | None = None) -> int:
 def work_of(config: Config) -> Work:
     """Return the trials of `config` and how many are finished. Raises BadInputError as the run itself would."""
     listed = [
-        list_tasks(suite, config.env.max_steps, config.instruction_of(suite), config.benchmark)
+        list_tasks(suite, config.max_steps_of(suite), config.instruction_of(suite), config.benchmark)
         for suite in config.suites
     ]
     chosen = select(config, [task for tasks in listed for task in tasks])

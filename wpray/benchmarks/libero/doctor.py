@@ -66,7 +66,7 @@ def _check_suite(request: RunRequest, suite: str) -> CheckResult:
 
     from wpray.benchmarks.libero import tasks
 
-    listed = tasks.list_tasks(suite, request.max_steps, request.instruction_of(suite))
+    listed = tasks.list_tasks(suite, request.max_steps_of(suite), request.instruction_of(suite))
     known = select_tasks(listed, request.task_ids(suite, (task.task_id for task in listed)))
     for task in known:
         states = tasks.initial_states(task.suite, task.task_id)

@@ -24,7 +24,7 @@ def check_suites(request: RunRequest) -> list[CheckResult]:
 
 
 def _check_suite(request: RunRequest, suite: str) -> CheckResult:
-    listed = tasks.list_tasks(suite, request.max_steps, request.instruction_of(suite))
+    listed = tasks.list_tasks(suite, request.max_steps_of(suite), request.instruction_of(suite))
     chosen = select_tasks(listed, request.task_ids(suite, (task.task_id for task in listed)))
     base = str(split(suite)[0])
     for task in chosen:
