@@ -15,7 +15,9 @@ import pytest
 
 from tests.results.recorded import write_run
 from wpray.cli.command import run_command
+from wpray.config import Config
 from wpray.errors import BadInputError
+from wpray.provenance.settings import outcome_fields
 from wpray.results import Run, load
 from wpray.results.paired import mcnemar_p
 from wpray.results.statistics import average, stratified
@@ -190,3 +192,13 @@ def test_the_average_of_equal_suites_is_the_stratified_rate() -> None:
     assert average(suites) == stratified([(3, 5), (5, 5), (1, 5), (4, 5)])
     assert average([[(0, 3)], [(0, 10)]]).low == 0.0 < average([[(0, 3)], [(0, 10)]]).high < 0.5
     assert average([[(3, 3)], []]).trials == average([]).trials == 0
+
+
+def test_a_latency_is_one_of_the_conditions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, late in (("prompt", {}), ("late", {"latency": {"extra_ms": 120, "mode": "freeze"}})):
+        config = Config.model_validate({"task_suite": "fake", "policy": "scripted", **late})
+        write_run(tmp_path / name, [[True, False]], outcome_fields=outcome_fields(config))
+    assert run_command(main, [str(tmp_path / "prompt")]) == 0
+    assert "latency 1" not in capsys.readouterr().out
+    assert run_command(main, [str(tmp_path / "late")]) == 0
+    assert "latency 120 ms freeze." in capsys.readouterr().out

@@ -43,6 +43,8 @@ def test_latency_passes_and_is_recorded_and_no_other_run_mixes_with_it(tmp_path:
     assert late.info["latency_steps"] == 3
     assert late.info["outcome_fields"]["latency.extra_ms"] == 101
     assert "takes effect 3 control steps after its observation (latency: 101 ms, hold)" in _log(tmp_path / "late")
+    page = (tmp_path / "late" / "report.html").read_text()
+    assert "<tr><th>latency</th><td>101 ms, 3 control steps (hold)</td></tr>" in page
     rows = late.decisions.to_pylist()
     assert {row["latency_steps"] for row in rows} <= {1, 2, 3}
     for key, steps in zip(((0, 0), (0, 1), (1, 0), (1, 1)), late.episodes["num_steps"].to_pylist(), strict=True):

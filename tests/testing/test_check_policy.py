@@ -110,6 +110,11 @@ class WordsAsMetrics(Mine):
         return [ChunkReply(reply.actions, metrics=odd) for reply in self.answered(requests)]
 
 
+class OddRest(Mine):
+    def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
+        return [dataclasses.replace(reply, rest=np.zeros((2, 3))) for reply in self.answered(requests)]
+
+
 class NoSteps(Mine):
     def __init__(self) -> None:
         super().__init__()
@@ -128,6 +133,7 @@ class NoSteps(Mine):
         (BrokenByAnError, "predict: errors: after an error, a request gets another reply"),
         (OddlyPrepared, "predict: preparation: a prepared request gets another reply"),
         (WordsAsMetrics, "predict: replies: metric 'mood' is ['good'], not a number with a name"),
+        (OddRest, "predict: replies: actions have shape (2, 3), expected (2 or more, 7)"),
         (NoSteps, "spec: spec must be a PolicySpec, with execute_steps of 0 or more, not -1"),
     ],
 )

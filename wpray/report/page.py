@@ -98,6 +98,7 @@ def _provenance(info: Mapping[str, Any]) -> str:
         "suite, trials a task": f"{_suites(config)}, {config.get('num_trials_per_task')}",
         "protocol": (config.get("env") or {}).get("protocol"),
         "seed": config.get("seed"),
+        "latency": _latency(info),
         "files of the policy (SHA-256)": _files(info.get("policy_files")),
         "commit": info.get("git_commit"),
         "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
@@ -121,6 +122,11 @@ def _provenance(info: Mapping[str, Any]) -> str:
         "agree."
     )
     return sections.section("Provenance", about, content, "provenance")
+
+
+def _latency(info: Mapping[str, Any]) -> str | None:
+    steps, latency = info.get("latency_steps"), info["config"].get("latency") or {}
+    return f"{latency.get('extra_ms'):g} ms, {steps} control steps ({latency.get('mode')})" if steps else None
 
 
 def _files(hashes: Mapping[str, str] | None) -> str | None:

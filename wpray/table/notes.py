@@ -49,6 +49,8 @@ def _conditions(runs: Iterable[Run]) -> list[str]:
         *[(package, [versions_of(run, package) for run in listed]) for package in SIMULATOR],
         ("renderer", [renderers(run) for run in listed]),
     ]
+    if any(one["latency.extra_ms"] for one in fields):
+        shared.append(("latency", [f"{one['latency.extra_ms']:g} ms {one['latency.mode']}" for one in fields]))
     return [f"{name} {_distinct(values)}" for name, values in shared]
 
 

@@ -193,6 +193,8 @@ def _check_spec(spec: PolicySpec) -> None:
 
 def _check_chunk(spec: PolicySpec, _: ChunkRequest, reply: ChunkReply) -> None:
     _check_actions(reply.actions, max(1, spec.execute_steps), spec.action.dim)
+    if reply.rest is not None:
+        _check_actions(reply.rest, len(reply.rest), spec.action.dim)
     for name, value in reply.metrics.items():
         if not isinstance(name, str) or not np.isscalar(value):
             raise AssertionError(f"metric {name!r} is {value!r}, not a number with a name")

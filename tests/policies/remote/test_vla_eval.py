@@ -14,8 +14,12 @@ import pytest
 
 from tests.policies.remote.requests import chunk_request
 from tests.policies.remote.servers import own_python, server_process, vla_eval_server
+from wpray.benchmarks.fake.environment import FakeEnvironment, fake_tasks
 from wpray.errors import BadInputError, InvalidRequestError
+from wpray.policies.local import LocalPolicyClient
 from wpray.policies.remote.vla_eval import VlaEvalPolicy, VlaEvalSettings
+from wpray.rollout import run_trial
+from wpray.types import Trial
 
 PROGRAM = Path(__file__).parent / "real_vla_eval_server.py"
 
@@ -155,6 +159,22 @@ def test_a_connection_in_trouble_goes_on_in_a_new_session(trouble: str, caplog: 
     assert [reply.actions[0, 0] for reply in replies] == [0, 0, 1]
     assert [reply.metrics["session_breaks"] for reply in replies] == [0, 1, 1], "what the episode's row says in the end"
     assert any("goes on in a new session, at step 1" in record.getMessage() for record in caplog.records)
+
+
+def test_a_restart_in_the_middle_of_an_episode_is_counted_in_its_row_and_ends_nothing() -> None:
+    asked: list[int] = []
+
+    def answer(count: int, payload: Mapping[str, Any]) -> Any:
+        asked.append(count)
+        if len(asked) in (5, 12, 13):  # the server goes, the third time while it is asked again
+            raise ConnectionAbortedError
+        return _action()
+
+    with vla_eval_server({}, answer) as url:
+        policy = LocalPolicyClient(_policy(url))
+        broken, whole = (run_trial(FakeEnvironment(), policy, Trial(fake_tasks(20)[0], index, 7)) for index in range(2))
+    assert (broken.num_steps, broken.num_chunks, whole.num_chunks) == (30, 20, 20)
+    assert (broken.metrics["session_breaks"], whole.metrics["session_breaks"]) == (3, 0)
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 7), ()])
