@@ -122,7 +122,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _named_suites(value: Any, info: ValidationInfo) -> Any:
-    """Take one suite or several (a list, or separated by commas), and groups of suites; one alone is no list."""
+    """Take one suite or several (a list, or separated by commas), and groups of suites; a single one stays a text."""
     if isinstance(value, str | list) and all(isinstance(item, str) for item in _parts(value)):
         names = expanded_suites(_parts(value), info.data.get("benchmark", "auto"))
         if not names:
@@ -670,7 +670,7 @@ class Config(_Group):
             return self.tasks_of(suite)
         end = math.inf if self.task_end is None else self.task_end
         chosen = [task_id for task_id in known if self.task_start <= task_id < end]
-        return chosen or [self.task_start]  # beyond the last one, which is refused by name
+        return chosen or [self.task_start]  # beyond the last task, so that the run is refused with this number
 
     @property
     def longest_plan_prompt(self) -> int:

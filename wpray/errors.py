@@ -53,7 +53,7 @@ def wrapping_errors(
 ) -> Iterator[None]:
     """Raise `make(error)` for any error but those of `but`.
 
-    It wraps code of others: policies, simulators, Ray, what stands behind fsspec. Nothing else catches any exception.
+    It wraps code of others: policies, simulators, Ray, the libraries behind fsspec. Nothing else catches any exception.
     `caught` is BaseException where that code must not end a thread by SystemExit or the like either.
     """
     try:

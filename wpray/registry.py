@@ -21,8 +21,8 @@ ResultT = TypeVar("ResultT")
 class Registry:
     """Registry of one kind of parts, such as policies. A part is a module, or a name in one, and is imported late."""
 
-    setting: str  # that names the part, for messages
-    group: str  # of the entry points that install more parts
+    setting: str  # name of the setting that selects the part, for messages
+    group: str  # group of the entry points that install more parts
     built_in: Mapping[str, str]  # name -> PACKAGE.MODULE or PACKAGE.MODULE:NAME
     light: Mapping[str, str] = field(default_factory=dict)  # name -> module to read instead before the part is used
     flat: Mapping[str, str] = field(default_factory=dict)  # name -> module that checks its settings in no group

@@ -337,7 +337,7 @@ class _WaypointEpisode(_Episode):
         self.empty_plans = 0
 
     def _plan_end(self, index: int, duration: int) -> PlanEnd | None:
-        """Return why the plan is followed no further than its waypoint `index`, if it is not; may end the episode."""
+        """Return why the plan ends at its waypoint `index`; None if it continues. This may end the episode."""
         loop = self.settings.loop
         if self._stopped:  # while the plan's latency passed
             return self._stop_reason
@@ -351,7 +351,7 @@ class _WaypointEpisode(_Episode):
         return "step_budget" if self.halted else None
 
     def _arrive(self, waypoint: Float32Array, space: WaypointSpace | None) -> PlanEnd | None:
-        """Note where the last segment has ended; return why that ends its plan, if it does."""
+        """Record where the last segment ended; return why that ends its plan, if it does."""
         decision = self.decisions[-1]
         steps = len(self.actions) - decision.step - (decision.latency_steps or 0)
         tracking = None if space is None else self._track(space, waypoint)
@@ -454,7 +454,7 @@ def _executable(chunk: FloatArray, steps: int, width: int) -> FloatArray:
 
 
 def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of a reply, checked: a name that is no text would fail once the episode is over."""
+    """Return the metrics of a reply, checked: a name that is not a text would fail after the episode."""
     for name, value in metrics.items():
         if not isinstance(name, str) or not isinstance(value, Real):
             raise PolicyOutputError(f"the policy's metric {name!r} is {value!r}, which is no named number")

@@ -22,7 +22,7 @@ from wpray.errors import BadInputError
 from wpray.provenance.record import file_sha256
 
 _FILE, _METADATA = "model.safetensors", "metadata.pt"
-_ROUNDING = 1e-6  # of a sum of weights that are typed
+_ROUNDING = 1e-6  # rounding error of a sum of weights that are typed
 
 
 def main(argv: Sequence[str]) -> int:

@@ -281,7 +281,7 @@ class PlanReply:
     plan: WaypointPlan
     first: Segment | None
     timing: Timing = field(default_factory=Timing)
-    space: WaypointSpace | None = None  # of the plan's waypoints; None: what segments reach is not compared with them
+    space: WaypointSpace | None = None  # space of the plan's waypoints; None: segments' ends are not compared with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +345,7 @@ class Tracking:
     """Aim of a segment, and the robot's state after it."""
 
     planned_state: Float32Array  # (8,) in the waypoints' units; (7,) where the last number is the gripper, 1 open
-    reached_state: Float32Array  # the same of the measured state
+    reached_state: Float32Array  # measured state in the same units
     planned_pose: Float32Array  # (6,) position, m, and axis-angle, rad
     reached_pose: Float32Array  # (6,)
     planned_open: bool  # the gripper
@@ -363,7 +363,7 @@ class Decision:
 
     kind: Literal["plan", "segment", "chunk"]
     step: int  # control steps taken before it, wait steps included
-    plan_index: int | None  # None: a chunk, as the next
+    plan_index: int | None  # None for a chunk, as the next
     segment_index: int | None
     waypoints: Float32Array | None  # plan: (M, 8) normalized, or as wide as the proprio if that is wider
     durations: IntArray | None  # plan: (M,)

@@ -197,7 +197,7 @@ def test_health_raises_once_a_thread_has_died(thread: str, monkeypatch: pytest.M
 
 
 def test_a_policy_that_exits_while_it_loads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray would handle SystemExit as the actor's own end, and restart it for ever."""
+    """Ray would handle SystemExit as the actor's own end, and restart it forever."""
 
     def leave(_: Config) -> None:
         raise SystemExit("no licence")

@@ -81,7 +81,7 @@ def _serving(policy: AnyPolicy, token: str | None = None, **config: Any) -> Iter
 
 
 def _ask(channel: OpenpiChannel, **changes: Any) -> Any:
-    return channel.ask({**QUESTION, **changes})
+    return channel.call({**QUESTION, **changes})
 
 
 def test_a_client_is_told_what_the_policy_wants_and_gives() -> None:
@@ -91,7 +91,7 @@ def test_a_client_is_told_what_the_policy_wants_and_gives() -> None:
         channel.close()
     assert facts["wpray"]["wants"]["observation/wrist_image"] == [224, 224, 3, "rotated by 180 degrees"]
     assert facts["wpray"]["gives"]["gripper"] == "positive_closes" and facts["execute_steps"] == 3
-    assert facts["max_requests"] == 32 and channel.places == 32
+    assert facts["max_requests"] == 32 and channel.max_requests == 32
 
 
 def test_a_plain_client_gets_chunks_of_its_own_episode() -> None:

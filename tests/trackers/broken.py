@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from wpray.trackers.base import State, TaskTable, TrackedRun
+from wpray.trackers.base import TaskTable, TrackedRun, TrackedState
 
 
 class Files:
@@ -29,7 +29,7 @@ class Files:
     def log_video(self, name: str, path: Path) -> None:
         self._note("video", name)
 
-    def end(self, state: State) -> None:
+    def end(self, state: TrackedState) -> None:
         self._note("end", state)
 
     def _note(self, *what: object) -> None:

@@ -95,7 +95,7 @@ def test_a_request_whose_env_actor_has_hung_up_is_not_computed() -> None:
         leaving, other = connection._connect(address(server)), client(server)
         answer_challenge(leaving, KEY)
         deliver_challenge(leaving, KEY)
-        leaving.send(connection._Question(request(1), is_retry=True))
+        leaving.send(connection._Message(request(1), is_retry=True))
         until(lambda: len(server._batcher._plans.waiting) == 1)
         leaving.close()
         answered = pool.submit(other.plan, request(2))

@@ -12,8 +12,8 @@ import torch
 
 from wpray.models.config import IMAGE_TOKENS, GemmaConfig, Precision, SiglipConfig
 
-_GPU_BYTES, _CPU_BYTES = 2**31, 2**26  # that are read to measure the bandwidth: far more than caches hold
-_GPU_SIDE, _CPU_SIDE = 8192, 512  # of the matrices that are multiplied
+_GPU_BYTES, _CPU_BYTES = 2**31, 2**26  # bytes read to measure the bandwidth: far more than caches hold
+_GPU_SIDE, _CPU_SIDE = 8192, 512  # width of the matrices that are multiplied
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Benchmarks and their environments, as the rest of wpray sees them. LIBERO and the fake one come with it.
+"""Benchmarks and their environments, as the rest of wpray uses them. LIBERO and the fake one come with it.
 
 `wpray.testing.check_benchmark` checks that an implementation keeps these promises.
 """
@@ -95,10 +95,10 @@ class DecisivePackage:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """Wishes of a run that a benchmark's checks look at."""
+    """Settings of a run that a benchmark's checks read."""
 
     suites: tuple[str, ...]
-    task_ids: Callable[[str, Iterable[int]], list[int] | None]  # of those that a suite has; None: all
+    task_ids: Callable[[str, Iterable[int]], list[int] | None]  # selects from the ids that a suite has; None: all
     num_trials: int  # of each task
     init_states_file: str | None
     max_steps_of: Callable[[str], int | None]  # of a suite; None: its own limit
@@ -122,16 +122,16 @@ class Benchmark(Protocol):
     settings, so it must not import the simulator: import that where an environment is made.
     """
 
-    cameras: ClassVar[tuple[str, ...]] = ()  # that Environment.render knows, by name
+    cameras: ClassVar[tuple[str, ...]] = ()  # names that Environment.render takes
     video_cameras: ClassVar[tuple[str, ...]] = ()  # those of observation_spec, side by side in videos
     robot: ClassVar[str] = "unknown"  # its name in exported data sets
     control_hz: ClassVar[float | None] = None  # control steps of a second; None: not known, so no latency is simulated
-    uses_opengl: ClassVar[bool] = False  # MuJoCo's or another's that EGL or OSMesa renders: wpray chooses the device
-    packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # whose versions decide; name -> distributions that have it
+    uses_opengl: ClassVar[bool] = False  # rendered by EGL or OSMesa, as MuJoCo does: wpray selects the device
+    packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # decisive ones: name -> their distributions
     other_names: ClassVar[Mapping[str, str]] = {}  # of suites in data sets' names -> the suite
     takes_own_states: ClassVar[bool] = False  # resets to `Trial.own_state` where a trial has one (init_states_file)
     solved_by: ClassVar[tuple[str, str] | None] = None  # suite and policy that solves its first task, for the doctor
-    stand_in: ClassVar[bool] = False  # for tests: in milliseconds, so that its times tell nothing of other benchmarks
+    stand_in: ClassVar[bool] = False  # a fast fake for tests, whose times say nothing about other benchmarks
 
     def tasks(self, suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
         """Return the suite's tasks in order, with the given limit of steps in place of their own.

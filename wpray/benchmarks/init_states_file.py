@@ -22,7 +22,7 @@ from wpray.types import FloatArray, Task
 
 SETTING = "init_states_file"
 _MAX_BYTES = 1_000_000_000
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what torch's older format begins with
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first number of torch's older format
 _FAILURES = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError, ImportError)
 _ARRAYS = {
     *((module, name) for module in ("numpy", "numpy._core.multiarray") for name in ("ndarray", "dtype")),
@@ -32,7 +32,7 @@ _ARRAYS = {
         for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
     ),
     ("collections", "OrderedDict"),
-    ("_codecs", "encode"),  # what protocol 2 writes bytes with
+    ("_codecs", "encode"),  # protocol 2 stores bytes with it
 }
 
 
@@ -113,7 +113,7 @@ class _ArraysOnly(pickle.Unpickler):
         super().__init__(file)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what an array is made with. Raises UnpicklingError for any other name."""
+        """Return the function or class, if arrays need it. Raises UnpicklingError for any other name."""
         if (module, name) not in _ARRAYS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
         return OrderedDict if name == "OrderedDict" else super().find_class(module, name)

@@ -12,7 +12,7 @@ _USUAL = ImageSpec()
 
 
 def policy_view(picture: ImageArray, spec: ImageSpec = _USUAL) -> ImageArray:
-    """Return (height, width, 3): a camera's picture, rows from the bottom as robosuite's, as `spec` wants it.
+    """Return (height, width, 3): a camera's picture, rows from the bottom as robosuite's, as `spec` says.
 
     The resizing is PIL's bilinear filter, as training data were made with.
     """
@@ -35,7 +35,7 @@ def _resized(image: ImageArray, height: int, width: int) -> ImageArray:
 
 
 def _padded(image: ImageArray, spec: ImageSpec) -> ImageArray:
-    """Return the image resized with its aspect ratio kept, in the middle of a black one of the size that is wanted.
+    """Return the image resized with its aspect ratio kept, in the middle of a black one of the requested size.
 
     The sizes are rounded as openpi's client rounds them, because the pixels of its policies' training data are such.
     """

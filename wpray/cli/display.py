@@ -49,7 +49,7 @@ class RunConsole(Console):
     """Console of a run."""
 
     def on_broken_pipe(self) -> None:
-        """Go on in silence when the reader has left, as `| head` does; rich would end the process."""
+        """Continue silently when the reader has closed the pipe, as `| head` does; rich would end the process."""
         with contextlib.suppress(SystemExit):
             super().on_broken_pipe()
 
@@ -184,6 +184,6 @@ class _ConsoleHandler(logging.Handler):
         with contextlib.suppress(OSError):  # a full disk or a closed pipe must not end the run; run.log has the line
             if self._is_terminal:
                 self._console.print(record.getMessage(), style=style, highlight=False, markup=False, soft_wrap=True)
-            else:  # not a terminal, so a line for each episode
+            else:  # not a terminal: a line for each episode
                 self._console.file.write(record.getMessage() + "\n")
                 self._console.file.flush()

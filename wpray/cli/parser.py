@@ -1,4 +1,4 @@
-"""The parser of all commands: its complaints are one line. Light: it imports no pydantic."""
+"""Parser of all commands, whose errors are one line. It does not import pydantic, which is slow."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """Raise BadInputError with argparse's complaint in one line."""
+        """Raise BadInputError with argparse's message in one line."""
         found, _, rest = message.partition("unrecognized arguments: ")
         if not found and rest.startswith("--"):
             raise BadInputError(self._unknown(rest.split()[0].lstrip("-").partition("=")[0]))

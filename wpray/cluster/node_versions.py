@@ -86,7 +86,7 @@ def check_this_host(wanted: Mapping[str, str], config: Config | None = None) -> 
 
 
 def must_match(*found: Mapping[str, str]) -> list[str]:
-    """Return the names of what every node must have alike."""
+    """Return the names of what must be equal on every node."""
     return ["wpray", record.POLICY, *record.decisive_names(*found)]
 
 

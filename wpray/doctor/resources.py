@@ -53,7 +53,7 @@ def _memory_of_many(free: int, needed: int, wanted: int | Auto) -> list[CheckRes
 
 
 def check_cores(config: Config) -> list[CheckResult]:
-    """Check that one environment at least gets a core, because Ray would wait for ever."""
+    """Check that one environment at least gets a core, because Ray would wait forever."""
     if config.ray.address is None and config.num_env_actors == "auto" and config.ray.env_cpus > cores():
         text = f"ray.env_cpus: {config.ray.env_cpus:g} CPUs asked for each env actor, this machine has {cores()}"
         return [CheckResult("cores", "fail", text, "lower it, or give ray.num_env_actors")]

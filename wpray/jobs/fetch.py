@@ -51,7 +51,7 @@ def fetch(list_files: Callable[[], Iterable[bytes]], read: Read, output_dir: str
 def local_folder(output_dir: str | None, manifest: RunManifest) -> Path:
     """Return a relative `output_dir`, or runs/ and the folder's own name; with a number if another run is in it.
 
-    One with `~` or environment variables was the cluster's to expand: here it names nothing.
+    One with `~` or environment variables is expanded on the cluster only, so it names no folder here.
     """
     named = output_dir and not Path(output_dir).is_absolute() and not depends_on_environment(output_dir)
     first = Path(output_dir) if output_dir and named else _RUNS / (Path(manifest.folder).name.lstrip(".") or "run")

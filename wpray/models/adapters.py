@@ -1,7 +1,7 @@
 """LoRA adapters beside a base model: their files chosen and checked by headers, their tensors read.
 
-An adapter's file holds A and B of every layer that was adapted, and in full what was trained in full. That and the
-base together must be exactly the tensors of a joint model.
+An adapter's file holds A and B of every adapted layer, and the tensors that were trained in full. Adapter and base
+together must hold exactly the tensors of a joint model.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class AdapterSettings:
     skipped: tuple[str, ...] = SKIPPED
     trained: tuple[str, ...] = TRAINED
     merge: bool = False
-    slim: bool = True  # B takes the scale up, in its own dtype
+    slim: bool = True  # B is multiplied by the scale, in its own dtype
     ema: bool = False  # the averaged weights
     allow_stale: bool = False
 
@@ -86,7 +86,7 @@ class FileAdapter:
 
     @property
     def table(self) -> bool:
-        """The embedding table has an adapter, too."""
+        """True if the embedding table has an adapter, too."""
         return _TABLE + _TABLE_LOW in self.stored
 
     def applied(self, name: str, base: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -124,7 +124,7 @@ class FileAdapter:
 def overlaid(base: Header, adapter: Header) -> tuple[Header, TensorNames, dict[str, str]]:
     """Return base and adapter as one model's header, its names, and the names of A and B.
 
-    What the adapter's file holds in full stands for what the base holds under that name.
+    A tensor that the adapter's file holds in full replaces the base's tensor of that name.
     """
     below, above = plain_names(base.shapes), plain_names(adapter.shapes)
     low_rank = {name: own for name, own in above.stored.items() if ".lora_" in name}
@@ -181,7 +181,8 @@ def check_adapter(
 def check_ema(metadata: Mapping[str, Any] | None, settings: AdapterSettings, what: str) -> str | None:
     """Return a warning if averaged weights hold much of what they began with; None if they do not.
 
-    Raise BadInputError, beginning with `what`, if they hold too much of it or nobody knows, unless that is allowed.
+    Raise BadInputError, beginning with `what`, if they hold too much of it or metadata.pt does not say how much, unless
+    that is allowed.
     """
     names = ("global_step", "ema_decay", "ema_warmup_steps")
     values = [metadata.get(name) for name in names] if metadata is not None else []

@@ -25,8 +25,8 @@ from wpray.models.layouts import FileName, choose_file
 from wpray.models.metadata import read_metadata
 from wpray.models.tensor_names import EXPERT_PARTS, plain_names
 
-PROVENANCE = "wpray.soup"  # in the metadata of an averaged file
-_VALUES = 2**24  # of a piece
+PROVENANCE = "wpray.soup"  # key in the metadata of an averaged file
+_VALUES = 2**24  # numbers that are computed at once
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _METADATA_OF_LAYOUT = ("planner_", "goal_")
 

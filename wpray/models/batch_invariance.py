@@ -33,7 +33,7 @@ class InvariantShapes:
         these numbers.
         """
         self._trace, self._reference = trace, reference
-        self.sizes = tuple(sorted({*rows, reference.rows}))  # that are tried
+        self.sizes = tuple(sorted({*rows, reference.rows}))  # sizes to try
         largest = self.sizes[-1]
         first = trace(0, largest, BatchShape(reference.reads, largest))  # first, because the others reuse its memory
         starts = range(0, largest, reference.rows) if largest > reference.rows else ()

@@ -142,7 +142,7 @@ def _choose_joint(given: ModelSettings) -> ChosenFile:
         return choose_file(setting, given.joint, given.prefer)
     raw, averaged = place / RAW, place / EMA
     if adapter.ema:
-        for file in (averaged, raw):  # without the raw one, the reference takes the folder for merged weights
+        for file in (averaged, raw):  # without the raw one, the reference reads the folder as merged weights
             if not file.is_file():
                 raise BadInputError(f"{setting}: {place}: has no {file.name}, which use_ema needs; leave use_ema out")
         return ChosenFile(setting, averaged, "use_ema: true", raw)
@@ -153,7 +153,7 @@ def _choose_joint(given: ModelSettings) -> ChosenFile:
 
 
 def _open_joint(given: ModelSettings, file: ChosenFile) -> tuple[Checkpoint, ActionExpertConfig, tuple[str, ...]]:
-    """Return a joint model and what to warn of."""
+    """Return a joint model and warnings."""
     adapter = given.adapter
     if adapter is None or not _holds_adapter(file):
         found, config = open_joint(file.path, file.setting)
@@ -167,7 +167,7 @@ def _open_joint(given: ModelSettings, file: ChosenFile) -> tuple[Checkpoint, Act
 
 
 def _holds_adapter(file: ChosenFile) -> bool:
-    """Return True for an adapter's file; one that is named itself is told by its tensors."""
+    """Return True for an adapter's file; one that a setting names is recognized by its tensors."""
     if file.path.name in (RAW, EMA):
         return True
     return file.reason == "named" and any(".lora_" in name for name in read_headers(file.path, file.setting).shapes)

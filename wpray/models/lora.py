@@ -1,7 +1,7 @@
 """Weights with a LoRA adapter beside them: y = W x + (B (A x)) s, each product rounded to the weights' dtype.
 
-An active adapter is computed so. A merged one has been added to the weights, which rounds once more, and otherwise: the
-two differ in bits. The tied embedding table has an adapter, too: E(x) = W[x] + (A[x] B) s.
+That is an active adapter. A merged one is added to the weights first, which rounds at other places, so both differ in
+bits. The tied embedding table has an adapter, too: E(x) = W[x] + (A[x] B) s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wpray.models.stored_table import StoredTable, TableAdapter
 
-LOW, HIGH, SCALE = ".lora_A.weight", ".lora_B.weight", ".lora_scale"  # after a module's name
+LOW, HIGH, SCALE = ".lora_A.weight", ".lora_B.weight", ".lora_scale"  # suffixes of a module's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Adapter:
     scale: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return what is added to W x."""
+        """Return the term that is added to W x."""
         found = F.linear(F.linear(x.to(self.low.dtype), self.low), self.high)
         return found if self.scale == 1 else found * self.scale
 
@@ -46,7 +46,7 @@ class AdaptedWeight:
         return self.base.device
 
     def added(self, x: Tensor) -> Tensor:
-        """Return what the adapters add."""
+        """Return the adapters' terms, one layer after the other; zeros for a layer without an adapter."""
         parts = [
             x.new_zeros((*x.shape[:-1], count)) if adapter is None else adapter(x)
             for adapter, count in zip(self.adapters, self.outputs, strict=True)
@@ -58,7 +58,7 @@ Weight = Tensor | AdaptedWeight
 
 
 def project(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """Return the product with a linear layer's weight, its adapter's part added."""
+    """Return the product with a linear layer's weight, including its adapter's term."""
     if isinstance(weight, Tensor):
         return F.linear(x, weight, bias)
     return F.linear(x, weight.base, bias) + weight.added(x)
@@ -83,7 +83,7 @@ class AdaptedTable:
     """An embedding table with an adapter."""
 
     def __init__(self, base: StoredTable, low: StoredTable, high: Tensor, scale: float, merge: bool) -> None:
-        """`low` (vocabulary, rank) stays in its file; `high` (rank, width)."""
+        """Keep `low` (vocabulary, rank), which stays in its file, and `high` (rank, width)."""
         self._base, self._low, self._high, self._scale, self._merge = base, low, high, scale, merge
         self.dtype, self.shape = base.dtype, base.shape
 
@@ -91,7 +91,7 @@ class AdaptedTable:
         return len(self._base)
 
     def take(self, ids: Sequence[int]) -> Tensor:
-        """Return rows (N, width) on the host. Raise ValueError for a row that there is not."""
+        """Return rows (N, width) on the host. Raise ValueError for a row that does not exist."""
         rows, low = self._base.take(ids), self._low.take(ids)
         added = _row_products(low, self._high)
         if self._merge:
@@ -106,7 +106,7 @@ class AdaptedTable:
 
 
 def _row_products(low: Tensor, high: Tensor) -> Tensor:
-    """Return A B in float32, each row by itself: what a token's embedding is must not depend on others read with it."""
+    """Return A B in float32, row by row, because a token's embedding must not depend on others read with it."""
     wide = high.double()
     rows = [(row.double()[:, None] * wide).sum(0).float() for row in low]
     return torch.stack(rows) if rows else high.new_empty((0, high.shape[1]), dtype=torch.float32)

@@ -27,9 +27,9 @@ class Sampling:
         return self.temperature > 0 or self.forbids_terminal_first
 
     def bias(self, layout: TokenLayout, num_waypoints: int, generator: np.random.Generator) -> np.ndarray:
-        """Return (M, S) float32, what is added to the scores of each waypoint's S candidates.
+        """Return the addition (M, S), float32, to the scores of each waypoint's S candidates.
 
-        `generator`, seeded with the request's key, is drawn from only at a temperature.
+        `generator`, seeded with the request's key, is used only at a temperature.
         """
         shape = (num_waypoints, layout.scores)
         added = np.zeros(shape, np.float32)

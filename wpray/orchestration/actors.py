@@ -37,7 +37,7 @@ from wpray.types import Failure, FailureOrigin
 ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
 _ENV_ACTOR_NICENESS = 5
 _GROWTH, _RESERVE = 1.25, 2**30  # of another policy's memory, and bytes that stay free beside it
-_REBALANCE_S = 60.0  # from one search for a less loaded replica to the next
+_REBALANCE_S = 60.0  # interval of searches for a less loaded replica
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ _TICK_S = 0.25
 _GATHER_S = 0.2  # rows are written together because that costs less; a kill loses no more than the current trials
 TOGETHER = 32  # most rows in memory; an episode takes some 0.3 MB
 _COUNT_NODES_S = 15.0
-_SHRUNK_S = 60.0  # before env actors are started again after failed starts
+_SHRUNK_S = 60.0  # pause before env actors are started again after failed starts
 _MOST_MESSAGE = 4000  # characters of the error of an earlier attempt, because it travels with every later one
 _FAILED_STARTS = 3  # env actors in a row that never became ready; then the machine is at fault
 
@@ -236,7 +236,7 @@ class Driver:
         self._idle.append(event.assignment.worker)
         self._policy_has_answered = True
         solved = event.attempt.episode.status == "success"
-        if self._scheduler.done(event.assignment, solved):  # otherwise the late result of an attempt that was given up
+        if self._scheduler.done(event.assignment, solved):  # False: the late result of an attempt that was given up
             self._keep(event.assignment.trial, event.attempt.episode)
 
     def _failed(self, event: AttemptFinished, failure: Failure) -> None:

@@ -14,7 +14,7 @@ import ray
 from wpray.cluster.setup import demands, env_memory
 from wpray.orchestration.actors import ActorHealth, ActorHost, EnvActor, RunContext
 from wpray.orchestration.events import ActorFailure, AttemptFinished, EnvLost, EnvReady, Event, EventQueue, failure_of
-from wpray.orchestration.scheduler import Assignment, Scene, scene_of
+from wpray.orchestration.scheduler import Assignment, SceneKey, scene_of
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 
 
@@ -24,9 +24,9 @@ class _Worker:
     host: ActorHost | None = None
     busy: bool = False
     heartbeat: float = 0.0  # monotonic time
-    requested: float | None = None  # since when a heartbeat is requested; None if none is
-    exists_since: float | None = None  # since when its process answers; it may still be starting
-    scene: Scene | None = None  # of its last assignment
+    requested: float | None = None  # monotonic time of the heartbeat request under way
+    exists_since: float | None = None  # monotonic time of its process's first answer; it may still be starting
+    scene: SceneKey | None = None  # of its last assignment
 
 
 class EnvActorPool:

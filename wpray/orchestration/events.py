@@ -11,7 +11,7 @@ from typing import Any
 from wpray.cluster.gather import cause_of
 from wpray.errors import BadInputError
 from wpray.orchestration.actors import ActorHost, Attempt
-from wpray.orchestration.scheduler import Assignment, Scene
+from wpray.orchestration.scheduler import Assignment, SceneKey
 from wpray.policies.base import Sources
 
 
@@ -29,7 +29,7 @@ class EnvReady:
 
     worker: str
     host: ActorHost
-    scene: Scene | None = None  # that it has compiled in an earlier run
+    scene: SceneKey | None = None  # scene that it has compiled in an earlier run
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A policy object of this very process, answering env actors as a policy actor does.
 
-A small actor takes the place of the policy actor and tells env actors where to connect, so that they need not know the
-difference. There is one object, so nothing of it is restarted.
+A small actor takes the place of the policy actor and returns its address, so that env actors connect as usual. There is
+only one object, so it is never restarted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wpray.transport.replica_selection import ReplicaGpus
 
 
 class SignpostImpl:
-    """Names the address of a policy that another process serves."""
+    """Actor that returns the address of a policy in another process."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -43,12 +43,12 @@ class SignpostImpl:
         return ActorHealth(0.0, 0.0, LoadedReplica(this_host(None), 0.0))
 
 
-_remote: Any = ray.remote  # its stubs know only some of its options
+_remote: Any = ray.remote  # its stubs lack some of its options
 Signpost = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=6)(SignpostImpl)
 
 
 class LivePolicyPool(PolicyActorPool):
-    """The live policy in place of a run's policy actors."""
+    """Stand-in for a run's policy actors, which serves a live policy."""
 
     def __init__(self, context: RunContext, policy: AnyPolicy, events: EventQueue) -> None:
         """Serve `policy` until `close`; it is called from a thread of its own, one batch at a time."""
@@ -66,7 +66,7 @@ class LivePolicyPool(PolicyActorPool):
         return self._answering.busy_s
 
     def check(self) -> Event | None:
-        """Do what the pool does; return PolicyLost if the policy hangs. Raise ThreadDiedError if nobody can connect."""
+        """Return PolicyLost if the policy hangs, else the actor's event. Raise ThreadDiedError if none can connect."""
         self._answering.check()
         self._server.check()
         since = self._answering.busy_since

@@ -11,7 +11,7 @@ _MOST = 100  # lines that wait; the oldest are dropped
 
 
 class NoticeKeeper(logging.Handler):
-    """Keeps the warnings of the notices' logger in this process until they are taken."""
+    """Handler that keeps the warnings of the notices' logger in this process until they are taken."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

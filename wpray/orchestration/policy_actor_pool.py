@@ -30,8 +30,8 @@ from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
 
 _LOG = logging.getLogger(__name__)
 _CHECK_S, _LOADING_S = 2.0, 0.25  # between two heartbeats, once loaded and while loading
-_PATIENCE_S = 900.0  # without an answer of any replica, when each restart fails
-_USELESS_INCARNATIONS = 10  # in a row in which a replica lost a thread and had computed nothing: another would not help
+_PATIENCE_S = 900.0  # longest time in which each restart fails and no replica answers
+_USELESS_INCARNATIONS = 10  # consecutive ones of a replica that only lost a thread: another would not help
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _Replica:
     gone: bool = False  # True if Ray will not restart it
     alive: bool = False  # True if it has answered since it was last started
     loaded: bool = False
-    requested: float | None = None  # monotonic time since when a heartbeat is requested
+    requested: float | None = None  # monotonic time of the heartbeat request under way
     busy_s: float = 0.0  # of this incarnation
     past_s: float = 0.0  # of its earlier incarnations
     useless: int = 0  # incarnations in a row that computed nothing and lost a thread

@@ -33,7 +33,7 @@ class ProgressListener(Protocol):
 
 
 class RowSink:
-    """Keeper of a run's rows."""
+    """Sink of a run's rows, which writes, counts and shows them."""
 
     def __init__(self, config: Config, folder: RunFolder, tally: Tally, listener: ProgressListener) -> None:
         self._stop_when, self._folder, self._tally, self._listener = config.stop_when, folder, tally, listener

@@ -16,7 +16,7 @@ from typing import Any
 
 from wpray.types import AttemptError, Failure, Task, TaskKey, Trial, TrialKey
 
-Scene = str | TaskKey  # the scene's name, or a task that has one of its own
+SceneKey = str | TaskKey  # the scene's name, or a task that has one of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,13 @@ class Scheduler:
         others work on the tasks that are behind.
         """
         self._max_attempts, self._round_size, self._quota = max_attempts, round_size, quota
-        self._pending: dict[Scene, deque[Trial]] = {}
+        self._pending: dict[SceneKey, deque[Trial]] = {}
         for trial in sorted(trials, key=self._round):
             if quota is None or quota.is_open(trial.task.key, 0):
                 self._pending.setdefault(scene_of(trial), deque()).append(trial)
         self._running: dict[str, Assignment] = {}
-        self._scene: dict[str, Scene] = {}
-        self._workers_on: Counter[Scene] = Counter()
+        self._scene: dict[str, SceneKey] = {}
+        self._workers_on: Counter[SceneKey] = Counter()
         self._attempts: Counter[TrialKey] = Counter()
         self._errors: dict[TrialKey, list[AttemptError]] = {}  # of attempts that another follows
         self._taking = True
@@ -118,7 +118,7 @@ class Scheduler:
             self._pending[scene] = deque(trial for trial in queue if trial.init_state < self._begun)
         self.num_pending = sum(len(queue) for queue in self._pending.values())
 
-    def holds(self, worker: str, scene: Scene) -> None:
+    def holds(self, worker: str, scene: SceneKey) -> None:
         """Note the scene that a new `worker` has compiled already, in an earlier run."""
         self._move(worker, scene)
 
@@ -176,7 +176,7 @@ class Scheduler:
         self._leave(worker)
         return self._running.get(worker)
 
-    def _open_trials(self) -> dict[Scene, Trial]:
+    def _open_trials(self) -> dict[SceneKey, Trial]:
         """Return the first trial that may be assigned now of each scene that has one."""
         waiting = {scene: queue for scene, queue in self._pending.items() if queue}
         if self._quota is None:
@@ -189,7 +189,7 @@ class Scheduler:
         }
         return {scene: trial for scene, trial in found.items() if trial is not None}
 
-    def _choose(self, worker: str, trials: Mapping[Scene, Trial]) -> Scene:
+    def _choose(self, worker: str, trials: Mapping[SceneKey, Trial]) -> SceneKey:
         rounds = {scene: self._round(trial) for scene, trial in trials.items()}
         first, current = min(rounds.values()), self._scene.get(worker)
         behind = [scene for scene, its_round in rounds.items() if its_round == first]
@@ -201,12 +201,12 @@ class Scheduler:
     def _round(self, trial: Trial) -> int:
         return trial.init_state // self._round_size if self._round_size else 0
 
-    def _urgency(self, scene: Scene) -> float:
+    def _urgency(self, scene: SceneKey) -> float:
         """Return the steps to come for each actor that would share them."""
         queue = self._pending[scene]
         return len(queue) * queue[0].task.max_steps / (1 + self._workers_on[scene])
 
-    def _move(self, worker: str, scene: Scene) -> None:
+    def _move(self, worker: str, scene: SceneKey) -> None:
         if self._scene.get(worker) != scene:
             self._leave(worker)
             self._scene[worker] = scene
@@ -218,6 +218,6 @@ class Scheduler:
             self._workers_on[scene] -= 1
 
 
-def scene_of(trial: Trial) -> Scene:
+def scene_of(trial: Trial) -> SceneKey:
     """Return the scene that an actor compiles for a trial."""
     return trial.task.scene or trial.task.key

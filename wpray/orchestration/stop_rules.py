@@ -23,7 +23,7 @@ class Stop:
 
     reason: str
     at_once: bool = False  # abandon the running trials
-    intended: bool = False  # True if stop_when asked for it: the outcomes suffice
+    intended: bool = False  # True if stop_when requested it: the outcomes suffice
     of_this_run: bool = False  # True if its policy or its episodes' errors are the reason: other runs may work
 
 
@@ -55,7 +55,7 @@ class PolicyErrors:
     _incarnations: dict[tuple[TrialKey, str], str] = field(default_factory=dict)  # by trial and kind of error
 
     def repeat(self, trial: TrialKey, kind: str, incarnation: str) -> bool:
-        """Return whether the policy failed alike on the same trial in another `incarnation`: a fresh one does not help.
+        """Return whether the same failure ended the same trial in another `incarnation`: a fresh one does not help.
 
         The other requests that fail in one broken process are no repetition, and neither is another error hours later.
         """

@@ -47,8 +47,8 @@ _REPLIES = {"plan": PlanReply, "act": SegmentReply, "predict": ChunkReply}  # by
 # A plan streams the VLM's weights once for each token, for one request or for many, and costs as much as several
 # batches of segments. Gathering plans for three times as long gave a sixth more episodes with 40 environments.
 _GATHER = 3.0
-_RECENT = 0.2  # weight of the last batch in what one of its size takes
-_WORTH_WAITING = 0.1  # of what a batch takes: a longer wait for company costs more than the company saves
+_RECENT = 0.2  # weight of the last batch in the mean duration of its size
+_WORTH_WAITING = 0.1  # share of a batch's duration: a longer wait for more requests costs more than it saves
 
 RequestT = TypeVar("RequestT", bound=PolicyRequest)
 ReplyT = TypeVar("ReplyT", bound=PolicyReply)
@@ -70,13 +70,13 @@ class PolicyError(RuntimeError):
         return f"{self.failure.kind}: {self.failure.message}"
 
 
-@dataclass(slots=True, eq=False)  # an identity: two askers may send equal requests, whose arrays do not compare
+@dataclass(slots=True, eq=False)  # equal requests are different, and arrays do not compare
 class _Waiting(Generic[RequestT, ReplyT]):
     request: RequestT
     future: Future[ReplyT]
     since: float
     announce: Callable[[], None] | None  # called before it is answered, in a batch of its own
-    gone: Callable[[], bool] | None = None  # whether nobody waits for the answer any more
+    gone: Callable[[], bool] | None = None  # returns True once nobody waits for the answer
 
     @property
     def isolated(self) -> bool:
@@ -90,10 +90,10 @@ class _Queue(Generic[RequestT, ReplyT]):
     def __init__(self, answer: Callable[[list[RequestT]], Sequence[ReplyT]], sizes: Sequence[int] = ()) -> None:
         """Take ascending `sizes` that are worth filling, because other batches are padded to the next of them."""
         self.answer = answer
-        self.cost_s: float | None = None  # what the last batch took
+        self.cost_s: float | None = None  # duration of the last batch
         self.waiting: deque[_Waiting[RequestT, ReplyT]] = deque()
         self._sizes = sizes
-        self._costs_s: dict[int, float] = {}  # by requests, what a batch takes of late
+        self._costs_s: dict[int, float] = {}  # number of requests -> recent mean duration of such a batch
 
     def due(self, max_batch_size: int, max_wait_s: float) -> float:
         """Return the instant at which a batch may go: 0 if it is full, else the oldest request's deadline."""
@@ -106,7 +106,7 @@ class _Queue(Generic[RequestT, ReplyT]):
 
     def worth_taking(self, most: int) -> int:
         """Return the size of the next batch: all that may go, or fewer that fill a size if that is faster."""
-        count = self._company(most)
+        count = self._batchable(most)
         full = max((size for size in self._sizes if size <= count), default=count)
         cost_s, full_cost_s = self._costs_s.get(count), self._costs_s.get(full)
         if cost_s is None or full_cost_s is None:
@@ -133,7 +133,7 @@ class _Queue(Generic[RequestT, ReplyT]):
 
     def take(self, most: int) -> list[_Waiting[RequestT, ReplyT]]:
         """Remove the oldest requests from the queue, up to `most` and to the first that must be isolated."""
-        return [self.waiting.popleft() for _ in range(self._company(most))]
+        return [self.waiting.popleft() for _ in range(self._batchable(most))]
 
     def run(self, batch: list[_Waiting[RequestT, ReplyT]]) -> None:
         """Answer a batch. Halve a failed one until only the requests at fault fail.
@@ -151,7 +151,7 @@ class _Queue(Generic[RequestT, ReplyT]):
         self.run(batch[:middle])
         self.run(batch[middle:])
 
-    def _company(self, most: int) -> int:
+    def _batchable(self, most: int) -> int:
         """Return how many at the head may share a batch of at most `most`."""
         for index, item in enumerate(self.waiting):
             if index == most:
@@ -221,7 +221,8 @@ def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyE
         with wrapping_errors(_in_words, *but, caught=BaseException):
             return work()
     except PolicyError as error:
-        return PolicyError(error.failure)  # another: that one's cause would keep its frames' tensors alive
+        # It is a new error, because the cause of this one would keep its frames' tensors alive.
+        return PolicyError(error.failure)
 
 
 def _in_words(error: BaseException) -> PolicyError:
@@ -244,8 +245,8 @@ class Batcher:
         self._open: set[_Waiting[Any, Any]] = set()  # not answered, the batch in hand included
         self._preparing: dict[object, float] = {}  # start of each request's preparation, in order (monotonic)
         self._computing_since: float | None = None
-        self.busy_s = 0.0  # computing, in all
-        self.batches = 0  # computed, in all
+        self.busy_s = 0.0  # total seconds of computing
+        self.batches = 0  # number of batches computed
         self._thread = WatchedThread("policy", self._work, self._fail_all)
 
     @property
@@ -276,7 +277,7 @@ class Batcher:
 
         With `announce`, which is called just before, the request is a batch of its own: it may kill the process.
         """
-        return self._ask(self._plans, request, announce, gone)
+        return self._call(self._plans, request, announce, gone)
 
     def act(
         self,
@@ -285,7 +286,7 @@ class Batcher:
         gone: Callable[[], bool] | None = None,
     ) -> SegmentReply:
         """Answer one segment request; block until its batch is done. Arguments and errors are those of `plan`."""
-        return self._ask(self._acts, request, announce, gone)
+        return self._call(self._acts, request, announce, gone)
 
     def predict(
         self,
@@ -294,7 +295,7 @@ class Batcher:
         gone: Callable[[], bool] | None = None,
     ) -> ChunkReply:
         """Answer one chunk request; block until its batch is done. Arguments and errors are those of `plan`."""
-        return self._ask(self._chunks, request, announce, gone)
+        return self._call(self._chunks, request, announce, gone)
 
     def close(self) -> None:
         """Stop the thread after the current batch; waiting requests fail with ThreadDiedError."""
@@ -304,7 +305,7 @@ class Batcher:
         self._thread.join()
         self._fail_all(ThreadDiedError("the batcher is closed"))
 
-    def _ask(
+    def _call(
         self,
         queue: _Queue[RequestT, ReplyT],
         request: RequestT,
@@ -312,7 +313,7 @@ class Batcher:
         gone: Callable[[], bool] | None,
     ) -> ReplyT:
         since = time.perf_counter()
-        if announce is None:  # one that may kill must not do so before it is announced
+        if announce is None:  # a request that may kill must not do so before it is announced
             request = self._prepared(request)
         item: _Waiting[RequestT, ReplyT] = _Waiting(request, Future(), since, announce, gone)
         with self._changed:

@@ -177,7 +177,7 @@ def _loaded(config: Config, light: bool = True) -> _Loaded:
 
 
 def _part(name: str, light: bool) -> Any:
-    """Return a policy's module or class; with `light`, what has its spec and imports no more than that needs."""
+    """Return a policy's module or class; with `light`, a module that has its spec and imports little."""
     if light and name in POLICIES.light:
         return POLICIES.declaration(name)
     part = POLICIES.load(name)

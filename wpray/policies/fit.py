@@ -30,7 +30,7 @@ def fitting_spec(config: Config, live: AnyPolicy | None = None) -> PolicySpec:
 def check_fits(spec: PolicySpec, suite: str, shown: ObservationSpec, action: ActionSpec) -> None:
     """Raise BadInputError unless `suite`, which shows `shown` and takes `action`, can be played by the policy.
 
-    A camera's size, turn and crop need not agree, because the environment makes the picture that the policy wants.
+    A camera's size, turn and crop need not agree, because the environment makes the picture that the policy requires.
     """
     wrong = next(_misfits(spec, shown, action), None)
     if wrong is not None:

@@ -1,8 +1,7 @@
 """Relay of requests to a policy in another process, which passes each on at once and batches nothing.
 
-It stands in for a Batcher where the policy's spec is `remote` and its requests are not batched. A wait for another
-process is no sign that this one hangs, so that it never counts as busy; and no request can kill it, so that a retry is
-like any other request.
+It replaces a Batcher where the policy's spec is `remote` and its requests are not batched. A wait for another process
+is no sign of a hang, so a relay never counts as busy. No request can kill it, so a retry is like any other request.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class Relay:
         self._policy = policy
         self._lock = threading.Lock()
         self._under_way, self._since = 0, 0.0
-        self.busy_s = 0.0  # with a request under way, in all
-        self.batches = 0  # requests, in all
+        self.busy_s = 0.0  # total seconds with a request under way
+        self.batches = 0  # number of requests
 
     def check(self) -> None:
         """Raise nothing: there is no thread that could die."""

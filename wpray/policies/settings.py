@@ -57,7 +57,7 @@ def read_settings(model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel
 
 
 def given_settings(settings: BaseModel) -> dict[str, Any]:
-    """Return the settings that differ from their defaults: what tells two runs of a policy apart."""
+    """Return the settings that differ from their defaults, which distinguish two runs of a policy."""
     return settings.model_dump(exclude_defaults=True)
 
 
@@ -95,7 +95,7 @@ def _default(info: Any) -> str:
 
 
 def _refuse_unknown(model: type[BaseModel], given: Mapping[str, Any], prefix: str = f"{GROUP}.") -> None:
-    """Refuse names that are no fields, because pydantic's own default is to ignore them."""
+    """Refuse names that are no fields, because pydantic ignores them by default."""
     if model.model_config.get("extra") == "allow":
         return
     fields = {alias: info for name, info in model.model_fields.items() for alias in (name, info.alias or name)}

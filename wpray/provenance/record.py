@@ -21,7 +21,7 @@ from wpray.system.packages import FROM_A_PATH, PackageSource, source_of
 # nothing, for new suites or policies, or for what is recorded. A run.json without it has number 1.
 PROTOCOL_VERSION = 1
 
-# Packages of the benchmarks that come with wpray: their versions and files decide what moves and what is seen.
+# Packages of the benchmarks that come with wpray: their versions and files decide physics and pixels.
 _BUILT_IN = tuple(load_benchmark(name) for name in BENCHMARKS.built_in)
 DECISIVE_PACKAGES = tuple(name for benchmark in _BUILT_IN for name in benchmark.packages)
 # Distribution names by the name under which a result shows them.

@@ -43,7 +43,7 @@ _NO_OUTCOME = frozenset(
 
 _OF_POLICY = "policy_args"
 
-# Behaviour of runs that were recorded before a setting existed. A run that behaves alike leaves the setting out, so
+# Behaviour of runs that were recorded before a setting existed. A run that behaves that way omits the setting, so
 # that its folder can be resumed and compared by either version.
 DONE_WITHOUT: dict[str, Any] = {
     "benchmark": "auto",
@@ -117,9 +117,9 @@ def outcome_fields(config: Config) -> dict[str, Any]:
 
 
 def comparable(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the outcome fields of a run's run.json such that two runs that do the same have the same.
+    """Return the outcome fields of a run.json in a form that is equal for two runs that do the same.
 
-    What was not a setting yet has the value of what was done; of settings that say the same, only one is kept.
+    A setting that did not exist yet has the value of what was done; of settings with the same meaning, one is kept.
     """
     found = DONE_WITHOUT | dict(fields)
     if found.pop("use_actual_proprio"):

@@ -44,7 +44,7 @@ def _error(kind: str, line: str, rows: Sequence[EpisodeRow], shown: bool) -> str
 
 
 def retries(facts: RunFacts) -> str:
-    """Return the errors of retried attempts, by kind: without them a policy that often fails first looks healthy."""
+    """Return the errors of retried attempts, by kind, because outcomes hide a policy that often fails at first."""
     groups: dict[tuple[str, str], list[EpisodeRow]] = {}
     counts: Counter[str] = Counter()
     retried = [row for row in facts.rows if row["attempt_errors"]]
@@ -72,7 +72,7 @@ def _retry(kind: str, line: str, rows: Sequence[EpisodeRow]) -> str:
 
 
 def _labelled(facts: RunFacts, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
-    """Return the rows with how a person calls the episode, by its suite, too, if there are several."""
+    """Return the rows with the episode's label, which has its suite, too, if there are several."""
     several = len({row["suite"] for row in facts.rows}) > 1
     return [
         {**row, "label": f"{row['suite']} " * several + f"task {row['task_id']} trial {row['trial']}"} for row in rows

@@ -16,7 +16,7 @@ class TaskFacts:
 
     suite: str
     task_id: int
-    label: str  # its id, in a run of several suites with the suite
+    label: str  # its id, with the suite in a run of several
     instruction: str
     rows: list[EpisodeRow]
 

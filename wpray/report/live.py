@@ -20,12 +20,12 @@ from wpray.results.reader import load
 _LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 _REFRESH_S = 5
-_SHARE = 0.1  # of the time, at most, goes into making pages: a large run is read less often
+_SHARE = 0.1  # largest share of time for making pages, so that a large run is read less often
 _TYPES = {".mp4": "video/mp4"}
 
 
 class LivePage:
-    """The page's HTML, made again when it is asked for and old enough. Thread-safe."""
+    """HTML of the page, made again when it is requested and old enough. Thread-safe."""
 
     def __init__(self, run: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._clock = run, clock
@@ -55,7 +55,7 @@ class LivePage:
 
 
 class LiveServer(ThreadingHTTPServer):
-    """Serves the page and the run's videos to this machine alone."""
+    """Server of the page and the run's videos to this machine only."""
 
     daemon_threads = True
 
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer with the page, or with a video of the run."""
         host = (self.headers.get("Host") or "").rpartition(":")[0]
-        if host not in (_LOOPBACK, "localhost"):  # another site's page must not read this one by a name of its own
+        if host not in (_LOOPBACK, "localhost"):  # another site must not read the page under a name of its own
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         name = unquote(urlsplit(self.path).path).lstrip("/")

@@ -85,7 +85,7 @@ def _following(rows: Sequence[Mapping[str, Any]]) -> TrackingGroup:
 
 
 def _is_whole(row: Mapping[str, Any]) -> bool:
-    """Return whether a segment has all that is compared, in numbers that can be."""
+    """Return whether a segment has every value that is compared, all of them finite."""
     if any(row[name] is None for name in _COLUMNS) or len(row["tracking_error"]) < _POSE_DIM:
         return False
     lists = (row["tracking_error"][:_POSE_DIM], row["planned_pose"], row["reached_pose"])

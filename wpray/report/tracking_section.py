@@ -30,7 +30,7 @@ _Statistic = Callable[[TrackingGroup], FloatArray]
 
 
 def tracking_section(found: TrackingFacts) -> str:
-    """Return the section; nothing where nothing was recorded."""
+    """Return the section; empty if nothing was recorded."""
     if found.empty:
         return ""
     groups = list(found.groups.values())

@@ -25,7 +25,7 @@ class Segments:
     waypoints: FloatArray  # index of the waypoint in its plan, for each miss
     episodes: int  # number of episodes that these come from
     units_known: bool  # whether run.json states the units of waypoints
-    notes: tuple[str, ...] = ()  # what of the run could not be read, a line each
+    notes: tuple[str, ...] = ()  # lines about what could not be read
 
 
 def collect(run: Run) -> Segments:
@@ -80,7 +80,7 @@ def _misses(
 
 
 def _aim(row: Mapping[str, Any], plans: Mapping[int, list[list[float]] | None]) -> FloatArray | None:
-    """(3,) The position that a segment aims at, in the waypoints' units; None if its plan does not say."""
+    """Return the position (3,) that a segment aims at, in the waypoints' units; None if its plan lacks it."""
     plan, index = plans.get(row["plan_index"]), row["waypoint_index"]
     if row["kind"] != "segment" or plan is None or index is None or not 0 <= index < len(plan):
         return None

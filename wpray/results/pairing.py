@@ -99,7 +99,7 @@ def _suites(fields: Mapping[str, Any]) -> set[str]:
 
 
 def _of_suites(fields: Mapping[str, Any], shared: Collection[str]) -> dict[str, Any]:
-    """Return the settings as those of the `shared` suites: what a run does on others is no matter of a pair."""
+    """Return the settings as they apply to the `shared` suites, because the others do not matter to a pair."""
     if not shared:
         return dict(fields)
     names = sorted(shared)
@@ -137,7 +137,7 @@ def _said(value: Any) -> str:
 
 
 def _recorded(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """Return the names of what decides and is not in a run.json of before 0.2."""
+    """Return the decisive names that a run.json of before 0.2 lacks."""
     return [name for name in decisive_names(ours, theirs) if name not in DECISIVE_PACKAGES]
 
 

@@ -132,7 +132,7 @@ def _load(path: Path, remote: RemoteRun | None) -> Run:
     name = f"{path / 'run.json'}"
     try:
         if (path / "run.json").exists() and not (path / "run.json").is_file():
-            raise ValueError("its run.json is no file")  # reading a pipe would wait for ever
+            raise ValueError("its run.json is no file")  # reading a pipe would wait forever
         info = parse_info((path / "run.json").read_bytes(), name)
     except (OSError, ValueError) as error:
         if isinstance(error, BadInputError):

@@ -1,4 +1,4 @@
-"""Log lines of an episode's replans, made by its worker so that the driver need not read its rows."""
+"""Log lines of an episode's replans, made by its worker so that the driver does not read its rows."""
 
 from __future__ import annotations
 

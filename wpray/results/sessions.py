@@ -35,12 +35,12 @@ def software(session: Mapping[str, Any]) -> dict[str, str]:
 
 
 def decisive_names(*found: Mapping[str, str]) -> list[str]:
-    """Return the names of what decides an outcome: a resume on another is refused, and `compare` pairs no such runs."""
+    """Return the names of what decides an outcome: if it differs, a resume is refused and `compare` pairs no trials."""
     return [PROTOCOL, *record.decisive_names(*found)]
 
 
 def decisive_differences(theirs: Mapping[str, Any], ours: Mapping[str, str]) -> list[str]:
-    """Return the differences that forbid to resume a session `theirs`: 'mujoco (3.3.2 there, 3.4.0 here)'."""
+    """Return the differences that forbid resuming the session `theirs`: 'mujoco (3.3.2 there, 3.4.0 here)'."""
     there = software(theirs)
     different = record.differing(there, ours, [*decisive_names(there, ours), record.POLICY])
     return [f"{n} ({there[n]} there, {ours[n]} here)" for n in different]

@@ -46,12 +46,12 @@ class TaskTally:
 
     @property
     def enough(self) -> bool:
-        """No further trial is wanted."""
+        """True if no further trial is wanted."""
         return self.wanted is not None and self.successes >= self.wanted
 
     @property
     def to_run(self) -> int:
-        """Trials that run in all: those that have run once enough of them are successes."""
+        """Number of trials that run: once enough of them are successes, those that have run."""
         return len(self.statuses) if self.enough else self.planned
 
     def first(self, trials: int) -> tuple[int, int]:

@@ -34,7 +34,7 @@ class _CallbackError(Exception):
 
 
 class Listeners:
-    """Several listeners as one, which are told of an episode in order."""
+    """Several listeners as one, notified in order."""
 
     def __init__(self, *listeners: ProgressListener | None) -> None:
         self._listeners = [listener for listener in listeners if listener is not None]
@@ -45,7 +45,7 @@ class Listeners:
             listener.on_episode(trial, episode)
 
     def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
-        """Pass on that a moment has passed."""
+        """Pass the progress on."""
         for listener in self._listeners:
             listener.on_progress(policy_busy_s, num_workers)
 
@@ -72,4 +72,4 @@ class EpisodeCallback:
             self._has_failed = True
 
     def on_progress(self, policy_busy_s: float, num_workers: int) -> None:
-        """Ignore that a moment has passed."""
+        """Ignore the progress between episodes."""

@@ -47,7 +47,7 @@ _LOG = logging.getLogger(__name__)
 class CallerParts:
     """Parts of a run that a caller in Python brings: a policy object, a function for every episode."""
 
-    policy: AnyPolicy | None = None  # instead of the configured one
+    policy: AnyPolicy | None = None  # replaces the configured one
     on_episode: Callable[[EpisodeDone], None] | None = None
     live: bool = False  # the report is served while the run is under way
 
@@ -89,7 +89,7 @@ def evaluate(config: Config) -> int:
 
 
 def evaluate_with(config: Config, guest: CallerParts, pools: Pools | None = None) -> RunResult:
-    """Do what `evaluate` does, with what a caller in Python brings along.
+    """Run the evaluation with the parts that a caller in Python brings; return its result.
 
     `pools` hands actors over from run to run; default: this run starts its own and ends them.
     """

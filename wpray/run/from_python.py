@@ -24,7 +24,7 @@ def evaluate(
     policy: AnyPolicy | None,
     on_episode: Callable[[EpisodeDone], None] | None,
 ) -> Run:
-    """Do what `wpray.evaluate` says."""
+    """Run the evaluation of `wpray.evaluate`; return its results."""
     asked = _config_of(config, policy)
     if asked.ray.submit is not None:
         raise BadInputError("ray.submit: evaluates on the cluster, which a call from Python does not; use ray.address")
@@ -47,14 +47,14 @@ def _config_of(config: Config | Mapping[str, Any] | str | Path, policy: AnyPolic
         raise BadInputError(f"config: a mapping, a YAML file or a Config, not {type(config).__name__}")
     if policy is None:
         return asked
-    # Nothing tells whether the object is what it was, so a run of it never goes on with another's episodes.
+    # Nothing shows whether the object has changed, so a run of it never continues another's episodes.
     kind = type(policy)
     return asked.model_copy(update={"policy": f"{kind.__module__}:{kind.__qualname__}", "resume": "never"})
 
 
 @contextlib.contextmanager
 def _environment(config: Config) -> Iterator[None]:
-    """Set what the processes of a run inherit, and take it back at the end, with what Ray has added."""
+    """Set the variables that the processes of a run inherit; at the end restore all, also those that Ray has set."""
     before = dict(os.environ)
     process_env.prepare(joins_a_cluster=config.ray.address is not None)
     try:

@@ -1,4 +1,4 @@
-"""Live report of a run: a process of its own, so that a page costs the driver nothing."""
+"""Live report of a run, in a separate process, so that a page costs the driver nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _END_S = 5.0
 
 @contextlib.contextmanager
 def live_report(folder: Path) -> Iterator[None]:
-    """Serve the report of the run in `folder` on this machine until the context ends; log where."""
+    """Serve the report of the run in `folder` on this machine until the context ends; log its address."""
     command = [sys.executable, "-m", "wpray.report", str(folder), "--live"]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

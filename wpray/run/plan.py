@@ -230,12 +230,12 @@ def _advice(found: Forecast, layout: RunLayout, serves: bool) -> list[str]:
 
 
 def counted(number: int, thing: str) -> str:
-    """Return such as '1 core', '2 cores'."""
+    """Return a text such as '1 core' or '2 cores'."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def duration(seconds: float) -> str:
-    """Return such as '45 s', '12 min', '3 h 20 min'."""
+    """Return a text such as '45 s', '12 min' or '3 h 20 min'."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     minutes = math.ceil(seconds / 60)

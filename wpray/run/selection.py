@@ -39,7 +39,7 @@ class Selection:
         return tally
 
     def left(self, tally: Tally, finished: Collection[TrialKey]) -> tuple[Trial, ...]:
-        """Return the trials that still have to run, `tally` being that of the `finished` ones."""
+        """Return the trials that still have to run, where `tally` counts the `finished` ones."""
         wanted = {key for key, task in tally.tasks.items() if not task.enough}
         return tuple(trial for trial in remaining(self.trials, finished) if trial.task.key in wanted)
 

@@ -31,7 +31,7 @@ _REASON = "Internal server error. Traceback included in previous frame."
 
 
 class PolicyService:
-    """A listening server. It accepts clients from its making until `close`."""
+    """Listening server that accepts clients until `close`."""
 
     def __init__(self, service: SharedPolicy, host: str, port: int, token: str | None) -> None:
         """Listen on `host`; clients need the `token`, if there is one. Raises BadInputError if the port is not free."""
@@ -69,7 +69,7 @@ class PolicyService:
         self._thread.join()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer what is not a client of the protocol: a look at the health, or one without the token."""
+        """Answer requests that are not the protocol's: of the health, or without the token. None: admit the client."""
         if request.path == _HEALTH:
             return connection.respond(HTTPStatus.OK, "OK\n")
         given = request.headers.get("Authorization", "")
@@ -78,7 +78,7 @@ class PolicyService:
         return None
 
     def _converse(self, connection: ServerConnection) -> None:
-        """Answer a client's messages until it leaves, or the first that fails: then its text, and the end."""
+        """Answer a client's messages until it leaves or one fails; then send the error's text and hang up."""
         _keep_alive(connection.socket)
         with contextlib.suppress(ConnectionClosed):
             connection.send(self._metadata)
@@ -101,7 +101,7 @@ class _FailedError(Exception):
 
 @contextlib.contextmanager
 def _told(connection: ServerConnection) -> Iterator[None]:
-    """Send the traceback of what a request raised, and close the connection, as openpi's server does."""
+    """Send the traceback of a request that raised, and close the connection, as openpi's server does."""
     try:
         with wrapping_errors(_FailedError, InvalidRequestError, arrays.MalformedError, PolicyError, ConnectionClosed):
             yield

@@ -1,4 +1,4 @@
-"""One client's conversation with a policy: what each of its messages is answered with."""
+"""One client's conversation with a policy: the answer to each of its messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wpray.config import Config
 from wpray.errors import InvalidRequestError
 from wpray.policies.base import AnyPolicy
 from wpray.policies.relay import Answering
-from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MEMORY, OWN, PLACES, TRIAL, camera_key
+from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MAX_REQUESTS, MEMORY, OWN, TRIAL, camera_key
 from wpray.rollout import LoopOptions
 from wpray.serve.messages import PROMPT, RESET, STATE, observation_of, trial_in
 from wpray.serve.walk import Walker, WalkState, WalkStep
@@ -21,16 +21,16 @@ from wpray.types import ChunkRequest, Observation, Timing, Trial
 
 @dataclass(frozen=True, slots=True)
 class SharedPolicy:
-    """A policy that clients share, and what answers its requests in batches."""
+    """Policy that clients share, with the batcher or relay of its requests."""
 
     policy: AnyPolicy
     answering: Answering
     config: Config
     loop: LoopOptions
-    numbers: Iterator[int] = field(default_factory=itertools.count)  # of the episodes that clients do not describe
+    numbers: Iterator[int] = field(default_factory=itertools.count)  # of episodes without a trial
 
     def metadata(self) -> dict[str, Any]:
-        """Return what a client is told first: what the policy wants and gives."""
+        """Return the description that a client receives first: what the policy requires and returns."""
         spec, config = self.policy.spec, self.config
         views = {
             camera_key(role): [view.height, view.width, 3, "rotated by 180 degrees" if view.rotated else "as rendered"]
@@ -42,7 +42,7 @@ class SharedPolicy:
         return {
             OWN: {"policy": config.policy, "kind": spec.kind, "wants": wants, "gives": gives},
             EXECUTE: spec.execute_steps if spec.kind == "chunk" else 0,
-            PLACES: min(config.batching.max_batch_size, spec.max_batch_size) * 2,
+            MAX_REQUESTS: min(config.batching.max_batch_size, spec.max_batch_size) * 2,
             "checkpoint": spec.checkpoint,
             "planner_mode": spec.kind,
             "control_hz": config.load_benchmark().control_hz,
@@ -50,7 +50,7 @@ class SharedPolicy:
 
 
 class ClientSession:
-    """Keeps where its client's episode stands, for clients that do not send it along."""
+    """State of a client's episode, kept for clients that do not send it along."""
 
     def __init__(self, service: SharedPolicy) -> None:
         self._service = service
@@ -61,19 +61,19 @@ class ClientSession:
         self._number, self._index = next(self._service.numbers), 0
         self._memory: bytes | None = None
 
-    def answer(self, question: Any) -> dict[str, Any]:
+    def answer(self, message: Any) -> dict[str, Any]:
         """Return the reply to a message. Raises InvalidRequestError or PolicyError."""
         began = time.perf_counter()
-        if not isinstance(question, Mapping):
-            raise InvalidRequestError(f"a request must be a map, not {type(question).__name__}")
-        if question.get(RESET) is True:
+        if not isinstance(message, Mapping):
+            raise InvalidRequestError(f"a request must be a map, not {type(message).__name__}")
+        if message.get(RESET) is True:
             self._begin()
         service = self._service
-        trial = trial_in(question, self._number, service.config.seed)
-        seen = observation_of(question, service.policy.spec, service.loop.crop_scale)
-        memory = question.get(MEMORY) if TRIAL in question else self._memory
+        trial = trial_in(message, self._number, service.config.seed)
+        seen = observation_of(message, service.policy.spec, service.loop.crop_scale)
+        memory = message.get(MEMORY) if TRIAL in message else self._memory
         if service.policy.spec.kind == "chunk":
-            reply = self._chunk(trial, seen, question.get(INDEX, self._index), memory)
+            reply = self._chunk(trial, seen, message.get(INDEX, self._index), memory)
         else:
             reply = self._walked(self._walker.step(trial, seen, WalkState.unpacked(memory) if memory else WalkState()))
         self._index, self._memory = self._index + 1, reply.get(MEMORY)

@@ -38,19 +38,19 @@ class WalkState:
 
     plans: int = 0  # made so far
     segments: int = 0  # executed so far
-    empty_plans: int = 0  # in a row that end the episode if another follows
+    empty_plans: int = 0  # consecutive plans whose first duration is 0
     waypoints: Float32Array = field(default_factory=lambda: np.zeros((0, 1), np.float32))  # of the plan in hand
     durations: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     following: int = 0  # index of the waypoint that comes next
-    start: Float32Array | None = None  # of the segment that leads there
+    start: Float32Array | None = None  # start of the segment that leads there
 
     def packed(self) -> bytes:
-        """Return the state as it travels."""
+        """Return the state as bytes."""
         return arrays.pack({name: getattr(self, name) for name in (item.name for item in fields(self))})
 
     @classmethod
     def unpacked(cls, data: Any) -> WalkState:
-        """Return a state that has travelled. Raises InvalidRequestError if it is none."""
+        """Return the state that was `packed`. Raises InvalidRequestError for anything else."""
         try:
             found = arrays.unpack(data)
             state = cls(**found)
@@ -72,7 +72,7 @@ class WalkStep:
 
     actions: FloatArray  # (d, A)
     state: WalkState
-    done: bool = False  # the policy ends the episode: nothing of `actions` is meant
+    done: bool = False  # the policy ends the episode, and `actions` are not executed
     planned: bool = False  # the plan is a new one
     timing: Timing = field(default_factory=Timing)
 

@@ -22,7 +22,7 @@ from wpray.system.threads import WatchedThread
 NAME = ".lease.json"
 LASTS_S = 60.0  # a driver that died elsewhere keeps the lease this long after its last heartbeat
 _BEAT_S = 10.0
-_SETTLE_S = 1.0  # of two drivers that start together, the one that wrote last gets the lease
+_SETTLE_S = 1.0  # pause after which, of two drivers that start together, the one that wrote last gets the lease
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from wpray.system.threads import WatchedThread
 _LOG = logging.getLogger(__name__)
 _THREADS = 8  # several, because each upload waits for three replies from S3
 MOST_BEHIND = 256  # jobs (episodes) that may wait for the store before the run pauses
-PATIENCE_S = 600.0  # for a store that accepts nothing
+PATIENCE_S = 600.0  # longest time in which a store accepts nothing
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0  # between retries
-_CLOSE_S = 30.0  # for uploads in progress
+_CLOSE_S = 30.0  # longest wait for uploads in progress
 
 _Act = Callable[[], None]
 
@@ -108,7 +108,7 @@ class Uploader:
                 self._changed.notify_all()
 
     def _insist(self, act: _Act) -> bool:
-        """Retry `act` until it succeeds; return False if the uploader is closed or the lease lost before."""
+        """Retry `act` until it succeeds; return False if the uploader is closed or the lease is lost first."""
         pause_s = _FIRST_PAUSE_S
         while not self._closed.is_set() and self._taken_by() is None:
             try:

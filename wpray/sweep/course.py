@@ -10,14 +10,14 @@ from wpray.config import Config
 from wpray.policies.factory import with_policy_args
 from wpray.run.output import is_finished
 from wpray.sweep.folder import SweepFolder
-from wpray.sweep.grid import Checkpoint
+from wpray.sweep.grid import SweepCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run of a sweep."""
 
-    checkpoint: Checkpoint
+    checkpoint: SweepCheckpoint
     place: Path
     config: Config
 
@@ -32,7 +32,7 @@ class Job:
         return " + ".join(self.checkpoint.paths.values())
 
 
-def job_of(checkpoint: Checkpoint, folder: SweepFolder) -> Job:
+def job_of(checkpoint: SweepCheckpoint, folder: SweepFolder) -> Job:
     """Return the run of a checkpoint: in the sweep's folder, and without videos before the sweep's end."""
     config = with_policy_args(checkpoint.config)
     place = folder.run_path(checkpoint.name)
@@ -44,7 +44,7 @@ def job_of(checkpoint: Checkpoint, folder: SweepFolder) -> Job:
 class Course:
     """Every checkpoint once, in order."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], folder: SweepFolder) -> None:
+    def __init__(self, checkpoints: Sequence[SweepCheckpoint], folder: SweepFolder) -> None:
         self._jobs = [job_of(checkpoint, folder) for checkpoint in checkpoints]
 
     @property

@@ -25,7 +25,7 @@ _DIGITS = 6  # of the digest that makes a folder's name unique
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class SweepCheckpoint:
     """One combination of paths, and the configuration that evaluates it."""
 
     paths: Mapping[str, str]  # by setting
@@ -46,7 +46,7 @@ class Grid:
     shared: Mapping[str, Any]
     patterns: Mapping[str, Sequence[str]]  # by setting, in the order of the axes
 
-    def checkpoints(self, config_of_run: Mapping[str, Any]) -> list[Checkpoint]:
+    def checkpoints(self, config_of_run: Mapping[str, Any]) -> list[SweepCheckpoint]:
         """Return the combinations that exist now; `config_of_run` is set in all of them.
 
         Raises BadInputError if a combination is no valid configuration.
@@ -142,7 +142,7 @@ def _paths(name: str, value: Any) -> list[str]:
     return paths
 
 
-def _checkpoint(shared: Mapping[str, Any], paths: Mapping[str, str], of_run: Mapping[str, Any]) -> Checkpoint:
+def _checkpoint(shared: Mapping[str, Any], paths: Mapping[str, str], of_run: Mapping[str, Any]) -> SweepCheckpoint:
     data = {**shared, _ARGS: dict(shared[_ARGS])}
     for name, path in paths.items():
         group, dot, field = name.partition(".")
@@ -150,4 +150,4 @@ def _checkpoint(shared: Mapping[str, Any], paths: Mapping[str, str], of_run: Map
             data[group][field] = path
         else:
             data[name] = path
-    return Checkpoint(paths, expand_paths(validate({**data, **of_run})))
+    return SweepCheckpoint(paths, expand_paths(validate({**data, **of_run})))

@@ -11,7 +11,7 @@ from wpray.results import Run, load
 from wpray.results.paired import PairCounts, difference_interval, holm, mcnemar_p, pairs_of
 from wpray.results.pairing import obstacles
 from wpray.results.statistics import Rate, average_of_tried, stratified, wilson
-from wpray.sweep.grid import Checkpoint, labels, steps
+from wpray.sweep.grid import SweepCheckpoint, labels, steps
 from wpray.types import TrialKey
 
 LEVEL = 0.05
@@ -75,7 +75,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SweepComparison:
     """Paired test of two checkpoints on the trials that have an outcome in both."""
 
     a: Evaluated
@@ -91,7 +91,7 @@ class Comparison:
         return self.adjusted < LEVEL
 
 
-def evaluated(checkpoints: Sequence[Checkpoint], places: Sequence[Path]) -> list[Evaluated]:
+def evaluated(checkpoints: Sequence[SweepCheckpoint], places: Sequence[Path]) -> list[Evaluated]:
     """Return the checkpoints whose runs have episodes, in the given order."""
     named = _steps_and_labels(checkpoints)
     return [
@@ -101,14 +101,14 @@ def evaluated(checkpoints: Sequence[Checkpoint], places: Sequence[Path]) -> list
     ]
 
 
-def compared(found: Sequence[Evaluated]) -> list[Comparison]:
+def compared(found: Sequence[Evaluated]) -> list[SweepComparison]:
     """Return the comparisons of all pairs whose trials are the same, the p-values adjusted by Holm's method."""
     same = [(a, b) for a, b in combinations(found, 2) if not obstacles(a.run, b.run)]
     pairs = [(a, b, pairs_of(a.outcomes, b.outcomes)) for a, b in same]
     pairs = [(a, b, counts) for a, b, counts in pairs if counts.total]
     p_values = [mcnemar_p(counts) for _, _, counts in pairs]
     return [
-        Comparison(a, b, counts, difference_interval(counts), p, adjusted)
+        SweepComparison(a, b, counts, difference_interval(counts), p, adjusted)
         for (a, b, counts), p, adjusted in zip(pairs, p_values, holm(p_values), strict=True)
     ]
 
@@ -127,7 +127,7 @@ def _has_episodes(place: Path) -> bool:
     return (place / "episodes.parquet").exists() or any((place / "parts").glob("*/*.parquet"))
 
 
-def _steps_and_labels(checkpoints: Sequence[Checkpoint]) -> list[tuple[int | None, str]]:
+def _steps_and_labels(checkpoints: Sequence[SweepCheckpoint]) -> list[tuple[int | None, str]]:
     """Return step and short name of each: the step is of the first setting whose paths have different ones."""
     if not checkpoints:
         return []
@@ -140,7 +140,7 @@ def _steps_and_labels(checkpoints: Sequence[Checkpoint]) -> list[tuple[int | Non
     return list(zip(by_setting[leading], (" + ".join(parts) for parts in said), strict=True))
 
 
-def _evaluated(checkpoint: Checkpoint, step: int | None, label: str, run: Run) -> Evaluated:
+def _evaluated(checkpoint: SweepCheckpoint, step: int | None, label: str, run: Run) -> Evaluated:
     columns = [run.episodes[name].to_pylist() for name in ("suite", "task_id", "trial", "success", "instruction")]
     outcomes: dict[TrialKey, bool | None] = {}
     groups: dict[tuple[str, int, str], list[bool | None]] = {}

@@ -12,11 +12,11 @@ from wpray.report.page import document
 from wpray.report.sections import section
 from wpray.report.svg import tag
 from wpray.results.summary import interval
-from wpray.sweep.outcomes import Comparison, Evaluated, mixed
+from wpray.sweep.outcomes import Evaluated, SweepComparison, mixed
 
 
 def build(
-    title: str, state: str, found: Sequence[Evaluated], pairs: Sequence[Comparison], info: Mapping[str, Any]
+    title: str, state: str, found: Sequence[Evaluated], pairs: Sequence[SweepComparison], info: Mapping[str, Any]
 ) -> str:
     """Return the HTML of a sweep's report; links to the runs' reports are relative to its folder."""
     parts = [
@@ -77,7 +77,7 @@ def _checkpoints(found: Sequence[Evaluated]) -> str:
     return section("Checkpoints", about, f"<table>{head}{''.join(rows)}</table>", "checkpoints")
 
 
-def _comparisons(found: Sequence[Evaluated], pairs: Sequence[Comparison]) -> str:
+def _comparisons(found: Sequence[Evaluated], pairs: Sequence[SweepComparison]) -> str:
     notes = "".join(f'<p class="note">{escape(line)}</p>' for line in mixed(found))
     if not pairs:
         return section("Which differ", "No two checkpoints have the same trials.", notes, "pairs") if notes else ""
@@ -92,7 +92,7 @@ def _comparisons(found: Sequence[Evaluated], pairs: Sequence[Comparison]) -> str
     return section("Which differ", about, notes + content, "pairs")
 
 
-def _best(found: Sequence[Evaluated], pairs: Sequence[Comparison]) -> str:
+def _best(found: Sequence[Evaluated], pairs: Sequence[SweepComparison]) -> str:
     """Return which checkpoint has the highest rate, and which are not shown to be worse."""
     tried = [one for one in found if one.rate.trials]
     if not tried:
@@ -106,13 +106,13 @@ def _best(found: Sequence[Evaluated], pairs: Sequence[Comparison]) -> str:
     )
 
 
-def _other(pair: Comparison, one: Evaluated) -> list[str]:
+def _other(pair: SweepComparison, one: Evaluated) -> list[str]:
     """Return the name of the checkpoint that the pair holds beside `one`; none if it is of two others."""
     names = [pair.a.name, pair.b.name]
     return [name for name in names if name != one.name] if one.name in names else []
 
 
-def _pair_table(pairs: Sequence[Comparison]) -> str:
+def _pair_table(pairs: Sequence[SweepComparison]) -> str:
     head = _row("th", ["A", "B", "trials", "only A", "only B", "B - A, points", "95% interval", "p (Holm)"])
     rows = []
     for one in pairs:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from wpray.results.atomic import write_atomic
 from wpray.results.statistics import Rate
-from wpray.sweep.outcomes import Comparison, Evaluated
+from wpray.sweep.outcomes import Evaluated, SweepComparison
 
 RATES, PAIRS = "sweep.parquet", "pairs.parquet"
 _RATE_FIELDS = [
@@ -46,7 +46,7 @@ _PAIR_FIELDS = [
 ]
 
 
-def write_tables(folder: Path, found: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:
+def write_tables(folder: Path, found: Sequence[Evaluated], comparisons: Sequence[SweepComparison]) -> None:
     """Write both tables."""
     settings = list(dict.fromkeys(name for one in found for name in one.paths))
     fields = [*_RATE_FIELDS, *((name, pa.string()) for name in settings)]
@@ -78,7 +78,7 @@ def _numbers(rate: Rate) -> dict[str, Any]:
     return counts if math.isnan(rate.rate) else {**counts, "rate": rate.rate, "low": rate.low, "high": rate.high}
 
 
-def _pair(one: Comparison) -> dict[str, Any]:
+def _pair(one: SweepComparison) -> dict[str, Any]:
     pairs, (low, high) = one.pairs, one.interval
     counts = {name: getattr(pairs, name) for name in ("both", "only_a", "only_b", "neither", "difference")}
     return {"a": one.a.name, "b": one.b.name, **counts, "low": low, "high": high, "p": one.p, "p_holm": one.adjusted}

@@ -35,7 +35,7 @@ _VENDOR_FOLDERS = (
 def select_renderer(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
     """Return the renderer that `wanted` (auto, osmesa or egl) means on this machine.
 
-    `auto` obeys MUJOCO_GL and PYOPENGL_PLATFORM, else takes EGL where an NVIDIA driver is present and OSMesa elsewhere.
+    `auto` is MUJOCO_GL or PYOPENGL_PLATFORM if set, else EGL where an NVIDIA driver is present and OSMesa elsewhere.
     Raises BadInputError, naming the package to install, if its library is missing.
     """
     renderer = resolve(wanted, environ)
@@ -56,7 +56,7 @@ def resolve(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
 def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) -> None:
     """Set what MuJoCo, robosuite and their libraries read at import: renderer, one thread each.
 
-    Only the two renderer variables are overwritten: they must agree, and `select_renderer` has obeyed them.
+    Only the two renderer variables are overwritten: they must agree, and `select_renderer` has read them.
     """
     environ["MUJOCO_GL"] = renderer
     environ["PYOPENGL_PLATFORM"] = renderer

@@ -21,8 +21,8 @@ class PackageSource:
     """Place that the import of a package comes from."""
 
     kind: Literal["distribution", "editable", "path"]  # path: PYTHONPATH, the working directory, a .pth file
-    folder: Path  # of the package
-    distribution: Distribution | None  # that provides it; None for a path
+    folder: Path  # folder of the package
+    distribution: Distribution | None  # distribution that provides it; None for a path
 
     @property
     def name(self) -> str:

@@ -25,7 +25,7 @@ class PrivateFolder:
     lock: int | None  # descriptor of the lock that all holders share; None without one
 
     def release(self) -> None:
-        """Remove the folder, with what killed processes have left, unless another process still holds it."""
+        """Remove the folder, with the files of killed processes, unless another process still holds it."""
         if self.lock is None:
             return
         lock, self.lock = self.lock, None

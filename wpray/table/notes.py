@@ -15,7 +15,7 @@ _SHOWN_DIGITS = 12
 
 
 def legend(study: Study) -> list[str]:
-    """Return what the numbers mean, and the conditions of all runs: a line each."""
+    """Return lines about the meaning of the numbers and the conditions that all runs share."""
     runs = [run for entry in study.entries for run in entry.runs]
     lines = ["Success rates in percent with their 95% intervals, stratified by task; errors are left out."]
     if AVERAGE in study.columns:
@@ -33,7 +33,7 @@ def legend(study: Study) -> list[str]:
 
 
 def sources(study: Study) -> list[list[str]]:
-    """Return where each entry's numbers come from, a line a run."""
+    """Return a line for each run: the entry that its numbers belong to, and its provenance."""
     return [[_source(run) for run in entry.runs] for entry in study.entries]
 
 

@@ -101,7 +101,7 @@ def mixed(runs: Sequence[Run]) -> list[str]:
 
 
 def _pairs_to_check(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Every run with the first, and with the first that shares a suite with it: more would only repeat a difference."""
+    """Return every run with the first, and with the first that shares a suite; more would repeat differences."""
     pairs = []
     for index, run in enumerate(runs[1:], 1):
         sharing = next((other for other in runs[:index] if _suites(other) & _suites(run)), runs[0])
@@ -138,7 +138,7 @@ def _joined(name: str, runs: Sequence[Run]) -> dict[TrialKey, bool | None]:
 
 
 def _policy_of(run: Run) -> tuple[Any, ...]:
-    """Return what tells a policy from another: its settings and the content of its files, not where they lie."""
+    """Return what identifies a policy: its settings and the content of its files, not their place."""
     given = run.info["config"].get("policy_args") or {}  # all of them: another server may have another model
     named = {f"policy_args.{name}": value for name, value in given.items()}
     fields = DONE_WITHOUT | (run.info.get("outcome_fields") or {}) | named
@@ -153,7 +153,7 @@ def _name(runs: Sequence[Run]) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Number the names that are there several times: 'noop', 'noop (2)'."""
+    """Number the names that occur several times: 'noop', 'noop (2)'."""
     seen: dict[str, int] = {}
     numbered = []
     for name in names:
@@ -183,7 +183,7 @@ def _best(entries: Sequence[StudyEntry], suites: Sequence[str]) -> StudyEntry | 
 
 
 def paired(a: StudyEntry, b: StudyEntry, suites: Sequence[str]) -> PairCounts:
-    """Count the trials of the suites that have an outcome in both, by what came out."""
+    """Count the trials of the suites that have an outcome in both, by the two outcomes."""
     among = set(suites)
     ours, theirs = ({key: won for key, won in entry.outcomes.items() if key[0] in among} for entry in (a, b))
     return pairs_of(ours, theirs)

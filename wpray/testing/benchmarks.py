@@ -39,17 +39,17 @@ class BenchmarkCase:
 
     @property
     def offered(self) -> ObservationSpec:
-        """The specification of all that environments can show."""
+        """Specification of all that environments can show."""
         return self.benchmark.observation_spec(self.suite)
 
     @property
     def everything(self) -> ObservationSpec:
-        """All that can be shown, as policies usually see it."""
+        """Specification of all that can be shown, as policies usually see it."""
         return replace(self.offered, cameras=dict.fromkeys(self.offered.cameras, ImageSpec()))
 
     @property
     def blind(self) -> ObservationSpec:
-        """All that can be shown without rendering."""
+        """Specification of all that can be shown without rendering."""
         return replace(self.offered, cameras={})
 
     def trial(self, task: int = 0, trial: int = 0, seed: int = 0) -> Trial:
@@ -97,7 +97,7 @@ def check_benchmark(benchmark: Benchmark | type[Benchmark] | str, suite: str) ->
 
 @contextmanager
 def case_of(benchmark: Benchmark | type[Benchmark] | str, suite: str) -> Iterator[BenchmarkCase]:
-    """Make an environment of the suite; close it in the end."""
+    """Make an environment of the suite; close it at the end."""
     made = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     found: Benchmark = made() if isinstance(made, type) else made
     name = found.canonical(suite)
@@ -341,7 +341,7 @@ def a_trial_depends_on_nothing_that_ran_before_it(case: BenchmarkCase) -> None:
 
 
 def trials_differ(case: BenchmarkCase) -> None:
-    """Check that initial states are not all one."""
+    """Check that initial states differ."""
     if case.tasks[0].num_trials > 1:
         first, second = (run(case, case.trial(trial=trial), steps=1, look=False) for trial in (0, 1))
         alike = [np.array_equal(first.states[0][name], second.states[0][name]) for name in first.states[0]]

@@ -48,10 +48,10 @@ _TOLERANCES: dict[str, tuple[float, float]] = {  # largest difference in float32
     "ae_velocity_first": (1e-4, 0.1),
     "ae_actions": (1e-4, 0.05),
 }
-_OTHER_SUMS = 4.0  # times wider in float32 where patches are embedded by sums in another order than the reference's
+_OTHER_SUMS = 4.0  # factor of float32's tolerances where sums over patches have another order than the reference's
 _TOKENS, _TIMES = "vlm_tokens", "ae_times"
 _DIFFERING_TOKENS = 0.25  # share, in bfloat16, where each is chosen after the recorded ones
-_HEAD32 = "_head32"  # of recorded bfloat16 tokens whose head computed in float32
+_HEAD32 = "_head32"  # suffix of recorded bfloat16 tokens whose head computed in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ class GoldenComparison:
 
     @property
     def agrees(self) -> bool:
-        """Within the tolerance; a difference that is not a number is not."""
+        """True if the difference is within the tolerance; NaN is not."""
         return self.difference <= self.tolerance
 
     def describe(self) -> str:
-        """Return the line of a report."""
+        """Return the array's line of the report."""
         found = "exact" if self.difference == 0 else f"{self.difference:.2g}{self.unit} (at most {self.tolerance:g})"
         return f"{'pass' if self.agrees else 'FAIL'}  {self.name:<28} {found}"
 

@@ -21,7 +21,7 @@ HEADER = (4022, 235292, 235248)  # PaliGemma's ids of "Action: "
 _IMAGE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 _ACTION_PROMPT = 64  # tokens that the action expert's prompts are padded to
 _BOS = 2
-_LOWEST_TEXT_ID, _HIGHEST_TEXT_ID = 1000, 250_000  # of made prompts: neither control ids nor those of waypoints
+_LOWEST_TEXT_ID, _HIGHEST_TEXT_ID = 1000, 250_000  # of prompts: no control ids, no waypoints
 _SAMPLES = 3
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError)
 

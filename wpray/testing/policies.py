@@ -129,7 +129,7 @@ class _MethodCheck:
         """Check that a request that cannot be answered leaves the policy able to answer the others as before."""
         bad = unanswerable(self.requests[0])
         for batch in ([bad], [bad, *self.requests[1 : self.policy.spec.max_batch_size]]):
-            with contextlib.suppress(Exception):  # raising is right; SystemExit and the like would end a replica
+            with contextlib.suppress(Exception):  # an exception is right; SystemExit and the like would end a replica
                 self.answer(batch)
         for request, reply in zip(self.requests, self.alone, strict=True):
             self._compare(self._one(request), reply, "after an error, a request", exact=True)

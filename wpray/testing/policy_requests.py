@@ -55,7 +55,7 @@ def segment_requests(requests: Sequence[PlanRequest], replies: Sequence[PlanRepl
 
 
 def unanswerable(request: PolicyRequest) -> PolicyRequest:
-    """Return the request as it may not come: without images, and with a proprio that is no number."""
+    """Return the request as it must not arrive: without images, and with a proprio that is not a number."""
     seen = request.observation
     return replace(request, observation=replace(seen, images={}, proprio=np.full_like(seen.proprio, np.nan)))
 

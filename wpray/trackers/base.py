@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-State = Literal["running", "finished", "stopped"]  # running: the run's process has died
+TrackedState = Literal["running", "finished", "stopped"]  # running: the run's process has died
 Cell = str | int | float | None
 
 
@@ -48,5 +48,5 @@ class Tracker(Protocol):
     def log_video(self, name: str, path: Path) -> None:
         """Log the video of an episode, an MP4 file."""
 
-    def end(self, state: State) -> None:
+    def end(self, state: TrackedState) -> None:
         """End the run and deliver what was logged."""

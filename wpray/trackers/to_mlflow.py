@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlflow
 
-from wpray.trackers.base import State, TaskTable, TrackedRun
+from wpray.trackers.base import TaskTable, TrackedRun, TrackedState
 
 _RUN_ID = "wpray.run_id"  # tag by which a resumed run is found
 _STATUS = {"finished": "FINISHED", "stopped": "FAILED", "running": "KILLED"}
@@ -53,6 +53,6 @@ class MlflowTracker:
         """Log an MP4 as a file."""
         mlflow.log_artifact(str(path), "videos")
 
-    def end(self, state: State) -> None:
+    def end(self, state: TrackedState) -> None:
         """Set the run's status."""
         mlflow.end_run(status=_STATUS[state])

@@ -12,7 +12,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-from wpray.trackers.base import Cell, State, TaskTable, TrackedRun
+from wpray.trackers.base import Cell, TaskTable, TrackedRun, TrackedState
 
 _FOLDER = "tensorboard"
 _FRAMES = 100  # of a GIF, at most
@@ -57,7 +57,7 @@ class TensorboardTracker:
         summary = Summary(value=[Summary.Value(tag=f"videos/{name}", image=image)])
         self._writer.file_writer.add_summary(summary, self._episodes)
 
-    def end(self, state: State) -> None:
+    def end(self, state: TrackedState) -> None:
         """Write what is left."""
         self._writer.add_text("state", state, self._episodes)
         self._writer.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trackio
 
-from wpray.trackers.base import State, TaskTable, TrackedRun
+from wpray.trackers.base import TaskTable, TrackedRun, TrackedState
 
 
 class TrackioTracker:
@@ -44,6 +44,6 @@ class TrackioTracker:
         """Log an MP4 as it is."""
         trackio.log({f"videos/{name}": trackio.Video(path, caption=name)}, step=self._episodes)
 
-    def end(self, state: State) -> None:
+    def end(self, state: TrackedState) -> None:
         """Wait until everything is stored."""
         trackio.finish()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import wandb
 
-from wpray.trackers.base import State, TaskTable, TrackedRun
+from wpray.trackers.base import TaskTable, TrackedRun, TrackedState
 
 
 class WandbTracker:
@@ -44,6 +44,6 @@ class WandbTracker:
         """Log an MP4 as it is."""
         self._run.log({f"videos/{name}": wandb.Video(str(path), format="mp4")})
 
-    def end(self, state: State) -> None:
+    def end(self, state: TrackedState) -> None:
         """Wait until everything is sent, or written if offline."""
         self._run.finish(exit_code=int(state != "finished"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from wpray.errors import BadInputError, wrapping_errors
-from wpray.trackers.base import State, TaskTable, TrackedRun, Tracker
+from wpray.trackers.base import TaskTable, TrackedRun, TrackedState, Tracker
 from wpray.trackers.factory import open_tracker
 
 _CALL_S = 600  # one call that takes longer ends the process, so that no process stays behind a run that was killed
@@ -28,7 +28,7 @@ class _TrackerError(Exception):
     """Error of the tracker."""
 
 
-class Worker:
+class TrackerWorker:
     """Tracker of a run, whose errors are reported and end nothing."""
 
     def __init__(self, name: str, report: Callable[[str], None]) -> None:
@@ -48,7 +48,7 @@ class Worker:
             self._send_results(self._tracker, TaskTable(**message["table"]))
             self.end(message["state"])
 
-    def end(self, state: State) -> None:
+    def end(self, state: TrackedState) -> None:
         """End the tracker's run, once."""
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     """Serve the run at the other end until it ends or has gone."""
     messages, reports = _own_streams()
     os.nice(_NICE)
-    worker = Worker(argv[0], lambda line: print(line, file=reports, flush=True))
+    worker = TrackerWorker(argv[0], lambda line: print(line, file=reports, flush=True))
     for line in messages:
         worker.handle(json.loads(line))
     worker.end("running")

@@ -52,7 +52,7 @@ _LOST = (EOFError, OSError, AuthenticationError)
 _BACKLOG = 512
 # After a restart, every env actor of a run may connect at once while somebody scans the port.
 _MOST_STRANGERS = 768
-_AUTHENTICATE_S = 10.0  # from a connection to the proof of the key; env actors take milliseconds
+_AUTHENTICATE_S = 10.0  # longest time from a connection to the proof of the key; env actors take milliseconds
 _CHECK_S = 0.5  # between two checks for connections that are late
 _LISTENER_BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)  # no later accept will succeed
 POLICY_DIED = "PolicyDiedError"  # kind of the PolicyError for a request that kills the policy
@@ -71,7 +71,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _Message:
     """Message of an env actor."""
 
     request: PolicyRequest
@@ -136,7 +136,7 @@ class PolicyServer:
             raise
 
     def _serve(self, connection: Connection) -> None:
-        """Answer one peer until it leaves. A stranger that never answers the challenge delays nobody else."""
+        """Answer one peer until it leaves. A peer that never answers the challenge delays nobody else."""
         with connection:
             try:
                 with _handshake():
@@ -164,14 +164,12 @@ class PolicyServer:
             if failure is not None:
                 connection.send(failure)
 
-    def _answer(
-        self, question: _Question, connection: Connection, gone: Callable[[], bool]
-    ) -> PolicyReply | PolicyError:
+    def _answer(self, message: _Message, connection: Connection, gone: Callable[[], bool]) -> PolicyReply | PolicyError:
         def started() -> None:
             with contextlib.suppress(OSError):  # the env actor has left
                 connection.send(_Started())
 
-        request, on_start = question.request, started if question.is_retry else None
+        request, on_start = message.request, started if message.is_retry else None
         try:
             if isinstance(request, PlanRequest):
                 return self._batcher.plan(request, on_start, gone)
@@ -236,17 +234,17 @@ class SocketPolicyClient:
 
     def plan(self, request: PlanRequest) -> PlanReply:
         """Request a plan. Raises PolicyError if the policy failed on this request."""
-        reply: PlanReply = self._ask(request)
+        reply: PlanReply = self._call(request)
         return reply
 
     def act(self, request: SegmentRequest) -> SegmentReply:
         """Request a segment. Raises PolicyError if the policy failed on this request."""
-        reply: SegmentReply = self._ask(request)
+        reply: SegmentReply = self._call(request)
         return reply
 
     def predict(self, request: ChunkRequest) -> ChunkReply:
         """Return a chunk. Raises PolicyError if the policy failed on this request."""
-        reply: ChunkReply = self._ask(request)
+        reply: ChunkReply = self._call(request)
         return reply
 
     @property
@@ -260,9 +258,9 @@ class SocketPolicyClient:
             self._connection.close()
             self._connection = None
 
-    def _ask(self, request: PolicyRequest) -> Any:
+    def _call(self, request: PolicyRequest) -> Any:
         """Return the reply, retrying while replicas die. Raises PolicyError if the request kills one alone."""
-        exchange = _Exchange(_Question(request, is_retry=False))
+        exchange = _Exchange(_Message(request, is_retry=False))
         while True:
             try:
                 reply = exchange.run(self._connected(), self._alive)
@@ -298,15 +296,15 @@ class SocketPolicyClient:
 class _Exchange:
     """Request until its reply, over as many connections as it takes."""
 
-    def __init__(self, question: _Question) -> None:
-        self._question = question
+    def __init__(self, message: _Message) -> None:
+        self._message = message
         self.fatal = False  # True while a broken connection would be the request's fault
 
     def run(self, connection: Connection, alive: Callable[[], None]) -> Any:
         """Return the reply. Raises one of _LOST if the connection breaks; `alive` is called while waiting."""
         self.fatal = False
-        connection.send(self._question)
-        self._question = _Question(self._question.request, is_retry=True)
+        connection.send(self._message)
+        self._message = _Message(self._message.request, is_retry=True)
         while True:
             while not connection.poll(_PATIENCE_S):
                 alive()

@@ -17,8 +17,8 @@ import ray
 from wpray.cluster.gather import gather_within
 from wpray.transport.connection import Address
 
-_ANSWER_S = 5.0  # for a replica's address; one that takes longer is loading or gone
-_PLACED_S = 20.0  # for a replica's GPUs; one that takes longer waits for a node, so it has none
+_ANSWER_S = 5.0  # longest wait for a replica's address; one that takes longer is loading or gone
+_PLACED_S = 20.0  # longest wait for a replica's GPUs; one that takes longer waits for a node, so it has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class VideoStyle:
     every: int = 1  # keep every n-th control step (the last one always)
     fps: int = 10
     overlay: bool = False
-    rotated: bool = False  # by 180 degrees as policies see images, which swaps left and right of an upright image
+    rotated: bool = False  # turned by 180 degrees, as policies see images, which also swaps left and right
     keyframe_every: int = 250
 
 

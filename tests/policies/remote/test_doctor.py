@@ -65,7 +65,7 @@ def test_a_server_that_is_not_there_fails_the_check_and_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(module, "_PATIENCE_S", 0.2)  # ZeroMQ has no refusal, only no answer
     (found,) = _check(policy, url)
-    assert found.status == "fail" and f"{url} gives no answer (" in found.text
+    assert found.status == "fail" and f"{url} does not answer (" in found.text
     assert found.text.endswith("start the server, or check policy_args")
 
 
@@ -77,7 +77,7 @@ def test_what_a_server_answers_wrongly_fails_the_check() -> None:
         "shape": lambda question: {"actions": np.zeros((5, 32))},
         "KeyError": lambda question: "KeyError: 'image'",
     }
-    for reason, answer in {**answers, "gives no answer": hang_up}.items():
+    for reason, answer in {**answers, "does not answer": hang_up}.items():
         with openpi_server(answer) as url:
             (found,) = _check("openpi", url)
         assert found.status == "fail" and url in found.text and reason in found.text
@@ -113,7 +113,7 @@ def test_the_wait_for_a_free_server_is_no_computation() -> None:
         first = threads.submit(relay.predict, chunk_request(policy.spec, 0))
         assert asked.acquire(timeout=20)
         second = threads.submit(relay.predict, chunk_request(policy.spec, 1))
-        while not policy._pool._askers:
+        while not policy._pool._waiters:
             time.sleep(0.01)
         go_on.set()
         early, late = first.result(20).timing, second.result(20).timing

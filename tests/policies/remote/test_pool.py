@@ -27,8 +27,8 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 class Farm:
     """Servers made of functions from (url, question) to an answer."""
 
-    def __init__(self, answer: Callable[[str, Any], Any], places: int = 1) -> None:
-        self.answer, self.places = answer, places
+    def __init__(self, answer: Callable[[str, Any], Any], max_requests: int = 1) -> None:
+        self.answer, self.max_requests = answer, max_requests
         self.refuse: Callable[[str], Exception | None] = lambda url: None
         self.facts: Callable[[str], Mapping[str, Any]] = lambda url: {"url": url}
         self.opened: list[str] = []
@@ -58,9 +58,9 @@ class Farm:
 class _Channel:
     def __init__(self, farm: Farm, url: str) -> None:
         self._farm, self._url, self._closed = farm, url, False
-        self.facts, self.places = farm.facts(url), farm.places
+        self.facts, self.max_requests = farm.facts(url), farm.max_requests
 
-    def ask(self, question: Any) -> Any:
+    def call(self, question: Any) -> Any:
         assert not self._closed
         return self._farm.work(self._url, question)
 
@@ -77,24 +77,26 @@ def test_servers_share_the_questions_and_each_answers_one_at_a_time() -> None:
     farm = Farm(slow)
     pool = ServerPool("toy", ["a", "b", "c"], farm.connect)
     with ThreadPoolExecutor(24) as threads:
-        assert list(threads.map(pool.ask, range(90))) == [2 * number for number in range(90)]
+        assert list(threads.map(pool.call, range(90))) == [2 * number for number in range(90)]
     assert farm.most_busy == {"a": 1, "b": 1, "c": 1}
     assert sorted(farm.opened) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize(("places", "connections", "most"), [(4, None, 4), (4, 2, 2), (1, None, 1)])
-def test_a_server_is_asked_as_often_at_once_as_it_likes(places: int, connections: int | None, most: int) -> None:
+@pytest.mark.parametrize(("max_requests", "connections", "most"), [(4, None, 4), (4, 2, 2), (1, None, 1)])
+def test_a_server_gets_as_many_requests_at_once_as_suit_it(
+    max_requests: int, connections: int | None, most: int
+) -> None:
     together = threading.Barrier(most)
 
     def answer(url: str, question: int) -> int:
         together.wait(LONG_S)
         return question
 
-    farm = Farm(answer, places)
+    farm = Farm(answer, max_requests)
     pool = ServerPool("toy", ["a"], farm.connect, connections)
-    pool.meet()
+    pool.wait_for_server()
     with ThreadPoolExecutor(12) as threads:
-        assert list(threads.map(pool.ask, range(12))) == list(range(12))
+        assert list(threads.map(pool.call, range(12))) == list(range(12))
     assert farm.most_busy == {"a": most}
 
 
@@ -108,8 +110,8 @@ def test_questions_are_answered_in_the_order_in_which_they_came() -> None:
     pool = ServerPool("toy", ["a"], Farm(answer).connect)
     with ThreadPoolExecutor(20) as threads:
         for number in range(20):
-            threads.submit(pool.ask, number)
-            while len(pool._askers) < number:
+            threads.submit(pool.call, number)
+            while len(pool._waiters) < number:
                 time.sleep(0.001)
         gate.set()
     assert order == list(range(20))
@@ -125,9 +127,9 @@ def test_a_question_in_trouble_is_asked_again_elsewhere_and_said_once() -> None:
 
     farm = Farm(answer)
     pool = ServerPool("toy", ["bad", "good"], farm.connect, note=lines.append)
-    assert [pool.ask(number) for number in range(20)] == ["good"] * 20
+    assert [pool.call(number) for number in range(20)] == ["good"] * 20
     assert [line for line in lines if "bad" in line] == [
-        "toy: bad gives no answer (it answers nonsense); it is asked again until it does"
+        "toy: bad does not answer (it answers nonsense); requests are retried until it does"
     ]
     assert farm.closed >= 1  # a connection in trouble is not used again
 
@@ -144,7 +146,7 @@ def test_a_server_that_comes_back_is_used_again_and_said_to_be_back() -> None:
 
     pool = ServerPool("toy", ["a"], Farm(answer).connect, note=lines.append)
     with ThreadPoolExecutor(5) as threads:
-        answers = [threads.submit(pool.ask, number) for number in range(5)]
+        answers = [threads.submit(pool.call, number) for number in range(5)]
         time.sleep(0.2)
         assert not any(answer.done() for answer in answers)
         ill.clear()
@@ -162,7 +164,7 @@ def test_a_long_absence_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ServerTrouble("connection refused")
         return question
 
-    ServerPool("toy", ["a"], Farm(answer).connect, note=lines.append).ask(1)
+    ServerPool("toy", ["a"], Farm(answer).connect, note=lines.append).call(1)
     assert 3 <= len(lines) <= 8 and all("waiting" in line for line in lines[1:-1])
 
 
@@ -175,8 +177,8 @@ def test_a_servers_own_error_is_the_answer_and_the_next_question_gets_a_new_conn
     farm = Farm(answer)
     pool = ServerPool("toy", ["a"], farm.connect)
     with pytest.raises(InvalidRequestError, match="negative"):
-        pool.ask(-1)
-    assert pool.ask(1) == 1
+        pool.call(-1)
+    assert pool.call(1) == 1
     assert farm.opened == ["a", "a"] and farm.closed == 1
 
 
@@ -187,7 +189,7 @@ def test_meeting_waits_for_the_first_server_and_keeps_what_it_says_of_itself() -
     lines: list[str] = []
     pool = ServerPool("toy", ["a", "b"], farm.connect, note=lines.append)
     with ThreadPoolExecutor(1) as threads:
-        met = threads.submit(pool.meet)
+        met = threads.submit(pool.wait_for_server)
         time.sleep(0.1)
         assert not met.done() and len(lines) == 2
         missing.remove("b")
@@ -201,7 +203,7 @@ def test_a_refusal_ends_the_meeting_with_one_line(refusal: Exception) -> None:
     farm.refuse = lambda url: refusal
     pool = ServerPool("toy", ["a"], farm.connect)
     with pytest.raises(BadInputError, match=f"toy: a refuses this client .{refusal}"):
-        pool.meet()
+        pool.wait_for_server()
 
 
 def test_a_server_that_comes_back_as_another_is_said() -> None:
@@ -216,13 +218,13 @@ def test_a_server_that_comes_back_as_another_is_said() -> None:
     farm = Farm(answer)
     farm.facts = lambda url: {"checkpoint": next(checkpoints)}
     pool = ServerPool("toy", ["a"], farm.connect, note=lines.append)
-    assert [pool.ask(number) for number in range(3)] == [0, 1, 2]
+    assert [pool.call(number) for number in range(3)] == [0, 1, 2]
     assert any("is not what it was" in line and "two" in line for line in lines)
 
 
 def test_closing_hangs_up() -> None:
     farm = Farm(lambda url, question: url)
     pool = ServerPool("toy", ["a", "b"], farm.connect)
-    pool.meet()
+    pool.wait_for_server()
     pool.close()
     assert farm.closed == 2

@@ -1,4 +1,4 @@
-"""The fake benchmark: what wpray needs to know of it before a process loads it."""
+"""The fake benchmark: its description, without the environment."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ class FakeBenchmark(Benchmark):
         return SuiteSize(tasks=10, max_steps=300)
 
     def decisive_packages(self, suites: Sequence[str]) -> Iterator[DecisivePackage]:
-        """Yield none: this package's own version says all."""
+        """Yield none, because this package's version identifies the benchmark."""
         return iter(())

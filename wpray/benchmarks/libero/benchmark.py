@@ -1,4 +1,4 @@
-"""LIBERO: what wpray needs to know of it before a process loads it."""
+"""LIBERO: its description, without the simulator."""
 
 from __future__ import annotations
 

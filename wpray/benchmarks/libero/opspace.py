@@ -1,8 +1,8 @@
 """robosuite's operational space matrices, with their bits and in less time.
 
-numba's `np.linalg.pinv` asks LAPACK's `dgesdd`, which for a small square matrix runs four other routines of LAPACK and
-spends the rest of its time on block sizes and workspaces. Here the four are called themselves. Whether that gives the
-same bits with the LAPACK at hand is tried once a process (`same_bits`); if not, `dgesdd` is asked as before.
+numba's `np.linalg.pinv` calls LAPACK's `dgesdd`, which for a small square matrix runs four other routines of LAPACK and
+spends the rest of its time on block sizes and workspaces. Here the four are called directly. Each process tests once
+whether that gives the same bits with its LAPACK (`same_bits`); if not, it calls `dgesdd`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wpray.benchmarks.libero.native import dbdsdc, dgebd2, dgemm, dgesdd, dorm2r
 from wpray.types import FloatArray, IntArray
 
 _LARGEST, _SMALLEST = 1e100, 1e-100  # beyond these dgesdd scales a matrix, or finds that it is not finite
-_CUT = 1e-15  # np.linalg.pinv's: it leaves out smaller singular values
+_CUT = 1e-15  # threshold of np.linalg.pinv, which drops smaller singular values
 _LETTERS = np.frombuffer(b"UILNRSC", np.uint8)
 _FACTORS = np.array([1.0, 0.0])
 _INTEGER, _DOUBLE = np.dtype(fortran_int).itemsize, 8
@@ -100,7 +100,7 @@ def _decompose(n: int, room: FloatArray, integers: IntArray) -> None:
     work = np.empty(int(wish[0]))
     length[0] = work.size
     dgesdd(some, size, size, a, size, values, u, size, vt, size, work.ctypes.data, length.ctypes.data, iwork, info)
-    work[0] = length[0]  # so that they live until here
+    work[0] = length[0]  # keeps the buffers alive until here
 
 
 @numba.njit(cache=True)
@@ -121,7 +121,7 @@ def _decompose_in_steps(n: int, room: FloatArray, integers: IntArray) -> None:
 
 @numba.njit(cache=True)
 def _multiply(n: int, room: FloatArray, integers: IntArray, out: FloatArray) -> None:
-    """vt' u' of the singular values that count, in Fortran's order."""
+    """Return vt' u' of the singular values that count, in Fortran's order."""
     size, u = integers.ctypes.data, room.ctypes.data + _DOUBLE * n * n
     one = _FACTORS.ctypes.data
     transposed = _LETTERS.ctypes.data + 6

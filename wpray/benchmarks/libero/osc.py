@@ -1,6 +1,6 @@
 """robosuite's operational space controller without its glue: the same arithmetic on the same memory layouts.
 
-Bit-equality hangs on details: numba compiles a function per memory order and BLAS multiplies transposed matrices in
+Bit-equality depends on details: numba compiles a function per memory order and BLAS multiplies transposed matrices in
 another order, so every matrix here is laid out as the stock controller lays it out.
 """
 
@@ -45,7 +45,7 @@ def _inertia_index(model: mujoco.MjModel, dofs: IntArray) -> IntArray:
 class OscController:
     """Joint torques and gripper commands for one arm, computed as robosuite 1.4 computes them, and the physics between.
 
-    Made anew after every reset: robosuite replaces its controller then, and the first substep still uses the state
+    Created again after every reset: robosuite replaces its controller then, and the first substep still uses the state
     that the replaced controller read at the reset pose.
     """
 
@@ -56,7 +56,7 @@ class OscController:
         fixed = controller.impedance_mode == "fixed" and controller.uncoupling
         if controller.interpolator_pos is not None or controller.interpolator_ori is not None or not fixed:
             raise RuntimeError("only robosuite's default OSC_POSE controller is reproduced")
-        self._model, self._data = sim.model._model, sim.data._data  # alive as long as their addresses are used
+        self._model, self._data = sim.model._model, sim.data._data  # kept alive while their addresses are in use
         self._gripper = robot.gripper
         site = sim.model.site_name2id(controller.eef_name)
         parts = {**self._buffers(), **self._seen(site), **self._driven(robot, sim)}
@@ -124,7 +124,7 @@ class OscController:
         act(arm if fresh else self._at_reset(), fresh, same_bits())
 
     def run(self, count: int) -> None:
-        """Run `count` substeps more."""
+        """Run `count` more substeps."""
         if _same_dot(self._model.nv):
             run(self._arm, count, same_bits())
             return
@@ -156,7 +156,7 @@ class OscController:
 def _same_dot(nv: int) -> bool:
     """Return True if compiled code multiplies (3, nv) with (nv,) as numpy does, to the bit: numba's BLAS is SciPy's.
 
-    If not, the substeps go through Python, which asks numpy as stock does.
+    If not, the substeps run in Python and call numpy, as stock does.
     """
     random, out = np.random.default_rng(0), np.empty(3)
     for _ in range(100):

@@ -1,7 +1,7 @@
 """The substeps, compiled: MuJoCo's calls, and between them robosuite's operations in robosuite's order.
 
-It runs without the interpreter's lock, as MuJoCo's bindings do: an actor answers meanwhile. numba's cache notices a
-change of this file, but none of opspace.py, whose functions are compiled into these: then touch this file, too.
+It runs without the interpreter's lock, as MuJoCo's bindings do, so that an actor answers meanwhile. numba's cache
+notices a change of this file, but not of opspace.py, whose functions are compiled into these: touch this file then.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Arm(NamedTuple):
     data: int
     site: int  # of the end effector
     dofs: IntArray  # (7,) of the arm among all nv
-    # What the controller sees: views
+    # State that the controller reads: views
     pos: FloatArray  # (3,) of the site
     ori: FloatArray  # (3, 3)
     joint_pos: FloatArray  # (7,)
@@ -38,7 +38,7 @@ class Arm(NamedTuple):
     qvel: FloatArray  # (nv,)
     inertia: FloatArray  # MuJoCo's sparse one
     inertia_index: IntArray  # (7, 7): where the arm's block is in it, -1 where it has no entry
-    # and what is computed from them
+    # Values computed from that state
     site_jac_pos: FloatArray  # (3, nv)
     site_jac_ori: FloatArray
     vel_pos: FloatArray  # (3,) of the site
@@ -47,22 +47,22 @@ class Arm(NamedTuple):
     jac: FloatArray  # (6, 7)
     jac_pos: FloatArray  # (3, 7)
     jac_ori: FloatArray
-    # What it is to do
+    # Commands
     goal_pos: FloatArray  # (3,)
     goal_ori: FloatArray  # (3, 3)
     gains: FloatArray  # (2, 6): kp and kd
     initial_joint: FloatArray  # (7,)
     limits: FloatArray  # (2, 7): lowest and highest torque, N m
     ctrl: FloatArray  # (7,), a view
-    gripper: FloatArray  # (2,): the gripper's command in [-1, 1],
-    gripper_change: FloatArray  # its change in a substep,
-    gripper_scale: FloatArray  # (2, 2): the middle and the half width of its actuators' range,
+    gripper: FloatArray  # (2,) the gripper's command in [-1, 1]
+    gripper_change: FloatArray  # change of the command in a substep
+    gripper_scale: FloatArray  # (2, 2) middle and half width of its actuators' range
     gripper_ctrl: FloatArray  # (2,), a view
 
 
 @numba.njit(cache=True, nogil=True)
 def run(arm: Arm, count: int, split: bool) -> None:
-    """`count` substeps, not a control step's first one; `split`: see opspace.py."""
+    """Run `count` substeps, not a control step's first one; `split`: see opspace.py."""
     for _ in range(count):
         sense(arm, True)
         compiled_dot(arm.site_jac_pos, arm.qvel, arm.vel_pos)
@@ -82,7 +82,7 @@ def sense(arm: Arm, again: bool) -> None:
 
 @numba.njit(cache=True)
 def compiled_dot(matrix: FloatArray, vector: FloatArray, out: FloatArray) -> None:
-    """`np.dot` by SciPy's BLAS, where numpy has another one."""
+    """Return `np.dot` by SciPy's BLAS, where numpy has another one."""
     np.dot(matrix, vector, out)
 
 

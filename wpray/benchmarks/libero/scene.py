@@ -41,7 +41,7 @@ class Scene:
     def reset(self, rounds: int = 1) -> None:
         """Reset as stock's hard reset number `rounds` since creation would; draw from numpy's global generator.
 
-        Raises RuntimeError if no placement of the objects is found in 100 attempts (stock would try for ever).
+        Raises RuntimeError if no placement of the objects is found in 100 attempts (stock would try forever).
         """
         env = self.env
         for _ in range(_RESET_ATTEMPTS):
@@ -107,9 +107,9 @@ def _make(bddl: Path) -> Any:
 
 
 def _remembering(stock: type) -> type:
-    """Return `stock`, made to keep what a recompilation gives: the model's fields before the first reset draws.
+    """Return a subclass of `stock` that keeps what a recompilation gives: the model's fields before the first reset.
 
-    It answers the goal's questions about contacts from arrays, and keeps what each predicate of the goal last gave.
+    It evaluates the goal's contacts from arrays, and keeps the last value of each predicate of the goal.
     """
 
     def initialize(self: Any, xml_string: str | None = None) -> None:

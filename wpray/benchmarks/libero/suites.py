@@ -35,7 +35,7 @@ def expanded(names: Iterable[str]) -> list[str]:
     """Return canonical names, each once, with the suites of a group in its place.
 
     Groups are libero_all, libero_pro (four suites perturbed along four axes) and libero_pro:AXIS, after which further
-    axes may follow. Raises ValueError for an axis that there is not.
+    axes may follow. Raises ValueError for an unknown axis.
     """
     found: list[str] = []
     axes = False  # the names that follow may be axes

@@ -71,7 +71,7 @@ def _benchmark(suite: str) -> Any:
 
 
 def _nearest(suite: str, known: Iterable[str]) -> list[str]:
-    """Return what `suite` may have meant, LIBERO's own suites first: a typing error seldom means a variant."""
+    """Return what `suite` may have meant, LIBERO's own suites first: a typing error rarely means a variant."""
     near = difflib.get_close_matches(suite, known, n=8, cutoff=0.5)
     return sorted(near, key=lambda name: name not in BASE_STEPS)[:3] or list(BASE_STEPS)
 
@@ -81,7 +81,7 @@ def _others(suite: str) -> str:
 
 
 def _instruction(task: Any, source: InstructionSource) -> str:
-    """Return what the policy is told to do; a BDDL's words as LIBERO's own parser gives them, in lower case."""
+    """Return the instruction; a BDDL's words as LIBERO's own parser gives them, in lower case."""
     if source == "bddl":
         return language_of(_bddl_path(task))
     # The package counts the characters up to the words, and is one off where a scene has no number.

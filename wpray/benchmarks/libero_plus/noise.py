@@ -41,7 +41,7 @@ def noisy(picture: ImageArray, noise: int, random: Random) -> ImageArray:
 
 
 def _motion_blur(picture: ImageArray, severity: int, random: Random) -> ImageArray:
-    """Average along a line that begins at each pixel; the edge goes on for ever."""
+    """Average along a line that begins at each pixel; the edge continues without end."""
     radius, sigma = _MOTION[severity]
     angle = math.radians(random.uniform(-_LARGEST_ANGLE, _LARGEST_ANGLE))
     width = 2 * radius + 1

@@ -27,8 +27,8 @@ from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, ImageSpec
 
 _NOTICES = logging.getLogger(NOTICES)
 _LENGTH = struct.Struct("<Q")
-_OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of this Python, which would mislead another
-_REQUEST_AT_FAULT = "InvalidRequestError"  # any class of that name, for the other Python has none of wpray
+_OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # variables of this Python, which would mislead another
+_REQUEST_AT_FAULT = "InvalidRequestError"  # any class of that name, because the other Python has no wpray
 
 
 class ProcessSettings(BaseModel):
@@ -72,7 +72,7 @@ class ProcessPolicy:
     def __init__(self, settings: ProcessSettings) -> None:
         """Start the worker. Raise BadInputError if the class cannot be made."""
         self.spec, self._settings = self.spec_of(settings), settings
-        self._worker = Worker(settings)
+        self._worker = PolicyWorker(settings)
         versions = self._worker.versions
         facts = {"process": {"python": settings.python, "target": settings.target, **versions}}
         self.sources = Sources(facts, (f"process: {settings.target} runs in Python {versions.get('python')}",))
@@ -85,7 +85,7 @@ class ProcessPolicy:
         except WorkerDiedError as death:
             _NOTICES.warning("process: %s; it is started again", death)
             self._worker.close()
-            self._worker = Worker(self._settings)
+            self._worker = PolicyWorker(self._settings)
             if len(requests) == 1:
                 return self._asked(requests)
         return [self.predict([request])[0] for request in requests]
@@ -95,7 +95,7 @@ class ProcessPolicy:
         self._worker.close()
 
     def _asked(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
-        replies = self._worker.ask([_form(request) for request in requests])
+        replies = self._worker.call([_form(request) for request in requests])
         if len(replies) != len(requests):
             raise ValueError(f"{len(replies)} replies to {len(requests)} requests")
         return [ChunkReply(chunk_of("process", reply["actions"]), metrics=reply["metrics"]) for reply in replies]
@@ -107,7 +107,7 @@ class ProcessPolicy:
         return tuple(path for path in found if path.is_file())[:1]
 
 
-class Worker:
+class PolicyWorker:
     """A process of the other Python, and the connection to it."""
 
     def __init__(self, settings: ProcessSettings) -> None:
@@ -127,7 +127,7 @@ class Worker:
             theirs.close()
         self.versions = self._started()
 
-    def ask(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def call(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the class's replies. Raise WorkerDiedError, InvalidRequestError, or an error of the class's name."""
         try:
             self._send(arrays.pack(requests))
@@ -188,7 +188,7 @@ class Worker:
 
 
 def _form(request: ChunkRequest) -> dict[str, Any]:
-    """Return a request as the class gets it."""
+    """Return the map that the class receives for a request."""
     trial, seen = request.trial, request.observation
     about = {
         "suite": trial.task.suite,

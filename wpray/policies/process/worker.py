@@ -1,8 +1,8 @@
 """The other end of `policy: process`. Run by the policy's own Python (3.9 or later).
 
-This file stands alone: it imports nothing of wpray, but numpy and msgpack. Frames are a length of 8 bytes and msgpack;
-the first answer is JSON, because msgpack may be missing. The process ends when the other end is gone, whatever the
-policy is doing.
+This file stands alone: it imports numpy and msgpack, and nothing of wpray. Frames are a length of 8 bytes and msgpack;
+the first answer is JSON, because msgpack may be missing. The process ends when the other end is gone, even while the
+policy computes.
 """
 
 # ruff: noqa: UP006, UP035, UP045 - Python 3.9 runs it
@@ -57,7 +57,7 @@ def _tried(work: Callable[[], Dict[str, Any]]) -> Dict[str, Any]:
 
 
 def _reply(reply: Any, codec: "_Codec") -> Dict[str, Any]:
-    """Return a reply as a map: of what a policy gave as such, or of an array of actions."""
+    """Return a policy's reply as a map; an array alone holds its actions."""
     if not isinstance(reply, dict):
         reply = {"actions": reply}
     actions = codec.numpy.asarray(reply["actions"], dtype="float64")

@@ -1,1 +1,1 @@
-"""Policies that another process answers for: clients of the servers that people already run. Nothing is unpickled."""
+"""Policies that other processes compute: clients of the servers that people already run. Nothing is unpickled."""

@@ -11,8 +11,8 @@ import numpy as np
 from wpray.errors import InvalidRequestError
 from wpray.types import ACTION_DIM, ChunkReply, ChunkRequest, FloatArray, ImageArray
 
-_ENOUGH = 30  # chunks without a negative gripper command, after which a sign is doubted
-_ENOUGH_STARTS = 10  # episodes that begin with a closing gripper, after which a sign is doubted
+_ENOUGH = 30  # after so many chunks without a negative gripper command, a warning is logged
+_ENOUGH_STARTS = 10  # after so many episodes that begin with a closing gripper, a warning is logged
 _BEYOND = 0.25  # below 0 or above 1, a gripper command is none of that range
 
 
@@ -22,9 +22,9 @@ def reply_of(actions: FloatArray, steps: int) -> ChunkReply:
 
 
 def chunk_of(name: str, found: Any) -> FloatArray:
-    """Return (H, 7) actions. Raise InvalidRequestError where they are no such array.
+    """Return (H, 7) actions. Raise InvalidRequestError if they are not.
 
-    The server's policy would give the same again, so that its trial becomes an error row.
+    The server would answer the same again, so the trial becomes an error row.
     """
     try:
         actions = np.asarray(found, dtype=np.float64)

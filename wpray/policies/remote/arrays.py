@@ -150,7 +150,7 @@ def _npy_value(found: Mapping[Any, Any]) -> Any:
 
 
 def _array(data: Any, dtype: Any, shape: Any) -> Array:
-    """Return an array of its own memory. Raise MalformedError where its parts do not fit together."""
+    """Return an array with memory of its own. Raise MalformedError if its parts do not fit together."""
     kind = _dtype(dtype)
     if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS or not all(_is_size(size) for size in shape):
         raise MalformedError(f"an array of the shape {shape!r:.80}")

@@ -1,4 +1,4 @@
-"""`policy: gr00t`: asks servers of Isaac GR00T N1.6 and N1.7 (run_gr00t_server.py with the simulation wrapper)."""
+"""`policy: gr00t`: calls servers of Isaac GR00T N1.6 and N1.7 (run_gr00t_server.py with the simulation wrapper)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Gr00tPolicy(RemotePolicy):
             check_modalities(channel.facts)
         return channel
 
-    def question(self, request: ChunkRequest) -> dict[str, Any]:
+    def message(self, request: ChunkRequest) -> dict[str, Any]:
         """Return what GR00T's LIBERO client sends: a batch of one, of one instant."""
         images = {
             "video.image": _one(image_of(self.name, request, "base")),

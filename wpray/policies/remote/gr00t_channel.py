@@ -17,30 +17,30 @@ _REMIND_S = 30.0  # a line is logged after each such wait
 
 
 class Gr00tChannel:
-    """One socket. ZeroMQ connects behind it, so that only an answer shows that somebody is there."""
+    """One socket. ZeroMQ connects in the background, so only an answer shows that a server is there."""
 
-    places = 1
+    max_requests = 1
 
     def __init__(self, url: str, token: str | None, answer_s: float, note: Callable[[str], None]) -> None:
-        """Ask for a sign of life and for what the policy sees and does. Raise ServerTrouble."""
+        """Ping the server and request a description of its policy. Raise ServerTrouble."""
         self._url, self._token, self._answer_s, self._note = url, token, answer_s, note
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         self._socket.setsockopt(zmq.LINGER, 0)
         with closed_on_error(self):
             self._socket.connect(url)
-            self._call("ping", None)
-            said = self._call("get_modality_config", None)
+            self._request("ping", None)
+            said = self._request("get_modality_config", None)
             self.facts: Mapping[str, Any] = plain(said) if isinstance(said, dict) else {}
 
-    def ask(self, question: Any) -> Any:
-        """Return what `get_action` gives. Raise InvalidRequestError for the server's own error, else ServerTrouble."""
-        return self._call("get_action", question)
+    def call(self, message: Any) -> Any:
+        """Return the reply of `get_action`. Raise InvalidRequestError for the server's own error, or ServerTrouble."""
+        return self._request("get_action", message)
 
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
 
-    def _call(self, endpoint: str, data: Any) -> Any:
+    def _request(self, endpoint: str, data: Any) -> Any:
         asked: dict[str, Any] = {"endpoint": endpoint}
         if data is not None:
             asked["data"] = data

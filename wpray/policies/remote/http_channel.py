@@ -1,4 +1,4 @@
-"""JSON over HTTP: each question is a POST to one path, and the reply is its answer."""
+"""JSON over HTTP: each message is a POST to one path, and the reply is its answer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LARGEST_REPLY = 64 << 20
 
 
 class HttpChannel:
-    """One connection that is kept open between questions."""
+    """One connection that is kept open between requests."""
 
-    places = 1
+    max_requests = 1
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class HttpChannel:
             raise ServerTrouble(in_one_line(error)) from error
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def ask(self, question: Any) -> Any:
-        """Return the reply to a question. Raise ServerTrouble, or what `check` raises."""
+    def call(self, message: Any) -> Any:
+        """Return the reply to a message. Raise ServerTrouble, or what `check` raises."""
         try:
-            self._connection.request("POST", self._path, arrays.pack_json(question), self._headers)
+            self._connection.request("POST", self._path, arrays.pack_json(message), self._headers)
             response = self._connection.getresponse()
             body = response.read(_LARGEST_REPLY)
         except (OSError, http.client.HTTPException) as error:

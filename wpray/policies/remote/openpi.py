@@ -1,4 +1,4 @@
-"""`policy: openpi`: asks servers of openpi's websocket protocol, as openpi's own LIBERO client does."""
+"""`policy: openpi`: calls servers of openpi's websocket protocol, as openpi's own LIBERO client does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MEMORY, OWN, TRIAL,
 from wpray.policies.settings import NO_OUTCOME
 from wpray.types import POLICY_IMAGE_SIZE, ChunkReply, ChunkRequest, ImageSpec
 
-_REPLAN_STEPS = 5  # of a chunk, as openpi's client executes
+_REPLAN_STEPS = 5  # actions of a chunk that openpi's client executes
 
 
 class OpenpiSettings(ServerSettings):
@@ -29,7 +29,7 @@ class OpenpiSettings(ServerSettings):
     )
     replan_steps: NonNegativeInt | None = Field(
         None,
-        description="actions of a chunk that are executed before the next is asked for, 0: all; "
+        description="actions of a chunk that are executed before the next request, 0: all; "
         f"default: what the server says of itself (execute_steps), else {_REPLAN_STEPS}",
     )
     image_size: PositiveInt = Field(
@@ -65,15 +65,15 @@ class OpenpiPolicy(RemotePolicy):
             check_fits(channel.facts, sizes, settings.state_key)
         return channel
 
-    def question(self, request: ChunkRequest) -> dict[str, Any]:
+    def message(self, request: ChunkRequest) -> dict[str, Any]:
         """Return the map that openpi's LIBERO client sends."""
         settings = self._settings
         images = {settings.image_key: image_of(self.name, request, "base")}
         if settings.wrist_key:
             images[settings.wrist_key] = image_of(self.name, request, "wrist")
         words = request.trial.task.instruction
-        asked = {**images, settings.state_key: request.observation.proprio, settings.prompt_key: words}
-        return {**asked, **self._own(request)} if self._is_ours else asked
+        message = {**images, settings.state_key: request.observation.proprio, settings.prompt_key: words}
+        return {**message, **self._own(request)} if self._is_ours else message
 
     def reply(self, answer: Any) -> ChunkReply:
         """Return the actions that are executed of a chunk."""
@@ -96,7 +96,7 @@ class OpenpiPolicy(RemotePolicy):
 
     @property
     def _is_ours(self) -> bool:
-        """True if the servers are wpray's own, which read what it adds."""
+        """True if the servers are wpray's own, which read its additions to the protocol."""
         return all(OWN in facts for facts in self.facts.values())
 
     def _own(self, request: ChunkRequest) -> dict[str, Any]:

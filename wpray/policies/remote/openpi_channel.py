@@ -10,7 +10,7 @@ from wpray.policies.remote import arrays
 from wpray.policies.remote.plain import plain
 from wpray.policies.remote.trouble import ServerTrouble, closed_on_error
 from wpray.policies.remote.websocket import Websocket
-from wpray.policies.remote.wire import places_of
+from wpray.policies.remote.wire import max_requests_of
 
 
 class OpenpiChannel:
@@ -19,20 +19,20 @@ class OpenpiChannel:
     def __init__(
         self, url: str, api_key: str | None, answer_s: float, note: Callable[[str], None] = lambda line: None
     ) -> None:
-        """Connect and read what the server says of itself. Raise ServerTrouble. Arguments: as Websocket's."""
+        """Connect and read the server's description. Raise ServerTrouble. Arguments: as Websocket's."""
         headers = {"Authorization": f"Api-Key {api_key}"} if api_key else {}
         self._url = url
         self._socket = Websocket(url, headers, answer_s, note)
         with closed_on_error(self._socket):
             self.facts = self._introduction(self._socket.receive())
-        self.places = places_of(self.facts)
+        self.max_requests = max_requests_of(self.facts)
 
-    def ask(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the map that answers `question`.
+    def call(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the map that answers `message`.
 
-        Raise InvalidRequestError with the server's traceback if its code failed, ServerTrouble without an answer.
+        Raise InvalidRequestError with the server's traceback if its code failed, ServerTrouble if there is no answer.
         """
-        self._socket.send(arrays.pack(question))
+        self._socket.send(arrays.pack(message))
         return self._map(self._socket.receive())
 
     def close(self) -> None:

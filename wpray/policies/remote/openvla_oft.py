@@ -1,4 +1,4 @@
-"""`policy: openvla_oft`: asks OpenVLA-OFT's own HTTP server (vla-scripts/deploy.py)."""
+"""`policy: openvla_oft`: calls OpenVLA-OFT's own HTTP server (vla-scripts/deploy.py)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class OpenvlaOftPolicy(RemotePolicy):
         """Return an open channel."""
         return HttpChannel(url, "/act", self._settings.api_key, self._settings.timeout_s, self._checked)
 
-    def question(self, request: ChunkRequest) -> dict[str, Any]:
+    def message(self, request: ChunkRequest) -> dict[str, Any]:
         """Return the map that OFT's LIBERO client sends."""
         asked: dict[str, Any] = {"full_image": image_of(self.name, request, "base")}
         if self._settings.wrist:

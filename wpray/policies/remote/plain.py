@@ -14,7 +14,7 @@ _DEEPEST = 6
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return `value` of text, numbers, lists and maps; what is large, or of another kind, as its description."""
+    """Return `value` of text, numbers, lists and maps; large values and other kinds become descriptions."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist() if value.size <= _LONGEST else f"array of the shape {value.shape}, {value.dtype}"
     if isinstance(value, bytes):

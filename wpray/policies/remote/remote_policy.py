@@ -1,4 +1,4 @@
-"""Base of policies behind servers: one pool of servers, one question per request, checked answers."""
+"""Base of policies behind servers: one pool of servers, one message per request, checked answers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _NOTICES = logging.getLogger(NOTICES)
 
 
 class RemotePolicy(ABC):
-    """A chunk policy that another process answers for; many threads may ask it at once."""
+    """Chunk policy that another process computes; many threads may call it at once."""
 
     name: str
 
     def __init__(self, settings: Any, patient: bool = True) -> None:
-        """Connect; wait until a server answers. Raise BadInputError if all that answer refuse this client.
+        """Connect, and wait until a server answers. Raise BadInputError if all that answer refuse this client.
 
         If it is not `patient`, a server that does not answer raises BadInputError, too, now and later.
         """
         self._settings, self.spec = settings, self.spec_of(settings)
         self._gripper = GripperWatch(partial(_NOTICES.warning, "%s: %s", self.name))
         self._pool = ServerPool(self.name, settings.url, self.connect, settings.connections, patient=patient)
-        self._pool.meet()
+        self._pool.wait_for_server()
         self.sources = self._sources()
 
     @classmethod
@@ -55,16 +55,16 @@ class RemotePolicy(ABC):
         """Return an open channel. Raise ServerTrouble, BadInputError for a server that this run cannot use."""
 
     @abstractmethod
-    def question(self, request: ChunkRequest) -> Any:
-        """Return what a server is asked. Raise InvalidRequestError for a request that cannot be."""
+    def message(self, request: ChunkRequest) -> Any:
+        """Return the message to a server. Raise InvalidRequestError for a request that has none."""
 
     @abstractmethod
     def reply(self, answer: Any) -> ChunkReply:
-        """Return the reply that a server's answer means. Raise InvalidRequestError for one without actions."""
+        """Return the reply that a server's answer stands for. Raise InvalidRequestError for one without actions."""
 
     @abstractmethod
     def conventions(self) -> dict[str, str]:
-        """Return what is sent and how actions are executed, for run.json and the log."""
+        """Return descriptions of requests and of the use of actions, for run.json and the log."""
 
     def oddities(self, said: Mapping[str, Any]) -> Iterable[str]:
         """Return what in a server's description may not fit, each as the end of a sentence about the server."""
@@ -79,7 +79,7 @@ class RemotePolicy(ABC):
         self._pool.close()
 
     def _answer(self, request: ChunkRequest) -> ChunkReply:
-        answer, timing = self._pool.ask_timed(self.question(request))
+        answer, timing = self._pool.call_timed(self.message(request))
         return replace(self.watched(self.reply(answer), request), timing=timing)
 
     def watched(self, reply: ChunkReply, request: ChunkRequest) -> ChunkReply:
@@ -96,7 +96,7 @@ class RemotePolicy(ABC):
         return executable(actions)
 
     def note_of(self, url: str) -> Any:
-        """Return what logs a line about a server."""
+        """Return a function that logs a line about a server."""
         return partial(_NOTICES.warning, "%s: %s: %s", self.name, url)
 
     def _sources(self) -> Sources:

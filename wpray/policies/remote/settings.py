@@ -16,7 +16,7 @@ from wpray.types import ImageSpec
 
 
 def server_urls(default_port: int, *schemes: str) -> BeforeValidator:
-    """Return what reads a list of URLs with one of `schemes`, of which the first may be left out, as may the port."""
+    """Return a validator of URLs with one of `schemes`; the first of them and the port may be left out."""
 
     def read(value: Any) -> Any:
         items = value.split(",") if isinstance(value, str) else value
@@ -79,7 +79,7 @@ class ServerSettings(BaseModel):
 
     @property
     def api_key(self) -> str | None:
-        """The key; None if none is asked for. Raise BadInputError if the variable is not set."""
+        """Key that servers require; None if there is none. Raise BadInputError if the variable is not set."""
         if self.api_key_env is None:
             return None
         key = os.environ.get(self.api_key_env)

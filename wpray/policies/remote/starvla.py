@@ -1,4 +1,4 @@
-"""`policy: starvla`: asks StarVLA's policy servers, with the requests of many environments in one question."""
+"""`policy: starvla`: calls StarVLA's policy servers, with the requests of many environments in one message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StarvlaSettings(ServerSettings):
     url: Annotated[list[str], server_urls(10093, "ws", "wss"), NO_OUTCOME] = Field(
         ["ws://localhost:10093"], validate_default=True, description="server, or servers that share the requests"
     )
-    batch_size: PositiveInt = Field(8, le=256, description="requests at most in one question to a server")
+    batch_size: PositiveInt = Field(8, le=256, description="requests at most in one message to a server")
     replan_steps: NonNegativeInt = Field(0, description="actions of a chunk that are executed, 0: all")
     image_size: PositiveInt = Field(POLICY_IMAGE_SIZE, le=1024, description="height and width of both images")
     state: bool = Field(False, description="send position, axis-angle and finger joints, too")
@@ -37,7 +37,7 @@ class StarvlaSettings(ServerSettings):
 
 
 class StarvlaPolicy(RemotePolicy):
-    """Policy that asks each server for its share of a batch and converts the gripper's command as StarVLA's client."""
+    """Policy that sends each server its share of a batch and converts the gripper's command as StarVLA's client."""
 
     Settings = StarvlaSettings
     _settings: StarvlaSettings
@@ -56,7 +56,7 @@ class StarvlaPolicy(RemotePolicy):
         self._threads = ThreadPoolExecutor(len(settings.url), thread_name_prefix="starvla")
 
     def connect(self, url: str) -> OpenpiChannel:
-        """Return an open channel. Raise BadInputError for a server without the statistics that are asked for."""
+        """Return an open channel. Raise BadInputError for a server without the statistics of the settings."""
         settings = self._settings
         channel = OpenpiChannel(url, settings.api_key, settings.timeout_s, self.note_of(url))
         known, key = (
@@ -78,12 +78,12 @@ class StarvlaPolicy(RemotePolicy):
         return [reply for reply in replies if reply is not None]
 
     def _share(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
-        question = {**self.question(requests[0]), "examples": [self._example(request) for request in requests]}
-        chunks = self._chunks(self._pool.ask(question), len(requests))
+        message = {**self.message(requests[0]), "examples": [self._example(request) for request in requests]}
+        chunks = self._chunks(self._pool.call(message), len(requests))
         replies = [self._reply_of(chunk) for chunk in chunks]
         return [self.watched(reply, request) for reply, request in zip(replies, requests, strict=True)]
 
-    def question(self, request: ChunkRequest) -> dict[str, Any]:
+    def message(self, request: ChunkRequest) -> dict[str, Any]:
         """Return what StarVLA's LIBERO client sends for one request."""
         settings = self._settings
         how = {"do_sample": False, "use_ddim": settings.use_ddim, "num_ddim_steps": settings.num_ddim_steps}

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class ServerTrouble(ConnectionError):  # noqa: N818
-    """Temporary lack of an answer; the question is repeated."""
+    """Temporary lack of an answer; the request is repeated."""
 
 
 class RefusedError(ServerTrouble):
@@ -16,7 +16,7 @@ class RefusedError(ServerTrouble):
 
 
 class Closeable(Protocol):
-    """Connection, or what holds one."""
+    """Connection, or an object that holds one."""
 
     def close(self) -> None:
         """Close it."""
@@ -24,7 +24,7 @@ class Closeable(Protocol):
 
 @contextmanager
 def closed_on_error(connection: Closeable) -> Iterator[None]:
-    """Close `connection` if what stands inside raises, because nobody else holds it yet."""
+    """Close `connection` if the block raises, because nobody else holds it yet."""
     with ExitStack() as stack:
         stack.callback(connection.close)
         yield
@@ -32,5 +32,5 @@ def closed_on_error(connection: Closeable) -> Iterator[None]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return what an error says, or the name of its class, as one line."""
+    """Return an error's text, or the name of its class, as one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,6 +1,6 @@
-"""`policy: vla_eval`: asks model servers of vla-eval, which give one action an observation and keep chunks themselves.
+"""`policy: vla_eval`: calls model servers of vla-eval, which return one action at a time and keep chunks themselves.
 
-An episode stays on one connection. If that breaks, the episode goes on in a new session, in which the server has lost
+An episode stays on one connection. If that breaks, it continues in a new session, in which the server has lost
 what it kept of the episode: the rest of its chunk, its memory. The row's metric `session_breaks` counts these.
 """
 
@@ -23,7 +23,7 @@ from wpray.errors import BadInputError, InvalidRequestError
 from wpray.policies.base import NOTICES, PolicyCheck, PolicySpec, Sources
 from wpray.policies.remote.answers import GripperWatch, chunk_of, image_of
 from wpray.policies.remote.doctor import server_check
-from wpray.policies.remote.pool import Absence
+from wpray.policies.remote.pool import Outage
 from wpray.policies.remote.settings import ServerSettings, server_urls
 from wpray.policies.remote.trouble import RefusedError, ServerTrouble, closed_on_error, in_one_line
 from wpray.policies.remote.vla_eval_channel import VlaEvalChannel
@@ -53,7 +53,7 @@ class VlaEvalSettings(ServerSettings):
 
 
 class VlaEvalPolicy:
-    """Policy that asks a server for each step, with one connection per thread, as every env actor has one."""
+    """Policy that calls a server for each step, over one connection per thread, because each env actor has a thread."""
 
     Settings = VlaEvalSettings
     name = "vla_eval"
@@ -77,12 +77,12 @@ class VlaEvalPolicy:
         """
         self.spec, self._settings, self._patient = self.spec_of(settings), settings, patient
         self._gripper = GripperWatch(partial(_NOTICES.warning, "%s: %s", self.name))
-        self._absences = {url: Absence() for url in settings.url}
+        self._outages = {url: Outage() for url in settings.url}
         self._turns = itertools.count()
         self._own = threading.local()
-        seat = self._seat()
-        self._patiently(seat, lambda channel: None, meeting=True)
-        self.sources = self._sources(seat.facts)
+        connection = self._connection()
+        self._retrying(connection, lambda channel: None, starting=True)
+        self.sources = self._sources(connection.facts)
 
     def predict(self, requests: Sequence[ChunkRequest]) -> list[ChunkReply]:
         """Return one reply per request; any number of threads may call this."""
@@ -90,28 +90,28 @@ class VlaEvalPolicy:
 
     def close(self) -> None:
         """Close this thread's connection."""
-        self._seat().leave()
+        self._connection().drop()
 
     def _answer(self, request: ChunkRequest) -> ChunkReply:
-        seat, observation = self._seat(), self._observation(request)
+        connection, observation = self._connection(), self._observation(request)
         breaks = int(request.memory or 0)  # of the episode so far
 
         def act(channel: VlaEvalChannel) -> Mapping[str, Any]:
             nonlocal breaks
-            if seat.trial != request.trial.key or request.chunk_index == 0:
-                self._begin(seat, channel, request)
+            if connection.trial != request.trial.key or request.chunk_index == 0:
+                self._begin(connection, channel, request)
                 breaks += request.chunk_index > 0
             return channel.act(observation)
 
-        answer = self._patiently(seat, act)
+        answer = self._retrying(connection, act)
         action = chunk_of(self.name, np.atleast_2d(_action_of(answer)))[:1]
         self._gripper.see(action)
         executable = self._executable(action)
         self._gripper.see_start(executable, request)
         return ChunkReply(executable, metrics={"session_breaks": breaks}, memory=str(breaks).encode())
 
-    def _begin(self, seat: _Seat, channel: VlaEvalChannel, request: ChunkRequest) -> None:
-        if seat.trial is not None:
+    def _begin(self, connection: _Connection, channel: VlaEvalChannel, request: ChunkRequest) -> None:
+        if connection.trial is not None:
             channel.end()
         task = request.trial.task
         if request.chunk_index:
@@ -123,7 +123,7 @@ class VlaEvalPolicy:
             "episode_idx": request.trial.init_state,
         }
         channel.begin(about)
-        seat.trial = request.trial.key
+        connection.trial = request.trial.key
 
     def _observation(self, request: ChunkRequest) -> dict[str, Any]:
         roles = {name: role for name, role in _CAMERAS.items() if role in self.spec.cameras}
@@ -143,40 +143,40 @@ class VlaEvalPolicy:
         turned[:, -1] = np.where(opens, -1.0, 1.0)
         return turned
 
-    def _seat(self) -> _Seat:
-        """Return this thread's place at a server."""
-        if not hasattr(self._own, "seat"):
-            self._own.seat = _Seat()
-        seat: _Seat = self._own.seat
-        return seat
+    def _connection(self) -> _Connection:
+        """Return this thread's connection."""
+        if not hasattr(self._own, "connection"):
+            self._own.connection = _Connection()
+        connection: _Connection = self._own.connection
+        return connection
 
-    def _patiently(self, seat: _Seat, work: Any, meeting: bool = False) -> Any:
-        """Return what `work` gives, over as many connections as it takes; a server's own error is raised."""
+    def _retrying(self, connection: _Connection, work: Any, starting: bool = False) -> Any:
+        """Return the result of `work`, over as many connections as it takes; a server's own error is raised."""
         pause_s = _FIRST_PAUSE_S
         while True:
-            url = seat.url or self._settings.url[next(self._turns) % len(self._settings.url)]
+            url = connection.url or self._settings.url[next(self._turns) % len(self._settings.url)]
             try:
-                if seat.channel is None:
-                    seat.sit(url, self._connect(url))
-                found = work(seat.channel)
+                if connection.channel is None:
+                    connection.use(url, self._connect(url))
+                found = work(connection.channel)
             except (ServerTrouble, BadInputError) as trouble:
-                seat.leave()
-                if meeting and isinstance(trouble, RefusedError | BadInputError):
+                connection.drop()
+                if starting and isinstance(trouble, RefusedError | BadInputError):
                     text = f"{url} refuses this client ({in_one_line(trouble)})"
                     raise BadInputError(f"{self.name}: {text}; check policy_args") from trouble
                 if not self._patient:
-                    raise BadInputError(f"{self.name}: {url} gives no answer ({in_one_line(trouble)})") from trouble
-                self._say(url, self._absences[url].begins(trouble))
+                    raise BadInputError(f"{self.name}: {url} does not answer ({in_one_line(trouble)})") from trouble
+                self._log(url, self._outages[url].begin(trouble))
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             except InvalidRequestError:
-                seat.leave()
+                connection.drop()
                 raise
-            self._say(url, self._absences[url].ends())
+            self._log(url, self._outages[url].end())
             return found
 
-    def _say(self, url: str, text: str | None) -> None:
+    def _log(self, url: str, text: str | None) -> None:
         if text is not None:
             _NOTICES.warning("%s: %s %s", self.name, url, text)
 
@@ -241,20 +241,20 @@ class VlaEvalPolicy:
             yield " does not ask for the wrist camera's image, and gets it; policy_args.wrist false leaves it out"
 
 
-class _Seat:
+class _Connection:
     """A thread's connection, which ends with the thread."""
 
     def __init__(self) -> None:
         self.channel: VlaEvalChannel | None = None
         self.url: str | None = None
-        self.trial: TrialKey | None = None  # whose episode is under way
+        self.trial: TrialKey | None = None  # of the episode under way
         self.facts: Mapping[str, Any] = {}
 
-    def sit(self, url: str, channel: VlaEvalChannel) -> None:
+    def use(self, url: str, channel: VlaEvalChannel) -> None:
         """Take a new connection."""
         self.url, self.channel, self.trial, self.facts = url, channel, None, channel.facts
 
-    def leave(self) -> None:
+    def drop(self) -> None:
         """Close the connection; the next one may be to another server."""
         channel, self.channel, self.url, self.trial = self.channel, None, None, None
         if channel is not None:
@@ -262,7 +262,7 @@ class _Seat:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end, modules may be gone
-            self.leave()
+            self.drop()
 
 
 def _action_of(answer: Mapping[str, Any]) -> Any:

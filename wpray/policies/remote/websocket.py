@@ -27,7 +27,7 @@ class Websocket:
     def __init__(self, url: str, headers: Mapping[str, str], answer_s: float, note: Callable[[str], None]) -> None:
         """Connect. Raise RefusedError or ServerTrouble.
 
-        A server has `answer_s` seconds for each answer; `note` takes a line now and then while it is waited for.
+        A server has `answer_s` seconds for each answer; `note` takes a line now and then while it waits.
         """
         self._url, self._answer_s, self._note = url, answer_s, note
         with _as_trouble():
@@ -77,7 +77,7 @@ def _frame(connection: ClientConnection, timeout: float) -> bytes | str:
 
 @contextlib.contextmanager
 def _as_trouble() -> Iterator[None]:
-    """Raise ServerTrouble for what the library raises, except for a wait that is over."""
+    """Turn the library's errors into ServerTrouble, except for the end of a wait."""
     try:
         yield
     except InvalidStatus as error:

@@ -1,4 +1,4 @@
-"""Names that wpray adds to openpi's protocol. A server that says `wpray: {...}` of itself reads and writes them.
+"""Names that wpray adds to openpi's protocol. A server whose description has `wpray: {...}` reads and writes them.
 
 They make a run through such a server the same as one in a process: the trial's key seeds the noise, and the memory
 that a reply gives comes back with the next request of the episode.
@@ -13,11 +13,11 @@ from typing import Any
 from wpray.errors import BadInputError, InvalidRequestError
 from wpray.types import PROPRIO_FIELDS, ActionSpec, Task, Trial
 
-OWN = "wpray"  # in what a server says of itself
-PLACES = "max_requests"  # that it likes to have at once
-EXECUTE = "execute_steps"  # of a chunk, 0: all
+OWN = "wpray"  # key in a server's description
+MAX_REQUESTS = "max_requests"  # number of requests at once that suits it
+EXECUTE = "execute_steps"  # actions of a chunk, 0: all
 TRIAL, INDEX, MEMORY, DONE = "wpray/trial", "wpray/chunk_index", "wpray/memory", "done"
-_MOST_PLACES = 256
+_MOST_REQUESTS = 256
 _TASK_NUMBERS = ("task_id", "num_trials", "max_steps")
 
 
@@ -26,10 +26,10 @@ def camera_key(role: str) -> str:
     return "observation/image" if role == "base" else f"observation/{role}_image"
 
 
-def places_of(facts: Mapping[str, Any]) -> int:
-    """Return how many requests at once a server likes to have; 1 unless it is wpray's own."""
-    said = facts.get(PLACES) if OWN in facts else None
-    return min(said, _MOST_PLACES) if type(said) is int and said >= 1 else 1
+def max_requests_of(facts: Mapping[str, Any]) -> int:
+    """Return how many requests at once suit a server; 1 unless it is wpray's own."""
+    said = facts.get(MAX_REQUESTS) if OWN in facts else None
+    return min(said, _MOST_REQUESTS) if type(said) is int and said >= 1 else 1
 
 
 def check_fits(facts: Mapping[str, Any], sizes: Mapping[str | None, int], state_key: str) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from wpray.types import FloatArray
 
-POSITION_SCALE = 0.05  # metres of a command of 1
-ROTATION_SCALE = 0.5  # radians of a command of 1
+POSITION_SCALE = 0.05  # m that a command of 1 means
+ROTATION_SCALE = 0.5  # rad that a command of 1 means
 _OMEGA = math.sqrt(150.0)  # the controller's stiffness, rad/s
 _STEP_S = 0.05
 

@@ -125,7 +125,7 @@ def _given(config: Config, scaling: PolicyScaling, statistics: Path) -> ModelSet
 
 
 def _adapter(config: Config) -> AdapterSettings:
-    """Return what the configuration says of a LoRA adapter."""
+    """Return the configuration's settings of a LoRA adapter."""
     assert config.pretrained_weight_path is not None  # guaranteed by the configs
     assert config.lora_alpha is not None
     skipped, trained = config.lora_modules_to_skip, config.lora_trainable_modules

@@ -37,7 +37,7 @@ from wpray.policies.waypoint_vla.model_files import (
     tokenizer_path,
 )
 from wpray.policies.waypoint_vla.noise import flow_noise, noise_key, planner_generator
-from wpray.policies.waypoint_vla.preparation import Noise, Preparation, ReadyPlan, ReadySegment
+from wpray.policies.waypoint_vla.preparation import NoiseOf, Preparation, ReadyPlan, ReadySegment
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds, load_tokenizer
 from wpray.policies.waypoint_vla.request_kinds import PLAN, SEGMENT
 from wpray.policies.waypoint_vla.spec import spec_of
@@ -59,7 +59,7 @@ from wpray.types import (
 )
 
 
-def build(config: Config, noise: Noise | None = None) -> WaypointVlaPolicy:
+def build(config: Config, noise: NoiseOf | None = None) -> WaypointVlaPolicy:
     """Load the checkpoints of `config` and capture their graphs.
 
     Raise BadInputError if a file is wrong or its sizes do not match the config.
@@ -100,7 +100,7 @@ class WaypointVlaPolicy:
         expert: ActionExpert,
         encoder: PromptEncoder,
         scaling: PolicyScaling,
-        noise: Noise,
+        noise: NoiseOf,
     ) -> None:
         """Build the policy; `noise` returns the initial flow noise of a request in a shape."""
         self.spec = spec_of(config)
@@ -294,7 +294,7 @@ def _stacked(biases: Sequence[Float32Array | None]) -> torch.Tensor | None:
     return torch.from_numpy(np.stack(given)) if given else None
 
 
-def _own_noise(config: Config) -> Noise:
+def _own_noise(config: Config) -> NoiseOf:
     """Return the noise that `config` selects."""
 
     def keyed(request: WaypointRequest, shape: tuple[int, ...]) -> Float32Array:

@@ -15,9 +15,9 @@ from wpray.models.staging import StagedImages, Staging
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds
 from wpray.types import PROPRIO_DIM, Float32Array, FloatArray, Observation, PlanRequest, SegmentRequest, WaypointRequest
 
-Noise = Callable[[WaypointRequest, tuple[int, ...]], Float32Array]
-Bias = Callable[[PlanRequest], Float32Array | None]
-State = Callable[[FloatArray], Float32Array]
+NoiseOf = Callable[[WaypointRequest, tuple[int, ...]], Float32Array]
+BiasOf = Callable[[PlanRequest], Float32Array | None]
+StateOf = Callable[[FloatArray], Float32Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class Preparation:
     def __init__(
         self,
         encoder: PromptEncoder,
-        state: State,
-        noise: Noise,
+        state: StateOf,
+        noise: NoiseOf,
         noise_shape: tuple[int, int],
         staging: Staging,
-        bias: Bias = lambda _: None,
+        bias: BiasOf = lambda _: None,
     ) -> None:
-        """`state` turns observed proprio (8,) into what the planner's prompt says; `bias` is a plan's own."""
+        """`state` turns observed proprio (8,) into the state in the planner's prompt; `bias` returns a plan's."""
         self._bias = bias
         self._encoder, self._state, self._staging = encoder, state, staging
         self._noise, self._noise_shape = noise, noise_shape

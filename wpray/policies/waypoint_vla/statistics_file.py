@@ -39,7 +39,7 @@ class FoundDataSet:
 
     @property
     def names(self) -> dict[str, str]:
-        """Its names of action and proprio."""
+        """Names of its action and proprio."""
         return {field: own for field in _FIELDS if (own := _own_name(self.data, field)) is not None}
 
 
