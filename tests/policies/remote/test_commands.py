@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.policies.remote.requests import chunk_request
 from tests.policies.remote.servers import gr00t_server, http_server, openpi_server, vla_eval_server
 from wpray.cli.configuration import read_config
-from wpray.policies.factory import policy_checks
+from wpray.policies.factory import build_policy, policy_checks
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
 COMMANDS = dict(re.findall(r"`python -m wpray\.launch (--policy (\w+) --policy_args\.url [^`]+)`", README))
@@ -58,3 +60,21 @@ def test_the_command_reaches_a_server_of_the_protocol(policy: str) -> None:
         (found,) = check.check()
     steps = {"openpi": 5, "vla_eval": 1}.get(policy, 8)
     assert found.status == "pass" and f"{url}: {steps} action" in found.text
+
+
+_CLASS = """
+class Policy:
+    def predict(self, requests):
+        return [[[0.0] * 7] * 4 for _ in requests]
+"""
+
+
+def test_the_command_for_another_python_runs_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (given,) = re.findall(r"`python -m wpray\.launch (--policy process [^`]+)`", README)
+    (tmp_path / "my_policy.py").write_text(_CLASS)
+    monkeypatch.chdir(tmp_path)
+    argv = shlex.split(given.replace("/venv/bin/python", sys.executable))
+    policy: Any = build_policy(read_config([*argv, "--task_suite", "fake"]))
+    (reply,) = policy.predict([chunk_request(policy.spec)])
+    policy.close()
+    assert reply.actions.shape == (4, 7)
