@@ -30,7 +30,7 @@ def folder(pi0_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pi0_folder, tmp_path / "copy"))
 
 
-def _lerobot_name(name: str) -> str:
+def lerobot_name(name: str) -> str:
     """The name that LeRobot's PI0Policy saves; written out here from its module structure."""
     tables = {EXPERT_TABLE: "gemma_expert.lm_head.weight", TABLE: "paligemma.lm_head.weight"}
     if name in tables:
@@ -47,7 +47,7 @@ def _lerobot_name(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "renamed", [_lerobot_name, lambda name: _lerobot_name(name).removeprefix("model.")], ids=["saved", "inner"]
+    "renamed", [lerobot_name, lambda name: lerobot_name(name).removeprefix("model.")], ids=["saved", "inner"]
 )
 def test_a_checkpoint_with_lerobots_keys_gives_the_same_bits(
     pi0_folder: Path, folder: Path, renamed: Callable[[str], str]
@@ -100,7 +100,7 @@ def _written(file: str, text: str) -> Callable[[Path], None]:
         (_without(EXPERT_TABLE), f"missing: {re.escape(EXPERT_TABLE)};"),
         (_with("action_out_proj.extra", 3), r"unknown: action_out_proj\.extra;"),
         (_with("action_out_proj.bias", 7), r"shape: action_out_proj\.bias \(7,\) instead of \(32,\)"),
-        (_with(_lerobot_name(TABLE), 3), r"twice: .*lm_head\.weight"),
+        (_with(lerobot_name(TABLE), 3), r"twice: .*lm_head\.weight"),
         (_edited("config.json", model_type="gemma"), r"its model_type is 'gemma', not 'pi0'; name a folder"),
         (_edited("config.json", chunk_size="many"), r"not a configuration of pi0"),
         (_edited("config.json", max_state_dim=6), r"max_state_dim is 6, and LIBERO needs 8 or more"),
@@ -141,9 +141,24 @@ def test_a_wrong_folder_is_refused_by_what_is_wrong(folder: Path, damage: Callab
 def test_a_wrong_setting_is_refused_by_name(
     pi0_folder: Path, args: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(BadInputError, match=said):
         build_policy(configured(pi0_folder, **args))
+
+
+def test_a_name_on_the_hub_is_read_from_the_cache(
+    pi0_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--lab--pi0"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    snapshot = Path(shutil.copytree(pi0_folder, repository / "snapshots" / commit))
+    for args in ({}, {"revision": commit}):
+        assert snapshot / "model.safetensors" in built(configured(Path("lab/pi0"), **args)).files
+    with pytest.raises(BadInputError, match="cache does not hold it"):
+        build_policy(configured(Path("lab/pi0"), revision="v2"))
 
 
 def test_statistics_of_another_file_count_before_the_processors(pi0_folder: Path, folder: Path, tmp_path: Path) -> None:

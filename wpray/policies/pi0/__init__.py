@@ -1,1 +1,1 @@
-"""pi0 in Transformers' own format: a flow-matching VLA whose chunks of actions are drawn from keyed noise."""
+"""pi0 by Transformers' own model: a flow-matching VLA whose chunks of actions are drawn from keyed noise."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +15,18 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from wpray.errors import BadInputError
 from wpray.models.checkpoint import resolve_checkpoint
 from wpray.models.header import Header, read_headers
-from wpray.policies.pi0.spec import Settings
+from wpray.policies.pi0 import lerobot_folder
+from wpray.policies.pi0.json_file import read_json
+from wpray.policies.pi0.spec import CHECKPOINT, STATISTICS, TOKENIZER, Settings
 from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_for_suites
 from wpray.policies.waypoint_vla.statistics_file import SETTING as STATISTICS_SETTING
 from wpray.types import POLICY_IMAGE_SIZE, PROPRIO_DIM, Float32Array
 
-CHECKPOINT, STATISTICS, TOKENIZER = "policy_args.checkpoint", "policy_args.statistics", "policy_args.tokenizer"
 _CONFIG, _TOKENIZER, _PROCESSOR = "config.json", "tokenizer.json", "processor_config.json"
 _IMAGE_PROCESSOR = "preprocessor_config.json"  # in a file of its own in older folders
 _READ = ("*.json", "*.safetensors")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SIDE = POLICY_IMAGE_SIZE
-_COPY = "copy it from its source"
 _STATISTICS = ("state_mean", "state_std", "actions_mean", "actions_std")  # in the processor's file
 
 
@@ -50,12 +49,7 @@ class Pi0Files:
     statistics: Path
     scaling: PolicyScaling
     pixels: PixelScale
-
-    @property
-    def all(self) -> tuple[Path, ...]:
-        """Every file that decides the actions."""
-        named = (self.folder / _CONFIG, *_processors(self.folder), self.tokenizer, self.statistics)
-        return tuple(dict.fromkeys([*self.header.files, *named]))
+    all: tuple[Path, ...]  # every file that decides the actions
 
 
 def open_files(settings: Settings, suites: tuple[str, ...]) -> Pi0Files:
@@ -64,18 +58,13 @@ def open_files(settings: Settings, suites: tuple[str, ...]) -> Pi0Files:
     Raise BadInputError if one is missing or damaged, or is not what this policy can use.
     """
     folder = _folder(settings)
-    config = _read_json(folder / _CONFIG)
-    if config.get("model_type") != "pi0":
-        found = config.get("model_type", config.get("type"))
-        remedy = "name a folder that PI0ForConditionalGeneration.save_pretrained wrote"
-        raise BadInputError(f"{CHECKPOINT}: {folder / _CONFIG}: its model_type is {found!r}, not 'pi0'; {remedy}")
+    config, processor, described = _described(folder, settings)
     header = read_headers(resolve_checkpoint(folder, CHECKPOINT), CHECKPOINT)
-    processor: dict[str, Any] = {}
-    for file in _processors(folder):
-        processor |= _read_json(file)
-    path, scaling = _scaling(settings, suites, folder / _PROCESSOR, processor)
+    path, scaling = _scaling(settings, suites, described[-1], processor)
     pixels = _pixel_scale(folder, processor.get("image_processor", processor))
-    return Pi0Files(folder, config, header, _tokenizer(settings, folder), path, scaling, pixels)
+    tokenizer = _tokenizer(settings, folder)
+    used = (*header.files, *(file for file in described if file.is_file()), tokenizer, path)
+    return Pi0Files(folder, config, header, tokenizer, path, scaling, pixels, tuple(dict.fromkeys(used)))
 
 
 def _folder(settings: Settings) -> Path:
@@ -99,20 +88,23 @@ def _folder(settings: Settings) -> Path:
     return Path(found)
 
 
-def _processors(folder: Path) -> tuple[Path, ...]:
-    return tuple(folder / name for name in (_IMAGE_PROCESSOR, _PROCESSOR) if (folder / name).is_file())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BadInputError(f"{CHECKPOINT}: {path} cannot be read ({error.strerror}); {_COPY}") from error
-    except ValueError as error:
-        raise BadInputError(f"{CHECKPOINT}: {path} is not JSON ({error}); {_COPY}") from error
-    if not isinstance(data, dict):
-        raise BadInputError(f"{CHECKPOINT}: {path} must hold a JSON object; {_COPY}")
-    return data
+def _described(folder: Path, settings: Settings) -> tuple[Mapping[str, Any], Mapping[str, Any], tuple[Path, ...]]:
+    """Return the configuration and the processor in Transformers' form, and their files, the statistics' last."""
+    place = folder / _CONFIG
+    config = read_json(place)
+    if lerobot_folder.is_lerobots(config):
+        files = lerobot_folder.statistics_files(folder) or (folder,)
+        own = lerobot_folder.own_config(config, place, settings)
+        return own, lerobot_folder.processor_numbers(folder), (place, *files)
+    if config.get("model_type") != "pi0":
+        found = config.get("model_type", config.get("type"))
+        remedy = "name a folder that PI0ForConditionalGeneration.save_pretrained wrote"
+        raise BadInputError(f"{CHECKPOINT}: {place}: its model_type is {found!r}, not 'pi0'; {remedy}")
+    processor: dict[str, Any] = {}
+    files = (folder / _IMAGE_PROCESSOR, folder / _PROCESSOR)
+    for file in filter(Path.is_file, files):
+        processor |= read_json(file)
+    return config, processor, (place, *files)
 
 
 def _tokenizer(settings: Settings, folder: Path) -> Path:

@@ -18,7 +18,8 @@ from wpray.models.batch_invariance import fingerprints, synthetic_requests
 from wpray.models.batch_parts import BatchShape
 from wpray.models.config import Precision
 from wpray.models.graphs import GraphCache
-from wpray.policies.pi0.checkpoint import CHECKPOINT, PixelScale
+from wpray.policies.pi0.checkpoint import PixelScale
+from wpray.policies.pi0.spec import CHECKPOINT
 from wpray.policies.pi0.tensor_names import Shapes
 from wpray.types import ACTION_DIM, POLICY_IMAGE_SIZE, PROPRIO_DIM, IntArray
 

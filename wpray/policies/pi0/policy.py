@@ -21,10 +21,10 @@ from wpray.models.memory import gpu_memory
 from wpray.models.staging import Staging, fetch
 from wpray.policies.base import Sources
 from wpray.policies.batch_shapes import BatchShapes, RequestKind, fixed_shapes
-from wpray.policies.pi0.checkpoint import CHECKPOINT, Pi0Files, open_files
+from wpray.policies.pi0.checkpoint import Pi0Files, open_files
 from wpray.policies.pi0.model import FlowModel, ModelInputs, expected_shapes, load_model, read_config
 from wpray.policies.pi0.preparation import Preparation, PromptEncoder, ReadyChunk
-from wpray.policies.pi0.spec import Settings, settings_of, spec_of
+from wpray.policies.pi0.spec import CHECKPOINT, Settings, settings_of, spec_of
 from wpray.policies.pi0.tensor_names import check_tensors
 from wpray.tracking import POSE_DIM
 from wpray.types import ACTION_DIM, ChunkReply, ChunkRequest, Float32Array

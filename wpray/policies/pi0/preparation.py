@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from wpray.errors import BadInputError, InvalidRequestError, wrapping_errors
 from wpray.models.staging import StagedImages, Staging
-from wpray.policies.pi0.checkpoint import TOKENIZER
+from wpray.policies.pi0.spec import TOKENIZER
 from wpray.policies.waypoint_vla.statistics import PolicyScaling
 from wpray.trials import trial_generator
 from wpray.types import PROPRIO_DIM, ChunkRequest, Float32Array, IntArray

@@ -13,8 +13,12 @@ from wpray.policies.settings import NO_OUTCOME, read_settings
 from wpray.system.paths import expand
 from wpray.types import ImageSpec
 
+CHECKPOINT, STATISTICS, TOKENIZER = "policy_args.checkpoint", "policy_args.statistics", "policy_args.tokenizer"
 Camera = Literal["base", "wrist"]
-ReadablePath = Annotated[str, Field(min_length=1), AfterValidator(expand)]
+
+
+def _expanded(path: str | None) -> str | None:
+    return None if path is None else expand(path)
 
 
 def _each_once(cameras: list[Camera]) -> list[Camera]:
@@ -28,23 +32,27 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    checkpoint: ReadablePath = Field(description="folder in Transformers' format, or its name on the hub, OWNER/NAME")
+    checkpoint: Annotated[str, AfterValidator(expand)] = Field(
+        min_length=1, description="folder that Transformers or LeRobot saved, or its name on the hub, OWNER/NAME"
+    )
     revision: str | None = Field(None, min_length=1, description="commit, tag or branch of a checkpoint on the hub")
     local_files_only: Annotated[bool, NO_OUTCOME] = Field(
         True, description="read the hub's cache on this machine only; false: download what is missing"
     )
-    tokenizer: ReadablePath | None = Field(
-        None, description="folder with PaliGemma's tokenizer.json; default: the checkpoint's"
+    tokenizer: Annotated[str | None, AfterValidator(_expanded)] = Field(
+        None, min_length=1, description="folder with PaliGemma's tokenizer.json; default: the checkpoint's"
     )
-    statistics: ReadablePath | None = Field(
-        None, description="file with mean and std of state and actions; default: those in the checkpoint's processor"
+    statistics: Annotated[str | None, AfterValidator(_expanded)] = Field(
+        None,
+        min_length=1,
+        description="file with mean and std of state and actions; default: those in the checkpoint's processor",
     )
     statistics_key: str | None = Field(
         None, min_length=1, description="data set in that file; default: the suite's own, else the only one"
     )
     execute_steps: PositiveInt = Field(5, le=1000, description="actions of a chunk that are executed before the next")
-    num_inference_steps: PositiveInt | None = Field(
-        None, le=1000, description="steps of the flow; default: the checkpoint's"
+    num_inference_steps: int | None = Field(
+        None, ge=1, le=1000, description="steps of the flow; default: the checkpoint's"
     )
     precision: Precision = Field("bfloat16", description="compute precision, whatever the files are stored in")
     max_prompt_tokens: PositiveInt = Field(48, le=1024, description="longest instruction, to which all are padded")
