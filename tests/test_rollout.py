@@ -252,6 +252,20 @@ def test_a_truncated_episode_ends_at_once_and_is_a_failure(strict: bool) -> None
     assert (result.success, result.num_steps) == (False, 12)
 
 
+class _Pays(_GivesUp):
+    """Pays for every step."""
+
+    def step(self, action: FloatArray) -> Step:
+        return replace(super().step(action), reward=0.5)
+
+
+def test_rewards_add_up_and_an_episode_says_that_it_was_truncated() -> None:
+    result = _run(PlansFromDurations([5]), _Pays())
+    assert (result.truncated, result.reward) == (True, 6.0)
+    solved = _run(PlansFromDurations([5]), CountingEnv(solved_at=13))
+    assert (solved.truncated, solved.reward) == (False, 0.0)
+
+
 def test_the_last_steps_progress_is_the_episodes() -> None:
     result = _run(PlansFromDurations([5]), CountingEnv(solved_at=13))
     assert result.success

@@ -109,6 +109,7 @@ class _Episode:
     states: list[State] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)  # of the policy
+    reward: float = 0.0  # sum of the steps'
     reset_s: float = 0.0
     env_s: float = 0.0
     policy_wait_s: float = 0.0
@@ -158,6 +159,7 @@ class _Episode:
             self.last = self.env.step(action)
             self.env_s += time.perf_counter() - began
             self.actions.append(action)
+            self.reward += self.last.reward
             if self.settings.record_states:
                 self.states.append(self.env.state())
             if self.settings.on_step is not None:
@@ -202,6 +204,8 @@ class _Episode:
             decisions=tuple(self.decisions),
             trajectory=Trajectory(actions, tuple(self.states), scene),
             times=EpisodeTimes(self.reset_s, self.env_s, self.env.render_s, self.policy_wait_s, wall_s),
+            truncated=self.last.truncated,
+            reward=self.reward,
             metrics=self.metrics | {f"progress/{name}": value for name, value in self.last.progress.items()},
         )
 

@@ -458,6 +458,8 @@ class EpisodeResult:
     times: EpisodeTimes
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers by name that environment and policy add
     num_chunks: int | None = None  # None: the policy's kind is another
+    truncated: bool = False  # the environment ended the episode without success
+    reward: float = 0.0  # sum of the steps' rewards
 
 
 def first_executable(durations: IntArray) -> int | None:

@@ -94,12 +94,14 @@ def test_a_run_its_videos_and_its_data_set(tmp_path: Path) -> None:
     assert run_command(launch.main, [*HERE, *options, "--output_dir", str(folder)]) == 0
     run = load(folder)
     assert run.action == ACTION and run.action.names == ACTION.names and run.action.high == ACTION.high
+    assert all(row["reward"] < 0 and row["truncated"] is False for row in run.episodes.to_pylist())
     steps = run.trajectory(("two_arms", 0, 1))
     assert steps.column_names == ["step", "action", "joints", "goals"]
     assert matrix(steps, "action").shape == (40, JOINTS) and np.array_equal(matrix(steps, "action")[0], REST)
     assert steps.schema.field("action").metadata == {b"description": b"joints"}
     assert len(list((folder / "videos").iterdir())) == 2
-    assert "distance_rad" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "distance_rad" in page and "<th>reward</th>" in page
     assert run_command(export.main, ["lerobot", str(folder), str(data), "--no-videos"]) == 0
     info = json.loads((data / "meta" / "info.json").read_text())
     assert (info["robot_type"], info["fps"]) == ("aloha", 50)

@@ -57,7 +57,8 @@ def test_the_page_loads_and_a_video_plays(tmp_path: Path, which: int, embed_byte
 
 
 def test_a_narrow_window_scrolls_charts_not_the_page(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", [[True, False, None], [True, True, False]], policy="a.module.with.a.long.name" * 3)
+    outcomes, name = [[True, False, None], [True, True, False]], "a.module.with.a.long.name" * 3
+    write_run(tmp_path / "run", outcomes, policy=name, bonus=0.5)  # which adds a section
     page = write_report(tmp_path / "run")
     probe = """<script>
         const overflows = part => part.scrollWidth > part.clientWidth;

@@ -32,6 +32,12 @@ def _page(path: Path, **options: Any) -> str:
     return write_report(path, **options).read_text()
 
 
+def test_rewards_are_shown_where_they_say_more_than_success(tmp_path: Path) -> None:
+    write_run(tmp_path, [[True, False, None]], bonus=0.25)
+    (row,) = re.findall(r"<tr><th>reward</th>(.*?)</tr>", _page(tmp_path))
+    assert re.findall(r"<td>(.*?)</td>", row) == ["2", "0.75", "0.25", "1.25", "1.25", "0.25"]
+
+
 def test_every_section_is_there_and_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
     write_run(tmp_path, [[True, False, None], [True, True, True]])
     html = _page(tmp_path)

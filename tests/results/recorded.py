@@ -29,9 +29,12 @@ def write_run(
     steps: int = 40,
     workers: int = 2,
     merged: bool = True,
+    bonus: float = 0.0,
     **changes: Any,
 ) -> None:
     """A finished run of the fake suite: `outcomes[task][trial]` is its success, None an error.
+
+    `bonus` is the reward beyond success.
 
     `changes` replace what run.json says (`seed` and `policy` in the config, too).
     """
@@ -41,7 +44,9 @@ def write_run(
     for task, trials in enumerate(outcomes):
         for trial, success in enumerate(trials):
             folder.write_episodes(
-                _episode(Trial(fake_tasks()[task], trial, changes.get("seed", 0)), success, number, steps, workers)
+                _episode(
+                    Trial(fake_tasks()[task], trial, changes.get("seed", 0)), success, number, steps, workers, bonus
+                )
             )
             number += 1
     config = Config(task_suite="fake", policy=changes.pop("policy", "scripted"), seed=changes.pop("seed", 0))
@@ -65,7 +70,7 @@ def write_run(
     folder.close()
 
 
-def _episode(trial: Trial, success: bool | None, number: int, steps: int, workers: int) -> EncodedEpisode:
+def _episode(trial: Trial, success: bool | None, number: int, steps: int, workers: int, bonus: float) -> EncodedEpisode:
     worker = f"env-{number % workers}"
     started = START + timedelta(seconds=3 * (number // workers))
     context = EpisodeContext(
@@ -74,10 +79,10 @@ def _episode(trial: Trial, success: bool | None, number: int, steps: int, worker
     if success is None:
         trace = "Traceback (most recent call last):\n  boom"
         return encode_error(trial, context, Failure("environment", "ValueError", "no <solution>", trace))
-    return encode_episode(_result(trial, success, steps), context, "full")
+    return encode_episode(_result(trial, success, steps, bonus), context, "full")
 
 
-def _result(trial: Trial, success: bool, steps: int) -> EpisodeResult:
+def _result(trial: Trial, success: bool, steps: int, bonus: float) -> EpisodeResult:
     """A hand on a straight way, with a plan of two waypoints on it."""
     env = FakeEnvironment()
     env.load(trial.task)
@@ -90,7 +95,8 @@ def _result(trial: Trial, success: bool, steps: int) -> EpisodeResult:
         states.append(env.state())
     times = EpisodeTimes(reset_s=0.5, env_s=1.0, render_s=0.4, policy_wait_s=0.8, wall_s=2.8)
     decisions = tuple(_decisions(np.stack([state["eef_pos"] for state in states])))
-    return EpisodeResult(trial, success, steps, 1, 2, decisions, Trajectory(actions, tuple(states), env.scene()), times)
+    trajectory = Trajectory(actions, tuple(states), env.scene())
+    return EpisodeResult(trial, success, steps, 1, 2, decisions, trajectory, times, reward=float(success) + bonus)
 
 
 def _decisions(path: np.ndarray) -> list[Decision]:

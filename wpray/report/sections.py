@@ -18,7 +18,7 @@ from wpray.report.waypoints import Segments
 from wpray.results.statistics import Rate
 from wpray.results.summary import interval
 from wpray.results.variations import Perturbed, points_text, robustness, variations_of
-from wpray.types import TrialKey
+from wpray.types import EpisodeRow, TrialKey
 
 _VIDEOS_IN_SIGHT = 6
 
@@ -124,8 +124,9 @@ def steps(facts: RunFacts) -> str:
 def metrics(facts: RunFacts) -> str:
     """Return the numbers that environment and policy added, by name."""
     values: dict[str, dict[str, list[float]]] = {}
+    columns = _ends_and_rewards(facts.rows)
     for row in facts.rows:
-        for name, value in row["metrics"] or ():
+        for name, value in [*(row["metrics"] or ()), *((title, row[name]) for name, title in columns.items())]:
             if value is not None and math.isfinite(value):
                 values.setdefault(name, {}).setdefault(row["status"], []).append(value)
     if not values:
@@ -133,7 +134,15 @@ def metrics(facts: RunFacts) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("", "episodes", "mean", "least", "most", "successes", "failures"))
     rows = "".join(_metric(name, found) for name, found in sorted(values.items()))
     about = "Numbers that environment and policy have noted of episodes; means are over the episodes that have them."
-    return section("Metrics", about, f"<table><tr>{head}</tr>{rows}</table>", "metrics")
+    table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    return section("Metrics", about, table, "metrics")
+
+
+def _ends_and_rewards(rows: Sequence[EpisodeRow]) -> Mapping[str, str]:
+    """Return column -> title of what the environment says of episodes, as far as it says more than success does."""
+    rewarded = any(row["reward"] not in (None, float(row["success"] or 0)) for row in rows)
+    truncated = any(row["truncated"] for row in rows)
+    return ({"reward": "reward"} if rewarded else {}) | ({"truncated": "ended by the environment"} if truncated else {})
 
 
 def _metric(name: str, found: Mapping[str, list[float]]) -> str:

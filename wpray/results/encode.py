@@ -86,6 +86,8 @@ def encode_episode(result: EpisodeResult, context: EpisodeContext, record: Recor
         "num_plans": result.num_plans,
         "num_segments": result.num_segments,
         "num_chunks": result.num_chunks,
+        "truncated": result.truncated,
+        "reward": result.reward,
         "reset_s": times.reset_s,
         "env_s": times.env_s,
         "render_s": times.render_s,

@@ -75,6 +75,9 @@ EPISODE_FIELDS = [
     _field("session", pa.int32(), "index of the session that ran it in run.json; null in older rows", nullable=True),
     # since 1.2
     _field("num_chunks", pa.int32(), "chunk requests; null if the policy plans waypoints", nullable=True),
+    # since 1.3
+    _field("truncated", pa.bool_(), "the environment ended the episode without success; null: error", nullable=True),
+    _field("reward", pa.float64(), "sum of the steps' rewards, wait steps included; null: error", nullable=True),
 ]
 EPISODE_SCHEMA = _schema(EPISODE_FIELDS)
 
@@ -82,6 +85,7 @@ EPISODE_SCHEMA = _schema(EPISODE_FIELDS)
 OUTCOME_COLUMNS = (
     *("policy", "protocol", "suite", "task_id", "task_name", "instruction", "trial", "seed", "status", "success"),
     *("num_steps", "max_steps", "num_plans", "num_segments", "num_chunks"),
+    *("truncated", "reward"),
 )
 
 _STATE = pa.list_(pa.float32())

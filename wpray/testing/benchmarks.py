@@ -8,6 +8,7 @@ def test_my_benchmark() -> None:
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import re
 import time
@@ -15,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 
 from wpray.benchmarks.base import Benchmark, Environment
+from wpray.benchmarks.declarations import declarations
 from wpray.benchmarks.factory import load_benchmark
 from wpray.errors import BadInputError
 from wpray.types import FloatArray, ImageSpec, Observation, ObservationSpec, SceneState, State, Step, Task, Trial
@@ -183,6 +186,24 @@ def actions_have_bounds_and_one_that_stands_still(case: BenchmarkCase) -> None:
     assert len(spec.names) in (0, spec.dim), f"{len(spec.names)} names of {spec.dim} numbers"
 
 
+def estimates_and_declarations_are_sound(case: BenchmarkCase) -> None:
+    """Check what a run reserves, forecasts and records before and beside its episodes."""
+    benchmark, size = case.benchmark, case.benchmark.size(case.suite)
+    assert len(case.tasks) <= size.tasks, f"size() estimates {size.tasks} tasks, and there are {len(case.tasks)}"
+    longest = max(task.max_steps for task in case.tasks)
+    assert longest <= size.max_steps, f"size() estimates {size.max_steps} steps, and a task has {longest}"
+    memory = benchmark.env_memory(2**30)
+    assert type(memory) is int and memory > 0, f"env_memory() is {memory!r}, no number of bytes"
+    assert benchmark.control_hz is None or benchmark.control_hz > 0, "control_hz is no frequency"
+    assert benchmark.robot, "robot has no name"
+    names = [check.name for check in benchmark.checks()]
+    assert len(set(names)) == len(names), "two checks have one name"
+    for package in benchmark.decisive_packages((case.suite,)):
+        lacking = [path for _, path in package.files if not Path(path).is_file()]
+        assert not lacking, f"decisive package {package.name}: {lacking[0]} is no file"
+    json.dumps(declarations(benchmark, case.suite))
+
+
 def loading_the_current_task_again_returns_at_once_and_disturbs_nothing(case: BenchmarkCase) -> None:
     """Check `load`."""
     case.begin(case.trial())
@@ -275,6 +296,7 @@ def progress_has_the_same_names_at_every_step(case: BenchmarkCase) -> None:
     """Check `Step.progress`."""
     for step in run(case, case.trial(), look=False).steps:
         assert not (step.terminated and step.truncated), "an episode ends either with success or without"
+        assert np.isfinite(step.reward), "reward is not finite"
         assert all(type(value) is float and np.isfinite(value) for value in step.progress.values()), "no finite floats"
     names = {tuple(step.progress) for step in run(case, case.trial(), look=False).steps}
     assert len(names) == 1, f"progress has other names at other steps: {sorted(names)}"
@@ -345,7 +367,7 @@ def trials_differ(case: BenchmarkCase) -> None:
     if case.tasks[0].num_trials > 1:
         first, second = (run(case, case.trial(trial=trial), steps=1, look=False) for trial in (0, 1))
         alike = [np.array_equal(first.states[0][name], second.states[0][name]) for name in first.states[0]]
-        assert not all(alike), "the states of two trials begin alike"
+        assert not alike or not all(alike), "the states of two trials begin alike"
 
 
 def after_a_close_a_task_can_be_loaded_again(case: BenchmarkCase) -> None:
@@ -366,6 +388,7 @@ PROMISES: tuple[Callable[[BenchmarkCase], None], ...] = (
     suites_have_one_name_and_others_are_refused,
     cameras_of_videos_are_among_the_cameras,
     actions_have_bounds_and_one_that_stands_still,
+    estimates_and_declarations_are_sound,
     loading_the_current_task_again_returns_at_once_and_disturbs_nothing,
     a_reset_is_observed_without_a_step_and_only_as_asked,
     proprio_fields_come_as_asked,
