@@ -124,11 +124,11 @@ def test_a_goal_of_two_objects_tells_of_each() -> None:
 def test_the_seed_moves_fixtures_and_the_serial_protocol_is_independent_of_order_too() -> None:
     with case_of("libero", "libero_spatial") as ours:
         serial = BenchmarkCase(ours.benchmark, ours.suite, make_environment(ours.suite, "serial"), ours.tasks)
-        in_turn = [run(serial, serial.trial(5, trial), steps=2, look=False) for trial in range(3)]
+        in_turn = [run(serial, serial.trial(5, trial), steps=2, observe=False) for trial in range(3)]
         serial.env.close()
-        assert_equal(run(serial, serial.trial(5, 2), steps=2, look=False), in_turn[2])
-        assert_equal(run(serial, serial.trial(5, 0), steps=2, look=False), in_turn[0])
+        assert_equal(run(serial, serial.trial(5, 2), steps=2, observe=False), in_turn[2])
+        assert_equal(run(serial, serial.trial(5, 0), steps=2, observe=False), in_turn[0])
         serial.env.close()
-        poses = [run(ours, ours.trial(5, 0, seed), steps=1, look=False).scene.body_pos for seed in (0, 1)]
+        poses = [run(ours, ours.trial(5, 0, seed), steps=1, observe=False).scene.body_pos for seed in (0, 1)]
     assert not np.array_equal(*poses)
     assert not np.array_equal(in_turn[0].scene.body_pos, in_turn[1].scene.body_pos)

@@ -11,5 +11,5 @@ def normalized(name: str) -> str:
 
 
 def is_or_varies(name: str, base: str) -> bool:
-    """Return True if `name` is `base`, or begins with it and goes on with another word."""
+    """Return True if `name` is `base`, or begins with it and another word follows."""
     return name == base or name.startswith(f"{base}_")

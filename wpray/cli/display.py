@@ -171,7 +171,7 @@ class _Lines(logging.Formatter):
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Ignore a full disk: the line is on the console, and the run goes on without a traceback."""
+        """Ignore a full disk: the line is on the console, and the run continues without a traceback."""
 
 
 class _ConsoleHandler(logging.Handler):

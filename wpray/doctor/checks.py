@@ -80,7 +80,7 @@ def carry_out(name: str, check: Check, config: Config) -> list[CheckResult]:
 
 
 def request_of(config: Config) -> RunRequest:
-    """Return what a run of `config` wants of its benchmark."""
+    """Return the settings of `config` that the checks of its benchmark read."""
     trials, own = config.num_trials_per_task, config.init_states_file
     return RunRequest(config.suites, config.task_ids, trials, own, config.max_steps_of, config.instruction_of)
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from wpray.benchmarks.rotation import axis_angle
 from wpray.errors import DamagedRunError
-from wpray.export.statistics import Statistics, of_levels, of_numbers
+from wpray.export.statistics import FeatureStatistics, of_levels, of_numbers
 from wpray.results.reader import Run, matrix
 from wpray.types import EpisodeRow, FloatArray, IntArray, TrialKey
 
@@ -177,7 +177,7 @@ def _episode_row(fps: int, episode: LeRobotEpisode, table: pa.Table, pixels: Map
     return row
 
 
-def _statistics(table: pa.Table, pixels: Mapping[str, Pixels]) -> dict[str, Statistics]:
+def _statistics(table: pa.Table, pixels: Mapping[str, Pixels]) -> dict[str, FeatureStatistics]:
     wide = {name: of_numbers(matrix(table, name)) for name in ("observation.state", "action")}
     flat = {name: of_numbers(table[name].to_numpy()) for name in ("timestamp", *_INDICES)}
     return wide | flat | {key: of_levels(found.levels, found.frames) for key, found in pixels.items()}

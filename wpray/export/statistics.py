@@ -9,11 +9,11 @@ import numpy as np
 
 from wpray.types import ImageArray, IntArray
 
-Statistics = dict[str, list[Any]]
+FeatureStatistics = dict[str, list[Any]]
 _QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
-def of_numbers(values: Any) -> Statistics:
+def of_numbers(values: Any) -> FeatureStatistics:
     """Return the statistics of (N,) or (N, width) values, one number per column."""
     columns = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     found = {
@@ -36,7 +36,7 @@ def levels(images: Iterable[ImageArray]) -> IntArray:
     return counts
 
 
-def of_levels(counts: IntArray, frames: int) -> Statistics:
+def of_levels(counts: IntArray, frames: int) -> FeatureStatistics:
     """Return the statistics of the pixels of `frames` images, from 0 to 1, as (3, 1, 1) lists."""
     level, total = np.arange(256) / 255, counts.sum(axis=1)
     below = counts.cumsum(axis=1) / total[:, None]

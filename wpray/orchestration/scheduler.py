@@ -109,7 +109,7 @@ class Scheduler:
         return len(self._running) + (self.num_pending if self._taking else 0)
 
     def stop_taking(self) -> None:
-        """Assign no further trial; those that run go on."""
+        """Assign no further trial; those that run continue."""
         self._taking = False
 
     def even_out(self) -> None:

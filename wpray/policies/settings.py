@@ -21,7 +21,7 @@ GROUP = "policy_args"
 class NoOutcome:
     """Mark of a setting that no outcome depends on, such as a server's address: `url: Annotated[str, NO_OUTCOME]`.
 
-    A run may go on with another value of it. run.json records it all the same.
+    A run may be resumed with another value of it. run.json records it all the same.
     """
 
 

@@ -94,7 +94,7 @@ class RunInfo(RunRecord):
         software: Mapping[str, str] | None = None,
         works: bool = True,
     ) -> RunInfo:
-        """Return the folder's run.json to go on with, or a new one; `facts` are the run's own (renderer, policy).
+        """Return the folder's run.json to continue, or a new one; `facts` are the run's own (renderer, policy).
 
         `software`: as `opened` takes it. `works`: True if this process has episodes to run. It is a session then, and
         the versions, origins, commit, host and renderer at the top level are the newest session's.

@@ -62,7 +62,7 @@ class TrackedRates:
 
 @contextlib.contextmanager
 def tracked(config: Config, folder: RunFolder, info: RunInfo, tally: Tally) -> Iterator[TrackedRates | None]:
-    """Yield what tells the configured tracker of episodes; at the end, send it the results. None without a tracker.
+    """Yield the listener of the configured tracker; at the end, send it the results. None without a tracker.
 
     Nothing that the tracker does raises here.
     """

@@ -95,13 +95,13 @@ class Store:
 
     def holds(self, name: str) -> bool:
         """Return whether a file exists."""
-        with self._asking(f"look at {name}"):
+        with self._store_errors(f"look at {name}"):
             self._forget()
             return bool(self._fs.get_file_info(self._path(name)).type == fs.FileType.File)
 
     def modified(self, name: str) -> datetime | None:
         """Return when a file was written, by the store's clock; None if the file or the time is missing."""
-        with self._asking(f"look at {name}"):
+        with self._store_errors(f"look at {name}"):
             self._forget()
             moment: datetime | None = self._fs.get_file_info(self._path(name)).mtime
         return None if moment is None else moment.astimezone(UTC)
@@ -123,7 +123,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file, self._asking(f"read {name}"), self._opened(name) as source:
+            with temporary.open("wb") as file, self._store_errors(f"read {name}"), self._opened(name) as source:
                 shutil.copyfileobj(source, file, _CHUNK)
             temporary.replace(path)
         finally:
@@ -131,18 +131,18 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Remove a file if it exists."""
-        with self._asking(f"delete {name}"), contextlib.suppress(FileNotFoundError):
+        with self._store_errors(f"delete {name}"), contextlib.suppress(FileNotFoundError):
             self._fs.delete_file(self._path(name))
 
     def _read(self, name: str) -> bytes | None:
-        with self._asking(f"read {name}"), contextlib.suppress(FileNotFoundError), self._opened(name) as file:
+        with self._store_errors(f"read {name}"), contextlib.suppress(FileNotFoundError), self._opened(name) as file:
             data: bytes = file.read()
             return data
         return None
 
     def _put(self, name: str, source: IO[bytes], moved: Callable[[], None] = lambda: None) -> None:
         path = self._path(name)
-        with self._asking(f"write {name}"):
+        with self._store_errors(f"write {name}"):
             if self.url.scheme in _WHOLE_OR_NOT:
                 self._copy(source, path, moved)
                 return
@@ -162,7 +162,7 @@ class Store:
         return self._fs.open_input_stream(self._path(name))
 
     def _list(self, recursive: bool) -> dict[str, int]:
-        with self._asking("list what is there"):
+        with self._store_errors("list what is there"):
             self._forget()
             found = self._fs.get_file_info(fs.FileSelector(self._base, recursive=recursive, allow_not_found=True))
         kept = (info for info in found if not recursive or info.type == fs.FileType.File)
@@ -172,7 +172,7 @@ class Store:
         return f"{self._base}/{name}"
 
     @contextlib.contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
+    def _store_errors(self, what: str) -> Iterator[None]:
         try:
             with wrapping_errors(
                 lambda error: StoreError(f"{self.url}: cannot {what} ({_line(error)})"), FileNotFoundError

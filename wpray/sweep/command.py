@@ -112,7 +112,7 @@ class _Sweep:
     _reasons: dict[str, str] = field(default_factory=dict)  # why a checkpoint has no whole run, by name
 
     def run(self) -> int:
-        """Evaluate all checkpoints, and leave tables and report whatever happens."""
+        """Evaluate all checkpoints, and write tables and report even after an error."""
         state = "stopped"
         try:
             while left := self.course.left(self._reasons):

@@ -53,7 +53,7 @@ def _curve(found: Sequence[Evaluated]) -> str:
 
 
 def _line(one: Evaluated, found: Sequence[Evaluated]) -> str:
-    """Return the name of a checkpoint's line: what tells it from others of the same step."""
+    """Return the name of a checkpoint's line, which distinguishes it from others of the same step."""
     if len({other.step for other in found}) == len(found):
         return ""
     first, *others = one.label.split(" + ")

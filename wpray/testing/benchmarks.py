@@ -28,7 +28,7 @@ from wpray.types import FloatArray, ImageSpec, Observation, ObservationSpec, Sce
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_.+=,-]{1,200}")
 _STEPS = 12
-_LOOK_EVERY = 6
+_OBSERVE_EVERY = 6
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def case_of(benchmark: Benchmark | type[Benchmark] | str, suite: str) -> Iterato
         env.close()
 
 
-def run(case: BenchmarkCase, trial: Trial, steps: int = _STEPS, look: bool = True) -> CheckedEpisode:
-    """Run some steps of a trial; `look` observes everything now and then."""
+def run(case: BenchmarkCase, trial: Trial, steps: int = _STEPS, observe: bool = True) -> CheckedEpisode:
+    """Run some steps of a trial; `observe`: look at everything now and then."""
     case.begin(trial)
     episode = CheckedEpisode(case.env.scene())
     for index, action in enumerate(case.actions(steps)):
-        if look and index % _LOOK_EVERY == 0:
+        if observe and index % _OBSERVE_EVERY == 0:
             episode.seen.append(case.env.observe(case.everything))
         episode.steps.append(case.env.step(action))
         episode.states.append(case.env.state())
@@ -270,8 +270,8 @@ def only_looking_at_images_renders(case: BenchmarkCase) -> None:
 
 def looking_changes_nothing(case: BenchmarkCase) -> None:
     """Check that observing leaves the simulation alone."""
-    blind, looking = run(case, case.trial(), look=False), run(case, case.trial(), look=True)
-    assert_equal(blind.states, looking.states, "state")
+    blind, observed = run(case, case.trial(), observe=False), run(case, case.trial(), observe=True)
+    assert_equal(blind.states, observed.states, "state")
 
 
 def a_state_is_what_the_columns_declare(case: BenchmarkCase) -> None:
@@ -294,11 +294,11 @@ def a_state_is_what_the_columns_declare(case: BenchmarkCase) -> None:
 
 def progress_has_the_same_names_at_every_step(case: BenchmarkCase) -> None:
     """Check `Step.progress`."""
-    for step in run(case, case.trial(), look=False).steps:
+    for step in run(case, case.trial(), observe=False).steps:
         assert not (step.terminated and step.truncated), "an episode ends either with success or without"
         assert np.isfinite(step.reward), "reward is not finite"
         assert all(type(value) is float and np.isfinite(value) for value in step.progress.values()), "no finite floats"
-    names = {tuple(step.progress) for step in run(case, case.trial(), look=False).steps}
+    names = {tuple(step.progress) for step in run(case, case.trial(), observe=False).steps}
     assert len(names) == 1, f"progress has other names at other steps: {sorted(names)}"
 
 
@@ -358,14 +358,14 @@ def a_trial_depends_on_nothing_that_ran_before_it(case: BenchmarkCase) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
         alone = fresh.submit(_run_alone, type(case.benchmark), case.suite).result()
     for before in (case.trial(0, 5), case.trial(1, 7), case.trial(1, 2)):
-        run(case, before, steps=15, look=before.init_state == 7)
+        run(case, before, steps=15, observe=before.init_state == 7)
     assert_equal(run(case, case.trial(1, 2)), alone, "episode")
 
 
 def trials_differ(case: BenchmarkCase) -> None:
     """Check that initial states differ."""
     if case.tasks[0].num_trials > 1:
-        first, second = (run(case, case.trial(trial=trial), steps=1, look=False) for trial in (0, 1))
+        first, second = (run(case, case.trial(trial=trial), steps=1, observe=False) for trial in (0, 1))
         alike = [np.array_equal(first.states[0][name], second.states[0][name]) for name in first.states[0]]
         assert not alike or not all(alike), "the states of two trials begin alike"
 

@@ -109,7 +109,7 @@ class _MethodCheck:
             _REPLIES[self.method](self.policy.spec, request, reply)
 
     def determinism(self) -> None:
-        """Check that the same request gets the same reply again, whatever was asked meanwhile."""
+        """Check that the same request gets the same reply again, after others were answered."""
         for request, reply in zip(self.requests, self.alone, strict=True):
             self._compare(self._one(request), reply, "the same request, asked again,", exact=True)
 
@@ -121,7 +121,7 @@ class _MethodCheck:
                 self._compare_batch(range(start, start + size), f"a batch of {size}")
 
     def order(self) -> None:
-        """Check that replies come in the order of their requests, whatever that order is."""
+        """Check that replies come in the order of their requests, also in reverse."""
         most = min(len(self.requests), self.policy.spec.max_batch_size)
         self._compare_batch(range(most - 1, -1, -1), f"a batch of {most} in reverse")
 

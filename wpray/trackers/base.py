@@ -15,7 +15,7 @@ Cell = str | int | float | None
 class TrackedRun:
     """A run as a tracker lists it."""
 
-    run_id: str  # a resumed run keeps it, and goes on where the tracker has it
+    run_id: str  # a resumed run keeps it, and continues the tracker's run
     name: str
     project: str
     folder: str  # of the results
@@ -31,10 +31,10 @@ class TaskTable:
 
 
 class Tracker(Protocol):
-    """Connection to a tracker, in a process of its own. What any method raises is reported, and the run goes on."""
+    """Connection to a tracker, in a process of its own. What any method raises is reported, and the run continues."""
 
     def __init__(self, run: TrackedRun) -> None:
-        """Begin the run, or go on with it."""
+        """Begin the run, or continue it."""
 
     def log_rates(self, episodes: int, metrics: Mapping[str, float]) -> None:
         """Log success rates with their intervals after so many `episodes`."""

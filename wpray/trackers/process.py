@@ -20,7 +20,7 @@ from wpray.system.threads import WatchedThread
 _LOG = logging.getLogger(__name__)
 LOG_NAME = "tracker.log"  # what the tracker prints
 _MOST_WAITING = 256  # messages; a tracker that is further behind gets fewer points of its curves
-END_S = 120.0  # for what is sent at the end
+END_S = 120.0  # longest wait for what is sent at the end
 _JOIN_S = 5.0
 
 

@@ -1,4 +1,4 @@
-"""LIBERO-plus: what wpray needs to know of it before a process loads it."""
+"""LIBERO-plus: its description, without the simulator."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def package_root() -> Path:
 
 
 def variants(suite: str) -> tuple[Variant, ...]:
-    """Return the variants of a suite in the package's order. Raises BadInputError for a suite that there is not."""
+    """Return the variants of a suite in the package's order. Raises BadInputError for an unknown suite."""
     base, category = split(suite)
     if base is None:
         raise BadInputError(f"task_suite: LIBERO-plus has no suite {suite!r}; use libero_plus or libero_plus:camera")

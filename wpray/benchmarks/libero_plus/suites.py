@@ -33,10 +33,10 @@ def expanded(names: Iterable[str]) -> list[str]:
     """Return canonical names, each once, with the suites of a group in its place.
 
     Groups are libero_plus (all), a suite of LIBERO (its seven categories), and either of them with `:CATEGORY`, after
-    which further categories may follow. Raises ValueError for a category that there is not.
+    which further categories may follow. Raises ValueError for an unknown category.
     """
     found: list[str] = []
-    bases: Sequence[str] | None = None  # of the group whose categories the next names may go on with
+    bases: Sequence[str] | None = None  # of the group to which the next names may add categories
     for name in names:
         group, colon, category = name.partition(":")
         if colon or normalized(name) not in CATEGORIES:

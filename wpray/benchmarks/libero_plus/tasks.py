@@ -39,7 +39,7 @@ def list_tasks(suite: str, max_steps: int | None, instruction: InstructionSource
 
 
 def _instruction(base_suite: str, variant: Variant, source: InstructionSource) -> str:
-    """Return what the policy is told to do.
+    """Return the instruction.
 
     `file_name` are the words of the whole name, which the package gives: 'put the bowl on the plate view 0 0 100 2 4
     initstate 0'. It takes rewritten instructions from the BDDL.

@@ -48,7 +48,7 @@ class Gr00tPolicy(RemotePolicy):
         return settings.unbatched_spec(cls.name, cameras)
 
     def connect(self, url: str) -> Gr00tChannel:
-        """Return an open channel. Raise BadInputError for a server that wants something else than it is sent."""
+        """Return an open channel. Raise BadInputError for a server that requires something else than it is sent."""
         channel = Gr00tChannel(url, self._settings.api_key, self._settings.timeout_s, self.note_of(url))
         with closed_on_error(channel):
             check_modalities(channel.facts)
@@ -85,7 +85,7 @@ class Gr00tPolicy(RemotePolicy):
 
 
 def check_modalities(facts: Mapping[str, Any]) -> None:
-    """Raise BadInputError if a server wants images or states that are not sent, or gives other actions."""
+    """Raise BadInputError if a server requires images or states that are not sent, or returns other actions."""
     for modality, sent in (("video", _VIDEOS), ("state", _PARTS)):
         keys, instants = _modality(facts, modality)
         unknown = [f"{modality}.{key}" for key in keys if key not in sent]

@@ -56,7 +56,7 @@ class ServerSettings(BaseModel):
 
     url: list[str]
     timeout_s: Annotated[PositiveFloat, NO_OUTCOME] = Field(
-        300.0, le=86_400, description="seconds until a request without an answer is asked again"
+        300.0, le=86_400, description="seconds until a request without an answer is repeated"
     )
     connections: Annotated[PositiveInt | None, NO_OUTCOME] = Field(
         None, le=1000, description="requests at once to each server; default: as many as it says it takes, else 1"

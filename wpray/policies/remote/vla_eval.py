@@ -34,7 +34,7 @@ _NOTICES = logging.getLogger(NOTICES)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _MEANT = {"position": "delta_xyz", "rotation": "axis_angle", "gripper": "binary_close_positive"}
 _CAMERAS = {"agentview": "base", "wrist": "wrist"}  # name of an image -> role
-# What a server may say that it wants to see, by name, in the form in which it is shown.
+# Inputs that a server may declare, by name, in the form in which they are sent.
 _IMAGE, _STATE, _WORDS = "rgb_hwc_uint8", "eef_pos3_axisangle3_gripper2", "language"
 _SHOWN = {"image": _IMAGE, "agentview": _IMAGE, "state": _STATE, "language": _WORDS}
 _WRIST = {"wrist": _IMAGE, "wrist_image": _IMAGE}

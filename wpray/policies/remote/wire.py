@@ -33,7 +33,7 @@ def max_requests_of(facts: Mapping[str, Any]) -> int:
 
 
 def check_fits(facts: Mapping[str, Any], sizes: Mapping[str | None, int], state_key: str) -> None:
-    """Raise BadInputError if a server of wpray wants something else than it is sent, or gives other actions.
+    """Raise BadInputError if a server of wpray requires something else than it is sent, or returns other actions.
 
     `sizes`: of the images that are sent, by name.
     """
