@@ -35,7 +35,7 @@ def test_a_run_has_the_episodes_that_one_environment_alone_has(tmp_path: Path) -
     assert {row["kind"] for row in run.decisions.to_pylist()} == {"chunk"}
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert str(tmp_path / "weights" / "model.safetensors") in info["policy_files"]
-    assert info["policy_sources"]["pi0"]["checkpoint"] == str(tmp_path / "weights")
+    assert info["policy_sources"]["pi0"]["checkpoint"] == str(tmp_path / "weights") == run.checkpoint
 
 
 @pytest.mark.libero

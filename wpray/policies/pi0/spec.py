@@ -83,4 +83,5 @@ def spec_of(config: Config) -> PolicySpec:
         kind="chunk",
         execute_steps=settings.execute_steps,
         cameras=dict.fromkeys(settings.cameras, ImageSpec(resize="pad")),
+        checkpoints={"pi0": settings.checkpoint},
     )
