@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from wpray.cli.command import run_command
 from wpray.errors import BadInputError
 
-BENCHMARKS = {"scale": "growth of a run over env actors and GPUs, and what limits it"}
+BENCHMARKS = {
+    "scale": "growth of a run over env actors and GPUs, and what limits it",
+    "variants": "LIBERO-plus's variants in scenes that they share, against compiling each",
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark that `argv` names. Raise BadInputError if there is none."""
     if argv and argv[0] in ("-h", "--help"):
         for name, about in BENCHMARKS.items():
-            print(f"python -m tests.bench {name:<7} {about}")
+            print(f"python -m tests.bench {name:<9} {about}")
         return 0
     if not argv or argv[0] not in BENCHMARKS:
         raise BadInputError(f"use: python -m tests.bench {' | '.join(BENCHMARKS)} (each has --help)")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wpray.benchmarks.factory import benchmark_name, canonical_suite, expanded_suites, group_name, list_tasks
+from tests.orchestration.test_sharding import Results
+from wpray.benchmarks.factory import (
+    benchmark_name,
+    canonical_suite,
+    expanded_suites,
+    group_name,
+    list_tasks,
+    load_benchmark,
+)
 from wpray.benchmarks.libero_plus import package
 from wpray.benchmarks.libero_plus.noise import noisy
 from wpray.benchmarks.libero_plus.suites import CATEGORIES, OF_BASE_ASSETS
@@ -271,3 +282,59 @@ def test_noise_depends_on_trial_and_step_alone(compiled: _Compiled) -> None:
     env, wrist = compiled.env, ObservationSpec({"wrist": ImageSpec(256, 256, rotated=False)})
     recorded = env.render(env.state(), env.scene(), camera="robot0_eye_in_hand", height=256, width=256)
     assert np.array_equal(env.observe(wrist).images["wrist"], recorded[::-1]), "the wrist's camera has noise"
+
+
+def _classification(folder: Path, category: str = "Camera Viewpoints", level: int | None = 4) -> Path:
+    entry = {"id": 1, "name": CAMERA, "category": category, "difficulty_level": level}
+    path = folder / "task_classification.json"
+    path.write_text(json.dumps({"libero_spatial": [entry]}))
+    return path
+
+
+def test_difficulty_is_the_authors_or_what_the_names_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [
+        _task(category, name) for category, name in zip(OF_BASE_ASSETS, (CAMERA, ROBOT, WORDS, NOISE), strict=True)
+    ]
+    camera, robot, _, noise = (task.key for task in tasks)
+    benchmark = load_benchmark("libero_plus")
+    named = benchmark.grades(tasks)
+    assert named is not None and named.levels == {camera: "4", robot: "1", noise: "3"}
+    monkeypatch.setenv("LIBERO_PLUS_CLASSIFICATION", str(_classification(tmp_path, level=5)))
+    given = benchmark.grades(tasks)
+    assert given is not None and given.levels == {camera: "5"} and given.source.endswith("task_classification.json")
+    _classification(tmp_path, "Sensor Noise")
+    with pytest.raises(BadInputError, match="under noise, which its name has under camera"):
+        benchmark.grades(tasks)
+    (tmp_path / "task_classification.json").write_text("[]")
+    with pytest.raises(BadInputError, match=r"LIBERO_PLUS_CLASSIFICATION: .* is no classification"):
+        benchmark.grades(tasks)
+
+
+@pytest.mark.libero
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_and_two_env_actors_give_identical_rows(tmp_path: Path) -> None:
+    """The policy's actions depend on every pixel and word."""
+    runs = [_launch(tmp_path / str(count), count) for count in (1, 2)]
+    for run in runs:
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, output
+    results = Results.read(tmp_path / "1")
+    results.assert_equal(Results.read(tmp_path / "2"))
+    assert results.episodes["suite"].unique().to_pylist() == sorted(
+        f"libero_plus_goal_{name}" for name in OF_BASE_ASSETS
+    )
+    assert len(results.trajectories) == 4
+    info = json.loads((tmp_path / "1" / "run.json").read_text())
+    assert info["variations"]["libero_plus_goal_noise"] == ["libero_goal", "noise"]
+    assert set(info["difficulty"]["levels"]) == {f"libero_plus_goal_{name}" for name in ("camera", "robot", "noise")}
+
+
+def _launch(folder: Path, num_env_actors: int) -> subprocess.Popen[str]:
+    """Evaluate a variant of each category; all share a scene."""
+    argv = ["--task_suite", f"libero_plus_goal:{','.join(OF_BASE_ASSETS)}", "--tasks", "0", "--env.max_steps", "4"]
+    argv += ["--policy", "tests.looking_policy", "--ray.num_env_actors", str(num_env_actors)]
+    argv += ["--output_dir", str(folder), "--video.mode", "none", "--num_steps_wait", "2"]
+    command = [sys.executable, "-m", "wpray.launch", *argv]
+    environ = os.environ | {"PYTHONPATH": str(DATA.parent.parent)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)

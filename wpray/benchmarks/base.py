@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # numpy is imported by those who work with arrays, after thei
         StateColumn,
         Step,
         Task,
+        TaskKey,
         Trial,
     )
 
@@ -81,6 +82,14 @@ class SuiteSize:
 
     tasks: int
     max_steps: int  # control steps after the wait steps
+
+
+@dataclass(frozen=True, slots=True)
+class Grades:
+    """Difficulty of tasks, for reports; no outcome depends on it."""
+
+    source: str  # of the levels, for people
+    levels: Mapping[TaskKey, str]  # tasks without one are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,10 @@ class Benchmark(Protocol):
 
     def variation_of(self, suite: str) -> tuple[str, str] | None:
         """Return (base suite, axis) of a suite that perturbs another; None if it does not."""
+        return None
+
+    def grades(self, tasks: Sequence[Task]) -> Grades | None:
+        """Return the difficulty of tasks; None if the benchmark grades none."""
         return None
 
     def fits_data_set(self, suite: str, data_set: str) -> bool:

@@ -36,6 +36,7 @@ def build(run: Run, page: Path, embed_bytes: int = EMBED_BYTES, refresh_s: int |
         sections.headline(found, run.info, [*run.notes, *missed.notes]),
         sections.suites(found),
         sections.perturbations(found, run.info),
+        sections.difficulty(found, run.info),
         sections.tasks(found),
         sections.episodes(found, shown),
         errors(found),

@@ -15,10 +15,11 @@ from wpray.report.facts import RunFacts, mean
 from wpray.report.svg import tag
 from wpray.report.videos import Video
 from wpray.report.waypoints import Segments
+from wpray.results.difficulty import by_difficulty, source_of_levels
 from wpray.results.statistics import Rate
 from wpray.results.summary import interval
 from wpray.results.variations import Perturbed, points_text, robustness, variations_of
-from wpray.types import EpisodeRow, TrialKey
+from wpray.types import EpisodeRow, TaskKey, TrialKey
 
 _VIDEOS_IN_SIGHT = 6
 
@@ -65,6 +66,25 @@ def perturbations(facts: RunFacts, info: Mapping[str, Any]) -> str:
     )
     about = "By suite and by what was perturbed. Below a rate: its difference from the unperturbed suite, in points."
     return section("Success under perturbations", about, f"<table><tr>{head}</tr>{rows}</table>", "perturbations")
+
+
+def difficulty(facts: RunFacts, info: Mapping[str, Any]) -> str:
+    """Return the rates by axis and difficulty; empty if the benchmark grades no tasks."""
+    counts = {TaskKey(task.suite, task.task_id): (task.rate.successes, task.rate.trials) for task in facts.tasks}
+    found = by_difficulty(counts, [info])
+    if found is None:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("", *(f"level {level}" for level in found.columns)))
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{_graded(rate)}</td>' for rate in rates)}</tr>"
+        for name, rates in found.rows.items()
+    )
+    about = f"Levels are {source_of_levels(info)}. All tasks of a level weigh alike. Below a rate: its 95% interval."
+    return section("Success by difficulty", about, f"<table><tr>{head}</tr>{rows}</table>", "difficulty")
+
+
+def _graded(rate: Rate) -> str:
+    return f"{rate.rate:.1%}<br>{interval(rate)}" if rate.trials else "-"
 
 
 def _perturbed(cell: Perturbed | None) -> str:

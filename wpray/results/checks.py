@@ -20,9 +20,8 @@ from wpray.results.declarations import action_of, state_columns_of
 _INFO: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("run_id", "state", "started_at", "written_at", "stop_reason", "git_commit", "host"), str),
     **dict.fromkeys(("renderer", "platform", "fingerprint"), str),
-    **dict.fromkeys(
-        ("config", "outcome_fields", "versions", "hosts", "policy_files", "waypoint_space", "variations"), dict
-    ),
+    **dict.fromkeys(("config", "outcome_fields", "versions", "hosts", "policy_files", "waypoint_space"), dict),
+    **dict.fromkeys(("variations", "difficulty"), dict),
     "planned_episodes": int,
     "robot": str,
     "control_hz": (int, float),

@@ -27,6 +27,7 @@ from wpray.policies.base import AnyPolicy, PolicySpec
 from wpray.policies.factory import all_policy_args, waypoint_units, with_policy_args
 from wpray.policies.fit import fitting_spec
 from wpray.report.page import write_report
+from wpray.results import difficulty
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -128,6 +129,12 @@ def _log_conditions(config: Config) -> None:
         _LOG.info(text, steps, config.latency.extra_ms, config.latency.mode)
 
 
+def _graded(config: Config, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return the difficulty of the run's tasks for run.json; nothing if the benchmark grades none."""
+    grades = config.load_benchmark().grades(list(dict.fromkeys(trial.task for trial in trials)))
+    return difficulty.facts_of(grades.source, grades.levels) if grades is not None and grades.levels else {}
+
+
 def _facts(config: Config, spec: PolicySpec, chosen: Selection, guest: CallerParts) -> dict[str, Any]:
     """Return what run.json says of the policy and of the trials."""
     units = waypoint_units(config)
@@ -142,6 +149,7 @@ def _facts(config: Config, spec: PolicySpec, chosen: Selection, guest: CallerPar
         **chosen.facts,
     }
     facts |= {"variations": config.variations} if config.variations else {}
+    facts |= _graded(config, chosen.trials)
     return facts | ({"latency_steps": config.latency_steps} if config.latency_steps else {})
 
 

@@ -6,12 +6,12 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from wpray.results.statistics import Rate
 from wpray.results.variations import Perturbed, points_text
 from wpray.table.notes import legend, sources
-from wpray.table.study import Study, StudyCell, StudyEntry, perturbations
+from wpray.table.study import Study, StudyCell, StudyEntry, graded, perturbations
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -30,24 +30,33 @@ def markdown(study: Study) -> str:
     """Return the table with its footnotes, as GitHub renders it."""
     rows = [["policy", *study.columns], ["---", *["---:"] * len(study.columns)]]
     for number, (entry, cells) in enumerate(zip(study.entries, study.cells, strict=True), 1):
-        shown = (f"**{_text(cell)}**" if cell.best else _text(cell) for cell in cells)
+        shown = (f"**{_text(cell.rate)}**" if cell.best else _text(cell.rate) for cell in cells)
         rows.append([f"{_escaped_markdown(entry.name)} [{number}]", *shown])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     notes = [*legend(study)]
     for number, its in enumerate(sources(study), 1):
         notes += [f"[{number}] {text}" for text in its]
     for number, entry in enumerate(study.entries, 1):
-        lines += _markdown_perturbations(number, entry)
+        lines += _markdown_grids(number, entry)
     return "\n".join([*lines, "", *(f"- {_escaped_markdown(note)}" for note in notes)]) + "\n"
 
 
-def _markdown_perturbations(number: int, entry: StudyEntry) -> list[str]:
-    found = perturbations(entry)
-    if found is None:
-        return []
-    rows = [[f"{_escaped_markdown(entry.name)} [{number}]", *found.columns], ["---", *["---:"] * len(found.columns)]]
-    rows += [[base, *(_perturbed(cell) for cell in cells)] for base, cells in found.rows.items()]
-    return ["", *(f"| {' | '.join(row)} |" for row in rows)]
+def _markdown_grids(number: int, entry: StudyEntry) -> list[str]:
+    lines = []
+    for columns, its in _grids(entry):
+        rows = [[f"{_escaped_markdown(entry.name)} [{number}]", *columns], ["---", *["---:"] * len(columns)]]
+        rows += [[name, *texts] for name, texts in its.items()]
+        lines += ["", *(f"| {' | '.join(row)} |" for row in rows)]
+    return lines
+
+
+def _grids(entry: StudyEntry) -> Iterator[tuple[list[str], dict[str, list[str]]]]:
+    """Yield the columns and rows of the tables of one policy alone: by perturbation and by difficulty."""
+    if (found := perturbations(entry)) is not None:
+        yield found.columns, {base: [_perturbed(cell) for cell in cells] for base, cells in found.rows.items()}
+    if (levels := graded(entry)) is not None:
+        columns = [f"level {level}" for level in levels.columns]
+        yield columns, {name: [_text(rate) for rate in rates] for name, rates in levels.rows.items()}
 
 
 def _perturbed(cell: Perturbed | None) -> str:
@@ -63,7 +72,7 @@ def latex(study: Study) -> str:
     for number, (entry, cells) in enumerate(zip(study.entries, study.cells, strict=True), 1):
         name = f"{_escaped_latex(entry.name)}\\textsuperscript{{{number}}}"
         rows.append(_latex_row([name, *(_latex_cell(cell) for cell in cells)]))
-    others = [line for number, entry in enumerate(study.entries, 1) for line in _latex_perturbations(number, entry)]
+    others = [line for number, entry in enumerate(study.entries, 1) for line in _latex_grids(number, entry)]
     notes = [_escaped_latex(note) for note in legend(study)]
     for number, its in enumerate(sources(study), 1):
         notes += [f"\\textsuperscript{{{number}}}{_escaped_latex(text)}" for text in its]
@@ -87,14 +96,14 @@ def _tabular(rows: list[str], columns: int) -> list[str]:
     return [*start, *rows[1:], "\\bottomrule", "\\end{tabular}"]
 
 
-def _latex_perturbations(number: int, entry: StudyEntry) -> list[str]:
-    found = perturbations(entry)
-    if found is None:
-        return []
-    name = f"{_escaped_latex(entry.name)}\\textsuperscript{{{number}}}"
-    rows = [_latex_row([name, *map(_escaped_latex, found.columns)])]
-    rows += [_latex_row([base, *map(_perturbed, cells)], escape=True) for base, cells in found.rows.items()]
-    return ["\\par\\medskip", *_tabular(rows, len(found.columns))]
+def _latex_grids(number: int, entry: StudyEntry) -> list[str]:
+    lines = []
+    for columns, its in _grids(entry):
+        name = f"{_escaped_latex(entry.name)}\\textsuperscript{{{number}}}"
+        rows = [_latex_row([name, *map(_escaped_latex, columns)])]
+        rows += [_latex_row([name, *texts], escape=True) for name, texts in its.items()]
+        lines += ["\\par\\medskip", *_tabular(rows, len(columns))]
+    return lines
 
 
 def comma_separated(study: Study) -> str:
@@ -115,8 +124,7 @@ def comma_separated(study: Study) -> str:
 FORMATS: dict[str, Callable[[Study], str]] = {"md": markdown, "latex": latex, "csv": comma_separated}
 
 
-def _text(cell: StudyCell) -> str:
-    rate = cell.rate
+def _text(rate: Rate) -> str:
     return f"{100 * rate.rate:.1f} [{_bounds(rate)}]" if rate.trials else "-"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from wpray.provenance.settings import DONE_WITHOUT
 from wpray.results import Run
+from wpray.results.difficulty import source_of_levels
 from wpray.results.pairing import SIMULATOR, renderers, versions_of
 from wpray.results.sessions import PROTOCOL, sessions, software
 from wpray.results.variations import variations_of
@@ -28,6 +29,8 @@ def legend(study: Study) -> list[str]:
         lines.append(
             "Under perturbations: the rate, then its difference from the unperturbed suite in points with its interval."
         )
+    if levels := list(dict.fromkeys(source for run in runs if (source := source_of_levels(run.info)))):
+        lines.append(f"By difficulty: levels are {' / '.join(levels)}; all tasks of a level weigh alike.")
     lines.append(f"Conditions: {', '.join(_conditions(runs))}.")
     return lines
 

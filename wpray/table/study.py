@@ -12,11 +12,12 @@ from wpray.config import path_fields
 from wpray.errors import BadInputError
 from wpray.provenance.settings import DONE_WITHOUT
 from wpray.results import Run
+from wpray.results.difficulty import Difficulty, by_difficulty
 from wpray.results.paired import PairCounts, mcnemar_p, pairs_of
 from wpray.results.pairing import CONDITIONS, OF_A_SUITE, obstacles
 from wpray.results.statistics import Rate, average, stratified
 from wpray.results.variations import Robustness, robustness, variations_of
-from wpray.types import TrialKey
+from wpray.types import TaskKey, TrialKey
 
 AVERAGE = "average"
 LEVEL = 0.05
@@ -30,14 +31,19 @@ class StudyEntry:
     runs: list[Run]
     outcomes: Mapping[TrialKey, bool | None]  # None: the trial ended in an error
 
+    @property
+    def by_task(self) -> dict[TaskKey, tuple[int, int]]:
+        """(successes, episodes with an outcome) of each task that has one."""
+        counts: dict[TaskKey, tuple[int, int]] = {}
+        for key, success in sorted(self.outcomes.items()):
+            if success is not None:
+                solved, trials = counts.get(key.task, (0, 0))
+                counts[key.task] = (solved + success, trials + 1)
+        return counts
+
     def tasks(self, suite: str) -> list[tuple[int, int]]:
         """Return (successes, episodes with an outcome) of each task of a suite."""
-        counts: dict[int, tuple[int, int]] = {}
-        for (its_suite, task, _), success in sorted(self.outcomes.items()):
-            if its_suite == suite and success is not None:
-                solved, trials = counts.get(task, (0, 0))
-                counts[task] = (solved + success, trials + 1)
-        return list(counts.values())
+        return [counts for key, counts in self.by_task.items() if key.suite == suite]
 
     def errors(self, suites: Iterable[str]) -> int:
         """Return the number of trials of the suites that ended in an error."""
@@ -88,6 +94,11 @@ def perturbations(entry: StudyEntry) -> Robustness | None:
     variations = {suite: place for run in entry.runs for suite, place in variations_of(run.info).items()}
     suites = dict.fromkeys(key[0] for key in sorted(entry.outcomes))
     return robustness({suite: entry.tasks(suite) for suite in suites}, variations)
+
+
+def graded(entry: StudyEntry) -> Difficulty | None:
+    """Return the entry's rates by axis and difficulty; None if its tasks are not graded."""
+    return by_difficulty(entry.by_task, [run.info for run in entry.runs])
 
 
 def mixed(runs: Sequence[Run]) -> list[str]:

@@ -12,7 +12,7 @@ from wpray.benchmarks.libero.suites import BASE_STEPS
 from wpray.benchmarks.libero_plus import suites as suites_by_name
 
 if TYPE_CHECKING:
-    from wpray.benchmarks.base import DecisivePackage, Environment
+    from wpray.benchmarks.base import DecisivePackage, Environment, Grades
     from wpray.types import Task
 
 _LARGEST_SUITE = 450
@@ -51,6 +51,12 @@ class LiberoPlusBenchmark(LiberoBenchmark):
         """Return (libero_goal, camera) of libero_plus_goal_camera."""
         base, category = suites_by_name.split(suite)
         return (base, category) if base and category else None
+
+    def grades(self, tasks: Sequence[Task]) -> Grades:
+        """Return the levels of the authors' classification, else those that the variants' names state."""
+        from wpray.benchmarks.libero_plus.grades import grades_of
+
+        return grades_of(tasks)
 
     def instruction_source(self, suite: str, setting: InstructionSetting) -> InstructionSource:
         """Return the BDDL's words for rewritten instructions, the base task's for all others, or as `setting` says."""

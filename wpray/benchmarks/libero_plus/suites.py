@@ -16,11 +16,11 @@ _ALL_BASES = dict.fromkeys((PLUS, "libero_all"), BASES)
 
 
 def canonical(name: str) -> str:
-    """Return libero_plus_goal_camera for that name and for libero_goal_camera; other names in normal form."""
+    """Return libero_plus_goal_camera for that name and for libero_goal_camera, and LIBERO's names for all others."""
     joined = normalized(name)
     joined = joined.replace(f"{PLUS}_", _LIBERO, 1) if is_or_varies(joined, PLUS) else joined
     base, category = split(libero.canonical(joined))
-    return f"{PLUS}_{base.removeprefix(_LIBERO)}_{category}" if base and category else normalized(name)
+    return f"{PLUS}_{base.removeprefix(_LIBERO)}_{category}" if base and category else libero.canonical(name)
 
 
 def split(suite: str) -> tuple[str | None, str | None]:

@@ -66,9 +66,9 @@ def check_statistics(config: Config) -> list[CheckResult]:
     if config.dataset_statistics_path is None:
         return []
     path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
-    found = read_for_suites(path, config.suites, key, config.norm_type, config.benchmark)
+    found = read_for_suites(path, config.data_suites, key, config.norm_type, config.benchmark)
     width = found.scaling(config.norm_type).proprio_dim
-    text = f"{found.describe(config.suites[0])}; action 7, proprio {width}, norm_type {config.norm_type}"
+    text = f"{found.describe(config.data_suites[0])}; action 7, proprio {width}, norm_type {config.norm_type}"
     return [CheckResult("statistics", "pass" if found.fits else "warn", text)]
 
 
