@@ -70,7 +70,9 @@ def write_run(
     folder.close()
 
 
-def _episode(trial: Trial, success: bool | None, number: int, steps: int, workers: int, bonus: float) -> EncodedEpisode:
+def _episode(
+    trial: Trial, success: bool | None, number: int, steps: int, workers: int, bonus: float = 0.0
+) -> EncodedEpisode:
     worker = f"env-{number % workers}"
     started = START + timedelta(seconds=3 * (number // workers))
     context = EpisodeContext(
@@ -82,7 +84,7 @@ def _episode(trial: Trial, success: bool | None, number: int, steps: int, worker
     return encode_episode(_result(trial, success, steps, bonus), context, "full")
 
 
-def _result(trial: Trial, success: bool, steps: int, bonus: float) -> EpisodeResult:
+def _result(trial: Trial, success: bool, steps: int, bonus: float = 0.0) -> EpisodeResult:
     """A hand on a straight way, with a plan of two waypoints on it."""
     env = FakeEnvironment()
     env.load(trial.task)
