@@ -77,6 +77,21 @@ assert run_command(serve, ["--task_suite", "fake", "--policy", "noop"]) == 2
 """
 
 
+_WITHOUT_TRANSFORMERS = """
+import sys
+from wpray.cli.command import run_command
+sys.modules.update(dict.fromkeys(("transformers", "huggingface_hub", "tokenizers")))  # as if they were not installed
+from wpray.launch import main as launch
+assert run_command(launch, ["--task_suite", "fake", "--policy", "pi0", "--policy_args.checkpoint", "x"]) == 2
+"""
+
+
+def test_checks_of_a_policys_files_name_the_extra_that_they_need() -> None:
+    done = subprocess.run([sys.executable, "-c", _WITHOUT_TRANSFORMERS], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].endswith("pip install 'wpray[hf]'"), done.stderr
+
+
 def test_a_policy_whose_packages_are_not_installed_names_the_extra() -> None:
     done = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -67,6 +67,12 @@ class Registry:
         with wrapping_errors(as_bad_input, BadInputError, KeyboardInterrupt, caught=BaseException):
             return function(*arguments)
 
+    def lacking(self, name: str, error: ModuleNotFoundError) -> BadInputError:
+        """Return the error for a part that imports a package that is not installed, naming wpray's extra for it."""
+        extra = self.extras.get(name)
+        hint = f"pip install 'wpray[{extra}]'" if extra else "install it or set PYTHONPATH"
+        return BadInputError(f"{self.setting}: cannot import {name} ({error}); {hint}")
+
     def provider(self, name: str) -> tuple[str, tuple[str, ...]] | None:
         """Return the package of another's part and the distributions that may have it, without importing it.
 
@@ -111,9 +117,7 @@ class Registry:
         try:
             return import_module(module_name)
         except ModuleNotFoundError as error:
-            extra = self.extras.get(name)
-            hint = f"pip install 'wpray[{extra}]'" if extra else "install it or set PYTHONPATH"
-            raise BadInputError(f"{self.setting}: cannot import {name} ({error}); {hint}") from error
+            raise self.lacking(name, error) from error
 
     def _attribute(self, part: Any, attribute: str, module_name: str) -> Any:
         if not hasattr(part, attribute):

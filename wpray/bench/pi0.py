@@ -45,6 +45,7 @@ class Pi0Measurement:
     """Figures of one batch size."""
 
     batch: int
+    rows: int  # of the shape in which wpray computes it, or its first part
     library_ms: float  # a call
     policy_ms: float
     library_per_s: float  # requests
@@ -90,7 +91,9 @@ def measure(config: Config, batches: Sequence[int], calls: int) -> list[Pi0Measu
         policy_s = timed(partial(policy.predict, requests[:batch]), calls)
         library_s = timed(partial(library, requests[:batch]), calls)
         per_s = batch / library_s, batch / policy_s
-        rows.append(Pi0Measurement(batch, 1e3 * library_s, 1e3 * policy_s, *per_s, library_s / policy_s))
+        rows.append(
+            Pi0Measurement(batch, policy.rows_of(batch), 1e3 * library_s, 1e3 * policy_s, *per_s, library_s / policy_s)
+        )
     return rows
 
 
@@ -160,6 +163,7 @@ def _print(result: dict[str, Any], rows: Sequence[Pi0Measurement]) -> None:
     table = Table(title=f"{result['gpu'] or 'CPU'}, {result['precision']}, {kind}", box=None)
     for name in (
         "batch",
+        "rows",
         "library, ms a call",
         "wpray, ms a call",
         "library, requests/s",
@@ -169,7 +173,7 @@ def _print(result: dict[str, Any], rows: Sequence[Pi0Measurement]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         times = (f"{row.library_ms:.1f}", f"{row.policy_ms:.1f}", f"{row.library_per_s:.1f}", f"{row.policy_per_s:.1f}")
-        table.add_row(str(row.batch), *times, f"{row.ratio:.2f}")
+        table.add_row(str(row.batch), str(row.rows), *times, f"{row.ratio:.2f}")
     Console(width=130).print(table)
 
 

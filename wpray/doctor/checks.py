@@ -98,7 +98,7 @@ def _of_policy(config: Config, *, quick: bool) -> list[tuple[str, Check]]:
 
 
 def _ready(own: PolicyCheck) -> Check:
-    return lambda config: list(own.check())
+    return lambda config: policies.run_check(config, own)
 
 
 def _of_benchmark(config: Config, *, quick: bool) -> list[tuple[str, Check]]:

@@ -8,6 +8,7 @@ from wpray.errors import BadInputError
 from wpray.policies.base import PolicyCheck
 from wpray.policies.factory import policy_checks
 from wpray.policies.fit import fitting_spec
+from wpray.registry import POLICIES
 
 
 def own_checks(config: Config) -> tuple[PolicyCheck, ...]:
@@ -16,6 +17,14 @@ def own_checks(config: Config) -> tuple[PolicyCheck, ...]:
         return policy_checks(config)
     except BadInputError:
         return ()
+
+
+def run_check(config: Config, own: PolicyCheck) -> list[CheckResult]:
+    """Return the results of one of the policy's checks. Raise BadInputError for a package that is not installed."""
+    try:
+        return list(own.check())
+    except ModuleNotFoundError as error:
+        raise POLICIES.lacking(config.policy, error) from error
 
 
 def check_policy(config: Config) -> list[CheckResult]:

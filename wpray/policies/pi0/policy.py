@@ -34,7 +34,7 @@ __all__ = ["Pi0Policy", "Settings", "build", "spec_of"]
 # Arithmetic limits the prompts of a batch, so padded rows cost time: sizes are close to each other.
 _CHUNK = RequestKind(
     (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192),
-    {"bfloat16": BatchShape((8,), 8), "float32": BatchShape((4,), 4)},
+    {"bfloat16": BatchShape((4,), 4), "float32": BatchShape((4,), 4)},
     reads=(),
 )
 
@@ -147,6 +147,10 @@ class Pi0Policy:
     def chunk_sizes(self) -> tuple[int, ...]:
         """Batch sizes that are worth filling."""
         return self._shapes.sizes(self._settings.max_prompt_tokens, self.spec.max_batch_size)
+
+    def rows_of(self, count: int) -> int:
+        """Return the rows of the shape that `count` requests are computed in, or the first of them."""
+        return self._shapes.of(self._settings.max_prompt_tokens).of(count).rows
 
     def _reply(self, request: ReadyChunk, chunk: Float32Array) -> ChunkReply:
         actions = self._scaling.action.denormalize(chunk[:, :ACTION_DIM]).astype(np.float64)
