@@ -31,7 +31,7 @@ from wpray.models.config import (
 )
 from wpray.models.loading import Computing
 from wpray.models.staging import fetch
-from wpray.models.token_layout import BINS256, BINS300
+from wpray.models.token_layout import ANSWER_HEADER_IDS, BINS256, BINS300
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.batch_shapes import BatchShapes, RequestKind, TraceOf, fixed_shapes
 from wpray.policies.waypoint_vla.request_kinds import PLAN, SEGMENT
@@ -39,7 +39,6 @@ from wpray.policies.waypoint_vla.request_kinds import PLAN, SEGMENT
 MeasuredCall = Literal["plan", "segment", "plan + segment"]
 
 NUM_WAYPOINTS = 7
-_HEADER = (4022, 235292, 235248)
 _PROMPT, _SHORT_PROMPT = 56, 20  # tokens of a LIBERO prompt, for the planner and the action expert
 _DURATION = 16  # control steps of the segments
 
@@ -103,7 +102,7 @@ class MeasuredModels:
     def _planning_floor_s(self, batch: int, rates: DeviceRates) -> float:
         layout, text = self.planner.layout, self._config.text
         first = 0 if self._config.planner else 1  # the first <wp> is read with the prompt
-        prefix = rates.gemma_s(text, batch * (2 * IMAGE_TOKENS + _PROMPT + len(_HEADER) + first))
+        prefix = rates.gemma_s(text, batch * (2 * IMAGE_TOKENS + _PROMPT + len(ANSWER_HEADER_IDS) + first))
         if self._config.planner is not None:
             return prefix + NUM_WAYPOINTS * rates.gemma_s(text, batch * layout.tokens_per_waypoint)
         passes = NUM_WAYPOINTS * len(layout.families) - 1  # the last value is not fed
@@ -167,10 +166,10 @@ def _load(
     how = Computing(settings.precision, settings.precision, head, graphs, settings.device, pool)
     expert = random_weights(action_expert_manifest(config, "bfloat16"), settings.precision, settings.device)
     if layout != "two":
-        return loading.joint_models(*expert, config, BINS300, _HEADER, how)
+        return loading.joint_models(*expert, config, BINS300, ANSWER_HEADER_IDS, how)
     size = VlmConfig(config.vision, config.text)
     vlm = random_weights(vlm_manifest(size, "bfloat16"), settings.precision, settings.device)
-    return loading.vlm(*vlm, size, BINS256, _HEADER, how), loading.action_expert(*expert, config, how)
+    return loading.vlm(*vlm, size, BINS256, ANSWER_HEADER_IDS, how), loading.action_expert(*expert, config, how)
 
 
 def _shapes(settings: BenchSettings, kind: RequestKind, trace: TraceOf) -> BatchShapes:

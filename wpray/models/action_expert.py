@@ -20,14 +20,13 @@ from wpray.models import ops
 from wpray.models.backbone import Backbone
 from wpray.models.batch_invariance import fingerprints, synthetic_requests
 from wpray.models.batch_parts import BatchShape, KvCaches, padded, read_parts
-from wpray.models.config import IMAGE_TOKENS, ActionExpertConfig
+from wpray.models.config import IMAGE_TOKENS, MAX_DURATION, NUM_DURATIONS, ActionExpertConfig
 from wpray.models.gemma import Modulation, aligned, bias_of, load_layers, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
 from wpray.models.lora import project, take_weight
 
 NUM_STEPS = 10
 PROMPT_SIZES = (32, 64)  # prompts are padded to the next of these
-_LONGEST = 33  # control steps of a duration, which is divided by it
 _PERIODS = (4e-3, 4.0)
 
 
@@ -84,8 +83,8 @@ class ActionExpert:
         standard normal; `shape` to compute in (None: the batch's own). Raise ValueError for a longer prompt or
         duration, torch.cuda.OutOfMemoryError when the batch is too large.
         """
-        if duration.min() < 0 or duration.max() > _LONGEST:
-            raise ValueError(f"durations are 0 to {_LONGEST} control steps: {duration.tolist()}")
+        if duration.min() < 0 or duration.max() > MAX_DURATION:
+            raise ValueError(f"durations are 0 to {MAX_DURATION} control steps: {duration.tolist()}")
         given = (start.float(), end.float(), duration.long(), noise.float())
         actions = self._run(seen, prompts, given, shape or BatchShape.whole(len(prompts)))[1]
         return actions[: len(prompts)].clone()
@@ -96,7 +95,7 @@ class ActionExpert:
         images, prompts, values = synthetic_requests(
             start, stop, prompt_size, 2 + self.config.horizon, self.config.action_dim
         )
-        given = (values[:, 0], values[:, 1], torch.arange(start, stop) % (_LONGEST + 1), values[:, 2:])
+        given = (values[:, 0], values[:, 1], torch.arange(start, stop) % NUM_DURATIONS, values[:, 2:])
         cache, actions = self._run(images, prompts, given, shape)
         return fingerprints(*(part[: stop - start] for part in (*cache, actions)))
 
@@ -199,7 +198,7 @@ class ActionExpert:
         times = torch.tensor(self.times(), dtype=torch.float64)
         conditions = _sincos(times, width)[:, None]
         if self._durations is None:
-            durations = torch.arange(_LONGEST + 1, dtype=torch.float64) / _LONGEST
+            durations = torch.arange(NUM_DURATIONS, dtype=torch.float64) / MAX_DURATION
             grid = (NUM_STEPS, len(durations), width)
             conditions = torch.cat([conditions.expand(grid), _sincos(durations, width).expand(grid)], dim=-1)
         hidden = F.silu(self._apply("time_mlp_in", conditions.to(device)))

@@ -15,7 +15,8 @@ ModelVariant = Literal["tiny", "full"]
 TensorManifest = dict[str, tuple[tuple[int, ...], Precision]]
 
 VOCABULARY = 257152
-NUM_DURATIONS = 34  # 0 to 33 control steps
+MAX_DURATION = 33  # control steps of a segment, as the models count them
+NUM_DURATIONS = MAX_DURATION + 1
 DURATION_EMBED = "duration_embed.weight"
 BLOCK_PLANNER = "block_planner."  # prefix of its tensors' names
 IMAGE_SIZE, PATCH = 224, 14

@@ -12,7 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MAX_DURATION = 33  # control steps
+from wpray.models.config import MAX_DURATION, NUM_DURATIONS
+
+BOS = 2
+ANSWER_HEADER_IDS = (4022, 235292, 235248)  # of "Action: "
 
 TokenLayoutName = Literal["bins256", "bins300"]
 
@@ -140,7 +143,7 @@ BINS256 = TokenLayout(
     name="bins256",
     proprio_dim=8,
     bins=TokenFamily(257023, 256),
-    durations=TokenFamily(256767, MAX_DURATION + 1),
+    durations=TokenFamily(256767, NUM_DURATIONS),
     gripper=None,
     waypoint=256733,
     duration=256732,
@@ -149,7 +152,7 @@ BINS300 = TokenLayout(
     name="bins300",
     proprio_dim=6,
     bins=TokenFamily(257023, 300),
-    durations=TokenFamily(256723, MAX_DURATION + 1),
+    durations=TokenFamily(256723, NUM_DURATIONS),
     gripper=TokenFamily(256687, 2),
     waypoint=256689,
     duration=256688,

@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wpray.errors import BadInputError, shown
-from wpray.models.config import IMAGE_SIZE, VOCABULARY, ActionExpertConfig
-from wpray.models.token_layout import MAX_DURATION
+from wpray.models.config import IMAGE_SIZE, MAX_DURATION, VOCABULARY, ActionExpertConfig
+from wpray.models.token_layout import ANSWER_HEADER_IDS, BOS
 from wpray.results.atomic import write_for_user
 
-HEADER = (4022, 235292, 235248)  # PaliGemma's ids of "Action: "
 _IMAGE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 _ACTION_PROMPT = 64  # tokens that the action expert's prompts are padded to
-_BOS = 2
 _LOWEST_TEXT_ID, _HIGHEST_TEXT_ID = 1000, 250_000  # of prompts: no control ids, no waypoints
 _SAMPLES = 3
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError)
@@ -88,7 +86,7 @@ def read_inputs(arrays: Arrays, path: Path, config: ActionExpertConfig) -> Golde
     tokens = _array(arrays, path, "ae_prompt_tokens", (count, None), np.int64)
     mask = _array(arrays, path, "ae_prompt_mask", tokens.shape, np.bool_)
     prompts = [_array(arrays, path, f"vlm_prompt_{row}", (None,), np.int64) for row in range(count)]
-    header = arrays.get("vlm_header", np.array(HEADER))
+    header = arrays.get("vlm_header", np.array(ANSWER_HEADER_IDS))
     duration = _array(arrays, path, "ae_duration", (count,), np.float64).astype(np.int64)
     found = GoldenInputs(
         np.stack([images[0], _of_shape(images[1], (count, *_IMAGE), "images_wrist", path)], axis=1),
@@ -112,7 +110,7 @@ def make_inputs(config: ActionExpertConfig, state_dim: int, seed: int) -> Golden
     return GoldenInputs(
         rng.integers(0, 256, (_SAMPLES, 2, *_IMAGE), dtype=np.uint8),
         [_prompt(rng, int(length)) for length in rng.integers(30, 60, _SAMPLES)],
-        list(HEADER),
+        list(ANSWER_HEADER_IDS),
         [_prompt(rng, int(length)) for length in rng.integers(10, 30, _SAMPLES)],
         ends[0],
         ends[1],
@@ -122,7 +120,7 @@ def make_inputs(config: ActionExpertConfig, state_dim: int, seed: int) -> Golden
 
 
 def _prompt(rng: np.random.Generator, length: int) -> list[int]:
-    return [_BOS, *rng.integers(_LOWEST_TEXT_ID, _HIGHEST_TEXT_ID, length - 1).tolist()]
+    return [BOS, *rng.integers(_LOWEST_TEXT_ID, _HIGHEST_TEXT_ID, length - 1).tolist()]
 
 
 def _array(

@@ -12,10 +12,11 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from wpray.benchmarks.libero.observed import CAMERAS
 from wpray.benchmarks.libero_plus.variants import View
 from wpray.types import FloatArray
 
-CAMERA = "agentview"
+CAMERA = CAMERAS["base"]
 _PIVOT = np.array([0.0, 0.0, 0.8])  # m
 _DECIMALS = 4
 
