@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from wpray.export.lerobot import video_keys
 from wpray.policies.factory import build_policy
 from wpray.policies.fit import fitting_spec
 from wpray.policies.local import LocalPolicyClient
+from wpray.provenance.origins import named_versions
+from wpray.provenance.record import decisive_names, differing
 from wpray.results import load
 from wpray.results.reader import matrix
 from wpray.rollout import RolloutSettings, run_trial
@@ -94,6 +97,7 @@ def test_a_run_its_videos_and_its_data_set(tmp_path: Path) -> None:
     assert run_command(launch.main, [*HERE, *options, "--output_dir", str(folder)]) == 0
     run = load(folder)
     assert run.action == ACTION and run.action.names == ACTION.names and run.action.high == ACTION.high
+    assert run.info["versions"]["benchmark PIL"] == f"pillow {importlib.metadata.version('pillow')}"
     assert all(row["reward"] < 0 and row["truncated"] is False for row in run.episodes.to_pylist())
     steps = run.trajectory(("two_arms", 0, 1))
     assert steps.column_names == ["step", "action", "joints", "goals"]
@@ -115,6 +119,11 @@ def test_a_run_its_videos_and_its_data_set(tmp_path: Path) -> None:
 def test_a_data_set_has_a_feature_for_every_camera() -> None:
     assert [name.split(".")[-1] for name in video_keys(3)] == ["image", "image2", "image3"]
     assert video_keys(0) == []
+
+
+def test_the_versions_of_the_packages_that_it_names_must_agree() -> None:
+    ours, theirs = named_versions("two_arms", NAME), {"benchmark PIL": "pillow 1.0"}
+    assert differing(ours, theirs, decisive_names(ours, theirs)) == ["benchmark PIL"]
 
 
 def test_the_policy_is_what_the_test_says() -> None:

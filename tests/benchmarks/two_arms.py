@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class TwoArms(Benchmark):
     """All joints must come near their goals."""
 
     cameras = video_cameras = ("top",)
+    packages: ClassVar[Mapping[str, tuple[str, ...]]] = {"PIL": ("pillow",)}
     robot, control_hz = "aloha", 50
 
     def tasks(self, suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:

