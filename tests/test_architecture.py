@@ -97,7 +97,7 @@ ALLOWED = {
         "provenance.settings",
         "storage",
     }
-    | {"results", "cli", "cluster", "doctor", "report", "run"},
+    | {"results", "cli", "cluster", "doctor", "models.header", "report", "run"},
 }
 # Commands, and what puts a whole run together: may import anything.
 AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}

@@ -99,7 +99,7 @@ def test_commands_have_the_options_that_are_named(path: Path) -> None:
 def test_options_that_the_prose_names_are_those_of_a_run(path: Path) -> None:
     for code in re.findall(r"`(--[^`]+)`", _prose(path)):
         for option in OPTION.findall(code):
-            assert any(f"{option} " in _help(command) for command in ("launch", "doctor", "compare")), code
+            assert any(f"{option} " in _help(command) for command in ("launch", "doctor", "compare", "sweep")), code
 
 
 @pytest.mark.parametrize("path", READMES, ids=_id)

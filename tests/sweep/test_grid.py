@@ -25,7 +25,7 @@ def _grid(**settings: Any) -> Grid:
 
 def test_a_pattern_is_what_it_matches_by_step(tmp_path: Path) -> None:
     _folders(tmp_path, *(f"step_{step}/vlm" for step in (1000, 200, 9, 30000)), "step_7", "other/vlm")
-    found = _grid(vlm_checkpoint=f"{tmp_path}/step_*/vlm").checkpoints({})
+    found = _grid(vlm_checkpoint=f"{tmp_path}/step_*/vlm").checkpoints()
     assert [Path(one.paths["vlm_checkpoint"]).parent.name for one in found] == [
         *("step_9", "step_200", "step_1000", "step_30000")
     ]
@@ -36,15 +36,15 @@ def test_a_pattern_is_what_it_matches_by_step(tmp_path: Path) -> None:
 def test_a_name_does_not_depend_on_the_other_checkpoints(tmp_path: Path) -> None:
     _folders(tmp_path, "1/vlm")
     grid = _grid(vlm_checkpoint=f"{tmp_path}/*/vlm")
-    before = grid.checkpoints({})[0].name
+    before = grid.checkpoints()[0].name
     _folders(tmp_path, "0/vlm", "2/vlm")
-    assert [one.name for one in grid.checkpoints({})][1] == before
+    assert [one.name for one in grid.checkpoints()][1] == before
 
 
 def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     _folders(tmp_path, "1/vlm", "2/vlm", "3/ae", "4/ae")
     grid = _grid(vlm_checkpoint=[f"{tmp_path}/2/vlm", f"{tmp_path}/1/vlm"], ae_checkpoint=f"{tmp_path}/*/ae")
-    found = [tuple(Path(path).parent.name for path in one.paths.values()) for one in grid.checkpoints({})]
+    found = [tuple(Path(path).parent.name for path in one.paths.values()) for one in grid.checkpoints()]
     assert found == [("1", "3"), ("1", "4"), ("2", "3"), ("2", "4")]
 
 
@@ -57,7 +57,7 @@ def test_a_file_that_is_called_like_a_pattern_is_a_file(tmp_path: Path) -> None:
 def test_a_policys_own_path_may_be_a_pattern(tmp_path: Path) -> None:
     _folders(tmp_path, "10", "9")
     source = {"policy": "openpi", "policy_args": {"url": "ws://a", "image_key": f"{tmp_path}/*"}}
-    found = _grid(**source).checkpoints({})
+    found = _grid(**source).checkpoints()
     assert [one.config.policy_args["image_key"] for one in found] == [f"{tmp_path}/9", f"{tmp_path}/10"]
     assert {one.config.policy_args["url"] for one in found} == {"ws://a"}
 
@@ -102,4 +102,4 @@ def test_a_shell_that_expands_the_pattern_gives_a_list() -> None:
 )
 def test_what_is_no_grid_is_refused(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadInputError, match=reason):
-        _grid(**settings).checkpoints({})
+        _grid(**settings).checkpoints()

@@ -38,7 +38,7 @@ def _found(root: Path, **changes: object) -> list[Evaluated]:
         write_run(root / "runs" / f"step_{step}", _outcomes(solved), steps=20, **(changes if last else {}))
     grid = read_grid({"task_suite": "fake", "policy": "noop", "vlm_checkpoint": f"{root}/train/*/vlm"})
     places = [root / "runs" / f"step_{step}" for step in SOLVED]
-    return evaluated([*grid.checkpoints({})], places)
+    return evaluated([*grid.checkpoints()], places)
 
 
 @pytest.mark.parametrize("seed", range(5))

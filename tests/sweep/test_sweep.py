@@ -127,6 +127,7 @@ def test_a_sweep_that_was_killed_goes_on_and_equals_an_undisturbed_one(root: Pat
 
 
 @pytest.mark.ray
+@pytest.mark.faults
 def test_ctrl_c_finishes_the_current_trials_and_a_checkpoint_that_fails_does_not_end_the_others(root: Path) -> None:
     write_checkpoints(root / "other", {1: "broken", 2: 0.9})
     options = ("--vlm_checkpoint", f"{root}/other/*/vlm")

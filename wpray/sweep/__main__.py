@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from wpray.cli.arguments import number, whole
 from wpray.cli.command import run_command
 from wpray.cli.configuration import read_settings
 from wpray.cli.parser import ArgumentParser
@@ -25,14 +26,27 @@ def main(argv: Sequence[str]) -> int:
     settings = read_settings(words, _parser())
     grid = read_grid({**settings, **lists})
     process_env.prepare(joins_a_cluster=grid.template.ray.address is not None)
-    from wpray.sweep.command import show_plan, sweep
+    from wpray.sweep.command import How, show_plan, sweep
 
-    return show_plan(grid) if "--plan" in words else sweep(grid)
+    options = _options(ArgumentParser(add_help=False)).parse_known_args(words)[0]
+    how = How(options.watch, options.race, options.held_out)
+    return show_plan(grid, how) if options.plan else sweep(grid, how)
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m wpray.sweep", description=_ABOUT)
-    parser.add_argument("--plan", action="store_true", help="start nothing: list the checkpoints and what is finished")
+    return _options(ArgumentParser(prog="python -m wpray.sweep", description=_ABOUT))
+
+
+def _options(parser: ArgumentParser) -> ArgumentParser:
+    """Add the options that are no settings of a run."""
+    plan = "start nothing: list the checkpoints and what is finished"
+    watch = "look for new checkpoints of a training run, until none has come for so many minutes"
+    race = "find the best: all begin with N trials a task, and the better half goes on with twice as many"
+    held_out = "with --race: the last N of num_trials_per_task are for the winner alone (half of them)"
+    parser.add_argument("--plan", action="store_true", help=plan)
+    parser.add_argument("--watch", type=number(0, above=True), metavar="MINUTES", help=watch)
+    parser.add_argument("--race", type=whole(1), metavar="N", help=race)
+    parser.add_argument("--held_out", type=whole(1), metavar="N", help=held_out)
     return parser
 
 

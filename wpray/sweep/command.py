@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -25,54 +25,80 @@ from wpray.run.machine import check_machine
 from wpray.run.plan import counted, work_of
 from wpray.run.pools import Pools
 from wpray.run.selection import select
-from wpray.sweep.course import Course, Job, job_of
+from wpray.sweep.course import Course, Job
 from wpray.sweep.folder import SweepFolder, choose_folder
 from wpray.sweep.grid import Grid
-from wpray.sweep.outcomes import Evaluated, compared, evaluated
+from wpray.sweep.outcomes import Evaluated, compared, evaluated, held_out
 from wpray.sweep.page import build
+from wpray.sweep.race import Race, race_rules
 from wpray.sweep.tables import write_tables
+from wpray.sweep.watch import Watch
 
 _LOG = logging.getLogger(__name__)
 _REPORT = "report.html"
 
 
-def sweep(grid: Grid) -> int:
+@dataclass(frozen=True, slots=True)
+class How:
+    """Options of a sweep that are no settings of its runs."""
+
+    watch: float | None = None  # minutes
+    race: int | None = None  # trials a task in the first round
+    held_out: int | None = None
+
+
+def sweep(grid: Grid, how: How) -> int:
     """Evaluate every checkpoint of the grid; return 0 if all episodes of all runs have an outcome, else 1.
 
     Raises BadInputError before anything starts, RunStoppedError when the sweep had to stop.
     """
-    config = grid.template
-    _check(grid, config)
-    folder = choose_folder(grid, config, {})
-    checkpoints = grid.checkpoints({})
-    for checkpoint in checkpoints:
-        check_files(checkpoint.config)
-    check_trials(checkpoints[0].config)
+    folder, course = _prepared(grid, how)
+    if course.jobs:
+        check_trials(course.jobs[0].config)
     with folder.opened(), Pools(for_many_runs=True) as pools:
-        return _Sweep(grid, folder, pools, Course(checkpoints, folder)).run()
+        return _Sweep(grid, folder, pools, course).run()
 
 
-def show_plan(grid: Grid) -> int:
+def show_plan(grid: Grid, how: How) -> int:
     """Print the checkpoints and how many of their episodes are finished; return 0.
 
     Raises BadInputError as the sweep itself would.
     """
-    config = grid.template
-    _check(grid, config)
-    folder = choose_folder(grid, config, {})
+    folder, course = _prepared(grid, how)
     table, left = Table(box=None, pad_edge=False, header_style="bold"), 0
     for name in ("checkpoint", "episodes", "finished"):
         table.add_column(name, justify="left" if name == "checkpoint" else "right")
-    checkpoints = grid.checkpoints({})
-    for checkpoint in checkpoints:
-        check_files(checkpoint.config)
-        work = work_of(job_of(checkpoint, folder).config)
-        left += work.planned - work.finished
-        table.add_row(" + ".join(checkpoint.paths.values()), str(work.planned), str(work.finished))
+    due = {job.name: job for job in course.left(())}  # of a race those of its round
+    for job in [due.get(job.name, job) for job in course.jobs]:
+        work = work_of(job.config)
+        left += work.planned - work.finished if job.name in due else 0
+        table.add_row(job.said, str(work.planned), str(work.finished))
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print(f"{counted(len(checkpoints), 'checkpoint')}, {counted(left, 'episode')} to run, into {folder.path}")
+    for rules in (facts["rules"] for facts in course.facts.values()):
+        console.print(f"{rules} The episodes are those of the present round.")
+    console.print(f"{counted(len(course.jobs), 'checkpoint')}, {counted(left, 'episode')} to run, into {folder.path}")
     return 0
+
+
+def _prepared(grid: Grid, how: How) -> tuple[SweepFolder, Course]:
+    """Return the folder and the course, once all that is there is checked. Raises BadInputError."""
+    config = grid.template
+    _check(grid, config, how)
+    rules = None
+    if how.race is not None:
+        if grid.asks_for_videos:
+            raise BadInputError("--race: renders no videos; leave video.mode out, and use python -m wpray.video RUN")
+        rules = race_rules(config, how.race, how.held_out)
+    folder = choose_folder(grid, config, {} if rules is None else {"race": asdict(rules), "tasks": config.tasks})
+    if how.watch is not None:
+        return folder, Watch(grid, folder, 60 * how.watch, lambda checkpoint: check_files(checkpoint.config))
+    checkpoints = grid.checkpoints()
+    for checkpoint in checkpoints:
+        check_files(checkpoint.config)
+    if rules is not None:
+        return folder, Race(grid, folder, checkpoints, rules)
+    return folder, Course(grid, folder, checkpoints)
 
 
 def check_files(config: Config) -> None:
@@ -90,13 +116,17 @@ def check_trials(config: Config) -> None:
         select(config, cluster_tasks(config))
 
 
-def _check(grid: Grid, config: Config) -> None:
+def _check(grid: Grid, config: Config, how: How) -> None:
     """Raise BadInputError for settings that a sweep cannot have, and for patterns that match nothing."""
     if config.ray.submit is not None:
         raise BadInputError("ray.submit: a sweep runs its driver here; use ray.address to compute on a cluster")
     if config.video_out_path is not None:
         raise BadInputError("video_out_path: every run of a sweep has its own videos; leave it out")
-    unmatched = grid.unmatched()
+    if how.race is not None and how.watch is not None:
+        raise BadInputError("--watch: a race needs all checkpoints when it begins; leave --race or --watch out")
+    if how.held_out is not None and how.race is None:
+        raise BadInputError("--held_out: is of a race; give --race, too, or leave it out")
+    unmatched = grid.unmatched() if how.watch is None else None
     if unmatched is not None:
         raise BadInputError(f"{unmatched}: {' '.join(grid.patterns[unmatched])[:200]} matches nothing; quote a pattern")
 
@@ -110,24 +140,33 @@ class _Sweep:
     pools: Pools
     course: Course
     _reasons: dict[str, str] = field(default_factory=dict)  # why a checkpoint has no whole run, by name
+    _done: set[tuple[str, int]] = field(default_factory=set)  # runs, with the end of their trials
 
     def run(self) -> int:
         """Evaluate all checkpoints, and write tables and report even after an error."""
         state = "stopped"
         try:
-            while left := self.course.left(self._reasons):
-                self._evaluate(left[0])
+            while (left := self.course.left(self._reasons)) or self._wait():
+                if left:
+                    self._evaluate(left[0])
             state = "finished" if not self._reasons else "stopped"
         finally:
             found = self._write(state)
-        if (self.grid.shared.get("video") or {}).get("mode"):
+        if self.grid.asks_for_videos:
             self._render_videos()
         self._show(found)
         return 1 if self._reasons else 0
 
     def _evaluate(self, job: Job) -> None:
-        name, jobs = job.checkpoint.name, self.course.jobs
-        print(f"Checkpoint {jobs.index(job) + 1} of {len(jobs)}: {job.said}", flush=True)
+        key = (job.name, job.config.num_trials_per_task)
+        if key in self._done:
+            self._reasons[job.name] = "not all of its trials have an outcome"
+            return
+        self._done.add(key)
+        name, names = job.name, [known.checkpoint.name for known in self.course.jobs]
+        trials = f"trials {job.config.trial_start} to {job.config.num_trials_per_task - 1}"
+        number = names.index(job.checkpoint.name) + 1
+        print(f"Checkpoint {number} of {len(names)}, {trials}: {job.said}", flush=True)
         try:
             parts = CallerParts(on_episode=_Once(lambda: self._load_ahead(job)))
             if evaluate_with(job.config, parts, self.pools).exit_code:
@@ -140,6 +179,13 @@ class _Sweep:
             raise
         self._write("running")
 
+    def _wait(self) -> bool:
+        """Wait for checkpoints that are still to come; note those that have not become complete."""
+        if self.course.wait(self._reasons):
+            return True
+        self._reasons |= self.course.incomplete
+        return False
+
     def _load_ahead(self, current: Job) -> None:
         """Load the policy of the run after the `current` one, once this one's works."""
         following = next((job for job in self.course.left(self._reasons) if job.place != current.place), None)
@@ -150,7 +196,7 @@ class _Sweep:
         """Render the videos that are asked for, once no env actor holds a core."""
         self.pools.end_env_actors()
         for job in self.course.jobs:
-            if job.checkpoint.name not in self._reasons:
+            if job.name not in self._reasons:
                 config = job.config.model_copy(update={"video": job.checkpoint.config.video})
                 evaluate_with(config, CallerParts(), self.pools)
 
@@ -158,7 +204,9 @@ class _Sweep:
         jobs = self.course.jobs
         found = evaluated([job.checkpoint for job in jobs], [job.place for job in jobs])
         comparisons = compared(found)
-        said = {"checkpoints": [self._said(job) for job in jobs]}
+        winner = self.course.held_out
+        found += [] if winner is None else held_out(winner.checkpoint, winner.place, found)
+        said = {"checkpoints": [self._said(job) for job in jobs], **self.course.facts}
         write_tables(self.folder.path, found, comparisons)
         page = build(self._title, state, found, comparisons, said)
         write_atomic(self.folder.path / _REPORT, page.encode("utf-8", "replace"))
@@ -166,7 +214,7 @@ class _Sweep:
         return found
 
     def _said(self, job: Job) -> dict[str, Any]:
-        name = job.checkpoint.name
+        name = job.name
         return {"name": name, "paths": dict(job.checkpoint.paths), "reason": self._reasons.get(name)}
 
     @property
@@ -183,7 +231,8 @@ class _Sweep:
             rate = one.rate
             figure = f"{rate.rate:.1%}" if rate.trials else "-"
             step = "-" if one.step is None else str(one.step)
-            table.add_row(one.label, step, f"{rate.successes}/{rate.trials}", figure, interval(rate), str(one.errors))
+            label = f"{one.label}, held-out trials" if one.held_out else one.label
+            table.add_row(label, step, f"{rate.successes}/{rate.trials}", figure, interval(rate), str(one.errors))
         console = Console(soft_wrap=True, highlight=False)
         console.print(table)
         for name, reason in self._reasons.items():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wpray.config import Config
 from wpray.policies.factory import with_policy_args
 from wpray.run.output import is_finished
 from wpray.sweep.folder import SweepFolder
-from wpray.sweep.grid import SweepCheckpoint
+from wpray.sweep.grid import Grid, SweepCheckpoint, natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,11 @@ class Job:
     config: Config
 
     @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.place.name
+
+    @property
     def is_finished(self) -> bool:
         """True if its run has all that is asked of it."""
         return is_finished(self.place, self.config)
@@ -30,6 +36,10 @@ class Job:
     def said(self) -> str:
         """Its paths, for messages."""
         return " + ".join(self.checkpoint.paths.values())
+
+    def with_trials(self, end: int) -> Job:
+        """Return the run with trials up to `end` of each task."""
+        return replace(self, config=self.config.model_copy(update={"num_trials_per_task": end}))
 
 
 def job_of(checkpoint: SweepCheckpoint, folder: SweepFolder) -> Job:
@@ -44,14 +54,39 @@ def job_of(checkpoint: SweepCheckpoint, folder: SweepFolder) -> Job:
 class Course:
     """Every checkpoint once, in order."""
 
-    def __init__(self, checkpoints: Sequence[SweepCheckpoint], folder: SweepFolder) -> None:
-        self._jobs = [job_of(checkpoint, folder) for checkpoint in checkpoints]
+    def __init__(self, grid: Grid, folder: SweepFolder, checkpoints: Sequence[SweepCheckpoint]) -> None:
+        """Begin with `checkpoints`, and with those that were evaluated earlier and have been removed since."""
+        self.grid, self._folder = grid, folder
+        self.jobs: list[Job] = []  # all runs that are known, finished or not
+        gone = [grid.checkpoint(paths) for paths in folder.known_paths(list(grid.patterns))]
+        names = {checkpoint.name for checkpoint in checkpoints}
+        finished = [one for one in gone if one.name not in names and job_of(one, folder).is_finished]
+        self.add([*checkpoints, *finished])
+
+    def add(self, checkpoints: Sequence[SweepCheckpoint]) -> None:
+        """Add checkpoints in their places."""
+        jobs = [*self.jobs, *(job_of(checkpoint, self._folder) for checkpoint in checkpoints)]
+        self.jobs = sorted(jobs, key=lambda job: [natural(path) for path in job.checkpoint.paths.values()])
 
     @property
-    def jobs(self) -> list[Job]:
-        """All runs that are known, finished or not."""
-        return self._jobs
+    def incomplete(self) -> Mapping[str, str]:
+        """Reasons by path why checkpoints that are there do not count."""
+        return {}
+
+    @property
+    def held_out(self) -> Job | None:
+        """Run of a race's winner on trials that have not chosen it."""
+        return None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts of the course for sweep.json and the report."""
+        return {}
 
     def left(self, failed: Collection[str]) -> list[Job]:
-        """Return the runs that are to be done now, in order, without checkpoints that have `failed`, by name."""
-        return [one for one in self.jobs if one.checkpoint.name not in failed and not one.is_finished]
+        """Return the runs that are to be done now, in order, without those that have `failed`, by name."""
+        return [job for job in self.jobs if job.name not in failed and not job.is_finished]
+
+    def wait(self, failed: Collection[str]) -> bool:
+        """Return True once there are more runs to do; False if none will come."""
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,13 @@ class SweepFolder:
             raise BadInputError(f"output_dir: cannot write to {self.path} ({reason}); choose another") from error
         with lock:
             yield
+
+    def known_paths(self, settings: Sequence[str]) -> list[dict[str, str]]:
+        """Return the paths by setting of the checkpoints that an earlier command has named, which may be gone now."""
+        listed = (_read(self.path) or {}).get("checkpoints")
+        paths = [one.get("paths") for one in listed or () if isinstance(one, dict)]
+        whole = [one for one in paths if isinstance(one, dict) and one.keys() == set(settings)]
+        return [{name: str(one[name]) for name in settings} for one in whole]
 
     def save(self, state: str, said: Mapping[str, Any]) -> None:
         """Write sweep.json; `state` is running, finished or stopped."""

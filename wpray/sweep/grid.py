@@ -46,21 +46,31 @@ class Grid:
     shared: Mapping[str, Any]
     patterns: Mapping[str, Sequence[str]]  # by setting, in the order of the axes
 
-    def checkpoints(self, config_of_run: Mapping[str, Any]) -> list[SweepCheckpoint]:
-        """Return the combinations that exist now; `config_of_run` is set in all of them.
-
-        Raises BadInputError if a combination is no valid configuration.
-        """
+    def checkpoints(self) -> list[SweepCheckpoint]:
+        """Return the combinations that exist now. Raises BadInputError if one is no valid configuration."""
         axes = [self.found(name) for name in self.patterns]
-        return [
-            _checkpoint(self.shared, dict(zip(self.patterns, paths, strict=True)), config_of_run)
-            for paths in itertools.product(*axes)
-        ]
+        return [self.checkpoint(dict(zip(self.patterns, paths, strict=True))) for paths in itertools.product(*axes)]
+
+    def checkpoint(self, paths: Mapping[str, str]) -> SweepCheckpoint:
+        """Return the checkpoint of these paths, by setting. Raises BadInputError if they are no valid configuration."""
+        data = {**self.shared, _ARGS: dict(self.shared[_ARGS])}
+        for name, path in paths.items():
+            group, dot, field = name.partition(".")
+            if dot:
+                data[group][field] = path
+            else:
+                data[name] = path
+        return SweepCheckpoint(paths, expand_paths(validate(data)))
 
     @property
     def template(self) -> Config:
         """Configuration with patterns in place of paths: what all runs share. Raises BadInputError if it is wrong."""
-        return _checkpoint(self.shared, {name: paths[0] for name, paths in self.patterns.items()}, {}).config
+        return self.checkpoint({name: paths[0] for name, paths in self.patterns.items()}).config
+
+    @property
+    def asks_for_videos(self) -> bool:
+        """True if the settings give video.mode; a sweep renders none by default."""
+        return bool((self.shared.get("video") or {}).get("mode"))
 
     def found(self, name: str) -> list[str]:
         """Return the paths of a setting, in natural order. Raises BadInputError for one that cannot be expanded."""
@@ -140,14 +150,3 @@ def _paths(name: str, value: Any) -> list[str]:
     if wrong is not None or not paths:
         raise BadInputError(f"{name}: must be paths or patterns, not {str(wrong)[:60]!r}")
     return paths
-
-
-def _checkpoint(shared: Mapping[str, Any], paths: Mapping[str, str], of_run: Mapping[str, Any]) -> SweepCheckpoint:
-    data = {**shared, _ARGS: dict(shared[_ARGS])}
-    for name, path in paths.items():
-        group, dot, field = name.partition(".")
-        if dot:
-            data[group][field] = path
-        else:
-            data[name] = path
-    return SweepCheckpoint(paths, expand_paths(validate({**data, **of_run})))

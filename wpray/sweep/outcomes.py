@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Evaluated:
     run: Run
     tasks: Sequence[TaskCounts]
     outcomes: Mapping[TrialKey, bool | None]  # None: an error
+    held_out: bool = False  # trials of a race's winner that have not chosen it
 
     @property
     def state(self) -> str:
@@ -123,6 +124,29 @@ def mixed(found: Sequence[Evaluated]) -> list[str]:
     ]
 
 
+def held_out(checkpoint: SweepCheckpoint, place: Path, found: Sequence[Evaluated]) -> list[Evaluated]:
+    """Return a winner's run on its held-out trials, named as in `found`; empty before its first episode."""
+    if not _has_episodes(place):
+        return []
+    like = next(one for one in found if one.name == checkpoint.name)
+    return [replace(_evaluated(checkpoint, like.step, like.label, load(place)), held_out=True)]
+
+
+def solved(run: Run) -> dict[TrialKey, bool | None]:
+    """Return the outcomes of a run by trial; None is an error."""
+    columns = [run.episodes[name].to_pylist() for name in ("suite", "task_id", "trial", "success")]
+    return {TrialKey(*key): success for *key, success in zip(*columns, strict=True)}
+
+
+def rate_of(outcomes: Mapping[TrialKey, bool]) -> float:
+    """Return the success rate of trials, the average over suites if there are several."""
+    suites: dict[str, dict[int, list[bool]]] = {}
+    for key, success in outcomes.items():
+        suites.setdefault(key.suite, {}).setdefault(key.task_id, []).append(success)
+    counts = [[(sum(its), len(its)) for its in tasks.values()] for tasks in suites.values()]
+    return average_of_tried(counts).rate
+
+
 def _has_episodes(place: Path) -> bool:
     return (place / "episodes.parquet").exists() or any((place / "parts").glob("*/*.parquet"))
 
@@ -141,17 +165,15 @@ def _steps_and_labels(checkpoints: Sequence[SweepCheckpoint]) -> list[tuple[int 
 
 
 def _evaluated(checkpoint: SweepCheckpoint, step: int | None, label: str, run: Run) -> Evaluated:
-    columns = [run.episodes[name].to_pylist() for name in ("suite", "task_id", "trial", "success", "instruction")]
-    outcomes: dict[TrialKey, bool | None] = {}
-    groups: dict[tuple[str, int, str], list[bool | None]] = {}
-    instructions: dict[tuple[str, int], str] = {}
-    for suite, task_id, trial, success, instruction in zip(*columns, strict=True):
-        outcomes[TrialKey(suite, task_id, trial)] = success
-        known = instructions.setdefault((suite, task_id), instruction)
-        groups.setdefault((suite, task_id, known), []).append(success)
+    outcomes = solved(run)
+    names = (run.episodes[name].to_pylist() for name in ("suite", "task_id", "instruction"))
+    instructions = {(suite, task_id): text for suite, task_id, text in zip(*names, strict=True)}
+    groups: dict[tuple[str, int], list[bool | None]] = {}
+    for key, success in outcomes.items():
+        groups.setdefault((key.suite, key.task_id), []).append(success)
     tasks = [
-        TaskCounts(*key, found.count(True), len(found) - found.count(None), found.count(None))
-        for key, found in sorted(groups.items())
+        TaskCounts(*key, instructions[key], its.count(True), len(its) - its.count(None), its.count(None))
+        for key, its in sorted(groups.items())
     ]
     return Evaluated(checkpoint.name, label, step, checkpoint.paths, run, tasks, outcomes)
 

@@ -19,8 +19,10 @@ def build(
     title: str, state: str, found: Sequence[Evaluated], pairs: Sequence[SweepComparison], info: Mapping[str, Any]
 ) -> str:
     """Return the HTML of a sweep's report; links to the runs' reports are relative to its folder."""
+    held_out, found = [one for one in found if one.held_out], [one for one in found if not one.held_out]
     parts = [
         _header(title, state, found),
+        _race(info.get("race"), held_out, found),
         _curve(found),
         _checkpoints(found),
         _comparisons(found, pairs),
@@ -33,6 +35,28 @@ def _header(title: str, state: str, found: Sequence[Evaluated]) -> str:
     episodes = sum(len(one.outcomes) for one in found)
     badge = f'<span class="badge {escape(state)}">{escape(state)}</span>'
     return f'<h1>{escape(title)}</h1><div class="sure">{badge}{len(found)} checkpoints, {episodes} episodes</div>'
+
+
+def _race(race: Mapping[str, Any] | None, held_out: Sequence[Evaluated], found: Sequence[Evaluated]) -> str:
+    """Return rules, rounds and winner of a race; empty if there was none."""
+    if race is None:
+        return ""
+    said = {one.name: one.label for one in found}
+    content = "".join(f"<p><b>{escape(_won(one))}</b></p>" for one in held_out)
+    rows = []
+    for number, its in enumerate(race["rounds"], 1):
+        rates = ", ".join(f"{said.get(name, name)} {rate:.1%}" for name, rate in its["rates"].items())
+        went_on = ", ".join(said.get(name, name) for name in its["went_on"])
+        rows.append(_row("td", [str(number), str(its["trials_end"]), rates, went_on]))
+    head = _row("th", ["round", "trials a task end at", "rates", "went on"])
+    about = f"{race['rules']} Rates of trials that have chosen a checkpoint flatter it."
+    return section("Race", about, f"{content}<table>{head}{''.join(rows)}</table>", "race")
+
+
+def _won(one: Evaluated) -> str:
+    rate = one.rate
+    figure = f"{rate.rate:.1%} ({rate.successes} of {rate.trials}, 95% interval {interval(rate)})"
+    return f"Winner: {one.label}. On its held-out trials: {figure if rate.trials else 'no outcome'}."
 
 
 def _curve(found: Sequence[Evaluated]) -> str:

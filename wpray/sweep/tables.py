@@ -21,6 +21,7 @@ _RATE_FIELDS = [
     ("step", pa.int64()),  # of training, null if its path has no number
     ("run_id", pa.string()),
     ("state", pa.string()),  # of its run
+    ("held_out", pa.bool_()),  # trials of a race's winner that have not chosen it: a run of their own
     ("suite", pa.string()),  # null: all suites
     ("task_id", pa.int32()),  # null: the whole suite
     ("instruction", pa.string()),
@@ -50,7 +51,8 @@ def write_tables(folder: Path, found: Sequence[Evaluated], comparisons: Sequence
     """Write both tables."""
     settings = list(dict.fromkeys(name for one in found for name in one.paths))
     fields = [*_RATE_FIELDS, *((name, pa.string()) for name in settings)]
-    rows = [{**row, **one.paths} for number, one in enumerate(found) for row in _rates(number, one)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(one.name for one in found))}
+    rows = [{**row, **one.paths} for one in found for row in _rates(numbers[one.name], one)]
     _write(folder / RATES, pa.Table.from_pylist(rows, schema=pa.schema(fields)))
     _write(folder / PAIRS, pa.Table.from_pylist([_pair(one) for one in comparisons], schema=pa.schema(_PAIR_FIELDS)))
 
@@ -62,7 +64,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 def _rates(number: int, one: Evaluated) -> Iterator[dict[str, Any]]:
-    ids = {"run_id": str(one.run.info.get("run_id")), "state": one.state}
+    ids = {"run_id": str(one.run.info.get("run_id")), "state": one.state, "held_out": one.held_out}
     about = {"checkpoint": one.name, "number": number, "step": one.step, **ids}
     yield {**about, "errors": one.errors, **_numbers(one.rate)}
     for suite, tasks in one.suites.items():
