@@ -82,7 +82,7 @@ ALLOWED = {
     "jobs": {"errors", "config", "system", "provenance.record", "cluster.process_env"},
     "doctor": {"types", "errors", "checks", "config", "trials", "rollout", "system", "benchmarks", "models", "policies"}
     | {"provenance", "registry", "storage", "results", "cli", "cluster", "trackers.factory"},
-    "serve": {"types", "errors", "config", "rollout", "policies", "system", "cli"}
+    "serve": {"types", "errors", "config", "rollout", "tracking", "policies", "system", "cli"}
     | {"orchestration.loop_options", "benchmarks.views"},
     "run": {"types", "errors", "config", "trials", "system", "benchmarks", "policies", "provenance", "storage"}
     | {"results", "cli", "cluster", "orchestration", "report", "video", "doctor", "trackers"},

@@ -72,7 +72,7 @@ def test_a_tiny_waypoint_vla_runs_the_same_episodes_behind_a_server(tmp_path: Pa
     [
         (["--policy", "scripted"], "scripted sees simulator truth, which no client sends"),
         (["--policy", "noop", "--token_env", "NOT_SET_ANYWHERE"], "environment variable NOT_SET_ANYWHERE is not set"),
-        (["--policy", "noop", "--replan_on_deviation", "true"], "replan_on_deviation"),
+        (["--policy", "noop", "--replan_on_deviation", "true"], "replan_on_deviation: noop has no space"),
         (["--policy", "noop", "--latency.extra_ms", "80"], r"latency\.extra_ms: .* leave it out"),
         (["--policy", "noop", "--strict_step_budget", "false"], "strict_step_budget: .* leave it out"),
         (["--policy", "noop", "--port", "99999"], "choose another"),

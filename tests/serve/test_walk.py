@@ -16,6 +16,7 @@ from wpray.policies.base import PolicySpec
 from wpray.policies.local import LocalPolicyClient
 from wpray.rollout import LoopOptions, RolloutSettings, run_trial
 from wpray.serve.walk import Walker, WalkState
+from wpray.tracking import DeviationRule, PhysicalSpace
 from wpray.types import (
     ChunkReply,
     ChunkRequest,
@@ -53,7 +54,7 @@ class Planner:
             index = positive[0]
             asked = (request.trial, request.plan_index, request.segment_index, request.observation)
             first = self._segment(SegmentRequest(*asked, start, waypoints[index], int(durations[index])))
-        return PlanReply(WaypointPlan(start, waypoints, durations), first)
+        return PlanReply(WaypointPlan(start, waypoints, durations), first, space=PhysicalSpace())
 
     def _segment(self, request: SegmentRequest) -> Segment:
         start = np.zeros(8) if request.start is None else request.start
@@ -69,7 +70,7 @@ class Served:
 
     def __init__(self, policy: Planner, loop: LoopOptions) -> None:
         client = LocalPolicyClient(policy)
-        self._walker = Walker(client.plan, client.act, loop)
+        self._walker = Walker(client.plan, client.act, loop, space=PhysicalSpace())
 
     def predict(self, request: ChunkRequest) -> ChunkReply:
         state = WalkState.unpacked(request.memory) if request.memory else WalkState()
@@ -87,16 +88,32 @@ PLANS = st.lists(st.lists(st.integers(-1, 40), max_size=5), min_size=1, max_size
     starts_from_actual=st.booleans(),
     stop_on_d0=st.booleans(),
     most=st.integers(0, 3),
+    rule=st.none() | st.builds(DeviationRule, st.sampled_from([0.02, 0.05, 0.1]), st.sampled_from(["l2", "linf"])),
 )
 def test_the_steps_are_those_of_the_loop(
-    plans: list[list[int]], gives_first: bool, starts_from_actual: bool, stop_on_d0: bool, most: int
+    plans: list[list[int]],
+    gives_first: bool,
+    starts_from_actual: bool,
+    stop_on_d0: bool,
+    most: int,
+    rule: DeviationRule | None,
 ) -> None:
-    loop = LoopOptions(starts_from_actual, most, True, stop_on_d0)
+    loop = LoopOptions(starts_from_actual, most, True, stop_on_d0, replan_on=rule)
     trial, policy = Trial(fake_tasks(60)[0], 3, 0), Planner(plans, gives_first)
     expected = run_trial(FakeEnvironment(), LocalPolicyClient(policy), trial, RolloutSettings(loop=loop))
     found = run_trial(FakeEnvironment(), Served(policy, loop), trial, RolloutSettings())
     assert np.array_equal(found.trajectory.actions, expected.trajectory.actions)
     assert (found.num_steps, found.success) == (expected.num_steps, expected.success)
+
+
+def test_the_loop_strays_at_some_of_these_distances_and_not_at_others() -> None:
+    ends: set[str | None] = set()
+    for threshold in (0.02, 0.05, 0.1):
+        loop = LoopOptions(replan_on=DeviationRule(threshold))
+        policy = LocalPolicyClient(Planner([[3, 4, 5]], True))
+        result = run_trial(FakeEnvironment(), policy, Trial(fake_tasks(60)[0], 3, 0), RolloutSettings(loop=loop))
+        ends |= {decision.plan_end for decision in result.decisions if decision.kind == "plan"}
+    assert ends >= {"deviation", "used_up"}
 
 
 @pytest.mark.parametrize(

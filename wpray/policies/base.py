@@ -110,7 +110,8 @@ class Policy(Protocol):
     that can be done before its batch; many threads call it while `plan` or `act` computes, and it raises for that
     request only. A policy that pads batches may list the sizes in `plan_sizes` and `segment_sizes`, ascending, so that
     batches fill them where this is faster. A policy that was loaded from files lists them in `files`, and describes
-    what it took from them in `sources` (Sources). One that computes on a GPU may have `gpu_memory()`, which returns the
+    what it took from them in `sources` (Sources). One whose plans all have one `space` (WaypointSpace) may say so, for
+    `wpray.serve`. One that computes on a GPU may have `gpu_memory()`, which returns the
     bytes that it takes there and the free ones; then a sweep loads the next checkpoint beside it where there is room.
     """
 

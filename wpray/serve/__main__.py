@@ -45,6 +45,7 @@ def serve_policy(config: Config, host: str, port: int, token: str | None) -> Non
     try:
         from wpray.serve.server import PolicyService
         from wpray.serve.session import SharedPolicy
+        from wpray.serve.walk import space_of
     except ModuleNotFoundError as error:
         raise BadInputError(f"serve: {error}; pip install 'wpray[remote]'") from error
 
@@ -53,6 +54,8 @@ def serve_policy(config: Config, host: str, port: int, token: str | None) -> Non
         raise BadInputError(f"policy: {config.policy} sees simulator truth, which no client sends; serve another")
     _refuse_what_clients_decide(config)
     policy = build_policy(config)
+    if config.replan_on_deviation and space_of(policy) is None:
+        raise BadInputError(f"replan_on_deviation: {config.policy} has no space of waypoints (space); leave it out")
     sources = getattr(policy, "sources", None)
     for line in (*sources.lines, *sources.warnings) if sources else ():
         log.info("%s", line)
@@ -67,7 +70,6 @@ def serve_policy(config: Config, host: str, port: int, token: str | None) -> Non
 def _refuse_what_clients_decide(config: Config) -> None:
     """Raise BadInputError for a variant of the episode's loop that the server has no part in."""
     wanted = {
-        "replan_on_deviation": (config.replan_on_deviation, "max_segments_per_replan plans anew, too"),
         "strict_step_budget": (not config.strict_step_budget, "the limit of steps is the client's"),
         "latency.extra_ms": (config.latency.extra_ms, "policy: openpi has it in its own configuration"),
     }

@@ -15,7 +15,7 @@ from wpray.policies.relay import Answering
 from wpray.policies.remote.wire import DONE, EXECUTE, INDEX, MAX_REQUESTS, MEMORY, OWN, TRIAL, camera_key
 from wpray.rollout import LoopOptions
 from wpray.serve.messages import PROMPT, RESET, STATE, observation_of, trial_in
-from wpray.serve.walk import Walker, WalkState, WalkStep
+from wpray.serve.walk import Walker, WalkState, WalkStep, space_of
 from wpray.types import ChunkRequest, Observation, Timing, Trial
 
 
@@ -54,7 +54,8 @@ class ClientSession:
 
     def __init__(self, service: SharedPolicy) -> None:
         self._service = service
-        self._walker = Walker(service.answering.plan, service.answering.act, service.loop, service.policy.spec.action)
+        policy, answering = service.policy, service.answering
+        self._walker = Walker(answering.plan, answering.act, service.loop, policy.spec.action, space_of(policy))
         self._begin()
 
     def _begin(self) -> None:

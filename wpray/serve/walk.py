@@ -15,6 +15,7 @@ import numpy as np
 from wpray.errors import InvalidRequestError
 from wpray.policies.remote import arrays
 from wpray.rollout import LoopOptions
+from wpray.tracking import track
 from wpray.types import (
     MAX_SEGMENT_STEPS,
     ActionSpec,
@@ -29,6 +30,7 @@ from wpray.types import (
     SegmentRequest,
     Timing,
     Trial,
+    WaypointSpace,
 )
 
 
@@ -85,6 +87,7 @@ class Walker:
     act: Callable[[SegmentRequest], SegmentReply]
     loop: LoopOptions
     action: ActionSpec = field(default_factory=ActionSpec)
+    space: WaypointSpace | None = None  # of all plans' waypoints, for `LoopOptions.replan_on`
 
     @property
     def _still(self) -> FloatArray:
@@ -92,12 +95,21 @@ class Walker:
 
     def step(self, trial: Trial, seen: Observation, state: WalkState) -> WalkStep:
         """Return the actions up to the next waypoint, of a new plan if the one in hand is used up."""
+        if self._strays(seen, state):
+            state = replace(state, following=len(state.durations))
         state, ended = self._to_next(state)
         if ended:
             return self._end(state)
         if _goes_on(state):
             return self._segment(trial, seen, state)
         return self._new_plan(trial, seen, state)
+
+    def _strays(self, seen: Observation, state: WalkState) -> bool:
+        """Return whether the last segment ended so far from its waypoint that its plan ends."""
+        rule, aimed = self.loop.replan_on, state.following - 1
+        if rule is None or self.space is None or not 0 <= aimed < len(state.waypoints):
+            return False
+        return rule.calls_for_a_plan(track(self.space, state.waypoints[aimed], seen.proprio))
 
     def _new_plan(self, trial: Trial, seen: Observation, state: WalkState) -> WalkStep:
         reply = self.plan(PlanRequest(trial, state.plans, state.segments, seen))
@@ -171,3 +183,9 @@ def _goes_on(state: WalkState) -> bool:
 
 def _steps(state: WalkState) -> int:
     return min(int(state.durations[state.following]), MAX_SEGMENT_STEPS)
+
+
+def space_of(policy: object) -> WaypointSpace | None:
+    """Return the space of all waypoints of a policy; None if it does not say."""
+    space: WaypointSpace | None = getattr(policy, "space", None)
+    return space

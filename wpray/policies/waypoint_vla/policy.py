@@ -151,6 +151,11 @@ class WaypointVlaPolicy:
         timing = Timing(planner_s=planned - began, expert_s=time.perf_counter() - planned)
         return [PlanReply(plan, first, timing, self._scaling) for plan, first in zip(plans, firsts, strict=True)]
 
+    @property
+    def space(self) -> PolicyScaling:
+        """Space of all waypoints."""
+        return self._scaling
+
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """Return the actions of each segment. Raise what `prepare` raises, for requests that are not prepared."""
         began = time.perf_counter()
