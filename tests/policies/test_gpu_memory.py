@@ -47,9 +47,9 @@ def test_the_weights_take_what_the_doctor_says(tmp_path: Path, precision: Precis
         assert model.num_bytes == sum(tensor.nbytes for _, tensor in loaded)
 
 
-def _full(manifest: TensorManifest, text: object, precision: Precision) -> weights.Model:
+def _full(manifest: TensorManifest, text: object, precision: Precision) -> weights.ModelWeights:
     checkpoint = Checkpoint(Path("model.safetensors"), {name: name for name in manifest}, manifest)
-    return weights.Model("model", checkpoint, text, precision)  # type: ignore[arg-type]
+    return weights.ModelWeights("model", checkpoint, text, precision)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("vlm_precision", "limit_gb"), [("float32", 22), ("bfloat16", 15)])
