@@ -11,6 +11,7 @@ from wpray.errors import BadInputError
 
 BENCHMARKS = {
     "scale": "growth of a run over env actors and GPUs, and what limits it",
+    "screenshot": "a picture of a report or a live page, for the README",
     "variants": "LIBERO-plus's variants in scenes that they share, against compiling each",
 }
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the benchmark that `argv` names. Raise BadInputError if there is none."""
     if argv and argv[0] in ("-h", "--help"):
         for name, about in BENCHMARKS.items():
-            print(f"python -m tests.bench {name:<9} {about}")
+            print(f"python -m tests.bench {name:<10} {about}")
         return 0
     if not argv or argv[0] not in BENCHMARKS:
         raise BadInputError(f"use: python -m tests.bench {' | '.join(BENCHMARKS)} (each has --help)")

@@ -40,6 +40,7 @@ from wpray.policies.waypoint_vla.noise import flow_noise, noise_key
 from wpray.policies.waypoint_vla.policy import WaypointVlaPolicy
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, load_tokenizer
 from wpray.policies.waypoint_vla.statistics import load_scaling
+from wpray.policies.waypoint_vla.suite_statistics import SuiteScalings
 from wpray.types import PlanRequest
 
 Weights = Callable[[TensorManifest, Precision], tuple[dict[str, torch.Tensor], torch.Tensor]]
@@ -90,7 +91,7 @@ def test_neither_does_one_of_a_full_size_joint_model_in_captured_graphs(
     models = loading.joint_models(*weights, size, BINS300, encoder.header, how)
     scaling = load_scaling(JOINT_DATA / "dataset_statistics.json", "q99", "libero_object")
     policy = WaypointVlaPolicy(
-        config, *models, encoder, scaling, lambda request, shape: flow_noise(noise_key(request), shape)
+        config, *models, encoder, SuiteScalings(scaling), lambda request, shape: flow_noise(noise_key(request), shape)
     )
     policy.capture()
     _batches_do_not_show(policy, (1, 3, 8, 17, 31) if precision == "bfloat16" else (3, 17))
@@ -151,7 +152,12 @@ def _random_policy(
         *weights(action_expert_manifest(expert_config, "bfloat16"), precision), expert_config, how
     )
     return WaypointVlaPolicy(
-        config, vlm, expert, encoder, scaling, lambda request, shape: flow_noise(noise_key(request), shape)
+        config,
+        vlm,
+        expert,
+        encoder,
+        SuiteScalings(scaling),
+        lambda request, shape: flow_noise(noise_key(request), shape),
     )
 
 

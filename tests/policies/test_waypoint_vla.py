@@ -25,6 +25,7 @@ from wpray.config import Config
 from wpray.errors import BadInputError, InvalidRequestError
 from wpray.models import synthetic
 from wpray.policies.waypoint_vla import policy as waypoint_vla
+from wpray.policies.waypoint_vla.units import waypoint_units
 from wpray.types import PlanRequest, SegmentRequest
 
 
@@ -89,10 +90,40 @@ def test_the_gripper_is_never_normalized_and_executed_as_the_protocol_says(
     config = golden_config(checkpoints, dataset_statistics_path=str(tmp_path / "statistics.json"))
     chunk = np.full((32, 32), 0.25, np.float32)
     chunk[:, 6] = opened
-    actions = waypoint_vla.build(config)._executable(chunk)
+    actions = waypoint_vla._executable(chunk, waypoint_vla.build(config)._scalings.default)
     assert actions.shape == (32, 7)
     assert (actions[:, :6] == 3.0).all()  # (0.25 + 1) / 2 * 8 - 2
     assert (actions[:, 6] == executed).all()
+
+
+def test_each_suite_is_normalized_by_its_own_data_set(checkpoints: Path, tmp_path: Path) -> None:
+    """In one policy as in a policy of its own."""
+    own = json.loads((DATA / "dataset_statistics.json").read_text())["libero_object_no_noops"]
+    other = json.loads(json.dumps(own))
+    other["action"] |= {"q01": [-3.0] * 7, "q99": [9.0] * 7}
+    other["proprio"]["q99"] = [value + 0.5 for value in own["proprio"]["q99"]]
+    path = tmp_path / "statistics.json"
+    path.write_text(json.dumps({"libero_object_no_noops": own, "libero_goal_no_noops": other}))
+    suites = ["libero_object", "libero_goal"]
+    config = golden_config(checkpoints, dataset_statistics_path=str(path), task_suite=suites)
+    both, answers = waypoint_vla.build(config), []
+    for suite in suites:
+        alone = waypoint_vla.build(config.model_copy(update={"task_suite": suite}))
+        rng = np.random.default_rng(7)
+        its = replace(trial(0), task=replace(trial(0).task, suite=suite))
+        plan = PlanRequest(its, 0, 0, observation(rng))
+        segment = replace(segment_request(rng, 0), trial=its, start=None)
+        pair = [
+            (reply_bytes(policy.plan([plan])[0]), policy.act([segment])[0].segment.actions.tobytes())
+            for policy in (both, alone)
+        ]
+        assert pair[0] == pair[1]
+        answers.append(pair[0])
+    assert answers[0] != answers[1]
+    facts = both.sources.facts["dataset_statistics"]["suites"]
+    assert [facts[suite]["data_set"] for suite in suites] == ["libero_object_no_noops", "libero_goal_no_noops"]
+    assert [line.split(":")[0] for line in both.sources.lines if "data set" in line] == suites
+    assert both.space is None and waypoint_units(config) is None  # no single unit would be right
 
 
 def test_a_duration_beyond_the_horizon_is_clamped(checkpoints: Path) -> None:

@@ -17,7 +17,7 @@ from tests.results.recorded import write_run
 from wpray.cli.command import run_command
 from wpray.config import Config
 from wpray.report import __main__ as command
-from wpray.report import activity, facts, waypoints
+from wpray.report import activity, facts, sections, waypoints
 from wpray.report.page import write_report
 from wpray.report.svg import ticks
 from wpray.results import load
@@ -209,3 +209,18 @@ def _repeat(path: Path, times: int) -> None:
         _, task, trial = source.stem.rsplit("_", 2)
         for number in range(1, times):
             folder.trajectory_path(("fake", int(task) + 10 * number, int(trial))).write_bytes(source.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (119.7, "2 min 0 s"),
+        (3599.6, "1 h 0 min"),
+        (7199, "2 h 0 min"),
+    ],
+)
+def test_a_span_is_never_of_sixty_seconds_or_minutes(seconds: float, text: str) -> None:
+    assert sections._span(seconds) == text

@@ -288,6 +288,8 @@ def _waypoint_table(segments: Segments) -> str:
 
 
 def _span(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{int(seconds // 3600)} h {round(seconds % 3600 / 60)} min"
-    return f"{int(seconds // 60)} min {round(seconds % 60)} s" if seconds >= 60 else f"{seconds:.0f} s"
+    minutes, left = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {left} s" if minutes else f"{left} s"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours} h {rest} min"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from functools import partial
-from pathlib import Path
 
 from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.policies.base import PolicyCheck
 from wpray.policies.waypoint_vla.spec import spec_of
-from wpray.policies.waypoint_vla.statistics import read_for_suites
+from wpray.policies.waypoint_vla.suite_statistics import scalings_of, statistics_lines, suite_statistics
 
 _GIB = 2**30
 _CUDA = 2.1 * _GIB  # CUDA, captured graphs and the allocator's reserve: measured use less what is computed here
@@ -65,11 +64,13 @@ def check_statistics(config: Config) -> list[CheckResult]:
     """Check the statistics file: layout, data set, 7 and 8 (or 6) dimensions, order of percentiles."""
     if config.dataset_statistics_path is None:
         return []
-    path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
-    found = read_for_suites(path, config.data_suites, key, config.norm_type, config.benchmark)
-    width = found.scaling(config.norm_type).proprio_dim
-    text = f"{found.describe(config.data_suites[0])}; action 7, proprio {width}, norm_type {config.norm_type}"
-    return [CheckResult("statistics", "pass" if found.fits else "warn", text)]
+    found = suite_statistics(config)
+    scalings = scalings_of(found, config.norm_type)
+    width = scalings.default.proprio_dim
+    lines = "; ".join(statistics_lines(config, found, scalings))
+    text = f"{lines}; action 7, proprio {width}, norm_type {config.norm_type}"
+    fits = all(statistics.fits for statistics in found.values())
+    return [CheckResult("statistics", "pass" if fits else "warn", text)]
 
 
 def check_tokenizer(config: Config) -> list[CheckResult]:

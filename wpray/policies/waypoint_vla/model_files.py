@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wpray.config import Config
 from wpray.errors import BadInputError
@@ -12,7 +14,8 @@ from wpray.models.config import GEMMAS, ActionExpertConfig, Precision, VlmConfig
 from wpray.models.layouts import ChosenFile, ModelFiles, ModelSettings, open_models
 from wpray.policies.base import Sources
 from wpray.policies.waypoint_vla.prompt import find_tokenizer
-from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_for_suites
+from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling
+from wpray.policies.waypoint_vla.suite_statistics import SuiteScalings, scalings_of, statistics_lines, suite_statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,8 @@ class PolicyFiles:
     """Files that a learned policy is loaded from."""
 
     models: ModelFiles
-    statistics: DataSetStatistics
-    scaling: PolicyScaling
+    statistics: Mapping[str, DataSetStatistics]  # by suite
+    scalings: SuiteScalings
 
 
 def open_files(config: Config) -> PolicyFiles:
@@ -30,44 +33,51 @@ def open_files(config: Config) -> PolicyFiles:
     Raise BadInputError if a file is wrong, if headers and settings contradict each other about the layout, or if sizes
     do not match the configuration.
     """
-    assert config.dataset_statistics_path  # guaranteed by the config
-    path, key = Path(config.dataset_statistics_path), config.dataset_statistics_key
-    statistics = read_for_suites(path, config.data_suites, key, config.norm_type, config.benchmark)
-    scaling = statistics.scaling(config.norm_type)
-    models = open_models(_given(config, scaling, statistics.path))
+    statistics = suite_statistics(config)
+    scalings = scalings_of(statistics, config.norm_type)
+    models = open_models(_given(config, scalings.default, next(iter(statistics.values())).path))
     check_sizes(config, models.vlm_config, models.expert_config)
-    return PolicyFiles(models, statistics, scaling)
+    return PolicyFiles(models, statistics, scalings)
 
 
 def sources_of(config: Config, files: PolicyFiles) -> Sources:
     """Return the sources of a policy and their interpretation, for run.json and the log."""
-    models, statistics = files.models, files.statistics
+    models = files.models
     opened = dict(zip((chosen.setting for chosen in models.chosen), (models.vlm, models.expert), strict=False))
     facts = {
         chosen.setting: {**opened[chosen.setting].facts, "chosen_because": chosen.reason} | _passed_over(chosen)
         for chosen in models.chosen
     }
     unusual = {setting: checkpoint.describe() for setting, checkpoint in opened.items()}
-    digest = files.scaling.digest
+    described = statistics_lines(config, files.statistics, files.scalings)
     others = (
         f"{chosen.setting}: {chosen.path} is read ({chosen.reason}); {chosen.passed_over} beside it is not"
         for chosen in models.chosen
         if chosen.passed_over is not None
     )
     # A local run has already warned of the statistics, when it checked its machine.
-    foreign = config.ray.address is not None and not statistics.fits
+    foreign = config.ray.address is not None and not all(one.fits for one in files.statistics.values())
     return Sources(
         {
             **facts,
             "models": {**models.facts, "lm_head_precision": head_precision(config, models)},
-            "dataset_statistics": {**statistics.facts, "sha256": digest},
+            "dataset_statistics": _statistics_facts(files),
         },
         (
             *(f"{setting}: {opened[setting].path}: {text}" for setting, text in unusual.items() if text),
-            f"{statistics.describe(config.data_suites[0])}, numbers {digest[:16]}",
+            *described,
         ),
-        (*others, *models.warnings, *((statistics.describe(config.data_suites[0]),) if foreign else ())),
+        (*others, *models.warnings, *(described if foreign else ())),
     )
+
+
+def _statistics_facts(files: PolicyFiles) -> dict[str, Any]:
+    """Return the statistics for run.json; those of every suite under `suites` if their numbers differ."""
+    facts = {
+        suite: found.facts | {"sha256": files.scalings.of(suite).digest} for suite, found in files.statistics.items()
+    }
+    first = next(iter(facts.values()))
+    return first if files.scalings.agree else {**first, "suites": facts}
 
 
 def _passed_over(chosen: ChosenFile) -> dict[str, str]:

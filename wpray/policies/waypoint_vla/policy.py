@@ -42,6 +42,7 @@ from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds, load_tok
 from wpray.policies.waypoint_vla.request_kinds import PLAN, SEGMENT
 from wpray.policies.waypoint_vla.spec import spec_of
 from wpray.policies.waypoint_vla.statistics import PolicyScaling
+from wpray.policies.waypoint_vla.suite_statistics import SuiteScalings
 from wpray.types import (
     ACTION_DIM,
     Float32Array,
@@ -82,8 +83,8 @@ def build(config: Config, noise: NoiseOf | None = None) -> WaypointVlaPolicy:
         sampling=_sampling(config),
     )
     vlm, expert = load(files.models, encoder.header, how)
-    policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scaling, noise or _own_noise(config))
-    policy.files = (*files.models.files, files.statistics.path, tokenizer)
+    policy = WaypointVlaPolicy(config, vlm, expert, encoder, files.scalings, noise or _own_noise(config))
+    policy.files = (*files.models.files, next(iter(files.statistics.values())).path, tokenizer)
     policy.sources = sources_of(config, files)
     if graphs:
         policy.capture()
@@ -99,7 +100,7 @@ class WaypointVlaPolicy:
         vlm: WaypointVLM,
         expert: ActionExpert,
         encoder: PromptEncoder,
-        scaling: PolicyScaling,
+        scalings: SuiteScalings,
         noise: NoiseOf,
     ) -> None:
         """Build the policy; `noise` returns the initial flow noise of a request in a shape."""
@@ -107,7 +108,7 @@ class WaypointVlaPolicy:
         self.files: tuple[Path, ...] = ()  # files that it was loaded from
         self.sources = Sources()
         self.gpu = torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else None
-        self._vlm, self._expert, self._scaling = vlm, expert, scaling
+        self._vlm, self._expert, self._scalings = vlm, expert, scalings
         self._num_waypoints = config.num_waypoints
         largest = self.spec.max_batch_size
         self._deterministic = config.batching.deterministic
@@ -117,7 +118,7 @@ class WaypointVlaPolicy:
         self._staging = Staging(2 * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
         bias = partial(_bias, config, vlm)
-        self._preparation = Preparation(encoder, scaling.state, noise, noise_shape, self._staging, bias)
+        self._preparation = Preparation(encoder, self._state, noise, noise_shape, self._staging, bias)
 
     def gpu_memory(self) -> tuple[int, int] | None:
         """Return the bytes that it takes of its GPU, and the free ones; None on a CPU."""
@@ -149,12 +150,15 @@ class WaypointVlaPolicy:
         planned = time.perf_counter()
         firsts = self._first_segments(ready, seen, plans)
         timing = Timing(planner_s=planned - began, expert_s=time.perf_counter() - planned)
-        return [PlanReply(plan, first, timing, self._scaling) for plan, first in zip(plans, firsts, strict=True)]
+        return [
+            PlanReply(plan, first, timing, self._scaling(request))
+            for request, plan, first in zip(ready, plans, firsts, strict=True)
+        ]
 
     @property
-    def space(self) -> PolicyScaling:
-        """Space of all waypoints."""
-        return self._scaling
+    def space(self) -> PolicyScaling | None:
+        """Space of all waypoints; None if suites have spaces of their own."""
+        return self._scalings.default if self._scalings.agree else None
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """Return the actions of each segment. Raise what `prepare` raises, for requests that are not prepared."""
@@ -252,7 +256,8 @@ class WaypointVlaPolicy:
         for rows, shape in self._segment_shapes.cut(sizes):
             given = (starts[rows], ends[rows], np.minimum(durations, self._expert.config.horizon)[rows])
             chunks[rows] = self._flow(seen[rows], [prompts[row] for row in rows], *given, noise[rows], shape)
-        return [self._executable(chunk) for chunk in chunks]
+        scalings = [self._scaling(request) for request in requests]
+        return [_executable(chunk, scaling) for chunk, scaling in zip(chunks, scalings, strict=True)]
 
     def _flow(
         self,
@@ -269,16 +274,23 @@ class WaypointVlaPolicy:
         )
         return fetch(self._expert.act(seen, prompts, start, end, duration, first, shape))
 
-    def _executable(self, chunk: Float32Array) -> FloatArray:
-        """Return environment actions (H, 7) of normalized ones (H, D); the model's gripper is 0 closed, 1 open."""
-        actions = self._scaling.action.denormalize(chunk[:, :ACTION_DIM]).astype(np.float64)
-        actions[:, -1] = -np.sign(2 * chunk[:, ACTION_DIM - 1].astype(np.float64) - 1)
-        return actions
+    def _scaling(self, request: WaypointRequest) -> PolicyScaling:
+        return self._scalings.of(request.trial.task.suite)
+
+    def _state(self, request: WaypointRequest) -> Float32Array:
+        return self._scaling(request).state(request.observation.proprio)
 
     def _wide(self, values: Float32Array) -> Float32Array:
         """Return states, zero-padded to the action expert's width."""
         missing = self._expert.config.action_dim - values.shape[-1]
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
+
+
+def _executable(chunk: Float32Array, scaling: PolicyScaling) -> FloatArray:
+    """Return environment actions (H, 7) of normalized ones (H, D); the model's gripper is 0 closed, 1 open."""
+    actions = scaling.action.denormalize(chunk[:, :ACTION_DIM]).astype(np.float64)
+    actions[:, -1] = -np.sign(2 * chunk[:, ACTION_DIM - 1].astype(np.float64) - 1)
+    return actions
 
 
 def _sampling(config: Config) -> Sampling:

@@ -13,11 +13,11 @@ import numpy as np
 from wpray.errors import InvalidRequestError
 from wpray.models.staging import StagedImages, Staging
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds
-from wpray.types import PROPRIO_DIM, Float32Array, FloatArray, Observation, PlanRequest, SegmentRequest, WaypointRequest
+from wpray.types import PROPRIO_DIM, Float32Array, Observation, PlanRequest, SegmentRequest, WaypointRequest
 
 NoiseOf = Callable[[WaypointRequest, tuple[int, ...]], Float32Array]
 BiasOf = Callable[[PlanRequest], Float32Array | None]
-StateOf = Callable[[FloatArray], Float32Array]
+StateOf = Callable[[WaypointRequest], Float32Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Preparation:
         staging: Staging,
         bias: BiasOf = lambda _: None,
     ) -> None:
-        """`state` turns observed proprio (8,) into the state in the planner's prompt; `bias` returns a plan's."""
+        """`state` turns a request's proprio (8,) into the state in the planner's prompt; `bias` returns a plan's."""
         self._bias = bias
         self._encoder, self._state, self._staging = encoder, state, staging
         self._noise, self._noise_shape = noise, noise_shape
@@ -64,7 +64,7 @@ class Preparation:
         if isinstance(request, ReadyPlan):
             return request
         _check_proprio(request.observation)
-        instruction, state = request.trial.task.instruction, self._state(request.observation.proprio)
+        instruction, state = request.trial.task.instruction, self._state(request)
         return ReadyPlan(
             request.trial,
             request.plan_index,
@@ -100,7 +100,7 @@ class Preparation:
     def _begin(self, request: SegmentRequest) -> Float32Array:
         if request.start is not None:
             return request.start
-        state = self._state(request.observation.proprio)
+        state = self._state(request)
         return np.pad(state, (0, self._noise_shape[1] - len(state)))
 
     def _images(self, request: WaypointRequest) -> StagedImages:
