@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -82,9 +83,24 @@ def test_unknown_categories_and_suites_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("category", [name for name in CATEGORIES if name not in OF_BASE_ASSETS])
-def test_categories_that_need_other_assets_are_refused_by_name(category: str) -> None:
-    with pytest.raises(BadInputError, match=f"libero_plus_goal_{category} needs .*; use libero_plus:camera,robot,"):
+def test_categories_that_need_other_assets_are_refused_by_name(category: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIBERO_PLUS_ASSET_PATH", raising=False)
+    with pytest.raises(BadInputError, match=f"libero_plus_goal_{category} needs .* set .* LIBERO_PLUS_ASSET_PATH"):
         list_tasks(f"libero_plus_goal_{category}")
+
+
+def test_assets_that_are_given_are_used_or_said_to_be_incomplete(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LIBERO_PLUS_ASSET_PATH", str(tmp_path))
+    with pytest.raises(BadInputError, match="has no folder new_objects, which libero_plus_goal_layout needs"):
+        list_tasks("libero_plus_goal_layout")
+    (tmp_path / "scenes").mkdir()
+    listed = list_tasks("libero_plus_goal_light")
+    assert len(listed) == 279 and len({task.scene for task in listed}) == 279
+    results = {check.name: check.check for check in load_benchmark("libero_plus").checks()}
+    (found,) = results["LIBERO-plus assets"](None)  # type: ignore[arg-type]
+    assert found.status == "fail" and "no textures, new_objects" in found.text
 
 
 def test_every_variant_of_the_package_is_understood() -> None:
@@ -282,6 +298,48 @@ def test_noise_depends_on_trial_and_step_alone(compiled: _Compiled) -> None:
     env, wrist = compiled.env, ObservationSpec({"wrist": ImageSpec(256, 256, rotated=False)})
     recorded = env.render(env.state(), env.scene(), camera="robot0_eye_in_hand", height=256, width=256)
     assert np.array_equal(env.observe(wrist).images["wrist"], recorded[::-1]), "the wrist's camera has noise"
+
+
+def _assets(folder: Path) -> Path:
+    """Return LIBERO's assets with a red light, a light table and an object in the places of LIBERO-plus's."""
+    from wpray.benchmarks.libero.imports import assets_root, package_root
+
+    stock, assets = assets_root(package_root()), folder / "assets"
+    assets.mkdir()
+    for name in ("textures", "stable_hope_objects"):
+        (assets / name).symlink_to(stock / name)
+    scenes = assets / "scenes"
+    (scenes / "lights").mkdir(parents=True)
+    scene = (stock / "scenes" / "libero_tabletop_base_style.xml").read_text()
+    red = scene.replace('diffuse=".8 .8 .8"', 'diffuse=".9 .2 .1"').replace("../textures", "../../textures")
+    (scenes / "lights" / "tabletop_light_sync_modified_482.xml").write_text(red)
+    table = scene.replace("martin_novak_wood_table.png", "gray_ceramic_tile.png")
+    (scenes / "tabletop_table_Tiles01_COL_VAR1_6K.xml").write_text(table)
+    for kind, number in (("box_of_vegetable_juice", "jsnnlv"), ("bottle_of_antihistamines", "agavwx")):
+        place = assets / "new_objects" / kind / number / "usd" / "MJCF"
+        shutil.copytree(stock / "stable_hope_objects" / "ketchup", place)
+        (place / "ketchup.xml").rename(place / f"{number}.xml")
+    return assets
+
+
+@pytest.mark.libero
+def test_light_background_and_layout_run_from_assets_that_are_given(
+    compiled: _Compiled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The assets are made up in the published folders' shape; names, styles and objects are the package's."""
+    monkeypatch.setenv("LIBERO_PLUS_ASSET_PATH", str(_assets(tmp_path)))
+    pictures = {}
+    for category, name in (("camera", CAMERA), ("light", f"{BOWL}_light_1"), ("background", f"{BOWL}_tb_1")):
+        task = Task(f"libero_plus_spatial_{category}", 0, name, "", 50, 9)
+        compiled.begin(task)
+        pictures[category] = compiled.picture().astype(int).mean(axis=(0, 1))
+    red, green, _ = pictures["light"]
+    assert red > 1.5 * green and pictures["camera"][0] < 1.5 * pictures["camera"][1]
+    assert np.abs(pictures["background"] - pictures["camera"]).max() > 5
+    added = Task("libero_plus_spatial_layout", 0, f"{BOWL}_add_10", "", 1, 9)
+    compiled.env.load(added)
+    compiled.env.reset(Trial(added, 0, 0))
+    assert {"box_of_vegetable_juice__1_1", "bottle_of_antihistamines_1"} <= set(compiled.env._loaded().env.objects_dict)
 
 
 def _classification(folder: Path, category: str = "Camera Viewpoints", level: int | None = 4) -> Path:

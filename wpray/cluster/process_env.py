@@ -20,7 +20,13 @@ WORKER_DEFAULTS = {
     "RAY_max_direct_call_object_size": "2000000",
 }
 # Further variables of the starting machine that nodes may see; none is secret.
-_PASSED_ON = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "LIBGL_ALWAYS_SOFTWARE", "PYTORCH_CUDA_ALLOC_CONF")
+_PASSED_ON = (
+    "MUJOCO_GL",
+    "MUJOCO_EGL_DEVICE_ID",
+    "LIBGL_ALWAYS_SOFTWARE",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "LIBERO_PLUS_ASSET_PATH",
+)
 # On Linux, Ray binds to every interface by default; to loopback alone if this says that no other node will join.
 _NO_OTHER_NODE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 

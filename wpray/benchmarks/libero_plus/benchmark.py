@@ -76,8 +76,12 @@ class LiberoPlusBenchmark(LiberoBenchmark):
 
     def decisive_packages(self, suites: Sequence[str]) -> Iterator[DecisivePackage]:
         """Yield MuJoCo, robosuite, bddl, LIBERO and this package, with the files of the suites that are varied."""
+        from wpray.benchmarks.libero_plus.own_scenes import decisive_assets
         from wpray.benchmarks.libero_plus.package import decisive_package
 
+        categories = {suites_by_name.split(suite)[1] for suite in suites}
         bases = {base for suite in suites if (base := suites_by_name.split(suite)[0])}
         yield from decisive_packages(bases)
         yield from decisive_package(bases)
+        if not categories <= {None, *suites_by_name.OF_BASE_ASSETS}:
+            yield from decisive_assets()

@@ -5,17 +5,32 @@ from __future__ import annotations
 from wpray.benchmarks.base import BenchmarkCheck, RunRequest
 from wpray.benchmarks.libero import doctor as libero
 from wpray.benchmarks.libero_plus import package, tasks
-from wpray.benchmarks.libero_plus.suites import split
+from wpray.benchmarks.libero_plus.own_scenes import SETTING, assets_root
+from wpray.benchmarks.libero_plus.suites import OF_BASE_ASSETS, split
 from wpray.benchmarks.libero_plus.variants import Variant
 from wpray.checks import CheckResult
 from wpray.trials import select_tasks
 
 _NAME = "LIBERO-plus"
+_ASSETS = "LIBERO-plus assets"
 
 
 def check_package(request: RunRequest) -> list[CheckResult]:
     """Find the package."""
     return [CheckResult(_NAME, "pass", str(package.package_root()))]
+
+
+def check_own_assets(request: RunRequest) -> list[CheckResult]:
+    """Say whether the assets of light, background and layout are there; suites that need them are listed only then."""
+    root = assets_root()
+    if root is None:
+        without = f"{SETTING} is not set: {', '.join(OF_BASE_ASSETS)} run, other categories do not"
+        return [CheckResult(_ASSETS, "pass", without)]
+    lacking = [name for name in ("scenes", "textures", "new_objects") if not (root / name).is_dir()]
+    if lacking:
+        remedy = f"set {SETTING} to the folder that holds them"
+        return [CheckResult(_ASSETS, "fail", f"{root} has no {', '.join(lacking)}", remedy)]
+    return [CheckResult(_ASSETS, "pass", f"of all categories, in {root}")]
 
 
 def check_suites(request: RunRequest) -> list[CheckResult]:
@@ -40,5 +55,6 @@ _RUNS = frozenset({"LIBERO", "OpenGL", "rendering", _NAME})
 CHECKS = (
     *(check for check in libero.CHECKS if check.name != "suite"),
     BenchmarkCheck(_NAME, check_package, quick=True),
+    BenchmarkCheck(_ASSETS, check_own_assets),
     BenchmarkCheck("suite", check_suites, _RUNS),
 )

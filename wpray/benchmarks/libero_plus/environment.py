@@ -12,6 +12,7 @@ from wpray.benchmarks.libero.scene import Scene
 from wpray.benchmarks.libero_plus import package
 from wpray.benchmarks.libero_plus.camera import CAMERA, place_camera
 from wpray.benchmarks.libero_plus.noise import noisy
+from wpray.benchmarks.libero_plus.own_scenes import prepare_scene
 from wpray.benchmarks.libero_plus.suites import split
 from wpray.benchmarks.libero_plus.variants import Variant
 from wpray.trials import trial_generator
@@ -40,6 +41,7 @@ class LiberoPlusEnvironment(LiberoEnvironment):
         file = package.bddl_file(str(base), variant.compiled)
         if file != self._file:
             self.close()
+            prepare_scene(file, variant.category)
             self._scene, self._file = Scene(file), file
         self._states = package.initial_states(str(base), variant)
         self._task, self._variant = task, variant

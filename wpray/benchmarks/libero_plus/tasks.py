@@ -6,9 +6,9 @@ from wpray.benchmarks.base import InstructionSource
 from wpray.benchmarks.libero.suites import BASE_STEPS
 from wpray.benchmarks.libero.tasks import language_of, words_of
 from wpray.benchmarks.libero_plus import package
-from wpray.benchmarks.libero_plus.suites import OF_BASE_ASSETS, PLUS, split
+from wpray.benchmarks.libero_plus.own_scenes import check_assets
+from wpray.benchmarks.libero_plus.suites import split
 from wpray.benchmarks.libero_plus.variants import Variant
-from wpray.errors import BadInputError
 from wpray.types import Task
 
 
@@ -19,11 +19,7 @@ def list_tasks(suite: str, max_steps: int | None, instruction: InstructionSource
     other assets than LIBERO's.
     """
     variants, (base, category) = package.variants(suite), split(suite)
-    if category not in OF_BASE_ASSETS:
-        raise BadInputError(
-            f"task_suite: {suite} needs textures and objects that the packages of LIBERO and LIBERO-plus do not hold; "
-            f"use {PLUS}:{','.join(OF_BASE_ASSETS)}"
-        )
+    check_assets(suite, str(category))
     return tuple(
         Task(
             suite,
