@@ -32,6 +32,7 @@ class Evaluations:
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, int, int]] = []  # step, first trial, end
+        self.videos: list[str] = []  # mode of each call
         self.fails: Callable[[int, int], Exception | None] = lambda step, number: None
 
     def __call__(self, config: Config, parts: Any, pools: Any) -> RunResult:
@@ -41,6 +42,7 @@ class Evaluations:
             raise error
         start, end = config.trial_start, config.num_trials_per_task
         self.calls.append((step, start, end))
+        self.videos.append(config.video.mode)
         place = Path(str(config.output_dir))
         place.mkdir(parents=True, exist_ok=True)
         write_run(
@@ -181,3 +183,9 @@ def test_checkpoints_that_training_has_removed_stay_in_the_tables(runs: Evaluati
     rows = pq.read_table(tmp_path / "out" / "sweep.parquet").to_pylist()
     assert sorted({row["step"] for row in rows}) == sorted(SOLVED)
     assert len(runs.calls) == len(SOLVED)
+
+
+def test_videos_are_rendered_after_the_last_checkpoint_if_asked_for(runs: Evaluations, tmp_path: Path) -> None:
+    assert main(_argv(tmp_path, "out", "--video.mode", "failures")) == 0
+    assert runs.videos == ["none"] * len(SOLVED) + ["failures"] * len(SOLVED)
+    assert [step for step, *_ in runs.calls] == sorted(SOLVED) * 2
