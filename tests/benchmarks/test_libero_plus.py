@@ -31,6 +31,7 @@ from wpray.benchmarks.libero_plus.suites import CATEGORIES, OF_BASE_ASSETS
 from wpray.benchmarks.libero_plus.variants import Variant, View
 from wpray.config import Config
 from wpray.errors import BadInputError
+from wpray.provenance.record import DECISIVE_PACKAGES
 from wpray.types import FloatArray, ImageArray, ImageSpec, ObservationSpec, Task, Trial
 
 if importlib.util.find_spec(package.PACKAGE) is None:
@@ -139,6 +140,10 @@ def test_instructions_are_the_base_tasks_the_rewritten_ones_or_what_the_package_
     assert rewritten.startswith("grasp the darkcolored vessel situated on the cooking appliance")
     sources = Config(task_suite="libero_plus_goal:camera,language").instruction_source
     assert sources == {"libero_plus_goal_camera": "base_file_name", "libero_plus_goal_language": "bddl"}
+
+
+def test_packages_that_it_shares_with_libero_are_named_once() -> None:
+    assert len(set(DECISIVE_PACKAGES)) == len(DECISIVE_PACKAGES)
 
 
 def test_tasks_have_the_base_suites_limit_states_and_scene() -> None:

@@ -23,7 +23,7 @@ PROTOCOL_VERSION = 1
 
 # Packages of the benchmarks that come with wpray: their versions and files decide physics and pixels.
 _BUILT_IN = tuple(load_benchmark(name) for name in BENCHMARKS.built_in)
-DECISIVE_PACKAGES = tuple(name for benchmark in _BUILT_IN for name in benchmark.packages)
+DECISIVE_PACKAGES = tuple(dict.fromkeys(name for benchmark in _BUILT_IN for name in benchmark.packages))
 # Distribution names by the name under which a result shows them.
 _PACKAGES = {name: owners for benchmark in _BUILT_IN for name, owners in benchmark.packages.items()} | {
     name: (name,) for name in ("numpy", "ray", "pyarrow", "torch")
