@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Set up a fresh Linux machine, then run wpray. A second call installs nothing and starts at once.
 #
-#   bash cluster/bootstrap.sh launch [ARGS]   evaluate (no ARGS: the quickstart); also doctor, dataset_stats, report,
-#                                             compare, video, export, bench
+#   bash cluster/bootstrap.sh launch [ARGS]   evaluate (no ARGS: the quickstart); also sweep, table, doctor,
+#                                             dataset_stats, report, compare, video, export, bench
 #   bash cluster/bootstrap.sh test [ARGS]     the tests (ARGS go to pytest)
 #   bash cluster/bootstrap.sh node            only the set-up of a cluster's node
 #   bash cluster/bootstrap.sh setup [EXTRA]   only the set-up, with an extra such as vla, rlds or dev
@@ -110,6 +110,9 @@ install_project() {
     case $extra in *vla* | *hf* | *dev*) install_torch ;; esac
     pip_install --editable "$root${extra:+[$extra]}" || die "pip failed; see its message above"
     case $extra in *dev*) pip_install --no-deps "$libero_plus" ;; esac
+    say "compiling the robot's controller for this processor; this happens once"
+    "$venv/bin/python" -m wpray.benchmarks.libero.warm_up >/dev/null 2>&1 ||
+        say "the controller could not be compiled; wpray.doctor says why, and a run compiles it itself"
     touch "$venv/.wpray-$(stamp_name "$extra")"
 }
 
@@ -141,7 +144,7 @@ main() {
     local command=${1:-}
     [ $# -gt 0 ] && shift
     case $command in
-        launch | doctor | report | compare | video | export | bench)
+        launch | sweep | table | doctor | report | compare | video | export | bench)
             setup "$(extra_for "$@")"
             exec "$venv/bin/python" -m "wpray.$command" "$@"
             ;;

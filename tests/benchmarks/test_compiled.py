@@ -123,3 +123,11 @@ print("it went on")
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "MuJoCo: out of memory\n")
+
+
+def test_the_set_up_compiles_the_controller_before_any_run() -> None:
+    code = (
+        "import sys; from wpray.benchmarks.libero import osc_math, warm_up; "
+        "sys.exit(warm_up.main() or not osc_math.act.signatures)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -162,7 +162,8 @@ def test_bootstrap_installs_nothing_a_second_time_nor_what_a_larger_set_up_holds
         subprocess.run(command, check=True, env=os.environ | {"WPRAY_VENV": str(tmp_path / "venv")}, timeout=60)
         return log.read_text().splitlines()
 
-    assert any("--editable" in call for call in calls("setup", "rlds"))
+    first = calls("setup", "rlds")
+    assert any("--editable" in call for call in first) and first[-1] == "-m wpray.benchmarks.libero.warm_up"
     pi0 = ("--config", str(CLUSTER.parent / "configs" / "pi0_libero_10.yaml"))
     vla = [(option, "x") for option in ("--joint_checkpoint", "--vlm_checkpoint")]
     for extra, arguments in (*(("hf", own) for own in (("--policy", "pi0"), pi0)), *(("vla", own) for own in vla)):
