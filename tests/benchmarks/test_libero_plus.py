@@ -267,6 +267,20 @@ def test_a_scene_compiles_once_for_all_variants_that_share_it(compiled: _Compile
 
 
 @pytest.mark.libero
+def test_an_attempt_after_one_that_failed_is_perturbed(compiled: _Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry in the same process sees the variant, or fails as the first attempt did."""
+    robot, camera = _task("robot", ROBOT), _task("camera", CAMERA)
+    expected = compiled.run(robot)
+    compiled.begin(camera)
+    with monkeypatch.context() as broken:
+        broken.setattr(package, "_starts", lambda robot: {})
+        for _ in range(2):
+            with pytest.raises(BadInputError, match=r"has no \w+8; run: pip install"):
+                compiled.begin(robot)
+    assert np.array_equal(compiled.run(robot), expected)
+
+
+@pytest.mark.libero
 def test_a_moved_camera_is_what_compiling_it_gives(compiled: _Compiled) -> None:
     """The whole model is compared, because a camera might move the clipping planes, too."""
     import mujoco

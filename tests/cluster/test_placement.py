@@ -221,7 +221,7 @@ def test_a_node_with_another_mujoco_is_refused_by_name(cluster: Any, tmp_path: P
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 2
     error = said.splitlines()[-1]
-    assert error.startswith("error: nodes with another simulator:") and "mujoco 9.9.9 instead of 3." in error
+    assert error.startswith("error: nodes differ in what decides outcomes:") and "mujoco 9.9.9 instead of 3." in error
     assert "torch 9.9 instead of" in said and "torch" not in error
 
 

@@ -23,6 +23,7 @@ from wpray.results.paired import mcnemar_p
 from wpray.results.statistics import average, stratified
 from wpray.table.__main__ import main
 from wpray.table.formats import comma_separated, latex, markdown
+from wpray.table.notes import legend
 from wpray.table.study import mixed, paired, tabulate
 
 RECORDED = Path(__file__).parents[2] / "notebooks" / "data"
@@ -122,6 +123,12 @@ def test_what_belongs_to_a_suite_may_differ_between_suites(study_runs: list[Run]
     assert not mixed(study_runs[:2])
     assert len(mixed(study_runs)) == 1  # the other run on that suite has the suite's own limit
     assert "env.max_steps (600 in A, default in B)" in mixed(study_runs)[0]
+
+
+def test_conditions_list_the_values_that_suites_of_a_run_have(study_runs: list[Run]) -> None:
+    study_runs[0].info["outcome_fields"]["env.instruction"] = {"x": "base_file_name", "z": "bddl"}
+    (conditions,) = (line for line in legend(tabulate(study_runs[:2])) if line.startswith("Conditions: "))
+    assert "instructions base_file_name / bddl / file_name, " in conditions
 
 
 def test_numbers_are_those_of_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ class Evaluations:
     def __init__(self) -> None:
         self.calls: list[tuple[int, int, int]] = []  # step, first trial, end
         self.videos: list[str] = []  # mode of each call
+        self.states: list[str] = []  # of the sweep at each call
         self.fails: Callable[[int, int], Exception | None] = lambda step, number: None
 
     def __call__(self, config: Config, parts: Any, pools: Any) -> RunResult:
@@ -44,6 +45,7 @@ class Evaluations:
         self.calls.append((step, start, end))
         self.videos.append(config.video.mode)
         place = Path(str(config.output_dir))
+        self.states.append(json.loads((place.parents[1] / "sweep.json").read_text())["state"])
         place.mkdir(parents=True, exist_ok=True)
         write_run(
             place,
@@ -189,3 +191,10 @@ def test_videos_are_rendered_after_the_last_checkpoint_if_asked_for(runs: Evalua
     assert main(_argv(tmp_path, "out", "--video.mode", "failures")) == 0
     assert runs.videos == ["none"] * len(SOLVED) + ["failures"] * len(SOLVED)
     assert [step for step, *_ in runs.calls] == sorted(SOLVED) * 2
+
+
+def test_a_sweep_is_under_way_from_its_first_run_to_its_last_video(runs: Evaluations, tmp_path: Path) -> None:
+    """Else the same command would begin anew after a kill."""
+    assert main(_argv(tmp_path, "out", "--video.mode", "failures")) == 0
+    assert runs.states == ["running"] * 2 * len(SOLVED)
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["state"] == "finished"

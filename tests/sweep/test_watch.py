@@ -106,6 +106,17 @@ def test_it_waits_until_none_has_come_for_long(training: Training) -> None:
     assert 60 - LOOK_S <= training.now - began <= 60 + 2 * LOOK_S
 
 
+def test_a_checkpoint_that_came_during_a_long_run_is_not_given_up(training: Training) -> None:
+    training.then = [(5.0, 1)]
+    assert training.watch.wait(())
+    failed = {job.name for job in training.watch.left(())}
+    training.write(2)
+    training.now += 3600
+    assert training.watch.left(failed) == []
+    assert training.watch.wait(failed)
+    assert len(training.watch.left(failed)) == 1
+
+
 def test_an_empty_folder_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="holds no file"):
         check_headers(tmp_path)

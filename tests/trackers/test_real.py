@@ -29,7 +29,8 @@ VIDEO = "rollout_move_the_cube_0_t0_success"
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     path = tmp_path / "my_run"
-    write_run(path, [[True, False], [True, None]], state="finished")
+    files = {"/runs/lr=1e-4 (1)/model.safetensors": "0f"}
+    write_run(path, [[True, False], [True, None]], state="finished", policy_files=files)
     videos = VideoFolder.of(path, None)
     videos.path.mkdir()
     (videos.path / f"{VIDEO}.mp4").write_bytes(encode([np.full((64, 128, 3), 6 * n, np.uint8) for n in range(40)], 10))
@@ -134,6 +135,7 @@ def test_mlflow(run: Path, store: str, monkeypatch: pytest.MonkeyPatch, caplog: 
     [found] = client.search_runs([client.get_experiment_by_name("study").experiment_id])
     assert (found.info.run_name, found.info.status) == ("my_run", "FINISHED")
     assert found.data.params["env.protocol"] == "wpray"
+    assert found.data.params["policy_files._runs_lr_1e-4 _1__model.safetensors"] == "0f"
     history = client.get_metric_history(found.info.run_id, "success_rate")
     assert [(point.step, point.value) for point in history][:2] == [(1, 1.0), (4, pytest.approx(2 / 3))]
     names = {file.path for folder in (None, "videos") for file in client.list_artifacts(found.info.run_id, folder)}

@@ -60,7 +60,8 @@ def reference(nodes: NodeVersions, config: Config | None = None) -> dict[str, st
 def check_nodes(config: Config | None = None) -> dict[str, str]:
     """Return the versions that every env actor must have; log differences that change no outcome.
 
-    Raises BadInputError, naming hosts, packages and versions, if a node has another simulator, or other files of it.
+    Raises BadInputError, naming hosts, packages and versions, if a node has another wpray, policy or simulator, or
+    other files of one.
     """
     nodes = ask_nodes(config=config)
     wanted = reference(nodes, config)
@@ -71,18 +72,18 @@ def check_nodes(config: Config | None = None) -> dict[str, str]:
         _LOG.warning("nodes differ, which may change last bits: %s", "; ".join(odd))
     wrong = [named(host, wanted, theirs, must_match(wanted, theirs)) for host, theirs in nodes.versions.items()]
     if any(wrong):
-        raise BadInputError(f"nodes with another simulator: {'; '.join(filter(None, wrong))}; {REMEDY}")
+        raise BadInputError(f"nodes differ in what decides outcomes: {'; '.join(filter(None, wrong))}; {REMEDY}")
     return wanted
 
 
 def check_this_host(wanted: Mapping[str, str], config: Config | None = None) -> None:
-    """Raise BadInputError if this process's simulator is not the `wanted` one (empty: no check)."""
+    """Raise BadInputError if this process differs from `wanted` (empty: no check) in what decides outcomes."""
     if not wanted:
         return
     ours = origins.identity(*_asked(config))
     wrong = named(platform.node(), wanted, ours, must_match(wanted, ours))
     if wrong:
-        raise BadInputError(f"another simulator on {wrong}; {REMEDY}")
+        raise BadInputError(f"this node differs in what decides outcomes: {wrong}; {REMEDY}")
 
 
 def must_match(*found: Mapping[str, str]) -> list[str]:

@@ -143,17 +143,22 @@ class _Sweep:
     _done: set[tuple[str, int]] = field(default_factory=set)  # runs, with the end of their trials
 
     def run(self) -> int:
-        """Evaluate all checkpoints, and write tables and report even after an error."""
+        """Evaluate all checkpoints, render their videos, and write tables and report even after an error.
+
+        The sweep's file says that it runs from before the first run until after the last video, because only a sweep
+        that has not finished is continued by the next command.
+        """
         state = "stopped"
         try:
+            self._write("running")
             while (left := self.course.left(self._reasons)) or self._wait():
                 if left:
                     self._evaluate(left[0])
+            if self.grid.asks_for_videos:
+                self._render_videos()
             state = "finished" if not self._reasons else "stopped"
         finally:
             found = self._write(state)
-        if self.grid.asks_for_videos:
-            self._render_videos()
         self._show(found)
         return 1 if self._reasons else 0
 

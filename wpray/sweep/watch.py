@@ -29,7 +29,7 @@ class Watch(Course):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Look for checkpoints until none has come for `patience_s`.
+        """Look for checkpoints until none has come, or changed, for `patience_s`.
 
         `check` raises BadInputError for a checkpoint that the policy cannot read, or not yet.
         """
@@ -77,9 +77,10 @@ class Watch(Course):
         """Return why a checkpoint does not count yet; None if it does."""
         paths = [Path(path) for path in checkpoint.paths.values()]
         signature, now = _signature(paths), self._clock()
-        before, since = self._seen.setdefault(checkpoint.name, (signature, now))
+        before, since = self._seen.get(checkpoint.name, (None, now))
         if before != signature:
             self._seen[checkpoint.name] = (signature, now)
+            self._came_at = now  # it may have come during a run that took longer than the patience
         if before != signature or now - since < LOOK_S:
             return "its files may still change"
         try:

@@ -48,13 +48,18 @@ def _conditions(runs: Iterable[Run]) -> list[str]:
         ("protocol", [_protocol(one, ours) for one, ours in zip(fields, newest, strict=True)]),
         ("seed", [one.get("seed") for one in fields]),
         ("wait steps", [one.get("num_steps_wait") for one in fields]),
-        ("instructions", [one.get("env.instruction") for one in fields]),
+        ("instructions", [source for one in fields for source in _of_all_suites(one.get("env.instruction"))]),
         *[(package, [versions_of(run, package) for run in listed]) for package in SIMULATOR],
         ("renderer", [renderers(run) for run in listed]),
     ]
     if any(one["latency.extra_ms"] for one in fields):
         shared.append(("latency", [f"{one['latency.extra_ms']:g} ms {one['latency.mode']}" for one in fields]))
     return [f"{name} {_distinct(values)}" for name, values in shared]
+
+
+def _of_all_suites(value: object) -> Iterable[object]:
+    """Return the values of a setting that a run may have by suite."""
+    return value.values() if isinstance(value, dict) else [value]
 
 
 def _protocol(fields: dict[str, object], ours: dict[str, str]) -> str:

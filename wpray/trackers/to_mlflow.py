@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from wpray.trackers.base import TaskTable, TrackedRun, TrackedState
 _RUN_ID = "wpray.run_id"  # tag by which a resumed run is found
 _STATUS = {"finished": "FINISHED", "stopped": "FAILED", "running": "KILLED"}
 _LONGEST = 500  # characters of a parameter in any of MLflow's stores; config.json holds the whole
+_LONGEST_NAME = 250
+_NOT_IN_NAMES = re.compile(r"[^\w. :-]")  # MLflow refuses them, and paths that are not normal
 
 
 class MlflowTracker:
@@ -32,7 +35,7 @@ class MlflowTracker:
         else:
             mlflow.start_run(run_name=run.name, tags={_RUN_ID: run.run_id, "wpray.folder": run.folder})
             # MLflow forbids a parameter to change, as the number of environments may in a resume.
-            mlflow.log_params({name: str(value)[:_LONGEST] for name, value in run.config.items()})
+            mlflow.log_params({_parameter(name): str(value)[:_LONGEST] for name, value in run.config.items()})
         mlflow.log_dict(dict(run.config), "config.json")
 
     def log_rates(self, episodes: int, metrics: Mapping[str, float]) -> None:
@@ -56,3 +59,7 @@ class MlflowTracker:
     def end(self, state: TrackedState) -> None:
         """Set the run's status."""
         mlflow.end_run(status=_STATUS[state])
+
+
+def _parameter(name: str) -> str:
+    return _NOT_IN_NAMES.sub("_", name)[-_LONGEST_NAME:]

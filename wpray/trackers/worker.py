@@ -107,7 +107,8 @@ def _within(seconds: int) -> Iterator[None]:
 
 def _own_streams() -> tuple[IO[str], IO[str]]:
     """Return the standard input and output, which the tracker's code then has no more."""
-    messages, reports = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    messages = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    reports = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # an error's text may be no UTF-8
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)

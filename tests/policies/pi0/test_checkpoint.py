@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.policies.pi0.test_answers import built, configured
+from wpray.benchmarks.fake.benchmark import FakeBenchmark
 from wpray.errors import BadInputError
 from wpray.policies.factory import build_policy, policy_checks
 from wpray.testing.policy_requests import first_requests
@@ -110,6 +111,21 @@ def _written(file: str, text: str) -> Callable[[Path], None]:
         ),
         (_edited("processor_config.json", actions_std=[1.0]), r"policy_args\.checkpoint: .*processor_config\.json"),
         (_edited("processor_config.json", image_processor={"size": {"height": 448}}), r"only 224 pixels are supported"),
+        *(
+            (_edited("processor_config.json", image_processor=odd), f"its image processor {said}.*; name another")
+            for odd, said in (
+                (
+                    {"image_std": [0.5, 0.0, 0.5]},
+                    r"has image_mean \[0\.5, 0\.5, 0\.5\], image_std \[0\.5, 0\.0, 0\.5\]",
+                ),
+                ({"image_mean": [0.5]}, r"has image_mean \[0\.5\]"),
+                ({"rescale_factor": 0}, r"has .*rescale_factor 0\.0"),
+                ({"do_normalize": False}, r"has do_normalize False, and only true is supported"),
+                ({"image_std": "half"}, r"cannot be read"),
+                ({"size": 224}, r"cannot be read"),
+                ("PI0ImageProcessor", r"cannot be read"),
+            )
+        ),
         (_removed("processor_config.json"), r"has no state_mean; name a file"),
         (_removed("tokenizer.json"), r"holds no tokenizer\.json; name the folder of PaliGemma's tokenizer"),
         (_removed("model.safetensors"), r"policy_args\.checkpoint: "),
@@ -172,6 +188,49 @@ def test_statistics_of_another_file_count_before_the_processors(pi0_folder: Path
     requests: Any = first_requests(plain.spec, ("fake", "auto"), 1, seed=0)
     assert np.array_equal(policy.predict(requests)[0].actions, plain.predict(requests)[0].actions)
     assert tmp_path / "norm_stats.json" in policy.files
+
+
+class Kitchen(FakeBenchmark):
+    """The fake benchmark, whose training data have a name of their own."""
+
+    def fits_data_set(self, suite: str, data_set: str) -> bool:
+        return data_set == "pantry"
+
+
+def _statistics(folder: Path, *names: str) -> str:
+    """Write a file with the same statistics under each name; return its path."""
+    processor = json.loads((folder / "processor_config.json").read_text())
+    own = {name: {kind: processor[f"{name}_{kind}"] for kind in ("mean", "std")} for name in ("state", "actions")}
+    (folder / "statistics.json").write_text(json.dumps(dict.fromkeys(names, own)))
+    return str(folder / "statistics.json")
+
+
+@pytest.mark.parametrize(
+    ("suite", "benchmark", "names", "said"),
+    [
+        ("libero_goal", "auto", ["libero_goal_no_noops", "libero_10_no_noops"], "data set libero_goal_no_noops"),
+        ("libero_plus_goal_camera", "auto", ["libero_goal", "libero_10"], "data set libero_goal"),
+        ("fake", "tests.policies.pi0.test_checkpoint:Kitchen", ["pantry"], "data set pantry"),
+        (
+            *("fake", "tests.policies.pi0.test_checkpoint:Kitchen", ["kitchen_demos"]),
+            "data set kitchen_demos, which is not named after fake: "
+            "policy_args.statistics_key confirms it or names another",
+        ),
+    ],
+)
+def test_the_data_set_is_chosen_as_the_benchmark_names_them(
+    folder: Path, suite: str, benchmark: str, names: list[str], said: str
+) -> None:
+    config = configured(folder, statistics=_statistics(folder, *names))
+    policy = built(config.model_copy(update={"task_suite": suite, "benchmark": benchmark}))
+    assert policy.sources.lines[1] == f"policy_args.statistics: {folder}/statistics.json: {said}"
+
+
+def test_several_data_sets_are_refused_by_this_policys_settings(folder: Path) -> None:
+    with pytest.raises(
+        BadInputError, match=r"^policy_args\.statistics: .*; set policy_args\.statistics_key to the one"
+    ):
+        build_policy(configured(folder, statistics=_statistics(folder, "one", "other")))
 
 
 def test_the_doctor_checks_the_folder(pi0_folder: Path, folder: Path) -> None:

@@ -44,8 +44,9 @@ class LiberoPlusEnvironment(LiberoEnvironment):
             prepare_scene(file, variant.category)
             self._scene, self._file = Scene(file), file
         self._states = package.initial_states(str(base), variant)
+        self._task = None  # until the scene is perturbed, so that a retry after an error does not take it for `task`
+        self._perturb(variant)
         self._task, self._variant = task, variant
-        self._perturb()
 
     def reset(self, trial: Trial) -> None:
         """Reset the scene for `trial` and put it into its initial state."""
@@ -62,10 +63,10 @@ class LiberoPlusEnvironment(LiberoEnvironment):
         super().close()
         self._file = None
 
-    def _perturb(self) -> None:
+    def _perturb(self, variant: Variant) -> None:
         """Move the camera and the robot's start, which no reset restores, to where the variant has them."""
-        env, start = self._loaded().env, self._variant.start
-        place_camera(env, self._variant.view)
+        env, start = self._loaded().env, variant.start
+        place_camera(env, variant.view)
         robot = env.robots[0]
         robot.init_qpos = package.start_of(robot.name, start) if start else robot.robot_model.init_qpos
 

@@ -12,13 +12,15 @@ import numpy as np
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from wpray.errors import BadInputError
+from wpray.config import Config
+from wpray.errors import BadInputError, wrapping_errors
 from wpray.models.checkpoint import resolve_checkpoint
 from wpray.models.header import Header, read_headers
 from wpray.policies.pi0 import lerobot_folder
 from wpray.policies.pi0.json_file import read_json
-from wpray.policies.pi0.spec import CHECKPOINT, STATISTICS, TOKENIZER, Settings
+from wpray.policies.pi0.spec import CHECKPOINT, STATISTICS, STATISTICS_KEY, TOKENIZER, Settings, settings_of
 from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_for_suites
+from wpray.policies.waypoint_vla.statistics_file import KEY_SETTING
 from wpray.policies.waypoint_vla.statistics_file import SETTING as STATISTICS_SETTING
 from wpray.types import POLICY_IMAGE_SIZE, PROPRIO_DIM, Float32Array
 
@@ -46,25 +48,26 @@ class Pi0Files:
     config: Mapping[str, Any]
     header: Header
     tokenizer: Path
-    statistics: Path
+    statistics: DataSetStatistics
     scaling: PolicyScaling
     pixels: PixelScale
     all: tuple[Path, ...]  # every file that decides the actions
 
 
-def open_files(settings: Settings, suites: tuple[str, ...]) -> Pi0Files:
+def open_files(config: Config) -> Pi0Files:
     """Return the files that the settings name.
 
     Raise BadInputError if one is missing or damaged, or is not what this policy can use.
     """
+    settings = settings_of(config)
     folder = _folder(settings)
-    config, processor, described = _described(folder, settings)
+    described, processor, its_files = _described(folder, settings)
     header = read_headers(resolve_checkpoint(folder, CHECKPOINT), CHECKPOINT)
-    path, scaling = _scaling(settings, suites, described[-1], processor)
+    statistics, scaling = _scaling(config, its_files[-1], processor)
     pixels = _pixel_scale(folder, processor.get("image_processor", processor))
     tokenizer = _tokenizer(settings, folder)
-    used = (*header.files, *(file for file in described if file.is_file()), tokenizer, path)
-    return Pi0Files(folder, config, header, tokenizer, path, scaling, pixels, tuple(dict.fromkeys(used)))
+    used = (*header.files, *(file for file in its_files if file.is_file()), tokenizer, statistics.path)
+    return Pi0Files(folder, described, header, tokenizer, statistics, scaling, pixels, tuple(dict.fromkeys(used)))
 
 
 def _folder(settings: Settings) -> Path:
@@ -116,33 +119,41 @@ def _tokenizer(settings: Settings, folder: Path) -> Path:
     return file
 
 
-def _scaling(
-    settings: Settings, suites: tuple[str, ...], file: Path, processor: Mapping[str, Any]
-) -> tuple[Path, PolicyScaling]:
-    """Return the scalings of state and actions and the file that they are from: z-scores, as pi0 is trained with."""
-    if settings.statistics is not None:
-        setting, path = STATISTICS, Path(settings.statistics)
-    else:
-        setting, path = CHECKPOINT, file
-        missing = [name for name in _STATISTICS if processor.get(name) is None]
-        if missing:
-            remedy = f"name a file of the training data's statistics in {STATISTICS}"
-            raise BadInputError(f"{setting}: {path} has no {missing[0]}; {remedy}")
+def _scaling(config: Config, file: Path, processor: Mapping[str, Any]) -> tuple[DataSetStatistics, PolicyScaling]:
+    """Return the statistics and the scalings of state and actions in them: z-scores, as pi0 is trained with.
+
+    They are those of the file that the settings name, else those of the `processor`, which was read from `file`.
+    """
+    own = settings_of(config).statistics is None
     try:
-        if settings.statistics is not None:
-            statistics = read_for_suites(path, suites, settings.statistics_key, "normal")
-        else:
-            statistics = _processor_statistics(path, processor)
+        statistics = _processor_statistics(file, processor) if own else _named_statistics(config)
         scaling = statistics.scaling("normal")
     except BadInputError as error:
-        raise BadInputError(str(error).replace(STATISTICS_SETTING, setting)) from error
+        raise BadInputError(with_own_settings(str(error), CHECKPOINT if own else STATISTICS)) from error
     if scaling.proprio_dim != PROPRIO_DIM:
         found = f"{scaling.proprio_dim} numbers of the state, and pi0 sees {PROPRIO_DIM}"
-        raise BadInputError(f"{setting}: {path} has statistics of {found}; name those of its training data")
-    return path, scaling
+        setting = CHECKPOINT if own else STATISTICS
+        raise BadInputError(f"{setting}: {statistics.path} has statistics of {found}; name those of its training data")
+    return statistics, scaling
+
+
+def with_own_settings(text: str, setting: str = STATISTICS) -> str:
+    """Return a line about statistics with this policy's settings in place of the Waypoint VLA's."""
+    return text.replace(STATISTICS_SETTING, setting).replace(KEY_SETTING, STATISTICS_KEY)
+
+
+def _named_statistics(config: Config) -> DataSetStatistics:
+    settings = settings_of(config)
+    assert settings.statistics is not None
+    path, key = Path(settings.statistics), settings.statistics_key
+    return read_for_suites(path, config.data_suites, key, "normal", config.benchmark)
 
 
 def _processor_statistics(path: Path, processor: Mapping[str, Any]) -> DataSetStatistics:
+    missing = [name for name in _STATISTICS if processor.get(name) is None]
+    if missing:
+        remedy = f"name a file of the training data's statistics in {STATISTICS}"
+        raise BadInputError(f"{CHECKPOINT}: {path} has no {missing[0]}; {remedy}")
     fields = {
         field: {name: processor[f"{own}_{name}"] for name in ("mean", "std")}
         for field, own in (("proprio", "state"), ("action", "actions"))
@@ -151,13 +162,32 @@ def _processor_statistics(path: Path, processor: Mapping[str, Any]) -> DataSetSt
 
 
 def _pixel_scale(folder: Path, processor: Mapping[str, Any]) -> PixelScale:
-    """Return the image processor's scaling. Raise BadInputError if its images are of another size."""
+    """Return the image processor's scaling. Raise BadInputError if its images are of another size, or not scaled."""
+    with wrapping_errors(lambda error: _odd_processor(folder, f"cannot be read ({error})"), BadInputError):
+        _check_sides(folder, processor)
+        factor = float(processor.get("rescale_factor", 1 / 255))
+        mean, std = (np.array(processor.get(name, [0.5] * 3), np.float32) for name in ("image_mean", "image_std"))
+    off = [name for name in ("do_rescale", "do_normalize") if processor.get(name, True) is not True]
+    if off:
+        raise _odd_processor(folder, f"has {off[0]} {processor[off[0]]!r}, and only true is supported")
+    if (
+        mean.shape != (3,)
+        or std.shape != (3,)
+        or not (np.isfinite([*mean, *std, factor]).all() and factor * min(std) > 0)
+    ):
+        raise _odd_processor(
+            folder, f"has image_mean {mean.tolist()}, image_std {std.tolist()}, rescale_factor {factor}"
+        )
+    return PixelScale((mean * (1 / factor)).astype(np.float32), (std * (1 / factor)).astype(np.float32))
+
+
+def _check_sides(folder: Path, processor: Mapping[str, Any]) -> None:
     for name, sides in (("size", ("max_height", "max_width", "height", "width")), ("pad_size", ("height", "width"))):
         size = processor.get(name, {})
         given = [size[side] for side in sides if size.get(side) is not None]
         if any(side != _SIDE for side in given):
-            found = f"its image processor has {name} {size}, and only {_SIDE} pixels are supported"
-            raise BadInputError(f"{CHECKPOINT}: {folder}: {found}; name another checkpoint")
-    factor = processor.get("rescale_factor", 1 / 255)
-    mean, std = (np.array(processor.get(name, [0.5] * 3), np.float32) for name in ("image_mean", "image_std"))
-    return PixelScale((mean * (1 / factor)).astype(np.float32), (std * (1 / factor)).astype(np.float32))
+            raise _odd_processor(folder, f"has {name} {size}, and only {_SIDE} pixels are supported")
+
+
+def _odd_processor(folder: Path, found: str) -> BadInputError:
+    return BadInputError(f"{CHECKPOINT}: {folder}: its image processor {found}; name another checkpoint")

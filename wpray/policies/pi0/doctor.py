@@ -7,7 +7,6 @@ from functools import partial
 from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.policies.base import PolicyCheck
-from wpray.policies.pi0.spec import settings_of
 
 
 def checks(config: Config) -> tuple[PolicyCheck, ...]:
@@ -22,8 +21,8 @@ def check_files(config: Config) -> list[CheckResult]:
     """Check that every file is there and readable, and holds the statistics of state and actions."""
     from wpray.policies.pi0.checkpoint import open_files
 
-    files = open_files(settings_of(config), config.suites)
-    text = f"{files.folder}: {len(files.header.shapes)} tensors; statistics of {files.statistics.name}"
+    files = open_files(config)
+    text = f"{files.folder}: {len(files.header.shapes)} tensors; statistics of {files.statistics.path.name}"
     return [CheckResult("checkpoint", "pass", text)]
 
 

@@ -21,7 +21,7 @@ from wpray.models.memory import gpu_memory
 from wpray.models.staging import Staging, fetch
 from wpray.policies.base import Sources
 from wpray.policies.batch_shapes import BatchShapes, RequestKind, fixed_shapes
-from wpray.policies.pi0.checkpoint import Pi0Files, open_files
+from wpray.policies.pi0.checkpoint import Pi0Files, open_files, with_own_settings
 from wpray.policies.pi0.model import FlowModel, ModelInputs, expected_shapes, load_model, read_config
 from wpray.policies.pi0.preparation import Preparation, PromptEncoder, ReadyChunk
 from wpray.policies.pi0.spec import CHECKPOINT, Settings, settings_of, spec_of
@@ -67,7 +67,7 @@ def open_checkpoint(config: Config) -> OpenedCheckpoint:
     settings = settings_of(config)
     if config.noise == "reference":
         raise BadInputError("noise: reference draws Waypoint VLA's noise, which pi0 does not have; leave it out")
-    files = open_files(settings, config.suites)
+    files = open_files(config)
     sizes = read_config(files.config, files.folder)
     check_tensors(files.header, expected_shapes(sizes), CHECKPOINT)
     if settings.execute_steps > sizes.chunk_size:
@@ -86,7 +86,7 @@ class Pi0Policy:
         """Build the policy of a loaded model."""
         self.spec, settings, files = spec_of(config), settings_of(config), opened.files
         self.files = files.all
-        self.sources = _sources(settings, files, flow)
+        self.sources = _sources(config, files, flow)
         self._flow, self._scaling, self._settings = flow, files.scaling, settings
         largest, on_gpu = self.spec.max_batch_size, flow.device.type == "cuda"
         self._shapes = (
@@ -159,15 +159,18 @@ class Pi0Policy:
         return ChunkReply(actions)
 
 
-def _sources(settings: Settings, files: Pi0Files, flow: FlowModel) -> Sources:
+def _sources(config: Config, files: Pi0Files, flow: FlowModel) -> Sources:
+    settings = settings_of(config)
     facts = {
         "checkpoint": str(files.folder),
         "transformers": version("transformers"),
-        "statistics": {"path": str(files.statistics), "sha256": files.scaling.digest},
+        "statistics": {"path": str(files.statistics.path), "sha256": files.scaling.digest},
         "precision": settings.precision,
         "chunk_size": flow.config.chunk_size,
         "num_inference_steps": flow.steps,
     }
     digest = files.scaling.digest[:16]
     line = f"pi0: {files.folder}: chunks of {flow.config.chunk_size} in {flow.steps} steps, statistics {digest}"
-    return Sources({"pi0": facts}, (line,))
+    if settings.statistics is None:
+        return Sources({"pi0": facts}, (line,))
+    return Sources({"pi0": facts}, (line, with_own_settings(files.statistics.describe(config.data_suites[0]))))

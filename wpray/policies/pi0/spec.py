@@ -13,7 +13,8 @@ from wpray.policies.settings import NO_OUTCOME, read_settings
 from wpray.system.paths import expand
 from wpray.types import ImageSpec
 
-CHECKPOINT, STATISTICS, TOKENIZER = "policy_args.checkpoint", "policy_args.statistics", "policy_args.tokenizer"
+CHECKPOINT, TOKENIZER = "policy_args.checkpoint", "policy_args.tokenizer"
+STATISTICS, STATISTICS_KEY = "policy_args.statistics", "policy_args.statistics_key"
 Camera = Literal["base", "wrist"]
 
 
