@@ -234,8 +234,8 @@ class RayConfig(_Group):
     )
     num_env_actors: ActorCount | Auto = Field(
         "auto",
-        description="environments at once; auto: as many as the CPUs and memory of the present nodes hold; "
-        "a number makes a cluster that autoscales grow to it",
+        description="environments at once; auto: as many as the CPUs and memory of the present nodes hold, and on one "
+        "machine more where they wait for a GPU or a server; a number makes a cluster that autoscales grow to it",
     )
     num_policy_actors: ActorCount | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
     env_cpus: float = Field(1.0, ge=0.0001, le=1e6, description="CPUs reserved for each env actor")
@@ -681,6 +681,11 @@ class Config(_Group):
     def num_env_actors(self) -> int | Auto:
         """Environments at once, under either of its names."""
         return self.num_parallel if self.num_parallel is not None else self.ray.num_env_actors
+
+    @property
+    def env_memory(self) -> int:
+        """Bytes reserved for an env actor."""
+        return self.load_benchmark().env_memory(int(self.env.memory_gb * 2**30))
 
     @property
     def largest_batch(self) -> int:

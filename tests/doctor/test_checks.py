@@ -24,6 +24,7 @@ from wpray.config import Config, EnvConfig, RayConfig
 from wpray.doctor import checks, policies, resources, simulator, software
 from wpray.doctor.checks import carry_out, request_of
 from wpray.errors import BadInputError
+from wpray.policies import environments
 from wpray.policies.waypoint_vla import doctor as vla
 from wpray.run.machine import check_machine
 
@@ -103,6 +104,22 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (many.status, many.remedy) == ("warn", "set ray.num_env_actors (num_parallel) to 25")
 
 
+def test_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "cores", lambda: 4)
+    monkeypatch.setattr(environments, "free_memory", lambda: 400 * _GIB)
+    monkeypatch.setattr(environments, "num_gpus", lambda: 0)
+    config = Config(policy="noop")
+    assert "4 on 4 cores, because policy noop" in only(policies.check_environments(config)).message
+    many = only(policies.check_environments(config.model_copy(update={"num_parallel": 9})))
+    assert many.status == "warn" and "9 are asked for; auto would be 4 on 4 cores" in many.message
+    asking = Config(policy="openpi", policy_args={"url": "ws://a:1", "connections": 40}, num_parallel=9)
+    assert only(policies.check_environments(asking)).status == "pass"
+    asking = asking.model_copy(update={"num_parallel": 12})
+    assert "auto would be 11 on 4 cores, because they wait" in only(policies.check_environments(asking)).message
+    assert not policies.check_environments(FAKE)
+    assert not policies.check_environments(Config(policy="nop"))
+
+
 def test_an_environment_that_needs_more_cores_than_there_are() -> None:
     assert not resources.check_cores(FAKE)
     greedy = FAKE.model_copy(update={"ray": RayConfig(env_cpus=5000)})
@@ -176,11 +193,11 @@ def test_what_is_wrong_with_them_is_said_by_the_doctor_and_stops_launch(
 
 def test_gpu_memory(learned: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     config = validate(learned)
-    monkeypatch.setattr(vla, "_free_gpu_memory", dict)
+    monkeypatch.setattr(vla, "free_gpu_memory", dict)
     assert "no GPU here" in only(vla.check_gpu_memory(config)).message
-    monkeypatch.setattr(vla, "_free_gpu_memory", lambda: {"GPU 0 (small)": _GIB, "GPU 1 (large)": 24 * _GIB})
+    monkeypatch.setattr(vla, "free_gpu_memory", lambda: {"GPU 0 (small)": _GIB, "GPU 1 (large)": 24 * _GIB})
     assert "GPU 1 (large)" in only(vla.check_gpu_memory(config)).message
-    monkeypatch.setattr(vla, "_free_gpu_memory", lambda: {"GPU 0 (small)": _GIB})
+    monkeypatch.setattr(vla, "free_gpu_memory", lambda: {"GPU 0 (small)": _GIB})
     assert only(vla.check_gpu_memory(config)).status == "fail"
 
 

@@ -74,6 +74,17 @@ def test_one_machine_runs_no_more_environments_than_its_memory_holds(monkeypatch
         setup.num_env_actors(asked.model_copy(update={"env": EnvConfig(memory_gb=8)}), 100)
 
 
+def test_renderers_stay_one_a_core_where_ray_has_room_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "_nodes", lambda: [{"CPU": 44.0, "memory": 400.0 * _GIB}])
+    monkeypatch.setattr(setup, "cores", lambda: 16)
+    auto, given = Config(), Config(num_parallel=30)
+    assert (setup.num_env_actors(auto, 100), setup.num_renderers(auto, 100)) == (44, 16)
+    assert setup.num_renderers(auto, 3) == 3
+    assert setup.num_renderers(given, 100) == 30
+    joined = Config(ray=RayConfig(address="auto"))
+    assert setup.num_renderers(joined, 100) == 44
+
+
 def _available() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,15 @@ _PLENTY = 10_000.0  # of each custom resource on a single machine, because it co
 _PACKAGE = Path(__file__).parents[1]
 
 
-def start_ray(config: Config, folder: str | None = None) -> None:
+def start_ray(config: Config, folder: str | None = None, environments: int | None = None) -> None:
     """Join the cluster at ray.address, or start a local Ray: loopback only, no dashboard, no log output.
 
-    `folder`: where a local Ray keeps its files; None is Ray's own choice. Raises BadInputError if the cluster cannot be
-    reached.
+    `folder`: where a local Ray keeps its files; None is Ray's own choice. `environments`: as many as a local Ray gets
+    room for if `auto` is configured; None: one a core. Raises BadInputError if the cluster cannot be reached.
     """
     warnings.filterwarnings("ignore", module="ray")
     address, on_sigterm = config.ray.address, signal.getsignal(signal.SIGTERM)
-    options = _join_options(address) if address else {**_local_options(config), "_temp_dir": folder}
+    options = _join_options(address) if address else {**_local_options(config, environments), "_temp_dir": folder}
 
     def one_line(error: Exception) -> BadInputError:
         named = " (RAY_ADDRESS)" if address == "auto" and os.environ.get("RAY_ADDRESS") else ""
@@ -60,10 +60,10 @@ def ray_is_running() -> bool:
 
 
 @contextlib.contextmanager
-def running_ray(config: Config) -> Iterator[None]:
-    """Start or join Ray, and leave it at the end."""
+def running_ray(config: Config, environments: int | None = None) -> Iterator[None]:
+    """Start or join Ray as `start_ray` does, and leave it at the end."""
     with contextlib.nullcontext() if config.ray.address else short_enough() as folder:
-        start_ray(config, folder)
+        start_ray(config, folder, environments)
         try:
             yield
         finally:
@@ -84,6 +84,14 @@ def num_env_actors(config: Config, num_trials: int) -> int:
     if fitting == 0:
         raise _nothing_fits(config)
     return min(fitting if wanted == "auto" else wanted, fitting, num_trials)
+
+
+def num_renderers(config: Config, num_jobs: int) -> int:
+    """Return the number of actors at once that only compute: as `num_env_actors`, but `auto` is one a core here."""
+    fitting = num_env_actors(config, num_jobs)
+    if config.ray.address is not None or config.num_env_actors != "auto" or len(_nodes()) > 1:
+        return fitting
+    return min(fitting, max(1, int(cores() / config.ray.env_cpus)))
 
 
 def env_actors_that_fit(config: Config) -> int:
@@ -116,11 +124,6 @@ def demands(resources: Mapping[str, float]) -> dict[str, Any]:
     """Return the options of an actor that demand the configured resources; GPUs have an option of their own."""
     custom = {name: share for name, share in resources.items() if name != "GPU"}
     return {"resources": custom, "num_gpus": resources.get("GPU", 0)}
-
-
-def env_memory(config: Config) -> int:
-    """Return the bytes reserved for an env actor."""
-    return config.load_benchmark().env_memory(int(config.env.memory_gb * 2**30))
 
 
 def cluster_tasks(config: Config) -> tuple[Task, ...]:
@@ -178,9 +181,10 @@ def _join_options(address: str) -> dict[str, Any]:
     }
 
 
-def _local_options(config: Config) -> dict[str, Any]:
+def _local_options(config: Config, environments: int | None) -> dict[str, Any]:
     """Return options of a local Ray; workers inherit this environment, because a runtime_env costs a second each."""
-    asked = 0 if config.num_env_actors == "auto" else config.num_env_actors * config.ray.env_cpus
+    wanted = environments or 0 if config.num_env_actors == "auto" else config.num_env_actors
+    asked = wanted * config.ray.env_cpus
     return {
         "address": "local",
         "include_dashboard": False,
@@ -191,10 +195,10 @@ def _local_options(config: Config) -> dict[str, Any]:
 
 
 def _needs(config: Config) -> dict[str, float]:
-    return {"CPU": config.ray.env_cpus, "memory": env_memory(config), **config.ray.env_resources}
+    return {"CPU": config.ray.env_cpus, "memory": config.env_memory, **config.ray.env_resources}
 
 
-def _nodes() -> Iterable[Mapping[str, float]]:
+def _nodes() -> Sequence[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
@@ -203,7 +207,7 @@ def _fitting(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
 
 
 def _nothing_fits(config: Config) -> BadInputError:
-    needs = f"{config.ray.env_cpus:g} CPU and {env_memory(config) / 2**30:.1f} GiB of memory"
+    needs = f"{config.ray.env_cpus:g} CPU and {config.env_memory / 2**30:.1f} GiB of memory"
     custom = "".join(f", {share:g} {name}" for name, share in config.ray.env_resources.items())
     remedy = "lower env.memory_gb or ray.env_cpus, or (a cluster that grows) give ray.num_env_actors"
     return BadInputError(f"no node has what one env actor needs ({needs}{custom} free); {remedy}")

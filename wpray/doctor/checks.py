@@ -30,7 +30,10 @@ _THOROUGH: tuple[tuple[str, Check], ...] = (
     ("files of the nodes", policies.check_nodes_have_files),
     ("rendering", simulator.check_rendering),
 )
-_SLOW: tuple[tuple[str, Check], ...] = (("policy", policies.check_policy),)
+_SLOW: tuple[tuple[str, Check], ...] = (
+    ("policy", policies.check_policy),
+    ("environments", policies.check_environments),
+)
 _TRIALS: tuple[str, Check] = ("trials", simulator.check_trials)
 
 

@@ -8,13 +8,15 @@ from wpray.checks import CheckResult
 from wpray.cluster.node_versions import HARMLESS, REMEDY, NodeVersions, ask_nodes, must_match, named, reference
 from wpray.cluster.setup import env_actors_that_fit, running_ray
 from wpray.config import Config
+from wpray.doctor.policies import environments_here
 
 _TIMEOUT_S = 180
 
 
 def check_ray(config: Config) -> list[CheckResult]:
     """Start or join Ray as a run does, and compare the versions of all nodes."""
-    with running_ray(config):
+    suits = environments_here(config)
+    with running_ray(config, None if suits is None else suits.number):
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         where = f"joined {config.ray.address}" if config.ray.address else "starts here"
         size = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"

@@ -6,7 +6,8 @@ from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.base import PolicyCheck
-from wpray.policies.factory import policy_checks
+from wpray.policies.environments import Host, Suited, suited
+from wpray.policies.factory import policy_checks, policy_spec
 from wpray.policies.fit import fitting_spec
 from wpray.registry import POLICIES
 
@@ -33,6 +34,33 @@ def check_policy(config: Config) -> list[CheckResult]:
     policy_checks(config)
     sees = ", which sees the objects' positions" if spec.privileged else ""
     return [CheckResult("policy", "pass", f"{config.policy}{sees}")]
+
+
+def environments_here(config: Config) -> Suited | None:
+    """Return the number of environments that suits the policy on this machine.
+
+    None if the run joins a cluster, or if the policy cannot be loaded, which `check_policy` reports.
+    """
+    if config.ray.address is not None:
+        return None
+    try:
+        spec = policy_spec(config)
+    except BadInputError:
+        return None
+    return suited(config, spec, Host.here(config, spec))
+
+
+def check_environments(config: Config) -> list[CheckResult]:
+    """Compare the configured number of environments with the one that suits the policy on this machine."""
+    found, given = environments_here(config), config.num_env_actors
+    if found is None or config.load_benchmark().stand_in:
+        return []
+    if given == "auto":
+        return [CheckResult("environments", "pass", str(found))]
+    if given <= found.number:
+        return [CheckResult("environments", "pass", f"{given} are asked for, on {found.cores} cores")]
+    text = f"{given} are asked for; auto would be {found}"
+    return [CheckResult("environments", "warn", text, "leave ray.num_env_actors (num_parallel) out")]
 
 
 def check_nodes_have_files(config: Config) -> list[CheckResult]:

@@ -26,7 +26,7 @@ def check_memory(config: Config) -> list[CheckResult]:
     free = free_memory()
     if free is None or config.ray.address is not None:
         return []
-    needed = env_memory(config)
+    needed = config.env_memory
     if config.load_benchmark().stand_in:
         return _memory_of_many(free, needed, config.num_env_actors)
     each, wanted = needed / _GIB, config.num_env_actors
@@ -37,9 +37,6 @@ def check_memory(config: Config) -> list[CheckResult]:
     if wanted != "auto" and wanted > fitting:
         remedy = f"set ray.num_env_actors (num_parallel) to {fitting}"
         return [CheckResult("memory", "warn", f"{text}: room for {fitting}, {wanted} are asked for", remedy)]
-    if wanted != "auto" and wanted > cores():
-        remedy = f"{cores()} would be as fast"
-        return [CheckResult("memory", "warn", f"{text}; {wanted} environments share {cores()} cores", remedy)]
     return [CheckResult("memory", "pass", f"{text}: room for {fitting}, on {cores()} cores")]
 
 
@@ -87,11 +84,6 @@ def check_disk(config: Config) -> list[CheckResult]:
     if free > needed:
         return [CheckResult("disk", "pass", text)]
     return [CheckResult("disk", "fail", text, "set record: light, or output_dir on a larger disk")]
-
-
-def env_memory(config: Config) -> int:
-    """Return the bytes that an env actor takes."""
-    return config.load_benchmark().env_memory(int(config.env.memory_gb * _GIB))
 
 
 def _size(num_bytes: float) -> str:

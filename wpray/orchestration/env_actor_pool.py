@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from wpray.cluster.setup import demands, env_memory
+from wpray.cluster.setup import demands
 from wpray.orchestration.actors import ActorHealth, ActorHost, EnvActor, RunContext
 from wpray.orchestration.events import ActorFailure, AttemptFinished, EnvLost, EnvReady, Event, EventQueue, failure_of
 from wpray.orchestration.scheduler import Assignment, SceneKey, scene_of
@@ -52,7 +52,7 @@ class EnvActorPool:
         name = f"env-{next(self._numbers)}"
         handle = self.kind.options(
             num_cpus=config.ray.env_cpus,
-            memory=env_memory(config),
+            memory=config.env_memory,
             **demands(config.ray.env_resources),
         ).remote(name, self._context.for_environments(), self._replicas)
         # On a cluster it may wait for a node first, without a limit.

@@ -24,6 +24,7 @@ from wpray.orchestration.driver import Driver
 from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import AnyPolicy, PolicySpec
+from wpray.policies.environments import Host, suited
 from wpray.policies.factory import all_policy_args, waypoint_units, with_policy_args
 from wpray.policies.fit import fitting_spec
 from wpray.report.page import write_report
@@ -115,7 +116,7 @@ def evaluate_with(config: Config, guest: CallerParts, pools: Pools | None = None
         facts |= _facts(config, spec, chosen, guest)
         run = _begun(config, spec, folder, chosen, facts, versions, guest, stack)
         if run.todo and config.ray.address is None:
-            pools.join_ray(config, console)
+            pools.join_ray(config, console, _environments(config, spec))
         code = _finish(run, _carry_out(run, console, versions, pools) if run.todo else None, console)
     return RunResult(code, folder)
 
@@ -201,6 +202,16 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str], pools: Poo
                 _LOG.warning("stopping now, keeping what is finished")
         run.info.add_hosts(driver.hosts)
         return driver.stop
+
+
+def _environments(config: Config, spec: PolicySpec) -> int:
+    """Return the number of environments that suits the policy on this machine; log why, or a larger one given."""
+    found, given = suited(config, spec, Host.here(config, spec)), config.num_env_actors
+    if given == "auto":
+        _LOG.info("ray.num_env_actors auto: at most %s", found)
+    elif given > found.number and not config.load_benchmark().stand_in:
+        _LOG.warning("ray.num_env_actors is %d; auto would be %s", given, found)
+    return found.number
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:

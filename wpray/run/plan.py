@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from wpray.benchmarks.factory import benchmark_of, list_tasks
-from wpray.cluster.setup import env_memory
 from wpray.config import Config
 from wpray.errors import BadInputError
+from wpray.policies.base import PolicySpec
+from wpray.policies.environments import Host, policy_gpus, replicas, suited
 from wpray.policies.factory import with_policy_args
 from wpray.policies.fit import fitting_spec
 from wpray.results import Run, load
@@ -24,7 +24,6 @@ from wpray.results.writer import RunFolder
 from wpray.run.forecast import Forecast, RunLayout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
 from wpray.run.selection import select
-from wpray.system.hardware import cores, free_memory
 from wpray.trials import remaining
 from wpray.types import TrialKey
 
@@ -56,10 +55,9 @@ def show_plan(config: Config, console: Console | None = None) -> int:
     console = console or Console(soft_wrap=True, highlight=False)
     config = with_policy_args(config)
     spec = fitting_spec(config)
-    num_gpus = config.ray.policy_resources.get("GPU", spec.num_gpus)
     work = work_of(config)
-    speeds = _measured(config, work.folder.path) or _defaults(num_gpus, spec.servers)
-    layout, notes = _layout(config, num_gpus, speeds, spec.servers)
+    speeds = _measured(config, work.folder.path) or _defaults(policy_gpus(config, spec), spec.servers)
+    layout, notes = _layout(config, spec, speeds)
     found = forecast(work.planned - work.finished, speeds, layout)
     console.print(_table(work, found, layout, spec.servers > 0))
     for line in (*_advice(found, layout, spec.servers > 0), *notes, f"From {speeds.source}."):
@@ -158,16 +156,15 @@ def _defaults(num_gpus: float, servers: int) -> Speeds:
     return Speeds(_ENV_S, answer_s, answer_s / 8, _DEFAULT)
 
 
-def _layout(config: Config, num_gpus: float, speeds: Speeds, servers: int) -> tuple[RunLayout, list[str]]:
+def _layout(config: Config, spec: PolicySpec, speeds: Speeds) -> tuple[RunLayout, list[str]]:
     """Return the actors of the run on this machine; on a cluster with `auto`, those that balance one policy actor.
 
-    `servers` that answer a request at a time count in place of policy actors, because those only pass requests on.
+    Servers that answer a request at a time count in place of policy actors, because those only pass requests on.
     """
-    asked = config.ray.num_policy_actors
-    policies = asked if asked != "auto" else 1 if config.ray.address or not num_gpus else max(1, _gpus_here())
-    policies = servers or policies
+    asked, num_gpus, host = config.ray.num_policy_actors, policy_gpus(config, spec), Host.here(config, spec)
+    policies = spec.servers or replicas(config, spec, 1 if config.ray.address else host.gpus)
     notes, here = [], None
-    if servers:
+    if spec.servers:
         notes.append(
             "Servers are taken to answer one request at a time (policy_args.connections); more of them share the load."
         )
@@ -175,9 +172,10 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds, servers: int) -> tu
         notes.append("ray.num_policy_actors is auto, one a GPU: this is for one, and each further GPU brings as much.")
     wanted = config.num_env_actors
     if config.ray.address is None:
-        here = cores()
-        envs = _fitting(config, here)
-        if num_gpus and not _gpus_here():
+        here = host.cores
+        envs, why = _here(config, spec, host)
+        notes += why
+        if num_gpus and not host.gpus:
             notes.append("No GPU was found here: the policy would compute on the CPU, slower than these figures.")
     elif wanted != "auto":
         envs = wanted
@@ -188,18 +186,13 @@ def _layout(config: Config, num_gpus: float, speeds: Speeds, servers: int) -> tu
     return RunLayout(envs, policies, config.ray.env_cpus, num_gpus, here), notes
 
 
-def _fitting(config: Config, here: int) -> int:
-    free = free_memory()
+def _here(config: Config, spec: PolicySpec, host: Host) -> tuple[int, list[str]]:
+    """Return the number of environments on this machine, and a note of what `auto` goes by."""
     wanted = config.num_env_actors
-    most = int(here / config.ray.env_cpus) if wanted == "auto" else wanted
-    return max(1, most if free is None else min(most, int(free / env_memory(config))))
-
-
-def _gpus_here() -> int:
-    """Return the number of GPUs that Ray would find on this machine."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return present if hidden is None else min(present, len([part for part in hidden.split(",") if part.strip()]))
+    if wanted == "auto":
+        found = suited(config, spec, host)
+        return max(1, found.number), [f"ray.num_env_actors auto: {found}."]
+    return max(1, wanted if host.memory is None else min(wanted, int(host.memory / config.env_memory))), []
 
 
 def _table(work: Work, found: Forecast, layout: RunLayout, serves: bool) -> Table:

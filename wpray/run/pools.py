@@ -63,12 +63,12 @@ class Pools:
             self.end_env_actors()
             self._end_ahead()
 
-    def join_ray(self, config: Config, console: Console) -> None:
-        """Start or join Ray, unless it runs already: from an earlier run, or the caller's own in Python."""
+    def join_ray(self, config: Config, console: Console, environments: int | None = None) -> None:
+        """Start or join Ray as `start_ray` does, unless it runs already: of an earlier run, or the caller's own."""
         if ray_is_running():
             return
         with console.status("starting Ray") if console.is_terminal else contextlib.nullcontext():
-            self._stack.enter_context(running_ray(config))
+            self._stack.enter_context(running_ray(config, environments))
 
     @contextlib.contextmanager
     def policies(self, config: Config, spec: PolicySpec, live: AnyPolicy | None) -> Iterator[Policies]:

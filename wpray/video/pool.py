@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from wpray.cluster.setup import demands, env_memory
+from wpray.cluster.setup import demands
 from wpray.config import Config
 from wpray.orchestration.actors import prepare_rendering
 from wpray.orchestration.events import failure_of
@@ -121,7 +121,7 @@ class VideoPool:
 
     def _start(self) -> Any:
         config = self.config
-        resources = {"num_cpus": config.ray.env_cpus, "memory": env_memory(config), **demands(config.ray.env_resources)}
+        resources = {"num_cpus": config.ray.env_cpus, "memory": config.env_memory, **demands(config.ray.env_resources)}
         return VideoActor.options(**resources).remote(config, self.style)
 
     def _submit(self, actor: Any, job: VideoJob, attempt: int) -> None:

@@ -13,7 +13,7 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from wpray.cluster.setup import num_env_actors, running_ray
+from wpray.cluster.setup import num_renderers, running_ray
 from wpray.config import Config
 from wpray.errors import BadInputError, RunStoppedError
 from wpray.results.atomic import write_atomic
@@ -64,7 +64,7 @@ def render(
     failed, written, began = 0, 0, time.monotonic()
     with _ray(config), _progress(console) as progress:
         bar = progress.add_task("videos", total=len(jobs))
-        size = num_env_actors(config, len(jobs))
+        size = num_renderers(config, len(jobs))
         for result in VideoPool(config, style, size, budget_s).render(jobs):
             progress.advance(bar)
             if result.video is None:

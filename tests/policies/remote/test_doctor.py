@@ -95,6 +95,8 @@ def test_the_plan_counts_servers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 servers" in two and "bottleneck  policy" in two and "answer one request at a time" in two
     show_plan(_config("openpi", "ws://a:1", "ws://b:1", connections=3))
     assert "6 servers" in capsys.readouterr().out
+    show_plan(_config("openpi", "ws://a:1", connections=400).model_copy(update={"num_parallel": None}))
+    assert "because they wait for the answers of policy openpi." in capsys.readouterr().out
     assert policy_spec(_config("vla_eval", "ws://a:1")).servers == 1
 
 

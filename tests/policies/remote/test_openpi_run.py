@@ -18,6 +18,7 @@ from tests.policies.remote.servers import openpi_server
 from wpray.launch import main as launch
 from wpray.results import load
 from wpray.results.schema import OUTCOME_COLUMNS
+from wpray.system.hardware import cores
 
 pytestmark = pytest.mark.ray
 RUN = ["--task_suite", "fake", "--policy", "openpi", "--tasks", "0,1", "--num_trials_per_task", "3"]
@@ -40,8 +41,14 @@ def test_outcomes_are_the_same_however_many_servers_and_actors_there_are(tmp_pat
     with openpi_server(_answer, {"checkpoint": "toy"}) as one, openpi_server(_answer, {"checkpoint": "toy"}) as two:
         code, alone = _run(tmp_path / "1", one, "--num_parallel", "1")
         other_code, many = _run(tmp_path / "3", f"{one},{two}", "--num_parallel", "3")
+        _, chosen = _run(tmp_path / "auto", one, "--policy_args.connections", "9")
     assert code == other_code == 0
-    assert alone.episodes.select(OUTCOME_COLUMNS).equals(many.episodes.select(OUTCOME_COLUMNS))
+    for other in (many, chosen):
+        assert alone.episodes.select(OUTCOME_COLUMNS).equals(other.episodes.select(OUTCOME_COLUMNS))
+    suits = max(cores(), min(int(2.75 * cores()), 18))
+    log = (tmp_path / "auto" / "run.log").read_text()
+    assert f"ray.num_env_actors auto: at most {suits} on {cores()} cores, because" in log
+    assert f"6 episodes, {min(6, suits)} env actors" in log
     assert {row["duration"] for row in many.decisions.to_pylist()} <= {1, 2, 3, 4, 5}
     record, log = json.loads((tmp_path / "3" / "run.json").read_text()), (tmp_path / "3" / "run.log").read_text()
     assert record["policy_sources"]["servers"] == {url: {"checkpoint": "toy"} for url in (one, two)}

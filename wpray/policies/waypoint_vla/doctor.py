@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from functools import partial
 
 from wpray.checks import CheckResult
@@ -10,6 +9,7 @@ from wpray.config import Config
 from wpray.policies.base import PolicyCheck
 from wpray.policies.waypoint_vla.spec import spec_of
 from wpray.policies.waypoint_vla.suite_statistics import scalings_of, statistics_lines, suite_statistics
+from wpray.system.gpus import free_gpu_memory
 
 _GIB = 2**30
 _CUDA = 2.1 * _GIB  # CUDA, captured graphs and the allocator's reserve: measured use less what is computed here
@@ -49,7 +49,7 @@ def check_gpu_memory(config: Config) -> list[CheckResult]:
     stored = sum(model.num_bytes for model in weights.distinct(vlm, expert))
     needed = stored + weights.working_memory(config, vlm, expert) + _CUDA
     what = f"about {needed / _GIB:.1f} GiB for weights and batches of {spec_of(config).max_batch_size}"
-    gpus = _free_gpu_memory()
+    gpus = free_gpu_memory()
     if not gpus:
         remedy = "ray.address: a cluster that has one"
         return [CheckResult("GPU memory", "warn", f"no GPU here: the CPU computes, slowly; {what}", remedy)]
@@ -82,14 +82,3 @@ def check_tokenizer(config: Config) -> list[CheckResult]:
     path = tokenizer_path(config)
     tokenizer = load_tokenizer(path, small=weights.is_synthetic(config))
     return [CheckResult("tokenizer", "pass", f"{path}: {tokenizer.vocab_size()} pieces")]
-
-
-def _free_gpu_memory() -> dict[str, float]:
-    """Return free bytes by GPU. The driver's tool reports them, because a CUDA context would itself take memory."""
-    command = ["nvidia-smi", "--query-gpu=index,name,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    rows = (line.split(", ") for line in done.stdout.splitlines())
-    return {f"GPU {row[0]} ({row[1]})": float(row[2]) * 2**20 for row in rows if len(row) == 3 and row[2].isdecimal()}

@@ -1,0 +1,27 @@
+"""NVIDIA GPUs of this machine, without a CUDA context, which would itself take memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+_PRESENT = Path("/proc/driver/nvidia/gpus")
+
+
+def num_gpus() -> int:
+    """Return the number of GPUs that Ray would find on this machine."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = len(list(_PRESENT.glob("*")))
+    return present if hidden is None else min(present, len([part for part in hidden.split(",") if part.strip()]))
+
+
+def free_gpu_memory() -> dict[str, float]:
+    """Return free bytes by GPU, as the driver's tool reports them; empty if there is none."""
+    command = ["nvidia-smi", "--query-gpu=index,name,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    rows = (line.split(", ") for line in done.stdout.splitlines())
+    return {f"GPU {row[0]} ({row[1]})": float(row[2]) * 2**20 for row in rows if len(row) == 3 and row[2].isdecimal()}
