@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wpray.config import Config, EnvConfig, RayConfig
+from wpray.policies import environments
 from wpray.policies.base import PolicySpec
 from wpray.policies.environments import Host, suited
 from wpray.system import gpus
@@ -68,6 +69,25 @@ def test_cpus_that_are_reserved_decide_as_they_did() -> None:
     reserving = CONFIG.model_copy(update={"ray": RayConfig(env_cpus=0.5)})
     found = [suited(reserving, spec, H200) for spec in (GPU, CPU, SERVERS)]
     assert {(one.number, one.because) for one in found} == {(32, "ray.env_cpus reserves 0.5 for each")}
+
+
+def test_the_fullest_gpu_counts_only_where_environments_wait_and_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def free() -> dict[str, float]:
+        asked.append("nvidia-smi")
+        return {"GPU 0 (a)": 9.0, "GPU 1 (b)": 5.0}
+
+    monkeypatch.setattr(environments, "num_gpus", lambda: 2)
+    monkeypatch.setattr(environments, "free_gpu_memory", free)
+    assert Host.here(CONFIG, GPU).gpu_memory == Host.here(CONFIG, SERVERS).gpu_memory == 5
+    assert len(asked) == 2
+    osmesa = CONFIG.model_copy(update={"env": EnvConfig(renderer="osmesa")})
+    fake = CONFIG.model_copy(update={"task_suite": "fake"})
+    found = [Host.here(CONFIG, CPU), Host.here(osmesa, GPU), Host.here(fake, GPU)]
+    assert [(host.gpus, host.gpu_memory) for host in found] == [(2, None)] * 3 and len(asked) == 2
+    monkeypatch.setattr(environments, "free_gpu_memory", dict)
+    assert Host.here(CONFIG, GPU).gpu_memory == 0, "a GPU that nothing is said of has room for none"
 
 
 @given(cores=st.integers(1, 512), count=st.integers(0, 8), batch=st.integers(1, 256), free=st.integers(0, 200))
