@@ -152,6 +152,7 @@ def test_a_checkpoint_that_fails_leaves_the_race(runs: Evaluations, tmp_path: Pa
     ("options", "reason"),
     [
         (("--race", "12", "--held_out", "5"), "12 trials at first and 5 held out are more than the 16"),
+        (("--race", "1", "--num_trials_per_task", "1"), "1 trials at first and 1 held out are more than the 1"),
         (("--race", "0"), "not a whole number from 1"),
         (("--held_out", "3"), "--held_out: is of a race"),
         (("--race", "2", "--watch", "5"), "--watch: a race needs all checkpoints"),
@@ -185,6 +186,17 @@ def test_checkpoints_that_training_has_removed_stay_in_the_tables(runs: Evaluati
     rows = pq.read_table(tmp_path / "out" / "sweep.parquet").to_pylist()
     assert sorted({row["step"] for row in rows}) == sorted(SOLVED)
     assert len(runs.calls) == len(SOLVED)
+
+
+def test_a_checkpoint_that_training_has_removed_does_not_change_what_a_race_decided(
+    runs: Evaluations, tmp_path: Path
+) -> None:
+    assert main(_argv(tmp_path, "out", "--race", "2")) == 0
+    race, calls = _race(tmp_path, "out"), list(runs.calls)
+    lost = set(race["rounds"][0]["rates"]) - {race["winner"]}
+    (tmp_path / "run" / f"step_{_step(min(lost))}" / "vlm").rename(tmp_path / "removed")
+    assert main(_argv(tmp_path, "out", "--race", "2")) == 0
+    assert _race(tmp_path, "out") == race and runs.calls == calls
 
 
 def test_videos_are_rendered_after_the_last_checkpoint_if_asked_for(runs: Evaluations, tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ class Course:
         """Begin with `checkpoints`, and with those that were evaluated earlier and have been removed since."""
         self.grid, self._folder = grid, folder
         self.jobs: list[Job] = []  # all runs that are known, finished or not
-        gone = [grid.checkpoint(paths) for paths in folder.known_paths(list(grid.patterns))]
+        known = [grid.checkpoint(paths) for paths in folder.known_paths(list(grid.patterns))]
         names = {checkpoint.name for checkpoint in checkpoints}
-        finished = [one for one in gone if one.name not in names and job_of(one, folder).is_finished]
-        self.add([*checkpoints, *finished])
+        removed = [one for one in known if one.name not in names and self._was_evaluated(job_of(one, folder))]
+        self.add([*checkpoints, *removed])
 
     def add(self, checkpoints: Sequence[SweepCheckpoint]) -> None:
         """Add checkpoints in their places."""
@@ -86,6 +86,10 @@ class Course:
     def left(self, failed: Collection[str]) -> list[Job]:
         """Return the runs that are to be done now, in order, without those that have `failed`, by name."""
         return [job for job in self.jobs if job.name not in failed and not job.is_finished]
+
+    def _was_evaluated(self, job: Job) -> bool:
+        """Return True if the run of a checkpoint that has been removed still counts."""
+        return job.is_finished
 
     def wait(self, failed: Collection[str]) -> bool:
         """Return True once there are more runs to do; False if none will come."""

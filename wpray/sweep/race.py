@@ -50,8 +50,8 @@ def race_rules(config: Config, first: int, held_out: int | None) -> Rules:
     if config.stop_when != StopWhenConfig() or config.stop_after_successes is not None:
         raise BadInputError("--race: needs the same trials of each task; leave stop_when and stop_after_successes out")
     start, end = config.trial_start, config.num_trials_per_task
-    reserved = (end - start) // 2 if held_out is None else held_out
-    if first + reserved > end - start or reserved < 1:
+    reserved = max(1, (end - start) // 2) if held_out is None else held_out
+    if first + reserved > end - start:
         given = f"{first} trials at first and {reserved} held out"
         raise BadInputError(
             f"--race: {given} are more than the {end - start} of num_trials_per_task; give more of them"
@@ -105,6 +105,10 @@ class Race(Course):
             end = min(self._rules.start + 2 * (end - self._rules.start), self._rules.limit)
         held_out = self.held_out
         return [] if held_out is None or held_out.name in failed or held_out.is_finished else [held_out]
+
+    def _was_evaluated(self, job: Job) -> bool:
+        """Return True if the run has begun: a round's runs have fewer trials, and what they decided stays decided."""
+        return (job.place / "run.json").exists()
 
     def _score(self, job: Job, end: int) -> float | None:
         """Return the rate over the trials before `end`; None if one of them has no outcome yet."""

@@ -96,6 +96,9 @@ def test_it_gives_the_bits_of_the_same_weights_in_transformers_format(pi0_folder
         ({"input_features": {"observation.images.one": {"type": "VISUAL"}}}, r"cameras: names 2, and .* has 1 \(obs"),
         ({"type": "act"}, r"its model_type is 'act', not 'pi0'"),
         ({"chunk_size": 0.5}, r"not a configuration of pi0"),
+        ({"image_resolution": 224}, r"config\.json is not in the form of LeRobot's pi0 \(.*\); copy it"),
+        ({"normalization_mapping": "MEAN_STD"}, r"config\.json is not in the form of LeRobot's pi0"),
+        ({"input_features": ["observation.state"]}, r"config\.json is not in the form of LeRobot's pi0"),
     ],
 )
 def test_what_differs_from_the_model_is_refused(
@@ -110,6 +113,10 @@ def test_what_differs_from_the_model_is_refused(
     ("damage", "said"),
     [
         (lambda folder: (folder / "policy_preprocessor.json").unlink(), r"has no state_mean; name a file"),
+        (
+            lambda folder: (folder / "policy_preprocessor.json").write_text('{"steps": ["normalizer"]}'),
+            r"policy_preprocessor\.json is not in the form of LeRobot's pi0",
+        ),
         (lambda folder: (folder / STATE_FILE).write_bytes(b"no"), rf"{STATE_FILE} cannot be read"),
         (lambda folder: (folder / STATE_FILE).unlink(), rf"{STATE_FILE} cannot be read"),
     ],

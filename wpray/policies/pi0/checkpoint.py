@@ -13,11 +13,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from wpray.config import Config
-from wpray.errors import BadInputError, wrapping_errors
+from wpray.errors import BadInputError
 from wpray.models.checkpoint import resolve_checkpoint
 from wpray.models.header import Header, read_headers
 from wpray.policies.pi0 import lerobot_folder
-from wpray.policies.pi0.json_file import read_json
+from wpray.policies.pi0.json_file import in_the_form_of, read_json
 from wpray.policies.pi0.spec import CHECKPOINT, STATISTICS, STATISTICS_KEY, TOKENIZER, Settings, settings_of
 from wpray.policies.waypoint_vla.statistics import DataSetStatistics, PolicyScaling, read_for_suites
 from wpray.policies.waypoint_vla.statistics_file import KEY_SETTING
@@ -163,21 +163,17 @@ def _processor_statistics(path: Path, processor: Mapping[str, Any]) -> DataSetSt
 
 def _pixel_scale(folder: Path, processor: Mapping[str, Any]) -> PixelScale:
     """Return the image processor's scaling. Raise BadInputError if its images are of another size, or not scaled."""
-    with wrapping_errors(lambda error: _odd_processor(folder, f"cannot be read ({error})"), BadInputError):
+    with in_the_form_of("an image processor", folder / _PROCESSOR):
         _check_sides(folder, processor)
         factor = float(processor.get("rescale_factor", 1 / 255))
         mean, std = (np.array(processor.get(name, [0.5] * 3), np.float32) for name in ("image_mean", "image_std"))
     off = [name for name in ("do_rescale", "do_normalize") if processor.get(name, True) is not True]
     if off:
         raise _odd_processor(folder, f"has {off[0]} {processor[off[0]]!r}, and only true is supported")
-    if (
-        mean.shape != (3,)
-        or std.shape != (3,)
-        or not (np.isfinite([*mean, *std, factor]).all() and factor * min(std) > 0)
-    ):
-        raise _odd_processor(
-            folder, f"has image_mean {mean.tolist()}, image_std {std.tolist()}, rescale_factor {factor}"
-        )
+    whole = mean.shape == std.shape == (3,) and np.isfinite([*mean, *std, factor]).all()
+    if not whole or factor <= 0 or std.min() <= 0:
+        numbers = f"image_mean {mean.tolist()}, image_std {std.tolist()}, rescale_factor {factor}"
+        raise _odd_processor(folder, f"has {numbers}, which is no scaling of three channels")
     return PixelScale((mean * (1 / factor)).astype(np.float32), (std * (1 / factor)).astype(np.float32))
 
 

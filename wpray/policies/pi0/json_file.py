@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +25,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BadInputError(f"{CHECKPOINT}: {path} must hold a JSON object; {_COPY}")
     return data
+
+
+@contextlib.contextmanager
+def in_the_form_of(form: str, path: Path) -> Iterator[None]:
+    """Raise BadInputError in place of the errors of code that reads the content of `path`, which has another form."""
+    try:
+        yield
+    except BadInputError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadInputError(f"{CHECKPOINT}: {path} is not in the form of {form} ({error}); {_COPY}") from error

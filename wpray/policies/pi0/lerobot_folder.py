@@ -9,12 +9,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from wpray.errors import BadInputError, shown
-from wpray.policies.pi0.json_file import read_json
+from wpray.policies.pi0.json_file import in_the_form_of, read_json
 from wpray.policies.pi0.spec import CHECKPOINT, Settings
 from wpray.types import POLICY_IMAGE_SIZE
 
 # Sizes of the two networks -> what Transformers' configuration says of them; these are its defaults.
 SIZES: dict[tuple[str, str], dict[str, Any]] = {("gemma_2b", "gemma_300m"): {}}
+_FORM = "LeRobot's pi0"
 _SAME = ("chunk_size", "max_state_dim", "max_action_dim", "num_inference_steps", "min_period", "max_period")
 _PREPROCESSOR, _NORMALIZER = "policy_preprocessor.json", "normalizer_processor"
 _NAMES = {"state": "observation.state", "actions": "action"}  # in Transformers' processor -> in the statistics
@@ -30,6 +31,11 @@ def own_config(config: Mapping[str, Any], path: Path, settings: Settings) -> dic
 
     Raise BadInputError if the model is another one, or was trained with other images or another normalization.
     """
+    with in_the_form_of(_FORM, path):
+        return _checked_config(config, path, settings)
+
+
+def _checked_config(config: Mapping[str, Any], path: Path, settings: Settings) -> dict[str, Any]:
     sizes = str(config.get("paligemma_variant")), str(config.get("action_expert_variant"))
     if sizes not in SIZES:
         known = " or ".join(" and ".join(pair) for pair in SIZES)
@@ -53,11 +59,15 @@ def own_config(config: Mapping[str, Any], path: Path, settings: Settings) -> dic
 
 
 def statistics_files(folder: Path) -> tuple[Path, ...]:
-    """Return the preprocessor's file and that of its statistics, if they are there."""
+    """Return the preprocessor's file and that of its statistics, if they are there.
+
+    Raise BadInputError if the preprocessor's cannot be read.
+    """
     file = folder / _PREPROCESSOR
     if not file.is_file():
         return ()
-    steps = [step for step in read_json(file).get("steps", []) if step.get("registry_name") == _NORMALIZER]
+    with in_the_form_of(_FORM, file):
+        steps = [step for step in read_json(file).get("steps", []) if step.get("registry_name") == _NORMALIZER]
     name = steps[0].get("state_file") if steps else None
     return (file, folder / Path(name).name) if isinstance(name, str) else (file,)
 

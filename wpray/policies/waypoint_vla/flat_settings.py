@@ -51,7 +51,7 @@ def _check_joint(config: Config) -> None:
         if getattr(config, name):
             raise ValueError(f"joint_checkpoint and {name} exclude each other: give the one or the pair")
     if "vlm_precision" in config.model_fields_set and config.vlm_precision != config.precision:
-        raise ValueError("vlm_precision is of a pair: a joint_checkpoint computes in precision")
+        raise ValueError("vlm_precision is of a pair: a joint_checkpoint computes in precision; leave it out")
 
 
 def _check_adapter(config: Config) -> None:
