@@ -26,7 +26,7 @@ from wpray.video import __main__ as command
 from wpray.video import render
 from wpray.video.encode import encode
 from wpray.video.frames import VideoJob, VideoStyle, frames, read_recording
-from wpray.video.pool import VideoPool
+from wpray.video.pool import VideoPool, take_next
 from wpray.video.render import jobs_for
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -109,6 +109,15 @@ def test_videos_that_would_exceed_their_time_are_left_out_failures_last(tmp_path
         results = list(pool.render(jobs))
     assert [(result.job.task.task_id, result.job.status) for result in results] == [(1, "failure"), (1, "success")]
     assert all(result.video for result in results)
+
+
+def test_an_actor_goes_on_with_the_task_of_its_suite_which_is_compiled() -> None:
+    def job(suite: str, trial: int) -> VideoJob:
+        task = Task(suite, 0, "name", "words", num_trials=3, max_steps=9)
+        return VideoJob(task, trial, "success", "name", Path("path"), (), ARM_COLUMNS)
+
+    pending = [job("a", 1), job("b", 1), job("b", 2)]
+    assert [take_next(pending, job("b", 0)).task.suite for _ in range(3)] == ["b", "b", "a"]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class VideoPool:
 
     def render(self, jobs: Sequence[VideoJob]) -> Iterator[Rendered]:
         """Yield results in order of completion. End the actors afterwards, also when the caller stops early."""
-        pending = sorted(jobs, key=lambda job: (job.status != "failure", job.task.task_id, job.trial))
+        pending = sorted(jobs, key=lambda job: (job.status != "failure", job.task.key, job.trial))
         self._began = self.clock()
         try:
             # Actors start at different tasks, so that each compiles few of them.
@@ -114,7 +114,7 @@ class VideoPool:
                     return
             result = Rendered(call.job, None, failure_of(error).reason)
         if pending and self.clock() - self._began + self._last_s <= self.budget_s:
-            self._submit(actor, _take_next(pending, call.job), 1)
+            self._submit(actor, take_next(pending, call.job), 1)
         else:
             ray.kill(actor, no_restart=True)
         yield result
@@ -139,10 +139,10 @@ def _spread(jobs: int, actors: int) -> list[int]:
     return [index * jobs // count for index in range(count)]
 
 
-def _take_next(pending: list[VideoJob], last: VideoJob) -> VideoJob:
+def take_next(pending: list[VideoJob], last: VideoJob) -> VideoJob:
     """Remove and return the next job: a failure's if there is one, and of the task of `last`, which is compiled."""
     failures = _first_status(pending)
-    same = next((job for job in failures if job.task.task_id == last.task.task_id), failures[0])
+    same = next((job for job in failures if job.task.key == last.task.key), failures[0])
     pending.remove(same)
     return same
 
