@@ -205,7 +205,7 @@ def test_too_little_free_memory_for_one_environment_is_said_first(
 ) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 8000000 kB\nMemAvailable: 1048576 kB\n")
-    monkeypatch.setattr("wpray.doctor.resources._MEMINFO", meminfo)
+    monkeypatch.setattr("wpray.system.hardware._MEMINFO", meminfo)
     assert "1.0 GiB of memory are free, one environment needs 2.1 GiB" in run()
 
 
