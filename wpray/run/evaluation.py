@@ -205,10 +205,14 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str], pools: Poo
 
 
 def _environments(config: Config, spec: PolicySpec) -> int:
-    """Return the number of environments that suits the policy on this machine; log why, or a larger one given."""
+    """Return the number of environments that suits the policy on this machine.
+
+    Log why it is not one a core, or that a larger number is configured.
+    """
     found, given = suited(config, spec, Host.here(config, spec)), config.num_env_actors
     if given == "auto":
-        _LOG.info("ray.num_env_actors auto: at most %s", found)
+        if found.number != found.cores:
+            _LOG.info("ray.num_env_actors auto: at most %s", found)
     elif given > found.number and not config.load_benchmark().stand_in:
         _LOG.warning("ray.num_env_actors is %d; auto would be %s", given, found)
     return found.number

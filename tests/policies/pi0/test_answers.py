@@ -27,7 +27,6 @@ from wpray.policies.pi0.checkpoint import PixelScale, open_files
 from wpray.policies.pi0.model import FlowModel, ModelInputs
 from wpray.policies.pi0.policy import Pi0Policy
 from wpray.policies.pi0.preparation import PromptEncoder
-from wpray.policies.pi0.spec import Settings
 from wpray.testing.policies import check_policy
 from wpray.testing.policy_requests import first_requests
 from wpray.trials import trial_generator
@@ -108,7 +107,7 @@ def _library_chunk(model: Any, processor: dict[str, Any], folder: Path, request:
 def test_preprocessing_is_that_of_transformers_processor(pi0_folder: Path) -> None:
     """Recorded from PI0Processor with this folder's files, because it needs torchvision."""
     recorded = json.loads(PROCESSOR.read_text())
-    files = open_files(Settings(checkpoint=str(pi0_folder)), ("fake",))
+    files = open_files(configured(pi0_folder))
     assert (
         PromptEncoder(files.tokenizer, 1024, 48).encode(recorded["instruction"]).tolist()
         == (recorded["tokens_after_images"])
