@@ -46,9 +46,9 @@ class Pi0Measurement:
 
     batch: int
     rows: int  # of the shape in which wpray computes it, or its first part
-    library_ms: float  # a call
+    direct_ms: float  # a call
     policy_ms: float
-    library_per_s: float  # requests
+    direct_per_s: float  # requests
     policy_per_s: float
     ratio: float  # of requests a second, wpray's to the library's
 
@@ -89,10 +89,10 @@ def measure(config: Config, batches: Sequence[int], calls: int) -> list[Pi0Measu
     requests = [policy.prepare(request) for request in found]
     for batch in batches:
         policy_s = timed(partial(policy.predict, requests[:batch]), calls)
-        library_s = timed(partial(library, requests[:batch]), calls)
-        per_s = batch / library_s, batch / policy_s
+        direct_s = timed(partial(library, requests[:batch]), calls)
+        per_s = batch / direct_s, batch / policy_s
         rows.append(
-            Pi0Measurement(batch, policy.rows_of(batch), 1e3 * library_s, 1e3 * policy_s, *per_s, library_s / policy_s)
+            Pi0Measurement(batch, policy.rows_of(batch), 1e3 * direct_s, 1e3 * policy_s, *per_s, direct_s / policy_s)
         )
     return rows
 
@@ -172,7 +172,7 @@ def _print(result: dict[str, Any], rows: Sequence[Pi0Measurement]) -> None:
     ):
         table.add_column(name, justify="right")
     for row in rows:
-        times = (f"{row.library_ms:.1f}", f"{row.policy_ms:.1f}", f"{row.library_per_s:.1f}", f"{row.policy_per_s:.1f}")
+        times = (f"{row.direct_ms:.1f}", f"{row.policy_ms:.1f}", f"{row.direct_per_s:.1f}", f"{row.policy_per_s:.1f}")
         table.add_row(str(row.batch), str(row.rows), *times, f"{row.ratio:.2f}")
     Console(width=130).print(table)
 

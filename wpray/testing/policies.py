@@ -171,16 +171,25 @@ def _built(target: str, policy_args: Mapping[str, Any] | None, config: Config) -
 
 def _require(checks: Mapping[str, Callable[[], None]]) -> list[str]:
     """Run all checks and return their names. Raises ConformanceError with a line for each that failed."""
-    failed = []
-    for name, check in checks.items():
-        try:
-            check()
-        except Exception as error:
-            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-            failed.append(f"{name}: {kind}{error}")
+    failed = [text for name, check in checks.items() if (text := _failure(name, check)) is not None]
     if failed:
         raise ConformanceError("\n".join(failed))
     return list(checks)
+
+
+def _failure(name: str, check: Callable[[], None]) -> str | None:
+    """Run a check; return None if it passes, else its name and what was raised, also by the policy's own code."""
+
+    def described(error: Exception) -> ConformanceError:
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        return ConformanceError(f"{name}: {kind}{error}")
+
+    try:
+        with wrapping_errors(described):
+            check()
+    except ConformanceError as error:
+        return str(error)
+    return None
 
 
 def _check_spec(spec: PolicySpec) -> None:
