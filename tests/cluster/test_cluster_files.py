@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from wpray.config import EnvConfig, RayConfig
+from wpray.config.groups import EnvConfig, RayConfig
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 LAUNCHER_FILES = sorted(CLUSTER.glob("*.yaml"))

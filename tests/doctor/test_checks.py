@@ -20,7 +20,8 @@ from wpray.benchmarks.libero import doctor as libero_checks
 from wpray.benchmarks.libero.benchmark import LiberoBenchmark
 from wpray.checks import CheckResult
 from wpray.cli.configuration import validate
-from wpray.config import Config, EnvConfig, RayConfig
+from wpray.config import Config
+from wpray.config.groups import EnvConfig, RayConfig
 from wpray.doctor import checks, policies, resources, simulator, software
 from wpray.doctor.checks import carry_out, request_of
 from wpray.errors import BadInputError

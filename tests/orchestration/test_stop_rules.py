@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from wpray.config import StopWhenConfig
+from wpray.config.groups import StopWhenConfig
 from wpray.orchestration.scheduler import Scheduler
 from wpray.orchestration.stop_rules import ErrorBook, PolicyErrors, decided, round_size, too_many_errors
 from wpray.results.statistics import Rate, wilson

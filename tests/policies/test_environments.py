@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wpray.config import Config, EnvConfig, RayConfig
+from wpray.config import Config
+from wpray.config.groups import EnvConfig, RayConfig
 from wpray.policies import environments
 from wpray.policies.base import PolicySpec
 from wpray.policies.environments import Host, suited

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wpray.config import BatchingConfig
+from wpray.config.groups import BatchingConfig
 from wpray.errors import InvalidRequestError
 from wpray.policies.base import PolicySpec
 from wpray.policies.batching import Batcher, PolicyError

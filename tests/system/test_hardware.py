@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from wpray.cluster import setup
-from wpray.config import Config, EnvConfig, RayConfig
+from wpray.config import Config
+from wpray.config.groups import EnvConfig, RayConfig
 from wpray.doctor import resources
 from wpray.errors import BadInputError
 from wpray.system import hardware

@@ -28,7 +28,8 @@ from wpray.bench.policy_rates import timed
 from wpray.cli.arguments import expanded_path, file_to_write, whole
 from wpray.cli.command import run_command
 from wpray.cli.parser import ArgumentParser
-from wpray.config import BatchingConfig, Config
+from wpray.config import Config
+from wpray.config.groups import BatchingConfig
 from wpray.errors import BadInputError
 from wpray.policies.factory import build_policy
 from wpray.policies.pi0 import synthetic

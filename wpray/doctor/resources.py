@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from wpray.checks import CheckResult
-from wpray.config import Auto, Config
+from wpray.config import Config
+from wpray.config.value_types import Auto
 from wpray.results.mirrored import staging_path
 from wpray.results.videos import VideoFolder
 from wpray.storage.store import Store

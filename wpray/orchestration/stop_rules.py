@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from wpray.config import StopWhenConfig
+from wpray.config.groups import StopWhenConfig
 from wpray.results.statistics import Rate
 from wpray.types import TrialKey
 

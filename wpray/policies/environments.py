@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wpray.config import Config, RayConfig
+from wpray.config import Config
+from wpray.config.groups import RayConfig
 from wpray.policies.base import PolicySpec
 from wpray.system.gpus import free_gpu_memory, num_gpus
 from wpray.system.hardware import cores, free_memory

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from wpray.config import BatchingConfig
+from wpray.config.groups import BatchingConfig
 from wpray.policies.base import AnyPolicy, ChunkPolicy
 from wpray.policies.batching import Batcher, PolicyError, checked_replies, tried
 from wpray.types import ChunkReply, ChunkRequest, Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing

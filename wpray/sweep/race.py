@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wpray.config import Config, StopWhenConfig
+from wpray.config import Config
+from wpray.config.groups import StopWhenConfig
 from wpray.errors import BadInputError
 from wpray.results import load
 from wpray.sweep.course import Course, Job

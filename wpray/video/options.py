@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from wpray.cli.arguments import whole
 from wpray.cli.configuration import validate
 from wpray.cli.parser import ArgumentParser
-from wpray.config import Config, TaskIds
+from wpray.config import Config
+from wpray.config.value_types import TaskIds
 from wpray.errors import BadInputError, DamagedRunError
 
 if TYPE_CHECKING:

@@ -7,353 +7,47 @@ pydantic only.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
-    TypeAdapter,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from wpray.benchmarks.base import Benchmark, InstructionSource
-from wpray.benchmarks.factory import (
-    BENCHMARKS,
-    DEFAULT_SUITE,
-    benchmark_name,
-    benchmark_of,
-    canonical_suite,
-    expanded_suites,
-    installed,
-)
+from wpray.benchmarks.factory import BENCHMARKS, DEFAULT_SUITE, benchmark_name, benchmark_of
 from wpray.benchmarks.names import is_or_varies
+from wpray.config.groups import (
+    BatchingConfig,
+    EnvConfig,
+    LatencyConfig,
+    RayConfig,
+    RetryConfig,
+    SettingsGroup,
+    StopWhenConfig,
+    VideoConfig,
+)
+from wpray.config.value_types import (
+    FILE_NAME,
+    ActorCount,
+    Auto,
+    BenchmarkName,
+    FilePath,
+    OutputPath,
+    PolicyArgs,
+    SuiteNames,
+    TasksOfSuites,
+    canonical_name,
+)
 from wpray.registry import POLICIES
-from wpray.system.paths import check_name
 
-Auto = Literal["auto"]
-Checked = TypeVar("Checked")
-_SUITE_NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
-_MOST_OF_A_RESOURCE = 1e6  # on one node
 
-
-def _expand_ranges(value: Any) -> Any:
-    """Accept task ids as `3`, `0,3,5` or `0-4`, on the command line and in YAML."""
-    items = value if isinstance(value, list) else [value]
-    expanded: list[Any] = []
-    for item in items:
-        for part in item.strip("[] ").split(",") if isinstance(item, str) else [item]:
-            expanded.extend(_expand_range(part))
-    return expanded
-
-
-def _expand_range(part: Any) -> list[Any]:
-    first, dash, last = part.strip().partition("-") if isinstance(part, str) else ("", "", "")
-    if dash and first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < 1000:
-        return list(range(int(first), int(last) + 1))
-    return [part]
-
-
-def _by_suite(value: Any, info: ValidationInfo) -> Any:
-    """Read `libero_goal:0-4,libero_10:3`, in which ids without a suite belong to the one before."""
-    if isinstance(value, dict):
-        return {_canonical(str(suite), info): _checked(_TASK_IDS, suite, ids) for suite, ids in value.items()}
-    if not isinstance(value, str | list) or not any(":" in item for item in _parts(value) if isinstance(item, str)):
-        return value
-    found: dict[str, list[Any]] = {}
-    suite = ""
-    for item in _parts(value):
-        name, colon, ids = item.partition(":") if isinstance(item, str) else ("", "", item)
-        suite = name.strip() if colon else suite
-        if not suite:
-            raise ValueError("the first ids have no suite; write SUITE:IDS, such as libero_goal:0-4,libero_10:3")
-        found.setdefault(_canonical(suite, info), []).append(ids if colon else item)
-    return {suite: _checked(_TASK_IDS, suite, ids) for suite, ids in found.items()}
-
-
-def _canonical(suite: str, info: ValidationInfo) -> str:
-    return canonical_suite(suite, info.data.get("benchmark", "auto"))
-
-
-def _checked(kind: TypeAdapter[Checked], suite: Any, value: Any) -> Checked:
-    try:
-        return kind.validate_python(value)
-    except ValidationError as error:
-        raise ValueError(f"{suite}: {error.errors()[0]['msg']}") from error
-
-
-StepLimit = Annotated[PositiveInt, Field(le=100_000)]
-_STEP_LIMIT: TypeAdapter[int] = TypeAdapter(StepLimit)
-
-
-def _limits_by_suite(value: Any) -> Any:
-    """Read `libero_goal:300,libero_10:600`."""
-    if isinstance(value, dict):
-        return {str(suite).strip(): _checked(_STEP_LIMIT, suite, steps) for suite, steps in value.items()}
-    if not isinstance(value, str | list) or not any(":" in item for item in _parts(value) if isinstance(item, str)):
-        return value
-    pairs = [item.partition(":") if isinstance(item, str) else ("", "", item) for item in _parts(value)]
-    if not all(colon and suite.strip() for suite, colon, _ in pairs):
-        raise ValueError("write SUITE:STEPS for each suite, such as libero_goal:300,libero_10:600")
-    return _limits_by_suite({suite: steps for suite, _, steps in pairs})
-
-
-def _benchmark_name(name: str) -> str:
-    if name not in installed():
-        raise ValueError(f"there is no benchmark {name!r}; use one of {', '.join(installed())}")
-    return name
-
-
-BenchmarkName = Annotated[str, AfterValidator(_benchmark_name)]
-
-
-def _parts(value: Any) -> list[Any]:
-    items = value if isinstance(value, list) else [value]
-    return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
-
-
-def _named_suites(value: Any, info: ValidationInfo) -> Any:
-    """Take one suite or several (a list, or separated by commas), and groups of suites; a single one stays a text."""
-    if isinstance(value, str | list) and all(isinstance(item, str) for item in _parts(value)):
-        names = expanded_suites(_parts(value), info.data.get("benchmark", "auto"))
-        if not names:
-            raise ValueError(f"names no suite; leave it out for {DEFAULT_SUITE}")
-        for name in names:
-            if not _SUITE_NAME.fullmatch(name):
-                raise ValueError(f"{name[:40]!r} is no suite's name, which has letters, digits and _")
-        return names[0] if len(names) == 1 else names
-    return value
-
-
-TaskIds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_expand_ranges)]
-
-
-_TASK_IDS: TypeAdapter[list[int]] = TypeAdapter(TaskIds)
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must be a file name; leave it out for the default")
-    return text
-
-
-_FILE_NAME = AfterValidator(check_name)
-FilePath = Annotated[str, _FILE_NAME]  # fields of this type are listed by `path_fields`
-OutputPath = Annotated[
-    str, _FILE_NAME, AfterValidator(_not_blank)
-]  # not blank, because the working directory would be filled
-ActorCount = Annotated[PositiveInt, Field(le=10_000)]  # five times the largest number that the driver was measured with
-
-
-def _without_booleans(value: Any) -> Any:
-    """Refuse `true` for a number, because pydantic would read it as 1."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
-    if any(isinstance(item, bool) for item in items):
-        raise ValueError("must not be true or false")
-    return value
-
-
-SuiteNames = Annotated[str | list[str], BeforeValidator(_named_suites)]
-TasksOfSuites = Annotated[TaskIds | dict[str, TaskIds], BeforeValidator(_by_suite)]
-StepLimits = Annotated[StepLimit | dict[str, StepLimit], BeforeValidator(_limits_by_suite)]
-PolicyArgs = dict[str, Any]  # the policy's own settings, which it validates itself
-
-
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[info.field_name or ""].annotation
-        if (
-            kind == PolicyArgs
-            or bool in get_args(kind)
-            or (isinstance(kind, type) and issubclass(kind, bool | BaseModel))
-        ):
-            return value
-        return _without_booleans(value)
-
-
-class EnvConfig(_Group):
-    """Settings of the simulated environment."""
-
-    renderer: Literal["auto", "osmesa", "egl"] = Field(
-        "auto",
-        description="OpenGL library that renders the cameras; auto: EGL where a GPU driver is present, else osmesa. "
-        "EGL takes a GPU that no policy actor owns if the node has one, else shares a policy's",
-    )
-    protocol: Literal["wpray", "serial"] = Field(
-        "wpray",
-        description="wpray: every trial gets the scene of a fresh, freshly seeded process; "
-        "serial: the order-dependent scenes of a stock serial evaluator",
-    )
-    memory_gb: PositiveFloat = Field(2.1, le=1_000_000, description="memory reserved for each env actor, GiB")
-    max_steps: StepLimits | None = Field(
-        None,
-        description="control steps after the wait steps, of every suite, or libero_goal:300,libero_10:600; "
-        "default: the suite's own limit",
-    )
-    instruction: Literal["auto", "file_name", "bddl"] = Field(
-        "auto",
-        description="source of the instruction: the words of the task's file name, or its BDDL's (:language); "
-        "auto: file_name for LIBERO's own suites, as their training data has it, bddl for others, such as _lan, _task; "
-        "of LIBERO-plus bddl for rewritten instructions, and the perturbed task's own words for all others",
-    )
-
-
-class RayConfig(_Group):
-    """Place and size of the run."""
-
-    address: str | None = Field(
-        None, description="none: a local Ray in this process; auto or ray://HOST:10001: join a cluster"
-    )
-    submit: str | None = Field(
-        None,
-        description="http://HEAD:8265: run the driver itself on the cluster (Ray Jobs); paths in the configuration "
-        "are then the cluster's, relative ones from the home directory there",
-    )
-    follow: bool = Field(True, description="with ray.submit: stream the job's log, and return its exit code")
-    fetch: bool = Field(
-        True,
-        description="with ray.follow: bring the result folder back at the end, into a relative output_dir or runs/",
-    )
-    job: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9_-]{1,100}$",
-        description="with ray.submit: submit nothing, follow and fetch this job",
-    )
-    num_env_actors: ActorCount | Auto = Field(
-        "auto",
-        description="environments at once; auto: as many as the CPUs and memory of the present nodes hold, and on one "
-        "machine more where they wait for a GPU or a server; a number makes a cluster that autoscales grow to it",
-    )
-    num_policy_actors: ActorCount | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
-    env_cpus: float = Field(1.0, ge=0.0001, le=1e6, description="CPUs reserved for each env actor")
-    env_resources: dict[str, float] = Field(
-        default_factory=dict,
-        description="resources that each env actor needs, such as {env_node: 1} or {GPU: 0.1}",
-    )
-    policy_resources: dict[str, float] = Field(
-        default_factory=dict, description="resources that each policy actor needs; GPU: instead of the policy's own"
-    )
-
-    @field_validator("env_resources", "policy_resources")
-    @classmethod
-    def _rays_own_have_fields(cls, resources: dict[str, float]) -> dict[str, float]:
-        for name, share in resources.items():
-            if name in ("CPU", "memory", "object_store_memory"):
-                raise ValueError(f"{name} is not for here: use ray.env_cpus and env.memory_gb")
-            if share <= 0:
-                raise ValueError(f"{name}: {share:g} must be more than 0")
-            if not name.strip() or share > _MOST_OF_A_RESOURCE:
-                raise ValueError(f"{name or 'a resource'}: {share:g} is no share of a node's resource that has a name")
-        return resources
-
-    @field_validator("submit")
-    @classmethod
-    def _submit_is_a_dashboard(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^/\s?#]+/?", value):
-            raise ValueError("must be the dashboard's address, such as http://HEAD:8265")
-        return value
-
-    @model_validator(mode="after")
-    def _one_way_to_the_cluster(self) -> RayConfig:
-        if self.submit is not None and self.address not in (None, "auto"):
-            raise ValueError("submit runs the driver on the cluster itself: leave address out")
-        if self.job is not None and self.submit is None:
-            raise ValueError("job needs submit, the address of the dashboard that knows it")
-        return self
-
-
-class BatchingConfig(_Group):
-    """Batches of the policy actor."""
-
-    max_batch_size: PositiveInt = Field(
-        32, le=256, description="most requests answered together; never more than num_parallel"
-    )
-    max_wait_ms: float = Field(2.0, ge=0, le=10_000, description="longest wait for a batch to fill, milliseconds")
-    deterministic: bool = Field(True, description="answers do not depend on a batch's size and composition, to the bit")
-
-
-class VideoConfig(_Group):
-    """Videos, rendered from recorded states after the episodes."""
-
-    mode: Literal["none", "failures", "sample", "all"] = Field(
-        "sample", description="sample: the first success and the first failure of each task"
-    )
-    fps: PositiveInt = Field(10, le=120, description="frames per second of the file")
-    every: PositiveInt = Field(2, description="keep every n-th control step")
-    max_count: int = Field(20, ge=0, description="most videos of a run")
-    max_s: PositiveFloat | Auto = Field(
-        "auto",
-        description="seconds that rendering them may take, failures first; auto: for a sample half of the evaluation's "
-        "time, and at least 20, else as long as it takes",
-    )
-    overlay: bool = Field(False, description="write step, waypoint and outcome in the corner")
-
-
-class RetryConfig(_Group):
-    """Retries and limits for failures."""
-
-    max_attempts: PositiveInt = Field(3, le=100, description="attempts of a trial before it becomes an error row")
-    stall_s: float = Field(
-        120.0,
-        ge=1,
-        description="seconds without a step or reply after which an actor is hung; far more than either takes",
-    )
-    max_error_share: float = Field(
-        0.05, ge=0, le=1, description="stop the run at this share of error rows (and at least 3)"
-    )
-
-
-class LatencyConfig(_Group):
-    """Inference time that passes in simulated steps, as it would on a robot."""
-
-    extra_ms: float = Field(
-        0.0,
-        ge=0,
-        le=60_000,
-        description="time that passes between each observation and the execution of its answer, milliseconds, rounded "
-        "up to whole control steps; 0: none, the simulation waits for the policy",
-    )
-    mode: Literal["hold", "freeze"] = Field(
-        "hold",
-        description="meanwhile, hold: what is left of a chunk in hand is executed, then the robot stands still; "
-        "freeze: it stands still at once",
-    )
-
-
-class StopWhenConfig(_Group):
-    """Optional early stop, decided on the trials that every task has run; tasks then run in rounds of few trials."""
-
-    half_width: float | None = Field(
-        None, gt=0, lt=1, description="stop when the overall 95% interval's half-width is under this"
-    )
-    reference_rate: float | None = Field(None, gt=0, lt=1, description="sequential test against this success rate")
-    difference: float = Field(0.1, gt=0, lt=1, description="smallest difference from reference_rate that matters")
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="rate of falsely finding a difference")
-    beta: float = Field(0.05, gt=0, lt=0.5, description="rate of missing that difference")
-
-    @model_validator(mode="after")
-    def _a_rate_can_differ_so_much(self) -> StopWhenConfig:
-        reference = self.reference_rate
-        most = 1.0 if reference is None else max(reference, 1 - reference)
-        if self.difference >= most:
-            raise ValueError(f"difference: no rate is {self.difference:g} away from {reference:g}; give under {most:g}")
-        return self
-
-
-class Config(_Group):
+class Config(SettingsGroup):
     """Every setting of an evaluation run."""
 
     policy: str = Field(
@@ -589,7 +283,7 @@ class Config(_Group):
         if not isinstance(env.max_steps, dict):
             return env
         return env.model_copy(
-            update={"max_steps": {_canonical(name, info): steps for name, steps in env.max_steps.items()}}
+            update={"max_steps": {canonical_name(name, info): steps for name, steps in env.max_steps.items()}}
         )
 
     @model_validator(mode="after")
@@ -739,5 +433,5 @@ def path_fields() -> tuple[str, ...]:
     return tuple(
         name
         for name, info in Config.model_fields.items()
-        if any(_FILE_NAME in getattr(kind, "__metadata__", ()) for kind in get_args(info.annotation))
+        if any(FILE_NAME in getattr(kind, "__metadata__", ()) for kind in get_args(info.annotation))
     )
