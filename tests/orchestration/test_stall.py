@@ -35,11 +35,35 @@ def test_an_env_actor_that_seems_to_hang(worker: dict[str, Any], said: str, monk
     assert lost.failure.reason.startswith(said) and lost.failure.reason.endswith(REMEDY)
 
 
-def test_a_policy_actor_that_seems_to_hang(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def policy_actors(monkeypatch: pytest.MonkeyPatch) -> policy_actor_pool.PolicyActorPool:
+    """Return a pool of one replica, whose process has answered before."""
     monkeypatch.setattr("ray.kill", lambda *_, **__: None)
     monkeypatch.setattr(policy_actor_pool.PolicyActor, "options", lambda **_: SimpleNamespace(remote=lambda *_: None))
     actors = policy_actor_pool.PolicyActorPool(CONTEXT, 0, 1, EventQueue())
-    actors._replicas[0].alive, actors._replicas[0].requested = True, time.monotonic() - 3
+    actors._replicas[0].alive = True
+    return actors
+
+
+def _silent_for(actors: policy_actor_pool.PolicyActorPool, seconds: float, loaded: bool) -> None:
+    actors._replicas[0].requested, actors._replicas[0].loaded = time.monotonic() - seconds, loaded
+
+
+def test_a_policy_actor_that_seems_to_hang(
+    policy_actors: policy_actor_pool.PolicyActorPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    _silent_for(policy_actors, 3, loaded=True)
     with caplog.at_level(logging.WARNING):
-        assert actors.check() is None
+        assert policy_actors.check() is None
     assert f"has not answered (retry.stall_s: 2 s): hung, {REMEDY}" in caplog.text
+
+
+@pytest.mark.parametrize(("seconds", "hangs"), [(9, False), (11, True)])
+def test_a_policy_actor_that_loads_may_be_silent_for_longer(
+    seconds: float, hangs: bool, policy_actors: policy_actor_pool.PolicyActorPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Importing a framework holds Python's lock, for seconds where the cores are busy."""
+    _silent_for(policy_actors, seconds, loaded=False)
+    with caplog.at_level(logging.WARNING):
+        assert policy_actors.check() is None
+    assert ("hung" in caplog.text) == hangs

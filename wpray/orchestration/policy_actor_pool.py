@@ -86,7 +86,7 @@ class PolicyActorPool:
         ray.kill(self._replicas[number].handle, no_restart=False)
 
     def check(self) -> Event | None:
-        """Request heartbeats now and then; restart a replica that misses the deadline retry.stall_s."""
+        """Request heartbeats now and then; restart a replica that does not answer in time."""
         now = time.monotonic()
         if now < self._next_check:
             return None
@@ -99,7 +99,7 @@ class PolicyActorPool:
             if replica.requested is None:
                 replica.requested = now
                 self._events.watch(replica.handle.health.remote(), partial(self._heard, number))
-            elif now - replica.requested > (self._stall_s if replica.alive else self._start_s):
+            elif now - replica.requested > self._patience_s(replica):
                 self._hung(number)
         return None
 
@@ -107,6 +107,12 @@ class PolicyActorPool:
         """Kill every replica."""
         for replica in self._replicas:
             ray.kill(replica.handle, no_restart=True)
+
+    def _patience_s(self, replica: _Replica) -> float:
+        """Return the longest wait for a heartbeat. Loading gets more, because an import may hold Python's lock."""
+        if not replica.alive:
+            return self._start_s
+        return self._stall_s if replica.loaded else START_STALLS * self._stall_s
 
     def _heard(self, number: int, future: Future[Any]) -> Event | None:
         replica, error = self._replicas[number], future.exception()
