@@ -191,6 +191,15 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawRequest:
+    """Content of an observation's pictures, for a process that has neither the environment nor its simulation."""
+
+    model: str  # SHA-256 of the bytes of the compiled model that the pose belongs to
+    pose: Mapping[str, NDArray[Any]]  # what pictures depend on besides the model, by names of the benchmark's own
+    views: Mapping[str, tuple[str, ImageSpec]]  # role -> camera of the benchmark, and the picture of it
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """Result of a control step."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # numpy is imported by those who work with arrays, after thei
     from wpray.checks import CheckResult
     from wpray.types import (
         ActionSpec,
+        DrawRequest,
         FloatArray,
         ImageArray,
         Observation,
@@ -74,6 +75,49 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Free the simulator."""
+
+
+class Drawer(Protocol):
+    """Process that draws for the environments of many others, from models and poses that they send.
+
+    Not thread-safe: one thread makes it and calls it. A process has one at most.
+    """
+
+    def knows(self, model: str) -> bool:
+        """Return True if the model of this digest was learned and is not forgotten."""
+
+    def learn(self, model: str, data: bytes) -> None:
+        """Keep a compiled model; forget those that were drawn longest ago if there are too many.
+
+        Raises BadInputError if `data` has another digest than `model`.
+        """
+
+    def draw(self, requests: Sequence[DrawRequest]) -> list[dict[str, ImageArray]]:
+        """Return the pictures of each request by role, pixel-identical to those of `Environment.observe`.
+
+        Forgets no model. Raises KeyError if it does not know a request's model: `learn` it first.
+        """
+
+    def close(self) -> None:
+        """Free all models and what they were drawn with."""
+
+
+class DrawClient(Protocol):
+    """Way to a drawer, which hides the transport, retries and restarts."""
+
+    def draw(self, request: DrawRequest, model_data: Callable[[], bytes]) -> dict[str, ImageArray]:
+        """Return the pictures by role.
+
+        `model_data` returns the bytes of the request's model. It is called only if the drawer does not know the model,
+        which may have been replaced by a fresh one since the last request.
+        """
+
+
+class RemotelyDrawn(Protocol):
+    """Further method of an environment whose benchmark `draws_remotely`."""
+
+    def draw_with(self, client: DrawClient) -> None:
+        """Let `client` draw what `observe` shows; `render` stays local. Called once, before the first `load`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +180,7 @@ class Benchmark(Protocol):
     robot: ClassVar[str] = "unknown"  # its name in exported data sets
     control_hz: ClassVar[float | None] = None  # control steps of a second; None: not known, so no latency is simulated
     uses_opengl: ClassVar[bool] = False  # rendered by EGL or OSMesa, as MuJoCo does: wpray selects the device
+    draws_remotely: ClassVar[bool] = False  # make_drawer returns one, and environments are RemotelyDrawn
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # decisive ones: name -> their distributions
     other_names: ClassVar[Mapping[str, str]] = {}  # of suites in data sets' names -> the suite
     takes_own_states: ClassVar[bool] = False  # resets to `Trial.own_state` where a trial has one (init_states_file)
@@ -150,6 +195,10 @@ class Benchmark(Protocol):
 
     def make_environment(self, suite: str, protocol: ResetProtocol) -> Environment:
         """Return an environment for the tasks of `suite`."""
+
+    def make_drawer(self) -> Drawer | None:
+        """Return a drawer for environments of any suite in other processes; None: environments draw by themselves."""
+        return None
 
     def canonical(self, suite: str) -> str:
         """Return the name under which results list the suite that people call `suite` (lower case, words with _)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import pickle
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,14 +18,28 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from wpray.benchmarks.base import Benchmark, Environment
+from wpray.benchmarks.base import Benchmark, Environment, RemotelyDrawn
 from wpray.benchmarks.declarations import declarations
+from wpray.benchmarks.drawing import LocalDrawClient
 from wpray.benchmarks.factory import load_benchmark
 from wpray.errors import BadInputError
-from wpray.types import FloatArray, ImageSpec, Observation, ObservationSpec, SceneState, State, Step, Task, Trial
+from wpray.types import (
+    DrawRequest,
+    FloatArray,
+    ImageArray,
+    ImageSpec,
+    Observation,
+    ObservationSpec,
+    SceneState,
+    State,
+    Step,
+    Task,
+    Trial,
+)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_.+=,-]{1,200}")
 _STEPS = 12
@@ -353,6 +368,17 @@ def a_recorded_state_renders_to_the_pixels_that_were_seen_and_disturbs_nothing(c
     assert_equal((case.env.scene(), case.env.state(), case.env.observe(case.everything)), under_way, "trial under way")
 
 
+def a_drawer_draws_what_is_seen(case: BenchmarkCase) -> None:
+    """Check the pictures of `make_drawer`'s drawer against those that an environment draws by itself."""
+    if not case.benchmark.draws_remotely:
+        assert case.benchmark.make_drawer() is None, "make_drawer returns a drawer, and draws_remotely is False"
+        return
+    trials = [case.trial(), case.trial(1, 1)]
+    seen = [run(case, trial, _OBSERVE_EVERY + 1).seen for trial in trials]
+    with _remote_case(case) as remote:
+        assert_equal([run(remote, trial, _OBSERVE_EVERY + 1).seen for trial in trials], seen, "observation")
+
+
 def a_trial_depends_on_nothing_that_ran_before_it(case: BenchmarkCase) -> None:
     """Check the promise that results rest on, against a process in which nothing ran before."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
@@ -378,6 +404,27 @@ def after_a_close_a_task_can_be_loaded_again(case: BenchmarkCase) -> None:
     assert_equal(run(case, case.trial()), before, "episode")
 
 
+@contextmanager
+def _remote_case(case: BenchmarkCase) -> Iterator[BenchmarkCase]:
+    """Make another environment of the suite, which a drawer draws."""
+    drawer = case.benchmark.make_drawer()
+    assert drawer is not None, "draws_remotely is True, and make_drawer returns None"
+    env = case.benchmark.make_environment(case.suite, "wpray")
+    try:
+        cast(RemotelyDrawn, env).draw_with(_SendingClient(drawer))
+        yield replace(case, env=env)
+    finally:
+        env.close()
+        drawer.close()
+
+
+class _SendingClient(LocalDrawClient):
+    """Client that sends what it draws through pickle, as a process would."""
+
+    def draw(self, request: DrawRequest, model_data: Callable[[], bytes]) -> dict[str, ImageArray]:
+        return super().draw(pickle.loads(pickle.dumps(request)), model_data)
+
+
 def _run_alone(kind: type[Benchmark], suite: str) -> CheckedEpisode:
     with case_of(kind, suite) as case:
         return run(case, case.trial(1, 2))
@@ -400,6 +447,7 @@ PROMISES: tuple[Callable[[BenchmarkCase], None], ...] = (
     what_was_handed_out_is_not_overwritten_and_actions_are_left_alone,
     privileged_state_describes_the_scene,
     a_recorded_state_renders_to_the_pixels_that_were_seen_and_disturbs_nothing,
+    a_drawer_draws_what_is_seen,
     a_trial_depends_on_nothing_that_ran_before_it,
     trials_differ,
     after_a_close_a_task_can_be_loaded_again,

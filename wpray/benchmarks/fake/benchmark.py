@@ -9,7 +9,7 @@ from wpray.benchmarks.base import Benchmark, DecisivePackage, InstructionSource,
 from wpray.errors import BadInputError
 
 if TYPE_CHECKING:
-    from wpray.benchmarks.base import Environment
+    from wpray.benchmarks.base import Drawer, Environment
     from wpray.types import ObservationSpec, StateColumn, Task
 
 _MEMORY = 200 * 2**20
@@ -22,7 +22,7 @@ class FakeBenchmark(Benchmark):
     robot = "panda"
     control_hz = 20
     solved_by = ("fake", "scripted")
-    stand_in = takes_own_states = True
+    stand_in = takes_own_states = draws_remotely = True
 
     def tasks(self, suite: str, max_steps: int | None, instruction: InstructionSource) -> tuple[Task, ...]:
         """Return the tasks of the one suite. Raises BadInputError for another."""
@@ -37,6 +37,12 @@ class FakeBenchmark(Benchmark):
         from wpray.benchmarks.fake.environment import FakeEnvironment
 
         return FakeEnvironment()
+
+    def make_drawer(self) -> Drawer:
+        """Return a drawer of the point mass's flat pictures."""
+        from wpray.benchmarks.fake.drawing import FakeDrawer
+
+        return FakeDrawer()
 
     def observation_spec(self, suite: str) -> ObservationSpec:
         """Return two cameras, the usual proprio, and where the objects are."""

@@ -11,9 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from wpray.benchmarks.base import DrawClient
+from wpray.benchmarks.drawing import model_digest
+from wpray.benchmarks.fake.drawing import CAMERA_SIZE, flat_image
 from wpray.benchmarks.views import policy_view
 from wpray.trials import reset_seed
 from wpray.types import (
+    DrawRequest,
     FloatArray,
     ImageArray,
     ImageSpec,
@@ -29,9 +33,10 @@ from wpray.types import (
 )
 
 _NUM_TASKS, _NUM_TRIALS, _MAX_STEPS = 10, 200, 120
+_MODEL_REPEATS = 1000  # about 6 kB
 _SPEED = 0.0133  # metres a step at full command, as the real arm
-_CAMERA = (16, 16)  # height and width, pixels
-OBSERVATION = ObservationSpec(dict.fromkeys(("base", "wrist"), ImageSpec(*_CAMERA, rotated=False)), privileged=True)
+CAMERAS = {"base": "agentview", "wrist": "robot0_eye_in_hand"}  # role -> name
+OBSERVATION = ObservationSpec(dict.fromkeys(CAMERAS, ImageSpec(*CAMERA_SIZE, rotated=False)), privileged=True)
 _HALF = 0.02  # half an object's edge, m
 _SQUARE = np.array([[-_HALF, -_HALF], [_HALF, -_HALF], [_HALF, _HALF], [-_HALF, _HALF]])
 
@@ -50,10 +55,15 @@ class FakeEnvironment:
     def __init__(self) -> None:
         self.render_s = 0.0
         self._task: Task | None = None
+        self._client: DrawClient | None = None
+
+    def draw_with(self, client: DrawClient) -> None:
+        """Let `client` draw what `observe` shows."""
+        self._client = client
 
     def load(self, task: Task) -> None:
-        """Take the task; there is nothing to compile."""
-        self._task = task
+        """Take the task; there is nothing to compile but some bytes that stand for a model."""
+        self._task, self._model = task, f"{task.suite} {task.task_id}".encode() * _MODEL_REPEATS
 
     def reset(self, trial: Trial) -> None:
         """Put the hand above the table, object and goal where the trial's seed puts them."""
@@ -82,7 +92,7 @@ class FakeEnvironment:
     def observe(self, spec: ObservationSpec) -> Observation:
         """Return proprio, flat-coloured views whose colour is the hand's position, and the two objects."""
         began = time.perf_counter()
-        views = {role: policy_view(_flat_image(self._hand, *_CAMERA), view) for role, view in spec.cameras.items()}
+        views = self._views(spec)
         if views:
             self.render_s += time.perf_counter() - began
         return Observation(self._proprio(spec.proprio), views, self._truth() if spec.privileged else None)
@@ -106,11 +116,20 @@ class FakeEnvironment:
 
     def render(self, state: State, scene: SceneState | None, *, camera: str, height: int, width: int) -> ImageArray:
         """Return a flat image whose colour is the hand's position."""
-        return _flat_image(state["render_qpos"][:3], height, width)
+        return flat_image(state["render_qpos"][:3], height, width)
 
     def close(self) -> None:
         """Forget the task; there is nothing to free."""
         self._task = None
+
+    def _views(self, spec: ObservationSpec) -> dict[str, ImageArray]:
+        """Return pictures whose colour is the hand's position, by role."""
+        if self._client is None or not spec.cameras:
+            image = flat_image(self._hand, *CAMERA_SIZE)
+            return {role: policy_view(image, view) for role, view in spec.cameras.items()}
+        views = {role: (CAMERAS[role], view) for role, view in spec.cameras.items()}
+        request = DrawRequest(model_digest(self._model), {"hand": self._hand.copy()}, views)
+        return self._client.draw(request, lambda: self._model)
 
     def _fingers(self) -> FloatArray:
         return np.array([0.01, -0.01] if self._closed else [0.04, -0.04])
@@ -128,11 +147,6 @@ class FakeEnvironment:
             target="cube",
             goal="basket",
         )
-
-
-def _flat_image(hand: FloatArray, height: int, width: int) -> ImageArray:
-    colour = np.clip(128 + 300 * hand, 0, 255).astype(np.uint8)
-    return np.broadcast_to(colour, (height, width, 3)).copy()
 
 
 def _cube(name: str, position: FloatArray) -> ObjectState:
