@@ -51,6 +51,7 @@ ALLOWED = {
         "policies.base",
         "policies.batching",
         "policies.relay",
+        "benchmarks.base",
         "cluster.gather",
     },
     "orchestration": {
@@ -130,6 +131,8 @@ ONLY_IN = {
             "orchestration.actors",
             "orchestration.env_actor_pool",
             "orchestration.policy_actor_pool",
+            "orchestration.render_actor_pool",
+            "orchestration.serving_actor_pool",
             "orchestration.live_policy",
         ),
         *("transport.replica_selection", "video.pool", "video.render", "jobs", "doctor.cluster"),

@@ -28,7 +28,7 @@ from wpray.results.schema import OUTCOME_COLUMNS
 ROOT = Path(__file__).parents[2]
 SLOW = "tests.faults.policies.slow"
 _NUMBERS = itertools.count()
-ENV, POLICY = "ray::EnvActorImpl", "ray::PolicyActorImpl"
+ENV, POLICY, RENDER = "ray::EnvActorImpl", "ray::PolicyActorImpl", "ray::RenderActorImpl"
 SAME_DECISIONS = ("suite", "task_id", "trial", "kind", "step", "plan_index", "segment_index", "waypoints", "durations")
 
 

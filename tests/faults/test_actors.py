@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults import runs
 from tests.faults.conftest import FAKE, Record
-from tests.faults.runs import ENV, POLICY
+from tests.faults.runs import ENV, POLICY, RENDER
 
 pytestmark = pytest.mark.faults
 
@@ -19,11 +19,14 @@ ATTEMPTS = ("--retry.max_attempts", "100")  # a trial that is tried again comes 
 MANY = 44  # environments: of a request that is asked again, 43 others are, too
 KILLED = [(ENV, SIGKILL)] * 14 + [(ENV, SIGSEGV)] * 8
 FROZEN = [(POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP), (POLICY, SIGSTOP), (ENV, SIGSTOP), (ENV, SIGSTOP)]
+REMOTE = ("--env.render", "remote")  # the undisturbed run's environments draw by themselves
 # name, (actor, signal), seconds between two, options
 STORMS = [
     ("env actor: kill -9, segmentation fault", KILLED, (0.1, 0.9), ()),
     ("env or policy actor: hangs (SIGSTOP)", FROZEN, (0.1, 1.5), ("--retry.stall_s", "4")),
     ("policy actor: kill -9", [(POLICY, SIGKILL)] * 8, (0.2, 3.0), ()),
+    ("render actor: kill -9", [(RENDER, SIGKILL)] * 6, (0.2, 3.0), REMOTE),
+    ("render actor: hangs (SIGSTOP)", [(RENDER, SIGSTOP)] * 2, (0.2, 1.5), (*REMOTE, "--retry.stall_s", "4")),
 ]
 
 
@@ -79,11 +82,12 @@ def test_everything_at_once(tmp_path: Path, reference: Callable[..., Path], surv
     undisturbed = reference(*FAKE)
     rng = random.Random(7)
     kinds = [(ENV, SIGKILL)] * 8 + [(ENV, SIGSEGV)] * 4 + [(POLICY, SIGKILL)] * 4 + [(ENV, SIGSTOP)] * 2
+    kinds += [(RENDER, SIGKILL)] * 4
     rng.shuffle(kinds)
     with runs.launched(
-        tmp_path / "run", *FAKE, *ATTEMPTS, "--retry.stall_s", "5", "--ray.num_policy_actors", "2"
+        tmp_path / "run", *FAKE, *ATTEMPTS, *REMOTE, "--retry.stall_s", "5", "--ray.num_policy_actors", "2"
     ) as run:
         done = runs.harm_repeatedly(run, rng, kinds, (0.1, 1.0))
         assert run.end() == 0, run.text[-3000:]
     runs.assert_same(run.folder, undisturbed)
-    survived("env and policy actors mixed, two replicas", done)
+    survived("env, policy and render actors mixed, two replicas", done)

@@ -31,7 +31,7 @@ from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
 from wpray.run.output import RunInfo
-from wpray.transport.connection import POLICY_DIED
+from wpray.transport.policy_connection import POLICY_DIED
 from wpray.types import Failure, Trial
 
 TASK = fake_tasks()[0]

@@ -49,7 +49,7 @@ def test_a_stranger_at_the_policy_gets_nothing_unpickled(tmp_path: Path) -> None
     from tests.faults.policies.slow import SlowPolicy
     from wpray.policies.base import PolicySpec
     from wpray.policies.batching import Batcher
-    from wpray.transport.connection import PolicyServer
+    from wpray.transport.policy_connection import PolicyServer
 
     harm = tmp_path / "harm"
     attack = pickle.dumps(Harm(Path.touch, harm))

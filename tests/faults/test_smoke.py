@@ -21,14 +21,15 @@ def test_actors_and_driver_die_and_the_table_is_the_same(
 ) -> None:
     undisturbed = reference(*FEW)
     rng = random.Random(1)
-    with runs.launched(tmp_path / "run", *FEW) as run:
-        killed = runs.harm_repeatedly(run, rng, [(runs.ENV, SIGKILL), (runs.POLICY, SIGKILL)], (0.1, 0.5))
+    kinds = (runs.ENV, runs.POLICY, runs.RENDER)
+    with runs.launched(tmp_path / "run", *FEW, "--env.render", "remote") as run:
+        killed = runs.harm_repeatedly(run, rng, [(kind, SIGKILL) for kind in kinds], (0.1, 0.5))
         assert run.wait_for(lambda: run.finished_trials > 4) and run.alive
         assert not run.kill(), "actors outlive their driver"
         kept = run.finished_trials
     with runs.launched(tmp_path / "run", *FEW) as run:
         assert run.end() == 0, run.text[-3000:]
     assert f"resuming {run.folder}: {kept} of 24 episodes are finished" in run.text
-    assert killed == 2
+    assert killed == 3
     runs.assert_same(run.folder, undisturbed)
-    survived("smoke: env actor, policy actor, driver: kill -9", 3)
+    survived("smoke: env actor, policy actor, render actor, driver: kill -9", 4)

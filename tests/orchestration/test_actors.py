@@ -17,7 +17,7 @@ import ray
 from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import ThreadDiedError
-from wpray.orchestration import actors, policy_actor_pool
+from wpray.orchestration import actors, policy_actor_pool, serving_actor_pool
 from wpray.orchestration.actors import (
     ActorHealth,
     ActorHost,
@@ -36,7 +36,8 @@ from wpray.policies.factory import policy_spec
 from wpray.policies.noop import NoopPolicy
 from wpray.rollout import PolicyOutputError
 from wpray.transport import connection
-from wpray.transport.connection import Address, PolicyServer
+from wpray.transport.connection import Address
+from wpray.transport.policy_connection import PolicyServer
 from wpray.types import Failure, Trial
 
 CONFIG = Config.model_validate({"task_suite": "fake", "policy": "noop"})
@@ -98,8 +99,8 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Any], list[Any]], li
     replica = Replica()
     options = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: replica))
     monkeypatch.setattr(policy_actor_pool, "PolicyActor", options)
-    monkeypatch.setattr(policy_actor_pool, "_CHECK_S", 0.0)
-    monkeypatch.setattr(policy_actor_pool, "_LOADING_S", 0.0)
+    monkeypatch.setattr(serving_actor_pool, "_CHECK_S", 0.0)
+    monkeypatch.setattr(serving_actor_pool, "_LOADING_S", 0.0)
 
     def run(health: list[Any], hashes: list[Any]) -> list[Event]:
         events = EventQueue()
@@ -159,7 +160,7 @@ def test_a_replica_whose_thread_has_died_is_replaced(
 def test_a_replica_that_is_never_of_use_is_given_up(
     play: Callable[[list[Any], list[Any]], list[Event]], killed: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_actor_pool, "_USELESS_INCARNATIONS", 3)
+    monkeypatch.setattr(serving_actor_pool, "_USELESS_INCARNATIONS", 3)
     of_use = [ActorHealth(0.0, busy_s=1.0), _thread_died(), ActorHealth(0.0)]
     events = play([_thread_died(), _thread_died(), *of_use, *[_thread_died()] * 3], [])
     assert killed == [False] * 5 + [True]

@@ -20,7 +20,8 @@ from wpray.errors import InvalidRequestError, ThreadDiedError
 from wpray.policies.base import PolicySpec
 from wpray.policies.batching import Batcher, PolicyError
 from wpray.transport import connection
-from wpray.transport.connection import Address, PendingConnections, PolicyServer, SocketPolicyClient
+from wpray.transport.connection import Address, PendingConnections
+from wpray.transport.policy_connection import PolicyServer, SocketPolicyClient
 from wpray.types import Observation, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Task, Trial, WaypointPlan
 
 KEY = b"k" * 32

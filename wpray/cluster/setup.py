@@ -99,6 +99,12 @@ def env_actors_that_fit(config: Config) -> int:
     return sum(_fitting(node, _needs(config)) for node in _nodes())
 
 
+def gpu_places() -> list[str]:
+    """Return Ray's ids of the nodes with GPUs, each as often as it has one, in turn."""
+    counts = {str(node["NodeID"]): int(node["Resources"].get("GPU", 0)) for node in alive_nodes()}
+    return [node for turn in range(max(counts.values(), default=0)) for node in counts if counts[node] > turn]
+
+
 def policy_actors(config: Config, num_gpus: float) -> tuple[int, float]:
     """Return (replicas, GPUs of each): as configured, else one replica, or as many as the nodes' GPUs hold.
 
@@ -199,7 +205,12 @@ def _needs(config: Config) -> dict[str, float]:
 
 
 def _nodes() -> Sequence[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in alive_nodes()]
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return what Ray says of the nodes that are there."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _fitting(node: Mapping[str, float], needs: Mapping[str, float]) -> int:

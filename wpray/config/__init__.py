@@ -338,6 +338,16 @@ class Config(SettingsGroup):
         return self
 
     @model_validator(mode="after")
+    def _others_can_draw(self) -> Config:
+        if self.env.render == "remote" and not self.load_benchmark().draws_remotely:
+            name = benchmark_name(self.suites[0], self.benchmark)
+            raise ValueError(
+                f"env.render: remote: the benchmark {name} is drawn by its environments only; leave env.render out, "
+                "or give its class make_drawer"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_choice_of_trials(self) -> Config:
         if self.tasks is not None and (self.task_start or self.task_end is not None):
             raise ValueError("tasks and task_start or task_end choose the same: give one of them")

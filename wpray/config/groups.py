@@ -47,6 +47,13 @@ class EnvConfig(SettingsGroup):
         description="OpenGL library that renders the cameras; auto: EGL where a GPU driver is present, else osmesa. "
         "EGL takes a GPU that no policy actor owns if the node has one, else shares a policy's",
     )
+    render: Literal["auto", "local", "remote"] = Field(
+        "auto",
+        description="where the policy's pictures are drawn: by each environment (local), or by render actors, which "
+        "get the scene's state (remote: environments then need no OpenGL and no GPU); the pictures are the same; "
+        "auto: remote where EGL draws and policy actors have GPUs",
+    )
+    render_actors: ActorCount | Auto = Field("auto", description="render actors; auto: one for each GPU of the policy")
     protocol: Literal["wpray", "serial"] = Field(
         "wpray",
         description="wpray: every trial gets the scene of a fresh, freshly seeded process; "

@@ -6,6 +6,7 @@ from wpray.checks import CheckResult
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.base import PolicyCheck
+from wpray.policies.drawing import DrawingPlace, drawing_place
 from wpray.policies.environments import Host, Suited, suited
 from wpray.policies.factory import policy_checks, policy_spec
 from wpray.policies.fit import fitting_spec
@@ -48,6 +49,14 @@ def environments_here(config: Config) -> Suited | None:
     except BadInputError:
         return None
     return suited(config, spec, Host.here(config, spec))
+
+
+def drawing_here(config: Config, gpus: int) -> DrawingPlace:
+    """Return where a run draws: nowhere else if the policy cannot be loaded, which `check_policy` reports."""
+    try:
+        return drawing_place(config, policy_spec(config), gpus)
+    except BadInputError:
+        return DrawingPlace(False, "the policy cannot be loaded")
 
 
 def check_environments(config: Config) -> list[CheckResult]:

@@ -5,15 +5,25 @@ from __future__ import annotations
 from wpray.benchmarks.factory import benchmark_name
 from wpray.checks import CheckResult, run_probe
 from wpray.config import Config
+from wpray.doctor.policies import drawing_here
 from wpray.system import gl
+from wpray.system.gpus import num_gpus
 
 _PROBES = "wpray.doctor.probe"
 
 
 def check_rendering(config: Config) -> list[CheckResult]:
-    """Render a frame and report the renderer."""
-    if not config.load_benchmark().uses_opengl:
+    """Render a frame and report the renderer, and where a run draws. The check of Ray does so for a cluster."""
+    if not config.load_benchmark().uses_opengl or config.ray.address is not None:
         return []
+    found = render_here(config)
+    place = drawing_here(config, num_gpus())
+    drawn = [CheckResult("rendering", "pass", f"pictures are drawn {place}")] if place.remote else []
+    return [*found, *drawn]
+
+
+def render_here(config: Config) -> list[CheckResult]:
+    """Render a frame on this machine and report the renderer."""
     renderer = gl.resolve(config.env.renderer)
     found = run_probe(_PROBES, "render", renderer)
     if found.error:

@@ -11,26 +11,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 
-from wpray.benchmarks.base import Environment
+from wpray.benchmarks.base import Drawer, Environment, RemotelyDrawn
 from wpray.cluster import node_versions
 from wpray.config import Config
-from wpray.errors import wrapping_errors
+from wpray.errors import BadInputError, wrapping_errors
 from wpray.orchestration.loop_options import loop_options
 from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.base import AnyPolicy, PolicySpec, Sources
 from wpray.policies.batching import PolicyError
 from wpray.policies.factory import build_policy
-from wpray.policies.relay import answering
+from wpray.policies.relay import Answering, answering
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
+from wpray.system import egl_devices, gl
 from wpray.system.hardware import free_memory, own_memory
-from wpray.transport.connection import Address, PolicyServer, SocketPolicyClient
+from wpray.transport.connection import Address, Server
+from wpray.transport.draw_connection import DrawError, DrawServer, SocketDrawClient
+from wpray.transport.drawing import DrawingThread
+from wpray.transport.policy_connection import PolicyServer, SocketPolicyClient
 from wpray.transport.replica_selection import ReplicaGpus, ReplicaSelector
 from wpray.types import Failure, FailureOrigin
 
@@ -54,6 +58,14 @@ class RunContext:
     def for_environments(self) -> RunContext:
         """Return what env actors need: not the policy's own settings, whose types may be defined beside its weights."""
         return replace(self, config=self.config.model_copy(update={"policy_args": {}}))
+
+
+@dataclass(frozen=True, slots=True)
+class Renderers:
+    """Render actors, as env actors reach them."""
+
+    handles: list[Any]  # of Ray
+    key: bytes  # secret, which both ends of a connection prove to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +136,75 @@ class _Failed(Exception):  # noqa: N818
         self.error = error
 
 
-class PolicyActorImpl:
-    """Server of a policy; Ray restarts it if it dies, and it loads the policy again."""
+class ServingActorImpl:
+    """Server of requests of env actors; Ray restarts it if it dies, and it loads again."""
+
+    _answering: Answering | DrawingThread
+    _server: Server
+    _remote = False  # True if other processes answer, so that a long wait is no hang
 
     def __init__(self, replica: int, context: RunContext) -> None:
         self._replica, self._context = replica, context
         self._notices = NoticeKeeper()
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         # Loading has its own thread, so that `health` answers while it takes minutes.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load").submit(self._load)
+
+    def address(self) -> Address:
+        """Return where env actors connect.
+
+        Raises ConnectionError while it loads, ThreadDiedError if this process must be replaced.
+        """
+        self._check_loaded()
+        self._check_threads()
+        server = self._server
+        return Address(server.host, server.port, self._replica, self._node, server.clients, server.incarnation)
+
+    def health(self) -> ActorHealth:
+        """Return how long the current requests have been in work.
+
+        Raises what loading raised, and ThreadDiedError if this process must be replaced.
+        """
+        if not self._loading.done():
+            return ActorHealth(0.0, notices=self._notices.take())
+        loaded, since = self._loading.result(), None if self._remote else self._answering.busy_since
+        self._check_threads()
+        idle_s = 0.0 if since is None else time.monotonic() - since
+        return ActorHealth(idle_s, self._answering.busy_s, loaded, self._notices.take())
 
     def _load(self) -> LoadedReplica:
         began = time.perf_counter()
         with wrapping_errors(
             _ended_while_loading, Exception, caught=BaseException
         ):  # Ray would handle a SystemExit itself
-            policy = build_policy(self._context.config)
-            self._serve(policy)
-        sources = getattr(policy, "sources", Sources())  # most policies have no files
-        host = this_host(None, getattr(policy, "gpu", None))
+            host, sources = self._begin()
+            self._node = ray.get_runtime_context().get_node_id()
         return LoadedReplica(host, time.perf_counter() - began, sources)
+
+    def _begin(self) -> tuple[ActorHost, Sources]:
+        """Load, and serve from now on."""
+        raise NotImplementedError
+
+    def _check_loaded(self) -> None:
+        if not self._loading.done() or self._loading.exception() is not None:
+            raise ConnectionError("it is loading")
+
+    def _check_threads(self) -> None:
+        self._answering.check()
+        self._server.check()
+
+
+class PolicyActorImpl(ServingActorImpl):
+    """Server of a policy."""
+
+    def __init__(self, replica: int, context: RunContext) -> None:
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        super().__init__(replica, context)
+
+    def _begin(self) -> tuple[ActorHost, Sources]:
+        policy = build_policy(self._context.config)
+        self._serve(policy)
+        sources = getattr(policy, "sources", Sources())  # most policies have no files
+        return this_host(None, getattr(policy, "gpu", None)), sources
 
     def _serve(self, policy: AnyPolicy) -> None:
         context = self._context
@@ -152,9 +213,7 @@ class PolicyActorImpl:
         self._answering = answering(policy, context.config.batching)
         self._remote = policy.spec.remote
         self._gpu_memory: Callable[[], tuple[int, int] | None] = getattr(policy, "gpu_memory", lambda: None)
-        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._server = PolicyServer(self._answering, host, context.key)
-        self._node = ray.get_runtime_context().get_node_id()
+        self._server = PolicyServer(self._answering, own_address(), context.key)
 
     def file_hashes(self) -> dict[str, str]:
         """Return the SHA-256 by path of what the policy was loaded from; it is computed beside its work.
@@ -163,24 +222,6 @@ class PolicyActorImpl:
         """
         self._check_loaded()
         return self._hashes.result()
-
-    def address(self) -> Address:
-        """Return where env actors connect.
-
-        Raises ConnectionError while the policy loads, ThreadDiedError if this process must be replaced.
-        """
-        self._check_loaded()
-        self._check_threads()
-        server = self._server
-        return Address(server.host, server.port, self._replica, self._node, server.clients, server.incarnation)
-
-    def _check_loaded(self) -> None:
-        if not self._loading.done() or self._loading.exception() is not None:
-            raise ConnectionError("the policy is loading")
-
-    def _check_threads(self) -> None:
-        self._answering.check()
-        self._server.check()
 
     def gpus(self) -> ReplicaGpus:
         """Return the GPUs that Ray has given to this replica; they are known before the policy has loaded."""
@@ -193,40 +234,63 @@ class PolicyActorImpl:
         has_gpu = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
         return PolicyMemory(own_memory(), free_memory(), self._gpu_memory(), has_gpu)
 
-    def health(self) -> ActorHealth:
-        """Return how long the current batch has been computing.
 
-        Raises what loading the policy raised, and ThreadDiedError if this process must be replaced.
-        """
-        if not self._loading.done():
-            return ActorHealth(0.0, notices=self._notices.take())
-        loaded, since = self._loading.result(), None if self._remote else self._answering.busy_since
-        self._check_threads()
-        idle_s = 0.0 if since is None else time.monotonic() - since
-        return ActorHealth(idle_s, self._answering.busy_s, loaded, self._notices.take())
+class RenderActorImpl(ServingActorImpl):
+    """Server of a benchmark's drawer, which draws the observations of many environments."""
+
+    def __init__(self, replica: int, context: RunContext, place: int, policies: list[Any]) -> None:
+        """Draw on the GPU of number `place` of those that no policy owns, else of all on this node."""
+        self._place, self._policies = place, policies
+        super().__init__(replica, context)
+
+    def _begin(self) -> tuple[ActorHost, Sources]:
+        context, name = self._context, f"render-{self._replica}"
+        node_versions.check_this_host(context.versions, context.config)
+        owned = ReplicaSelector(name, self._policies).gpus_here
+        renderer = prepare_rendering(context.config, owned, name, self._place)
+        self._answering = DrawingThread(self._make)
+        self._answering.wait_for_the_drawer()
+        self._server = DrawServer(self._answering, own_address(), context.key)
+        return this_host(renderer), Sources()
+
+    def _make(self) -> Drawer:
+        drawer = self._context.config.load_benchmark().make_drawer()
+        if drawer is None:
+            raise BadInputError("benchmark: it says draws_remotely and has no make_drawer; use env.render: local")
+        return drawer
 
 
 class EnvActorImpl:
     """Owner of one environment, in a process of its own, so that a crash costs one episode."""
 
-    def __init__(self, name: str, context: RunContext, replicas: list[Any]) -> None:
+    def __init__(self, name: str, context: RunContext, replicas: list[Any], renderers: Renderers | None = None) -> None:
+        """Take the policy's `replicas`, and what draws the pictures; None: the environment."""
         # A policy that waits for a core delays every environment, an environment only itself.
         os.nice(_ENV_ACTOR_NICENESS)
         self._name, self._context, self._selector = name, context, ReplicaSelector(name, replicas)
+        self._renderers = renderers
         self._active_at = self._rebalanced_at = time.monotonic()
         self._replicas_seen = 0  # times that a replica had become ready at the last search for a less loaded one
         self._working = False
 
     @ray.method(concurrency_group="work")
     def start(self) -> ActorHost:
-        """Import the simulator and prepare rendering.
+        """Import the simulator and prepare rendering, unless render actors draw.
 
         Raises BadInputError on a machine that cannot render, or has another simulator than the run.
         """
-        config = self._context.config
+        config, renderers = self._context.config, self._renderers
         node_versions.check_this_host(self._context.versions, config)
-        self._renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
+        self._renderer = None
+        if renderers is None:
+            self._renderer = prepare_rendering(config, self._selector.gpus_here, self._name)
+        elif config.load_benchmark().uses_opengl:
+            gl.prepare_without()
         self._env: Environment = config.load_benchmark().make_environment(config.suites[0], config.env.protocol)
+        if renderers is not None:
+            selector = ReplicaSelector(self._name, renderers.handles)
+            client = SocketDrawClient(selector.select, renderers.key, self._alive)
+            cast(RemotelyDrawn, self._env).draw_with(client)
         return self._connect()
 
     @ray.method(concurrency_group="work")
@@ -333,37 +397,45 @@ def rollout_settings(
 
 _remote: Any = ray.remote  # its stubs lack some of its options
 # Ray does not repeat the call of a dying replica: the caller retries, possibly with another replica.
-PolicyActor = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=6)(PolicyActorImpl)
+_as_server: Any = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=6)
+PolicyActor, RenderActor = _as_server(PolicyActorImpl), _as_server(RenderActorImpl)
 # A dead env actor is replaced, not restarted, because the driver must give its trial to another.
 as_actor: Any = _remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "health": 1})
 EnvActor = as_actor(EnvActorImpl)
 
 
-def prepare_rendering(config: Config, owned: Callable[[], list[str]] = list, name: str = "") -> str | None:
+def prepare_rendering(
+    config: Config, owned: Callable[[], list[str]] = list, name: str = "", place: int | None = None
+) -> str | None:
     """Set this process up to render the configured suite; return the renderer.
 
-    `owned` returns this node's GPUs that policies have, which are avoided; `name` spreads environments over the others.
+    `owned` returns this node's GPUs that policies have, which are avoided; `name` spreads environments over the others,
+    and `place`, if given, counts through them.
     Raises BadInputError if this machine cannot render.
     """
     if not config.load_benchmark().uses_opengl:
         return None
-    from wpray.system import egl_devices, gl
-
     renderer = gl.select_renderer(config.env.renderer)
     gl.prepare(renderer)
-    egl_devices.set_egl_device(owned=owned, name=name)
+    egl_devices.set_egl_device(owned=owned, name=name, place=place)
     return renderer
 
 
 def _failure_of(error: Exception) -> Failure:
-    if isinstance(error, PolicyError):
+    if isinstance(error, PolicyError | DrawError):
         return error.failure
     origin: FailureOrigin = "policy" if isinstance(error, PolicyOutputError) else "environment"
     return Failure(origin, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
 def _ended_while_loading(error: BaseException) -> Exception:
-    return RuntimeError(f"the policy ended its process while it loaded: {type(error).__name__}: {error}")
+    return RuntimeError(f"the actor ended its process while it loaded: {type(error).__name__}: {error}")
+
+
+def own_address() -> str:
+    """Return the address of this node, at which other nodes reach it."""
+    host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return host
 
 
 def this_host(renderer: str | None, gpu: str | None = None) -> ActorHost:

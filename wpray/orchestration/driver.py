@@ -21,8 +21,11 @@ from wpray.orchestration.events import (
     PolicyHashed,
     PolicyLost,
     PolicyReady,
+    RenderLost,
+    RenderReady,
 )
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
+from wpray.orchestration.render_actor_pool import RenderActorPool
 from wpray.orchestration.row_sink import ProgressListener, RowSink, TrialRow
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.orchestration.stop_rules import PolicyErrors, Stop
@@ -30,7 +33,7 @@ from wpray.policies.base import Sources
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
-from wpray.transport.connection import POLICY_DIED
+from wpray.transport.policy_connection import POLICY_DIED
 from wpray.types import AttemptError, Failure, Trial
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +77,9 @@ class Driver:
         tally: Tally,
         listener: ProgressListener,
         record: RunRecord,
+        render_actors: RenderActorPool | None = None,
     ) -> None:
+        self._render_actors = render_actors
         self._record, self._verify_files = record, record.knows_files
         self._sources: list[Sources] = []  # distinct sources of the replicas that have loaded
         self._context = context
@@ -133,7 +138,7 @@ class Driver:
         Each event is made after the one before it was handled.
         """
         if self._events.empty:  # else the queue may hold the heartbeat that a check would miss
-            event = self._env_actors.check() or self._policy_actors.check() or self._events.next(timeout_s)
+            event = self._check_actors() or self._events.next(timeout_s)
             if event is not None:
                 yield event
         for _ in range(TOGETHER):
@@ -142,6 +147,10 @@ class Driver:
             event = self._events.next(0)
             if event is not None:
                 yield event
+
+    def _check_actors(self) -> Event | None:
+        drawing = self._render_actors
+        return self._env_actors.check() or self._policy_actors.check() or (drawing and drawing.check()) or None
 
     def _drain(self, stop: Stop) -> None:
         """Assign no more trials, except those that an intended stop needs.
@@ -184,8 +193,8 @@ class Driver:
         match event:
             case EnvReady():
                 self._ready(event)
-            case AttemptFinished(_, attempt):
-                self._succeeded(event) if attempt.failure is None else self._failed(event, attempt.failure)
+            case AttemptFinished():
+                self._finished(event)
             case EnvLost():
                 self._lost(event)
             case PolicyReady(replica, host, load_s, sources):
@@ -199,10 +208,26 @@ class Driver:
                 self._hashes_are_known = True
                 self._record.add_hosts(self.hosts)  # now, so that run.json names them after a kill, too
                 self._record.add_files(hashes)
-            case PolicyLost(failure):
-                if failure.bad_input:
-                    raise BadInputError(failure.reason)
-                self.request_stop(Stop(f"the policy cannot run: {failure.reason}", at_once=True, of_this_run=True))
+            case RenderReady(number, host):
+                self._renderer_ready(f"render-{number}", host)
+            case PolicyLost() | RenderLost():
+                self._none_left(event)
+
+    def _renderer_ready(self, name: str, host: ActorHost) -> None:
+        self._note_renderer(host)
+        self.hosts[name] = host
+        _LOG.info("%s draws with %s on %s", name, host.renderer or "no OpenGL", host.name)
+        if host.renderer == "osmesa" and self._context.config.env.render == "auto":
+            text = "%s has no EGL, and OSMesa is slow for all environments: mount the GPU's driver files, or %s"
+            _LOG.warning(text, host.name, "give env.render: local")
+
+    def _none_left(self, event: PolicyLost | RenderLost) -> None:
+        """Stop the run, because nothing can answer or draw any more."""
+        reason, of_policy = event.failure.reason, isinstance(event, PolicyLost)
+        if event.failure.bad_input:
+            raise BadInputError(reason)
+        what = "the policy cannot run" if of_policy else "no render actor can draw"
+        self.request_stop(Stop(f"{what}: {reason}", at_once=True, of_this_run=of_policy))
 
     def _ready(self, event: EnvReady) -> None:
         self._failed_starts = 0
@@ -225,12 +250,16 @@ class Driver:
 
     def _note_renderer(self, host: ActorHost) -> None:
         """Warn of a second renderer: its images differ slightly, so actions may depend on where a trial ran."""
-        if self._renderer is None:
-            self._renderer = host.renderer
+        if self._renderer is None or host.renderer is None:
+            self._renderer = self._renderer or host.renderer
         elif host.renderer not in (self._renderer, *self._odd_renderers):
             self._odd_renderers.add(str(host.renderer))
             text = "%s renders with %s, others with %s: images differ slightly; set env.renderer to one of them"
             _LOG.warning(text, host.name, host.renderer, self._renderer)
+
+    def _finished(self, event: AttemptFinished) -> None:
+        failure = event.attempt.failure
+        self._succeeded(event) if failure is None else self._failed(event, failure)
 
     def _succeeded(self, event: AttemptFinished) -> None:
         self._idle.append(event.assignment.worker)

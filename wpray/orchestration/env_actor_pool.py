@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from wpray.cluster.setup import demands
-from wpray.orchestration.actors import ActorHealth, ActorHost, EnvActor, RunContext
+from wpray.orchestration.actors import ActorHealth, ActorHost, EnvActor, Renderers, RunContext
 from wpray.orchestration.events import ActorFailure, AttemptFinished, EnvLost, EnvReady, Event, EventQueue, failure_of
 from wpray.orchestration.scheduler import Assignment, SceneKey, scene_of
 from wpray.orchestration.stop_rules import OR_TOO_SHORT, START_STALLS
@@ -34,7 +34,11 @@ class EnvActorPool:
 
     kind: Any = EnvActor
 
-    def __init__(self, context: RunContext, replicas: list[Any], events: EventQueue) -> None:
+    def __init__(
+        self, context: RunContext, replicas: list[Any], events: EventQueue, renderers: Renderers | None = None
+    ) -> None:
+        """Begin without actors. `replicas` are the handles of policy actors; `renderers` draw, if there are any."""
+        self._renderers = renderers
         self._context, self._replicas, self._events = context, replicas, events
         self._workers: dict[str, _Worker] = {}
         self._numbers = itertools.count()
@@ -54,7 +58,7 @@ class EnvActorPool:
             num_cpus=config.ray.env_cpus,
             memory=config.env_memory,
             **demands(config.ray.env_resources),
-        ).remote(name, self._context.for_environments(), self._replicas)
+        ).remote(name, self._context.for_environments(), self._replicas, self._renderers)
         # On a cluster it may wait for a node first, without a limit.
         self._workers[name] = _Worker(handle, exists_since=None if config.ray.address else time.monotonic())
         self._events.watch(handle.health.remote(), partial(self._exists, name))

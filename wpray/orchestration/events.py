@@ -73,7 +73,22 @@ class PolicyLost:
     failure: ActorFailure
 
 
-Event = EnvReady | AttemptFinished | EnvLost | PolicyReady | PolicyHashed | PolicyLost
+@dataclass(frozen=True, slots=True)
+class RenderReady:
+    """Event: a render actor can draw."""
+
+    renderer: int
+    host: ActorHost
+
+
+@dataclass(frozen=True, slots=True)
+class RenderLost:
+    """Event: no render actor is left, and none is restarted."""
+
+    failure: ActorFailure
+
+
+Event = EnvReady | AttemptFinished | EnvLost | PolicyReady | PolicyHashed | PolicyLost | RenderReady | RenderLost
 Handler = Callable[[Future[Any]], Event | None]
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import ray
 
-from wpray.orchestration.actors import ActorHealth, LoadedReplica, RunContext, this_host
+from wpray.orchestration.actors import ActorHealth, LoadedReplica, RunContext, own_address, this_host
 from wpray.orchestration.events import ActorFailure, Event, EventQueue, PolicyLost
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.policies.base import AnyPolicy
 from wpray.policies.relay import answering
-from wpray.transport.connection import Address, PolicyServer
+from wpray.transport.connection import Address
+from wpray.transport.policy_connection import PolicyServer
 from wpray.transport.replica_selection import ReplicaGpus
 
 
@@ -52,12 +53,11 @@ class LivePolicyPool(PolicyActorPool):
 
     def __init__(self, context: RunContext, policy: AnyPolicy, events: EventQueue) -> None:
         """Serve `policy` until `close`; it is called from a thread of its own, one batch at a time."""
-        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._stall_after = context.config.retry.stall_s
         self._answering = answering(policy, context.config.batching)
-        self._server = PolicyServer(self._answering, host, context.key)
+        self._server = PolicyServer(self._answering, own_address(), context.key)
         node = ray.get_runtime_context().get_node_id()
-        address = Address(host, self._server.port, 0, node, 0, self._server.incarnation)
+        address = Address(self._server.host, self._server.port, 0, node, 0, self._server.incarnation)
         super().__init__(context, 0, 1, events, lambda _: Signpost.remote(address))
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from wpray.config import Config
 from wpray.config.groups import RayConfig
 from wpray.policies.base import PolicySpec
+from wpray.policies.drawing import drawing_place, policy_gpus
 from wpray.system.gpus import free_gpu_memory, num_gpus
 from wpray.system.hardware import cores, free_memory
 
@@ -33,6 +34,7 @@ class Host:
         """Return this machine's."""
         gpus = num_gpus()
         draws = config.load_benchmark().uses_opengl and config.env.renderer != "osmesa"
+        draws = draws and not drawing_place(config, spec, gpus).remote
         asked = gpus > 0 and draws and _waits(config, spec, gpus)
         return cls(cores(), free_memory(), gpus, min(free_gpu_memory().values(), default=0) if asked else None)
 
@@ -67,11 +69,6 @@ def replicas(config: Config, spec: PolicySpec, gpus: int) -> int:
     """Return the number of policy actors of a run on a machine with `gpus`."""
     asked = config.ray.num_policy_actors
     return asked if asked != "auto" else max(1, gpus) if policy_gpus(config, spec) else 1
-
-
-def policy_gpus(config: Config, spec: PolicySpec) -> float:
-    """Return the GPUs that each policy actor asks for."""
-    return config.ray.policy_resources.get("GPU", spec.num_gpus)
 
 
 def _by_cores(config: Config, spec: PolicySpec, host: Host) -> tuple[int, str]:

@@ -37,8 +37,8 @@ _NO_OUTCOME = frozenset(
         "track_project",
         "ray",
     }
-    | {"video", "retry", "stop_when", "env.memory_gb", "batching.max_wait_ms", "batching.max_batch_size"}
-    | {"lora_dropout"}
+    | {"video", "retry", "stop_when", "env.memory_gb", "env.render", "env.render_actors"}
+    | {"batching.max_wait_ms", "batching.max_batch_size", "lora_dropout"}
 )
 
 _OF_POLICY = "policy_args"

@@ -17,13 +17,14 @@ from rich.console import Console
 from wpray.benchmarks.declarations import declarations
 from wpray.cli import display
 from wpray.cluster.node_versions import check_nodes
-from wpray.cluster.setup import cluster_tasks, num_env_actors
+from wpray.cluster.setup import cluster_tasks, gpu_places, num_env_actors
 from wpray.config import Config
 from wpray.errors import BadInputError, RunFailedError, RunStoppedError
 from wpray.orchestration.driver import Driver
 from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import AnyPolicy, PolicySpec
+from wpray.policies.drawing import DrawingPlace, drawing_place
 from wpray.policies.environments import Host, suited
 from wpray.policies.factory import all_policy_args, waypoint_units, with_policy_args
 from wpray.policies.fit import fitting_spec
@@ -39,6 +40,7 @@ from wpray.run.output import RunInfo, choose_folder, opened
 from wpray.run.pools import Pools
 from wpray.run.selection import Selection, select
 from wpray.run.tracked import TrackedRates, tracked
+from wpray.system.gpus import num_gpus
 from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
 
@@ -65,6 +67,7 @@ class _Run:
     tally: Tally
     info: RunInfo
     guest: CallerParts
+    drawing: DrawingPlace
     rates: TrackedRates | None = None  # for a tracker
 
     @property
@@ -113,8 +116,9 @@ def evaluate_with(config: Config, guest: CallerParts, pools: Pools | None = None
         for line in odd:
             _LOG.warning("%s", line)
         stack.enter_context(live_report(folder.path) if guest.live else contextlib.nullcontext())
-        facts |= _facts(config, spec, chosen, guest)
-        run = _begun(config, spec, folder, chosen, facts, versions, guest, stack)
+        drawing = drawing_place(config, spec, num_gpus() if config.ray.address is None else len(gpu_places()))
+        facts |= _facts(config, spec, chosen, guest) | {"drawing": {"place": drawing.name, "because": drawing.because}}
+        run = _begun(config, spec, folder, chosen, facts, versions, guest, drawing, stack)
         if run.todo and config.ray.address is None:
             pools.join_ray(config, console, _environments(config, spec))
         code = _finish(run, _carry_out(run, console, versions, pools) if run.todo else None, console)
@@ -162,6 +166,7 @@ def _begun(
     facts: dict[str, Any],
     versions: dict[str, str],
     guest: CallerParts,
+    drawing: DrawingPlace,
     stack: contextlib.ExitStack,
 ) -> _Run:
     """Return the run with the trials that are left, after run.json says that it is under way.
@@ -181,7 +186,7 @@ def _begun(
     rates = stack.enter_context(tracked(config, folder, info, tally))
     if not (todo and info.knows_files):  # otherwise once the policy's files are compared with those of the results
         info.save("running")
-    return _Run(config, spec, folder, todo, tally, info, guest, rates)
+    return _Run(config, spec, folder, todo, tally, info, guest, drawing, rates)
 
 
 def _carry_out(run: _Run, console: Console, versions: dict[str, str], pools: Pools) -> Stop | None:
@@ -191,11 +196,13 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str], pools: Poo
     with pools.policies(config, run.spec, live) as policies:
         context = replace(policies.context, run_id=run.info.run_id, versions=versions, session=run.info.session)
         _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, policies.size)
-        env_actors = pools.env_actors(context, policies)
+        env_actors = pools.env_actors(context, policies, remote=run.drawing.remote)
+        if run.drawing.remote:
+            _LOG.info("pictures are drawn %s", run.drawing)
         with display.RunDisplay(console, run.tally, policies.size) as shown:
             listener = Listeners(shown, run.callback, run.rates)
             parts = (env_actors, policies.pool, policies.events, run.folder, run.tally, listener, run.info)
-            driver = Driver(context, *parts)
+            driver = Driver(context, *parts, pools.render_actors)
             with _ctrl_c(driver):
                 driver.run(_scheduler(run), num_workers)
             if driver.stop is not None and driver.stop.at_once:

@@ -30,6 +30,7 @@ from wpray.storage.url import location_of
 
 _LOG = logging.getLogger(__name__)
 ROOT = Path("runs")
+_OF_SESSIONS = ("renderer", "drawing")  # facts of a run that may change when it is resumed
 _TRIALS = {"tasks": None, "task_start": 0, "task_end": None, "num_trials_per_task": 1}  # with what they are by default
 
 
@@ -113,8 +114,8 @@ class RunInfo(RunRecord):
         info = cls(folder, {**(known or {}), **fresh}, known is not None)
         if works or not earlier:
             info._begin(_new_session(config, software, facts), earlier)
-        elif "renderer" in earlier[-1]:
-            info.data["renderer"] = earlier[-1]["renderer"]
+        else:
+            info.data |= {name: earlier[-1][name] for name in _OF_SESSIONS if name in earlier[-1]}
         return info
 
     def _begin(self, session: dict[str, Any], earlier: list[dict[str, Any]]) -> None:
@@ -207,7 +208,7 @@ def _new_session(config: Config, software: Mapping[str, str] | None, facts: Mapp
     parts |= named_versions(config.suites, config.benchmark)
     session["versions"] |= {name: text for name, text in (software or parts).items() if name not in here}
     session |= {"wpray_protocol": record.PROTOCOL_VERSION, "origins": found, "hosts": {}}
-    return session | {name: facts[name] for name in ("renderer",) if name in facts}
+    return session | {name: facts[name] for name in _OF_SESSIONS if name in facts}
 
 
 def _warn_of_another_gpu(host: str, gpu: str, before: set[str]) -> None:

@@ -16,7 +16,8 @@ from wpray.benchmarks.factory import benchmark_of, list_tasks
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.policies.base import PolicySpec
-from wpray.policies.environments import Host, policy_gpus, replicas, suited
+from wpray.policies.drawing import drawing_place, policy_gpus
+from wpray.policies.environments import Host, replicas, suited
 from wpray.policies.factory import with_policy_args
 from wpray.policies.fit import fitting_spec
 from wpray.results import Run, load
@@ -170,6 +171,9 @@ def _layout(config: Config, spec: PolicySpec, speeds: Speeds) -> tuple[RunLayout
         )
     if config.ray.address and asked == "auto" and num_gpus:
         notes.append("ray.num_policy_actors is auto, one a GPU: this is for one, and each further GPU brings as much.")
+    if spec.images:
+        gpus = math.ceil(num_gpus) if config.ray.address else host.gpus
+        notes.append(f"Pictures are drawn {drawing_place(config, spec, gpus)}.")
     wanted = config.num_env_actors
     if config.ray.address is None:
         here = host.cores

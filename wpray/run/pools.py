@@ -13,13 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
-from wpray.cluster.setup import policy_actors, ray_is_running, running_ray
+from wpray.cluster.setup import gpu_places, policy_actors, ray_is_running, running_ray
 from wpray.config import Config
 from wpray.orchestration.actors import RunContext
 from wpray.orchestration.env_actor_pool import EnvActorPool
 from wpray.orchestration.events import EventQueue
 from wpray.orchestration.live_policy import LivePolicyPool
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
+from wpray.orchestration.render_actor_pool import RenderActorPool
 from wpray.policies.base import AnyPolicy, PolicySpec
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Pools:
         """
         self._for_many, self._stack = for_many_runs, contextlib.ExitStack()
         self._env_actors: EnvActorPool | None = None
+        self.render_actors: RenderActorPool | None = None  # of the env actors, if they do not draw by themselves
         self._current: Policies | None = None
         self._ahead: Policies | None = None
 
@@ -105,19 +107,30 @@ class Pools:
         for handle in current.pool.handles:
             current.events.watch(handle.memory.remote(), measured)
 
-    def env_actors(self, context: RunContext, policies: Policies) -> EnvActorPool:
-        """Return the run's pool of env actors: those of the run before if they are kept, else an empty one."""
+    def env_actors(self, context: RunContext, policies: Policies, *, remote: bool = False) -> EnvActorPool:
+        """Return the run's pool of env actors: those of the run before if they are kept, else an empty one.
+
+        `remote`: render actors draw for them, and are kept or started with them.
+        """
+        handles, events, drawing = policies.pool.handles, policies.events, self.render_actors
+        if (drawing is not None) != remote or (drawing is not None and drawing.is_lost):
+            self.end_env_actors()
         if self._env_actors is None:
-            self._env_actors = EnvActorPool(context, policies.pool.handles, policies.events)
+            drawing = self.render_actors = _render_actors(context, policies) if remote else None
+            renderers = None if drawing is None else drawing.renderers
+            self._env_actors = EnvActorPool(context, handles, events, renderers)
         else:
-            self._env_actors.hand_over(context, policies.pool.handles, policies.events)
+            if drawing is not None:
+                drawing.hand_over(context, events)
+            self._env_actors.hand_over(context, handles, events)
         return self._env_actors
 
     def end_env_actors(self) -> None:
-        """End the env actors that are left."""
-        if self._env_actors is not None:
-            self._env_actors.close()
-        self._env_actors = None
+        """End the env actors that are left, and what draws for them."""
+        for pool in (self._env_actors, self.render_actors):
+            if pool is not None:
+                pool.close()
+        self._env_actors = self.render_actors = None
 
     def _taken(self, config: Config) -> Policies | None:
         """Return the policy that was loaded ahead if it is that of `config`; end another."""
@@ -142,3 +155,10 @@ class Pools:
         if self._for_many and num_gpus == 1 and "GPU" not in config.ray.policy_resources:
             return Policies(context, events, PolicyActorPool(context, share, size, events), size, share)
         return Policies(context, events, PolicyActorPool(context, num_gpus, size, events), size)
+
+
+def _render_actors(context: RunContext, policies: Policies) -> RenderActorPool:
+    """Start render actors: as many as configured, else one for each GPU of the policy."""
+    places, asked = gpu_places(), context.config.env.render_actors
+    count = max(1, min(policies.size, len(places))) if asked == "auto" else asked
+    return RenderActorPool(context, policies.pool.handles, count, places, policies.events)

@@ -27,21 +27,25 @@ def set_egl_device(
     environ: MutableMapping[str, str] = os.environ,
     owned: Callable[[], Iterable[str]] = tuple,
     name: str = "",
+    place: int | None = None,
 ) -> None:
     """Select the GPU that this process renders on with EGL, unless the user has named one.
 
     Call it before a context is made. `owned` returns the GPUs of policies on this machine, as in CUDA_VISIBLE_DEVICES:
-    they are taken only if there is no other. It is called only if there is a choice. Environments spread over the GPUs
-    by `name`.
+    they are taken only if there is no other. It is called only if there is a choice. Processes spread over the GPUs
+    by `name`, or take them in turn by `place`.
     """
     if environ.get("MUJOCO_GL") == "egl" and _DEVICE not in environ:
-        device = select_egl_device(environ, owned, name)
+        device = select_egl_device(environ, owned, name, place)
         if device is not None:
             environ[_DEVICE] = str(device)
 
 
 def select_egl_device(
-    environ: Mapping[str, str], owned: Callable[[], Iterable[str]] = tuple, name: str = ""
+    environ: Mapping[str, str],
+    owned: Callable[[], Iterable[str]] = tuple,
+    name: str = "",
+    place: int | None = None,
 ) -> int | None:
     """Return EGL's number of a GPU that CUDA_VISIBLE_DEVICES allows; None if any GPU will do."""
     visible = environ.get(_VISIBLE)
@@ -56,7 +60,7 @@ def select_egl_device(
         order = _order(taken, environ)
         theirs = _devices(taken, _ask_driver({**environ, _ORDER: order}), order) if taken else []
         devices = [device for device in devices if device not in theirs] or devices
-    return random.Random(name).choice(devices)
+    return random.Random(name).choice(devices) if place is None else devices[place % len(devices)]
 
 
 def _order(entries: Iterable[str], environ: Mapping[str, str]) -> str:

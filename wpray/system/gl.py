@@ -22,6 +22,7 @@ _LIBRARIES: dict[Renderer, tuple[str, str]] = {
     "osmesa": ("OSMesa", "apt-get install -y libosmesa6 libgl1 libglib2.0-0"),
     "egl": ("EGL", "apt-get install -y libegl1 libgles2 libgl1 libglib2.0-0"),
 }
+_ALWAYS = {**ONE_THREAD, "PYTHONFAULTHANDLER": "1"}
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")
 _VENDOR_FILE = "10_nvidia.json"
 _VENDOR_FOLDERS = (
@@ -47,10 +48,14 @@ def select_renderer(wanted: str, environ: Mapping[str, str] = os.environ) -> Ren
 
 def resolve(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer:
     """Return the same as `select_renderer`, whether or not the library is installed."""
+    return asked_for(wanted, environ) or ("egl" if _has_nvidia_egl() else "osmesa")
+
+
+def asked_for(wanted: str, environ: Mapping[str, str] = os.environ) -> Renderer | None:
+    """Return the renderer that `wanted`, MUJOCO_GL or PYOPENGL_PLATFORM names; None if the machine decides."""
     known: dict[str, Renderer] = {"osmesa": "osmesa", "egl": "egl"}
     asked = (wanted, environ.get("MUJOCO_GL", "").lower(), environ.get("PYOPENGL_PLATFORM", "").lower())
-    default: Renderer = "egl" if _has_nvidia_egl() else "osmesa"
-    return next((known[name] for name in asked if name in known), default)
+    return next((known[name] for name in asked if name in known), None)
 
 
 def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) -> None:
@@ -60,11 +65,20 @@ def prepare(renderer: Renderer, environ: MutableMapping[str, str] = os.environ) 
     """
     environ["MUJOCO_GL"] = renderer
     environ["PYOPENGL_PLATFORM"] = renderer
-    for name, value in ONE_THREAD.items():
+    for name, value in _ALWAYS.items():
         environ.setdefault(name, value)
-    environ.setdefault("PYTHONFAULTHANDLER", "1")
     if renderer == "egl":
         _point_to_vendor(environ)
+
+
+def prepare_without(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Set what `prepare` does for a process that draws nothing: no OpenGL library of the machine is loaded.
+
+    MuJoCo and robosuite then import GLFW, which is a Python package that looks for a display only when it is used.
+    """
+    environ["MUJOCO_GL"] = "glx"
+    for name, value in _ALWAYS.items():
+        environ.setdefault(name, value)
 
 
 def _has_nvidia_egl() -> bool:

@@ -4,6 +4,7 @@ The end of each is noticed as follows:
 
 - policy (policies/batching.py): every request of its batcher fails, the connections that wait for one are closed, and
   the replica's `health` raises, so that the driver replaces the process.
+- drawing (transport/drawing.py): as for the policy.
 - accept (transport/connection.py): `health` raises, as above.
 - connection (transport/connection.py): the connection closes, so that the env actor at the other end retries.
 - uploader (storage/uploader.py): the next row that is written, or `flush`, stops the run.

@@ -1,18 +1,17 @@
-"""Requests from env actors to policy actors, over one authenticated socket for each env actor.
+"""Requests from env actors to other actors, over one authenticated socket for each pair.
 
 An actor call would carry an observation through the object store, which takes 5 ms on busy cores; a socket carries its
-300 kB in one. Both ends prove that they hold the run's random key before anything is unpickled.
+300 kB in one. Both ends prove that they hold a random key of the run before anything is unpickled.
 
-A connection that breaks is made again, to the same replica or to another, and the current request is sent again. That
-is harmless because policies are stateless. A retried request is answered in a batch of its own, which separates a
-request that kills the policy from those that were in the same batch.
+A connection that breaks is made again, to the same server or to another, and the current request is sent again. That
+is harmless because servers are stateless. A retried request is answered alone, which separates a request that kills
+its server from those that were answered with it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import secrets
 import select
@@ -28,23 +27,9 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from typing import Any
 
 from wpray.errors import ThreadDiedError
-from wpray.policies.base import PolicySpec
 from wpray.policies.batching import PolicyError, tried
-from wpray.policies.relay import Answering
 from wpray.system.threads import WatchedThread
-from wpray.types import (
-    ChunkReply,
-    ChunkRequest,
-    Failure,
-    PlanReply,
-    PlanRequest,
-    PolicyReply,
-    PolicyRequest,
-    SegmentReply,
-    SegmentRequest,
-)
 
-_LOG = logging.getLogger(__name__)
 _RETRY_S = 0.5
 _PATIENCE_S = 1.0
 _BLOCKED_S = 5  # a peer is frozen if it takes or sends no byte of a message for so long
@@ -55,27 +40,34 @@ _MOST_STRANGERS = 768
 _AUTHENTICATE_S = 10.0  # longest time from a connection to the proof of the key; env actors take milliseconds
 _CHECK_S = 0.5  # between two checks for connections that are late
 _LISTENER_BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)  # no later accept will succeed
-POLICY_DIED = "PolicyDiedError"  # kind of the PolicyError for a request that kills the policy
+
+# Returns the reply to a request. Calls the first function, if there is one, just before it answers the request alone;
+# the second one returns True once nobody waits for the reply.
+AnswerFunction = Callable[[Any, Callable[[], None] | None, Callable[[], bool]], Any]
+
+
+class FatalRequestError(RuntimeError):
+    """Error for a request that ended the process which answered it alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Address of a policy replica, and what helps to select one."""
+    """Address of a server, and what helps to select one."""
 
     host: str
     port: int
-    replica: int
+    replica: int  # number of the actor
     node: str  # Ray's id of its node
     clients: int  # open connections
-    incarnation: str  # name of the process; a replica gets another when it is restarted
+    incarnation: str  # name of the process; an actor gets another when it is restarted
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
     """Message of an env actor."""
 
-    request: PolicyRequest
-    is_retry: bool  # True if a policy actor died before it had answered
+    request: Any
+    is_retry: bool  # True if a server died before it had answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +75,11 @@ class _Started:
     """Message before the reply to a retried request: nothing else is being computed now."""
 
 
-class PolicyServer:
-    """Server of a batcher on a TCP port of one host address, with a thread for each connection."""
+class Server:
+    """Server on a TCP port of one host address, with a thread for each connection."""
 
-    def __init__(self, batcher: Answering, host: str, key: bytes) -> None:
-        self._batcher, self._key = batcher, key
+    def __init__(self, answer: AnswerFunction, host: str, key: bytes) -> None:
+        self._answer_with, self._key = answer, key
         self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
         self._listener.settimeout(_CHECK_S)
         self._strangers = PendingConnections()
@@ -159,23 +151,18 @@ class PolicyServer:
         gone = _watch_for_its_end(connection)
         while True:
             reply = tried(lambda: self._answer(connection.recv(), connection, gone), *_LOST, ThreadDiedError)
-            # A reply that cannot be pickled is the policy's error; no byte of it has been sent.
+            # A reply that cannot be pickled is the server's error; no byte of it has been sent.
             failure = tried(partial(connection.send, reply), *_LOST)
             if failure is not None:
                 connection.send(failure)
 
-    def _answer(self, message: _Message, connection: Connection, gone: Callable[[], bool]) -> PolicyReply | PolicyError:
+    def _answer(self, message: _Message, connection: Connection, gone: Callable[[], bool]) -> Any:
         def started() -> None:
             with contextlib.suppress(OSError):  # the env actor has left
                 connection.send(_Started())
 
-        request, on_start = message.request, started if message.is_retry else None
         try:
-            if isinstance(request, PlanRequest):
-                return self._batcher.plan(request, on_start, gone)
-            if isinstance(request, ChunkRequest):
-                return self._batcher.predict(request, on_start, gone)
-            return self._batcher.act(request, on_start, gone)
+            return self._answer_with(message.request, started if message.is_retry else None, gone)
         except PolicyError as error:
             return error
 
@@ -218,63 +205,42 @@ class PendingConnections:
             copy.shutdown(socket.SHUT_RDWR)
 
 
-class SocketPolicyClient:
-    """PolicyClient over a connection. It waits for a policy that is restarting, without a limit."""
+class Client:
+    """Connection to one of several servers, made again whenever it breaks. Waits for a restart without a limit."""
 
-    def __init__(self, spec: PolicySpec, select: Callable[[], Address], key: bytes, alive: Callable[[], None]) -> None:
-        """Keep `select`, which returns the address of a live replica or raises OSError.
+    def __init__(self, select: Callable[[], Address], key: bytes, alive: Callable[[], None]) -> None:
+        """Keep `select`, which returns the address of a live server or raises OSError.
 
         `alive` is called while waiting for one.
         """
-        self.spec = spec
-        self.replica: int | None = None  # number of the replica at the other end
-        self.incarnation: str | None = None  # of that replica
+        self.replica: int | None = None  # number of the server at the other end
+        self.incarnation: str | None = None  # of that server
         self._select, self._key, self._alive = select, key, alive
         self._connection: Connection | None = None
 
-    def plan(self, request: PlanRequest) -> PlanReply:
-        """Request a plan. Raises PolicyError if the policy failed on this request."""
-        reply: PlanReply = self._call(request)
-        return reply
-
-    def act(self, request: SegmentRequest) -> SegmentReply:
-        """Request a segment. Raises PolicyError if the policy failed on this request."""
-        reply: SegmentReply = self._call(request)
-        return reply
-
-    def predict(self, request: ChunkRequest) -> ChunkReply:
-        """Return a chunk. Raises PolicyError if the policy failed on this request."""
-        reply: ChunkReply = self._call(request)
-        return reply
-
     @property
     def connected_to(self) -> str | None:
-        """Incarnation of the replica at the other end; None without a connection."""
+        """Incarnation of the server at the other end; None without a connection."""
         return None if self._connection is None else self.incarnation
 
     def disconnect(self) -> None:
-        """Close the connection; the next request selects a replica again."""
+        """Close the connection; the next request selects a server again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _call(self, request: PolicyRequest) -> Any:
-        """Return the reply, retrying while replicas die. Raises PolicyError if the request kills one alone."""
+    def _call(self, request: Any) -> Any:
+        """Return the reply, retrying while servers die. Raises FatalRequestError if the request kills one alone."""
         exchange = _Exchange(_Message(request, is_retry=False))
         while True:
             try:
-                reply = exchange.run(self._connected(), self._alive)
+                return exchange.run(self._connected(), self._alive)
             except _LOST:
                 self.disconnect()
                 self._alive()
                 if exchange.fatal:
-                    message = "a policy actor died while it answered this request alone"
-                    raise PolicyError(Failure("policy", POLICY_DIED, message)) from None
+                    raise FatalRequestError("a server died while it answered this request alone") from None
                 time.sleep(_RETRY_S)
-                continue
-            if isinstance(reply, PolicyError):
-                raise reply
-            return reply
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -327,7 +293,7 @@ def _handshake() -> Iterator[None]:
     try:
         yield
     except (AssertionError, ValueError) as error:
-        raise AuthenticationError(f"not a policy connection: {error}") from error
+        raise AuthenticationError(f"no connection of a run: {error}") from error
 
 
 def _watch_for_its_end(connection: Connection) -> Callable[[], bool]:
