@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.orchestration.test_sharding import Results
+from wpray.benchmarks.drawing import LocalDrawClient
 from wpray.benchmarks.factory import (
     benchmark_name,
     canonical_suite,
@@ -32,6 +33,7 @@ from wpray.benchmarks.libero_plus.variants import Variant, View
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.provenance.record import DECISIVE_PACKAGES
+from wpray.testing.benchmarks import assert_equal
 from wpray.types import FloatArray, ImageArray, ImageSpec, ObservationSpec, Task, Trial
 
 if importlib.util.find_spec(package.PACKAGE) is None:
@@ -317,6 +319,24 @@ def test_noise_depends_on_trial_and_step_alone(compiled: _Compiled) -> None:
     env, wrist = compiled.env, ObservationSpec({"wrist": ImageSpec(256, 256, rotated=False)})
     recorded = env.render(env.state(), env.scene(), camera="robot0_eye_in_hand", height=256, width=256)
     assert np.array_equal(env.observe(wrist).images["wrist"], recorded[::-1]), "the wrist's camera has noise"
+
+
+@pytest.mark.libero
+def test_moved_cameras_and_noise_show_where_another_process_draws(compiled: _Compiled) -> None:
+    drawer = load_benchmark("libero_plus").make_drawer()
+    both, env = ObservationSpec({"base": ImageSpec(), "wrist": ImageSpec()}), compiled.env
+    assert drawer is not None
+    models = set()
+    for task in (_task("camera", CAMERA), _task("noise", NOISE)):
+        compiled.run(task, steps=2)
+        local = env.observe(both)
+        env.draw_with(LocalDrawClient(drawer))
+        remote = env.observe(both)
+        env._client = None
+        assert_equal(remote, local)
+        models.add(env._recipe)
+    drawer.close()
+    assert len(models) == 1, "variants of one scene have two models"
 
 
 def _assets(folder: Path) -> Path:

@@ -20,7 +20,7 @@ from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, CONTROL_HZ, P
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wpray.benchmarks.base import DecisivePackage, Environment
+    from wpray.benchmarks.base import DecisivePackage, Drawer, Environment
     from wpray.types import ObservationSpec, StateColumn, Task
 
 
@@ -32,7 +32,7 @@ class LiberoBenchmark(Benchmark):
     robot = "panda"
     other_names = suites_by_name.OTHER_NAMES
     control_hz = CONTROL_HZ
-    uses_opengl = takes_own_states = True
+    uses_opengl = takes_own_states = draws_remotely = True
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "mujoco": ("mujoco",),
         "robosuite": ("robosuite",),
@@ -51,6 +51,13 @@ class LiberoBenchmark(Benchmark):
         from wpray.benchmarks.libero.environment import LiberoEnvironment
 
         return LiberoEnvironment(protocol)
+
+    def make_drawer(self) -> Drawer:
+        """Return a drawer of scenes. Imports MuJoCo and makes a GL context; needs LIBERO's assets and no code of it."""
+        from wpray.benchmarks.libero.drawing import LiberoDrawer
+        from wpray.benchmarks.libero.imports import asset_roots
+
+        return LiberoDrawer(asset_roots())
 
     def canonical(self, suite: str) -> str:
         """Return the name under which LIBERO registers the suite: libero_long is libero_10."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from wpray.benchmarks.base import DrawClient
+from wpray.benchmarks.drawing import model_digest
 from wpray.benchmarks.libero import tasks
 from wpray.benchmarks.libero.compiling import one_at_a_time
-from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS
+from wpray.benchmarks.libero.imports import asset_roots
+from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, QPOS, SITE_ALPHA
 from wpray.benchmarks.libero.privileged import read_privileged
+from wpray.benchmarks.libero.recipe import Roots
 from wpray.benchmarks.libero.rendering import SceneRenderer, upright
 from wpray.benchmarks.libero.scene import Scene
 from wpray.benchmarks.libero.stepper import Sample, Stepper
@@ -21,8 +25,10 @@ from wpray.benchmarks.views import policy_view
 from wpray.errors import BadInputError
 from wpray.trials import reset_seed
 from wpray.types import (
+    DrawRequest,
     FloatArray,
     ImageArray,
+    ImageSpec,
     Observation,
     ObservationSpec,
     SceneState,
@@ -32,6 +38,7 @@ from wpray.types import (
     Trial,
 )
 
+NATIVE = ImageSpec(CAMERA_SIZE, CAMERA_SIZE, rotated=False)  # picture as a camera shows it
 Protocol = Literal["wpray", "serial"]
 # Proprio fields of what the observables saw last; quaternions are (x, y, z, w), as robosuite's are.
 _PROPRIO: dict[str, Callable[[Sample], FloatArray]] = {
@@ -60,8 +67,14 @@ class LiberoEnvironment:
         self._task: Task | None = None
         self._scene: Scene | None = None
         self._renderer: SceneRenderer | None = None
+        self._client: DrawClient | None = None
+        self._recipe: tuple[bytes, str] | None = None  # of the loaded scene, and its digest
         self._serial = _SerialDraws()
         self._compiled = False
+
+    def draw_with(self, client: DrawClient) -> None:
+        """Let `client` draw what `observe` shows, so that this process needs no OpenGL for it."""
+        self._client = client
 
     def load(self, task: Task) -> None:
         """Compile `task` (some seconds), or return at once if it is the current one."""
@@ -95,7 +108,7 @@ class LiberoEnvironment:
 
     def observe(self, spec: ObservationSpec) -> Observation:
         """Return stock's observation after the last step or reset."""
-        views = {role: policy_view(self._render_now(CAMERAS[role]), view) for role, view in spec.cameras.items()}
+        views = self._views(spec.cameras) if spec.cameras else {}
         truth = read_privileged(self._loaded().env) if spec.privileged else None
         return Observation(self._proprio(spec.proprio), views, truth)
 
@@ -132,9 +145,11 @@ class LiberoEnvironment:
         """Free the simulator and give its memory back to the system."""
         if self._scene is None:
             return
-        self._renderer = None
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
         self._scene.close()
-        self._scene = self._task = None
+        self._scene = self._task = self._recipe = None
         self._stepper = None  # type: ignore[assignment]
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -155,15 +170,45 @@ class LiberoEnvironment:
 
     def _rendering(self) -> SceneRenderer:
         if self._renderer is None:
-            self._renderer = SceneRenderer(self._loaded().env)
+            self._renderer = SceneRenderer(self._loaded().model)
         return self._renderer
 
-    def _render_now(self, camera: str) -> ImageArray:
+    def _views(self, cameras: Mapping[str, ImageSpec]) -> dict[str, ImageArray]:
+        """Return the pictures by role, as specified; count the time that they take."""
         began = time.perf_counter()
-        sample = self._stepper.sample
-        image = self._rendering().render(camera, CAMERA_SIZE, CAMERA_SIZE, sample.entry_qpos, sample.site_alpha)
+        altered = [role for role in cameras if self._is_altered(role)]
+        wanted = {role: NATIVE if role in altered else view for role, view in cameras.items()}
+        views = self._drawn(wanted) if self._client is None else self._drawn_elsewhere(self._client, wanted)
+        for role in altered:
+            views[role] = policy_view(self._altered(views[role]), cameras[role])
         self.render_s += time.perf_counter() - began
-        return image
+        return views
+
+    def _is_altered(self, role: str) -> bool:
+        """Return True if the environment changes what the role's camera shows, in its own size."""
+        return False
+
+    def _altered(self, picture: ImageArray) -> ImageArray:
+        """Return the picture of such a camera, changed."""
+        raise NotImplementedError
+
+    def _drawn(self, views: Mapping[str, ImageSpec]) -> dict[str, ImageArray]:
+        sample, cameras = self._stepper.sample, [CAMERAS[role] for role in views]
+        pictures = self._rendering().pictures(cameras, CAMERA_SIZE, CAMERA_SIZE, sample.entry_qpos, sample.site_alpha)
+        return {role: policy_view(picture, views[role]) for role, picture in zip(views, pictures, strict=True)}
+
+    def _drawn_elsewhere(self, client: DrawClient, views: Mapping[str, ImageSpec]) -> dict[str, ImageArray]:
+        sample, scene = self._stepper.sample, self._loaded()
+        if self._recipe is None:
+            data = scene.recipe(self._asset_roots())
+            self._recipe = data, model_digest(data)
+        data, digest = self._recipe
+        pose = {QPOS: sample.entry_qpos.copy(), SITE_ALPHA: sample.site_alpha.copy(), **scene.changes()}
+        named = {role: (CAMERAS[role], view) for role, view in views.items()}
+        return client.draw(DrawRequest(digest, pose, named), lambda: data)
+
+    def _asset_roots(self) -> Roots:
+        return asset_roots()
 
     def _proprio(self, fields: Sequence[str]) -> FloatArray:
         sample = self._stepper.sample

@@ -130,3 +130,11 @@ def assets_root(root: Path) -> Path:
     packages = [Path(place, "assets") for place in (spec.submodule_search_locations or () if spec else ())]
     places = (*packages, root / "assets", Path(os.path.expanduser("~/.cache/libero/assets")))
     return next((place for place in places if place.is_dir()), root / "assets")
+
+
+def asset_roots() -> dict[str, Path]:
+    """Return the folders whose files scenes name, without importing what they belong to."""
+    roots, spec = {"libero": assets_root(package_root())}, importlib.util.find_spec("robosuite")
+    for place in list(spec.submodule_search_locations or ())[:1] if spec else []:
+        roots["robosuite"] = Path(place)
+    return roots

@@ -51,7 +51,7 @@ def simulator() -> dict[str, Any]:
     spatial.close()
     table = scene_at_start("libero_object", 0)
     size, alpha = CAMERA_SIZE, table.model.site_rgba[:, 3]
-    image = SceneRenderer(table.env).render(CAMERAS["base"], size, size, table.data.qpos, alpha)
+    image = SceneRenderer(table.model).render(CAMERAS["base"], size, size, table.data.qpos, alpha)
     return {"mujoco": mujoco.__version__, "slide_cm": 100 * slide, "brightness": float(upright(image).mean())}
 
 

@@ -13,10 +13,13 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
 from wpray.benchmarks.libero.contacts import Contacts
 from wpray.benchmarks.libero.imports import load
 from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, CONTROL_HZ
+from wpray.benchmarks.libero.recipe import Roots, recipe_of
+from wpray.benchmarks.libero.visible import changed_fields, visible_fields
 from wpray.types import FloatArray
 
 _RESTORED = ("body_pos", "body_quat", "site_rgba", "site_size", "site_pos", "geom_rgba")
@@ -60,6 +63,14 @@ class Scene:
         env.sim.forward()
         env._obs_cache = {}
         env.visualize(vis_settings={name: False for name in env._visualizations})
+
+    def recipe(self, roots: Roots) -> bytes:
+        """Return what another process compiles the same model from, whatever has changed since; takes 0.1 s."""
+        return recipe_of(self.env.compiled_xml, self.model, roots)
+
+    def changes(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the model's fields that show in pictures and are not as they were compiled."""
+        return changed_fields(self.model, self.env.compiled_fields)
 
     def close(self) -> None:
         """Free the simulator."""
@@ -113,9 +124,11 @@ def _remembering(stock: type) -> type:
     """
 
     def initialize(self: Any, xml_string: str | None = None) -> None:
-        stock._initialize_sim(self, xml_string)  # type: ignore[attr-defined]
+        self.compiled_xml = xml_string or self.model.get_xml()
+        stock._initialize_sim(self, self.compiled_xml)  # type: ignore[attr-defined]
         model = self.sim.model._model
         self.pristine = {name: getattr(model, name).copy() for name in _RESTORED}
+        self.compiled_fields = visible_fields(model)
         self.pristine_initialisers = list(self.object_property_initializers)
         self.contacts = Contacts(model, self.sim.data._data)
         self.predicate_values = {}

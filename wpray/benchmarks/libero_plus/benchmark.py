@@ -12,7 +12,7 @@ from wpray.benchmarks.libero.suites import BASE_STEPS
 from wpray.benchmarks.libero_plus import suites as suites_by_name
 
 if TYPE_CHECKING:
-    from wpray.benchmarks.base import DecisivePackage, Environment, Grades
+    from wpray.benchmarks.base import DecisivePackage, Drawer, Environment, Grades
     from wpray.types import Task
 
 _LARGEST_SUITE = 450
@@ -34,6 +34,13 @@ class LiberoPlusBenchmark(LiberoBenchmark):
         from wpray.benchmarks.libero_plus.environment import LiberoPlusEnvironment
 
         return LiberoPlusEnvironment(protocol)
+
+    def make_drawer(self) -> Drawer:
+        """Return a drawer that finds LIBERO-plus's assets, too."""
+        from wpray.benchmarks.libero.drawing import LiberoDrawer
+        from wpray.benchmarks.libero_plus.own_scenes import asset_roots
+
+        return LiberoDrawer(asset_roots())
 
     def canonical(self, suite: str) -> str:
         """Return libero_plus_goal_camera for that name and for libero_goal_camera."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 
 from wpray.benchmarks.libero.environment import LiberoEnvironment
+from wpray.benchmarks.libero.observed import CAMERAS
+from wpray.benchmarks.libero.recipe import Roots
 from wpray.benchmarks.libero.scene import Scene
 from wpray.benchmarks.libero_plus import package
 from wpray.benchmarks.libero_plus.camera import CAMERA, place_camera
 from wpray.benchmarks.libero_plus.noise import noisy
-from wpray.benchmarks.libero_plus.own_scenes import prepare_scene
+from wpray.benchmarks.libero_plus.own_scenes import asset_roots, prepare_scene
 from wpray.benchmarks.libero_plus.suites import split
 from wpray.benchmarks.libero_plus.variants import Variant
 from wpray.trials import trial_generator
@@ -70,12 +71,13 @@ class LiberoPlusEnvironment(LiberoEnvironment):
         robot = env.robots[0]
         robot.init_qpos = package.start_of(robot.name, start) if start else robot.robot_model.init_qpos
 
-    def _render_now(self, camera: str) -> ImageArray:
-        picture = super()._render_now(camera)
-        if camera != CAMERA or not self._variant.noise or not self._steps:
-            return picture
-        began = time.perf_counter()
+    def _asset_roots(self) -> Roots:
+        return asset_roots()
+
+    def _is_altered(self, role: str) -> bool:
+        return CAMERAS[role] == CAMERA and bool(self._variant.noise and self._steps)
+
+    def _altered(self, picture: ImageArray) -> ImageArray:
+        """Return the picture with the noise of the step."""
         seed = trial_generator(self._trial, "sensor noise", self._steps).integers(2**32)
-        changed = noisy(picture, self._variant.noise, np.random.RandomState(seed))
-        self.render_s += time.perf_counter() - began
-        return changed
+        return noisy(picture, self._variant.noise, np.random.RandomState(seed))

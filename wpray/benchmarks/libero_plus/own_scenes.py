@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from wpray.benchmarks.base import DecisivePackage
+from wpray.benchmarks.libero import imports
 from wpray.benchmarks.libero.imports import load
 from wpray.benchmarks.libero_plus.package import INSTALL, package_root
 from wpray.benchmarks.libero_plus.suites import OF_BASE_ASSETS, PLUS
@@ -41,6 +42,12 @@ def assets_root() -> Path | None:
     """Return the folder of assets that the environment names; None if it names none."""
     named = os.environ.get(SETTING)
     return Path(os.path.abspath(os.path.expanduser(named))) if named else None
+
+
+def asset_roots() -> dict[str, Path]:
+    """Return the folders whose files scenes name: LIBERO's, robosuite's, and LIBERO-plus's if there is one."""
+    own = assets_root()
+    return {**({} if own is None else {"libero_plus": own}), **imports.asset_roots()}
 
 
 def check_assets(suite: str, category: str) -> None:

@@ -1,0 +1,97 @@
+"""Drawer of LIBERO's scenes, in a process that has neither their environments nor their simulation."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import mujoco
+from numpy.typing import NDArray
+
+from wpray.benchmarks.drawing import check_digest
+from wpray.benchmarks.libero.observed import CAMERA_SIZE, QPOS, SITE_ALPHA
+from wpray.benchmarks.libero.recipe import Roots, compile_recipe
+from wpray.benchmarks.libero.rendering import GlContext, SceneRenderer
+from wpray.benchmarks.libero.visible import Fields, visible_fields
+from wpray.benchmarks.views import policy_view
+from wpray.types import DrawRequest, ImageArray
+
+_MOST_MODELS = 16
+
+
+class LiberoDrawer:
+    """Drawer of the models that it drew last, all in one GL context."""
+
+    def __init__(self, roots: Roots, most_models: int = _MOST_MODELS) -> None:
+        """Make the GL context. Raises what the GL library raises if it does not work.
+
+        `roots` are the folders that hold the scenes' meshes and textures.
+        """
+        self._gl = GlContext()
+        self._roots = roots
+        self._most = most_models
+        self._drawn: OrderedDict[str, DrawnModel] = OrderedDict()  # the longest unused first
+
+    def knows(self, model: str) -> bool:
+        """Return True if the model of this digest was learned and is not forgotten."""
+        return model in self._drawn
+
+    def learn(self, model: str, data: bytes) -> None:
+        """Compile a scene and upload it to the GPU; forget those that were drawn longest ago if there are too many.
+
+        Raises BadInputError if `data` has another digest, or if this machine's MuJoCo or assets are others.
+        """
+        if model in self._drawn:
+            return
+        check_digest(model, data)
+        compiled = compile_recipe(data, self._roots)
+        while len(self._drawn) >= self._most:
+            self._drawn.popitem(last=False)[1].close()
+        self._drawn[model] = DrawnModel(compiled, self._gl)
+
+    def draw(self, requests: Sequence[DrawRequest]) -> list[dict[str, ImageArray]]:
+        """Return the pictures of each request by role, pixel-identical to those of `Environment.observe`.
+
+        Raises KeyError if it does not know a request's model.
+        """
+        for request in requests:
+            self._drawn.move_to_end(request.model)
+        return [self._drawn[request.model].draw(request) for request in requests]
+
+    def close(self) -> None:
+        """Free all models and the GL context."""
+        while self._drawn:
+            self._drawn.popitem()[1].close()
+        self._gl.close()
+
+
+class DrawnModel:
+    """A model, and what it is drawn with."""
+
+    def __init__(self, model: mujoco.MjModel, gl: GlContext) -> None:
+        self._model = model
+        self._compiled = visible_fields(self._model)
+        self._changed: set[str] = set()  # fields that are not as they were compiled
+        self._renderer = SceneRenderer(self._model, gl)
+
+    def draw(self, request: DrawRequest) -> dict[str, ImageArray]:
+        """Return the pictures by role."""
+        pose = dict(request.pose)
+        qpos, site_alpha = pose.pop(QPOS), pose.pop(SITE_ALPHA)
+        self._change(pose)
+        cameras = list(dict.fromkeys(camera for camera, _ in request.views.values()))
+        drawn = self._renderer.pictures(cameras, CAMERA_SIZE, CAMERA_SIZE, qpos, site_alpha)
+        pictures = dict(zip(cameras, drawn, strict=True))
+        return {role: policy_view(pictures[camera], spec) for role, (camera, spec) in request.views.items()}
+
+    def close(self) -> None:
+        """Free what it takes in OpenGL."""
+        self._renderer.close()
+
+    def _change(self, pose: dict[str, NDArray[Any]]) -> None:
+        """Put the model's fields into the pose, and those that it does not name back to how they were compiled."""
+        values: Fields = {name: self._compiled[name] for name in self._changed} | pose
+        for name, value in values.items():
+            getattr(self._model, name)[:] = value
+        self._changed = set(pose)
