@@ -91,6 +91,26 @@ def test_the_fullest_gpu_counts_only_where_environments_wait_and_draw(monkeypatc
     assert Host.here(CONFIG, GPU).gpu_memory == 0, "a GPU that nothing is said of has room for none"
 
 
+@pytest.mark.parametrize(
+    ("spec", "host", "most"),
+    [
+        (GPU, Host(16, 400 * _GIB, 1, 139 * _GIB), 64),  # two batches of 32
+        (GPU, Host(8, 400 * _GIB, 1, 139 * _GIB), 44),  # twice those that it begins with
+        (GPU, Host(16, 100 * _GIB, 1, 139 * _GIB), 50),  # memory
+        (GPU, Host(16, 400 * _GIB, 1, 65 * _GIB), 50),  # of the GPU
+        (GPU, Host(16, None, 1, 139 * _GIB), 44),  # nothing is known of memory
+        (CPU, Host(16, 400 * _GIB), 32),
+        (CPU, H200, 16),  # nothing is known of the GPU's memory, on which they draw
+        (SERVERS, Host(16, 400 * _GIB), 80),
+    ],
+)
+def test_a_run_may_grow_to_what_memory_and_the_policy_allow(spec: PolicySpec, host: Host, most: int) -> None:
+    found = suited(CONFIG, spec, host)
+    assert (found.most, found.places) == (most, 40 if spec is SERVERS else 32)
+    reserving = CONFIG.model_copy(update={"ray": RayConfig(env_cpus=0.5)})
+    assert suited(reserving, spec, host).most == suited(reserving, spec, host).number
+
+
 @given(cores=st.integers(1, 512), count=st.integers(0, 8), batch=st.integers(1, 256), free=st.integers(0, 200))
 def test_a_policy_that_is_waited_for_never_takes_fewer_than_one_a_core(
     cores: int, count: int, batch: int, free: int

@@ -55,6 +55,25 @@ def test_a_container_of_version_1_whose_own_path_cannot_be_seen(place: Path) -> 
     assert resources.free_memory() == pytest.approx(_available(), rel=0.2)
 
 
+def test_the_work_of_all_cores_counts_where_no_group_is_limited(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_STAT", place / "stat")
+    assert hardware.busy_seconds() is None
+    tick = os.sysconf("SC_CLK_TCK")
+    cpus = [f"cpu{number} {tick} 0 {tick} {99 * tick} {50 * tick} 0 {tick} 0 0 0" for number in range(70)]
+    _write(place, stat="\n".join(["cpu  1 2 3 4 5 6 7 8 0 0", *cpus, "intr 9"]))
+    assert hardware.busy_seconds() == 64 * 3
+
+
+def test_the_work_of_a_limited_group_is_its_own(place: Path) -> None:
+    _write(place, self="0::/job/step", cpu__stat="usage_usec 900000000")
+    _write(place / "job", cpu__max="350000 100000", cpu__stat="usage_usec 12500000\nuser_usec 1")
+    _write(place / "job" / "step", cpu__max="max 100000", cpu__stat="usage_usec 1000000")
+    assert hardware.busy_seconds() == 12.5
+    _write(place, self="1:cpu,cpuacct:/")
+    _write(place / "cpu", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000", cpuacct__usage="2500000000")
+    assert hardware.busy_seconds() == 2.5
+
+
 def test_the_doctor_goes_by_the_container(place: Path) -> None:
     _write(place, self="0::/", memory__max=str(2 * _GIB), memory__current="0", cpu__max="200000 100000")
     (found,) = resources.check_memory(Config(env=EnvConfig(memory_gb=2.5)))

@@ -99,6 +99,12 @@ def env_actors_that_fit(config: Config) -> int:
     return sum(_fitting(node, _needs(config)) for node in _nodes())
 
 
+def env_actors_in_memory(config: Config) -> int:
+    """Return how many env actors the present nodes can hold if those reserve no CPUs."""
+    needs = {name: share for name, share in _needs(config).items() if name != "CPU"}
+    return sum(_fitting(node, needs) for node in _nodes())
+
+
 def gpu_places() -> list[str]:
     """Return Ray's ids of the nodes with GPUs, each as often as it has one, in turn."""
     counts = {str(node["NodeID"]): int(node["Resources"].get("GPU", 0)) for node in alive_nodes()}

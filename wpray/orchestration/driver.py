@@ -28,6 +28,7 @@ from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.render_actor_pool import RenderActorPool
 from wpray.orchestration.row_sink import ProgressListener, RowSink, TrialRow
 from wpray.orchestration.scheduler import Assignment, Scheduler
+from wpray.orchestration.sizing import Sizer
 from wpray.orchestration.stop_rules import PolicyErrors, Stop
 from wpray.policies.base import Sources
 from wpray.results.encode import EncodedEpisode
@@ -63,6 +64,9 @@ class RunRecord:
     def add_sources(self, facts: Mapping[str, Any]) -> None:
         """Record what the policy took from its files."""
 
+    def add_environments(self, number: int, because: str) -> None:
+        """Record the number of environments from now on, and why."""
+
 
 class Driver:
     """Control loop of a run: every trial ends in a row."""
@@ -78,7 +82,10 @@ class Driver:
         listener: ProgressListener,
         record: RunRecord,
         render_actors: RenderActorPool | None = None,
+        sizer: Sizer | None = None,
     ) -> None:
+        """`sizer` may change the number of env actors during the run; None: it stays."""
+        self._sizer, self._most = sizer, math.inf  # env actors, once there are to be fewer
         self._render_actors = render_actors
         self._record, self._verify_files = record, record.knows_files
         self._sources: list[Sources] = []  # distinct sources of the replicas that have loaded
@@ -177,8 +184,31 @@ class Driver:
             self._size = self._wanted = max(1, env_actors_that_fit(config))
         elif now > self._grow_at:
             self._size, self._grow_at = self._wanted, math.inf
+        while self._idle and self._env_actors.size > self._most:
+            self._retire(self._idle.pop())
         for _ in range(min(self._size, self._scheduler.num_open) - self._env_actors.size):
             self._env_actors.start()
+
+    def _correct_size(self, event: AttemptFinished) -> None:
+        """Change the number of env actors if what they waited for says so. None starts or ends within an episode."""
+        if self._sizer is None or self.stop is not None:
+            return
+        names, open_trials = self._env_actors.names, self._scheduler.num_open
+        worker, episode = event.assignment.worker, event.attempt.episode
+        change = self._sizer.finished(worker, names, episode, self._policy_actors.busy_s, open_trials)
+        if change is None:
+            return
+        self._size = self._wanted = change.number
+        self._most = change.number if change.number < change.before else math.inf
+        _LOG.info("environments: %d instead of %d, because %s", change.number, change.before, change.because)
+        self._record.add_environments(change.number, change.because)
+
+    def _retire(self, worker: str) -> None:
+        """End an idle env actor that is not needed any more."""
+        self._env_actors.retire(worker)
+        self._scheduler.forget(worker)
+        if self._sizer is not None:
+            self._sizer.lost(worker)
 
     def _dispatch(self) -> None:
         """Assign trials to idle env actors, also while the policy loads: scenes compile meanwhile."""
@@ -195,6 +225,7 @@ class Driver:
                 self._ready(event)
             case AttemptFinished():
                 self._finished(event)
+                self._correct_size(event)
             case EnvLost():
                 self._lost(event)
             case PolicyReady(replica, host, load_s, sources):
@@ -302,6 +333,8 @@ class Driver:
         _LOG.warning("%s is gone: %s", event.worker, event.failure.reason)
         if event.worker in self._idle:
             self._idle.remove(event.worker)
+        if self._sizer is not None:
+            self._sizer.lost(event.worker)
         assignment = self._scheduler.forget(event.worker)
         if assignment is not None:
             reason = f"the env actor died in attempt {assignment.attempt}: {event.failure.reason}"

@@ -27,6 +27,7 @@ class _Worker:
     requested: float | None = None  # monotonic time of the heartbeat request under way
     exists_since: float | None = None  # monotonic time of its process's first answer; it may still be starting
     scene: SceneKey | None = None  # of its last assignment
+    reserves: bool = True  # False: it was started beside those that have reserved all CPUs
 
 
 class EnvActorPool:
@@ -44,6 +45,12 @@ class EnvActorPool:
         self._numbers = itertools.count()
         self._next_check = 0.0
         self.replicas_ready = 0  # times that a policy replica has become ready
+        self.most_reserving: int | None = None  # env actors that reserve CPUs, because Ray has no more; None: all
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the env actors alive or starting."""
+        return list(self._workers)
 
     @property
     def size(self) -> int:
@@ -54,13 +61,16 @@ class EnvActorPool:
         """Start one env actor; an EnvReady or an EnvLost event follows."""
         config = self._context.config
         name = f"env-{next(self._numbers)}"
+        reserving = sum(worker.reserves for worker in self._workers.values())
+        reserves = self.most_reserving is None or reserving < self.most_reserving
         handle = self.kind.options(
-            num_cpus=config.ray.env_cpus,
+            num_cpus=config.ray.env_cpus if reserves else 0,
             memory=config.env_memory,
             **demands(config.ray.env_resources),
         ).remote(name, self._context.for_environments(), self._replicas, self._renderers)
         # On a cluster it may wait for a node first, without a limit.
-        self._workers[name] = _Worker(handle, exists_since=None if config.ray.address else time.monotonic())
+        exists_since = None if config.ray.address else time.monotonic()
+        self._workers[name] = _Worker(handle, exists_since=exists_since, reserves=reserves)
         self._events.watch(handle.health.remote(), partial(self._exists, name))
         self._events.watch(handle.start.remote(), partial(self._started, name))
 

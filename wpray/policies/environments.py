@@ -8,13 +8,15 @@ from wpray.config import Config
 from wpray.config.groups import RayConfig
 from wpray.policies.base import PolicySpec
 from wpray.policies.drawing import drawing_place, policy_gpus
-from wpray.system.gpus import free_gpu_memory, num_gpus
+from wpray.system.gpus import free_gpu_memory, gpu_model, num_gpus
 from wpray.system.hardware import cores, free_memory
 
 # Measured on 16 cores with one GPU (wpray/bench/README.md, End to end): 44 environments bring 287 to 306 episodes a
 # minute, 24 bring 228. With a policy that answers at once, 44 bring no more than 28.
 ENVIRONMENTS_A_CORE = 44 / 16
+LEAST_A_CORE = 28 / 16  # as fast, with a policy that answers at once
 _BATCHES = 2  # of environments that a policy can use at once: one is computed while the next gathers
+_GROWTH = 2  # times the number, at most, that a run may grow to
 _GIB = 2**30
 _DRAWN = 0.5 * _GIB  # of GPU memory for an environment that renders there (wpray/bench/README.md)
 _COMPUTED = 40 * _GIB  # of GPU memory that is left to a policy actor: twice the most that was measured
@@ -28,6 +30,7 @@ class Host:
     memory: int | None = None  # bytes; None: the system hides them
     gpus: int = 0
     gpu_memory: float | None = None  # free bytes of the fullest GPU; None: environments do not draw on one
+    gpu_model: str = ""  # such as NVIDIA H200; empty: unknown, or there is none
 
     @classmethod
     def here(cls, config: Config, spec: PolicySpec) -> Host:
@@ -36,7 +39,8 @@ class Host:
         draws = config.load_benchmark().uses_opengl and config.env.renderer != "osmesa"
         draws = draws and not drawing_place(config, spec, gpus).remote
         asked = gpus > 0 and draws and _waits(config, spec, gpus)
-        return cls(cores(), free_memory(), gpus, min(free_gpu_memory().values(), default=0) if asked else None)
+        free = min(free_gpu_memory().values(), default=0) if asked else None
+        return cls(cores(), free_memory(), gpus, free, gpu_model() if gpus else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Suited:
     number: int
     cores: int
     because: str
+    most: int = 0  # a limit for a run whose environments turn out to wait
+    places: int = 0  # requests that the policy can answer at once
 
     def __str__(self) -> str:
         """Return the choice in words."""
@@ -62,7 +68,22 @@ def suited(config: Config, spec: PolicySpec, host: Host) -> Suited:
     if host.memory is not None:
         bounds.append((int(host.memory / config.env_memory), "memory holds no more"))
     number, because = min(bounds, key=lambda bound: bound[0])
-    return Suited(number, host.cores, because)
+    places = _places(config, spec, host)
+    return Suited(number, host.cores, because, max(number, _most(config, spec, host, number)), places)
+
+
+def _most(config: Config, spec: PolicySpec, host: Host, number: int) -> int:
+    """Return the number of environments that a run on `host` may grow to; memory that is not known allows none more."""
+    reserves = config.ray.env_cpus != RayConfig.model_fields["env_cpus"].default
+    unknown = host.memory is None or (host.gpus > 0 and not _waits(config, spec, host.gpus))
+    if reserves or unknown:
+        return number
+    limits = [number for number, _ in _of_those_that_wait(config, spec, host)[1:]]  # all but the cores
+    return min(_GROWTH * number, int((host.memory or 0) / config.env_memory), *limits)
+
+
+def _places(config: Config, spec: PolicySpec, host: Host) -> int:
+    return spec.servers or spec.max_batch_size * replicas(config, spec, host.gpus)
 
 
 def replicas(config: Config, spec: PolicySpec, gpus: int) -> int:
@@ -88,8 +109,7 @@ def _waits(config: Config, spec: PolicySpec, gpus: int) -> bool:
 
 def _of_those_that_wait(config: Config, spec: PolicySpec, host: Host) -> list[tuple[int, str]]:
     """Return what limits the number of environments that wait for answers, each with its reason."""
-    actors = replicas(config, spec, host.gpus)
-    answered = spec.servers or spec.max_batch_size * actors
+    actors, answered = replicas(config, spec, host.gpus), _places(config, spec, host)
     bounds = [
         (int(ENVIRONMENTS_A_CORE * host.cores), f"they wait for the answers of policy {spec.name}"),
         (_BATCHES * answered, f"policy {spec.name} answers at most {answered} at once"),

@@ -17,7 +17,7 @@ from rich.console import Console
 from wpray.benchmarks.declarations import declarations
 from wpray.cli import display
 from wpray.cluster.node_versions import check_nodes
-from wpray.cluster.setup import cluster_tasks, gpu_places, num_env_actors
+from wpray.cluster.setup import cluster_tasks, env_actors_in_memory, gpu_places, num_env_actors
 from wpray.config import Config
 from wpray.errors import BadInputError, RunFailedError, RunStoppedError
 from wpray.orchestration.driver import Driver
@@ -25,7 +25,7 @@ from wpray.orchestration.scheduler import Scheduler, SuccessQuota
 from wpray.orchestration.stop_rules import Stop, round_size
 from wpray.policies.base import AnyPolicy, PolicySpec
 from wpray.policies.drawing import DrawingPlace, drawing_place
-from wpray.policies.environments import Host, suited
+from wpray.policies.environments import Host, Suited, suited
 from wpray.policies.factory import all_policy_args, waypoint_units, with_policy_args
 from wpray.policies.fit import fitting_spec
 from wpray.report.page import write_report
@@ -192,7 +192,7 @@ def _begun(
 def _carry_out(run: _Run, console: Console, versions: dict[str, str], pools: Pools) -> Stop | None:
     """Run the remaining trials on env actors with the given versions; return why it stopped early, if it did."""
     config, live = run.config, run.guest.policy
-    num_workers = num_env_actors(config, len(run.todo))
+    num_workers = _num_workers(config, pools, len(run.todo))
     with pools.policies(config, run.spec, live) as policies:
         context = replace(policies.context, run_id=run.info.run_id, versions=versions, session=run.info.session)
         _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, policies.size)
@@ -202,16 +202,26 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str], pools: Poo
         with display.RunDisplay(console, run.tally, policies.size) as shown:
             listener = Listeners(shown, run.callback, run.rates)
             parts = (env_actors, policies.pool, policies.events, run.folder, run.tally, listener, run.info)
-            driver = Driver(context, *parts, pools.render_actors)
-            with _ctrl_c(driver):
-                driver.run(_scheduler(run), num_workers)
+            with pools.sizing(config, num_workers, env_actors, policies.size, run.info) as sizer:
+                driver = Driver(context, *parts, pools.render_actors, sizer)
+                with _ctrl_c(driver):
+                    driver.run(_scheduler(run), num_workers)
             if driver.stop is not None and driver.stop.at_once:
                 _LOG.warning("stopping now, keeping what is finished")
         run.info.add_hosts(driver.hosts)
         return driver.stop
 
 
-def _environments(config: Config, spec: PolicySpec) -> int:
+def _num_workers(config: Config, pools: Pools, num_trials: int) -> int:
+    """Return the number of environments at once; raise BadInputError if none fits."""
+    fitting, chosen = num_env_actors(config, num_trials), pools.chosen(config)
+    if chosen is None:
+        return fitting
+    # It may be more than there are CPUs for, by what an earlier run of this process has learnt.
+    return max(1, min(chosen.number, env_actors_in_memory(config), num_trials))
+
+
+def _environments(config: Config, spec: PolicySpec) -> Suited:
     """Return the number of environments that suits the policy on this machine.
 
     Log why it is not one a core, or that a larger number is configured.
@@ -222,7 +232,7 @@ def _environments(config: Config, spec: PolicySpec) -> int:
             _LOG.info("ray.num_env_actors auto: at most %s", found)
     elif given > found.number and not config.load_benchmark().stand_in:
         _LOG.warning("ray.num_env_actors is %d; auto would be %s", given, found)
-    return found.number
+    return found
 
 
 def _finish(run: _Run, stop: Stop | None, console: Console) -> int:

@@ -164,6 +164,19 @@ class RunInfo(RunRecord):
         if facts:
             self.data["policy_sources"] = dict(facts)
 
+    def add_environments(self, number: int, because: str, save: bool = True) -> None:
+        """Note the number of environments from now on, and why, in the session of this process.
+
+        `save`: write run.json now, which must wait until the policy's files are compared with those of the results.
+        """
+        if self.session is None:
+            return
+        change = {"at": _now(), "number": number, "because": because}
+        self.data["sessions"][self.session].setdefault("environments", []).append(change)
+        if save:
+            with contextlib.suppress(DiskFullError):  # the run continues, and reports a full disk itself
+                self.save("running")
+
     def save(self, state: str, reason: str | None = None) -> None:
         """Write run.json; `state` is running, finished or stopped (for `reason`)."""
         self.data |= {"state": state, "stop_reason": reason, "written_at": _now()}

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from wpray.benchmarks.factory import benchmark_of, list_tasks
+from wpray.benchmarks.factory import list_tasks
 from wpray.config import Config
-from wpray.errors import BadInputError
 from wpray.policies.base import PolicySpec
 from wpray.policies.drawing import drawing_place, policy_gpus
 from wpray.policies.environments import Host, replicas, suited
 from wpray.policies.factory import with_policy_args
 from wpray.policies.fit import fitting_spec
-from wpray.results import Run, load
+from wpray.results import load
 from wpray.results.writer import RunFolder
 from wpray.run.forecast import Forecast, RunLayout, Speeds, forecast
 from wpray.run.output import check_what_is_there, choose_folder
 from wpray.run.selection import select
+from wpray.run.speeds import speeds_for
 from wpray.trials import remaining
 from wpray.types import TrialKey
 
-_RUNS = Path("runs")
-# Figures without a measured run. The env actor: 290 steps of 5.5 ms, 17 observations of 5 ms, a reset of 50 ms. The
-# policy: 3 plans that compute a segment, too, and 14 requested segments, at batch 8 on one H100 (159 and 51 ms a call).
-_ENV_S = 290 * 0.0055 + 17 * 0.005 + 0.05
-_ANSWER_S = 3 * (0.159 + 0.051) + 14 * 0.051
-# A server's policy: 58 requests, each after 5 of the steps above. The time of one is a guess, which `doctor` replaces.
-_REQUESTS, _REQUEST_S = 58, 0.1
-_GUESSED = (
-    f"built-in figures ({_REQUESTS} requests an episode, {_REQUEST_S:g} s each), as no finished run was found; doctor "
-    "measures a request"
-)
-_DEFAULT = "built-in figures (LIBERO-Object; one core an environment, H100 at batch 8), as no finished run was found"
+_MANY = 100_000  # episodes, so that every env actor has work
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +36,37 @@ class Work:
     finished: int
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Forecast of a run on this machine, and what it rests on."""
+
+    work: Work
+    speeds: Speeds
+    layout: RunLayout
+    found: Forecast
+    notes: list[str]  # of what was assumed
+    serves: bool  # True if servers answer
+
+
 def show_plan(config: Config, console: Console | None = None) -> int:
     """Print the plan and return 0. Starts and writes nothing. Raises BadInputError as the run itself would."""
     console = console or Console(soft_wrap=True, highlight=False)
-    config = with_policy_args(config)
-    spec = fitting_spec(config)
-    work = work_of(config)
-    speeds = _measured(config, work.folder.path) or _defaults(policy_gpus(config, spec), spec.servers)
-    layout, notes = _layout(config, spec, speeds)
-    found = forecast(work.planned - work.finished, speeds, layout)
-    console.print(_table(work, found, layout, spec.servers > 0))
-    for line in (*_advice(found, layout, spec.servers > 0), *notes, f"From {speeds.source}."):
+    plan = plan_of(config)
+    console.print(_table(plan.work, plan.found, plan.layout, plan.serves))
+    for line in (*_advice(plan), *plan.notes, f"From {plan.speeds.source}."):
         console.print(line)
     return 0
+
+
+def plan_of(config: Config) -> Plan:
+    """Return the plan of a run. Starts and writes nothing. Raises BadInputError as the run itself would."""
+    config = with_policy_args(config)
+    spec = fitting_spec(config)
+    work, host = work_of(config), Host.here(config, spec)
+    speeds = speeds_for(config, spec, host, work.folder.path)
+    layout, notes = _layout(config, spec, host, speeds)
+    found = forecast(work.planned - work.finished, speeds, layout)
+    return Plan(work, speeds, layout, found, notes, spec.servers > 0)
 
 
 def work_of(config: Config) -> Work:
@@ -87,82 +90,12 @@ def _recorded(folder: RunFolder) -> set[TrialKey]:
     return {TrialKey.from_row(row) for row in rows if row["status"] != "error"}
 
 
-def _measured(config: Config, folder: Path) -> Speeds | None:
-    """Return the speeds of the newest run of the policy on this suite, else on another of the same simulator."""
-    alike: Run | None = None
-    for path in _newest_first([folder, *_RUNS.glob("*")]):
-        run = _readable(path, config)
-        if run is None:
-            continue
-        theirs = run.info["config"]["task_suite"]
-        if theirs == config.task_suite or theirs in config.suites:
-            return _speeds(run)
-        if alike is None and not config.load_benchmark().stand_in and _takes_as_long(run):
-            alike = run
-    return None if alike is None else _speeds(alike)
-
-
-def _takes_as_long(run: Run) -> bool:
-    """Return True if the run's episodes take the time of a simulator, as far as its benchmark is known here."""
-    theirs = run.info["config"]
-    named = theirs["task_suite"]
-    try:
-        return not benchmark_of(
-            named[0] if isinstance(named, list) else named, theirs.get("benchmark", "auto")
-        ).stand_in
-    except BadInputError:
-        return False
-
-
-def _newest_first(paths: list[Path]) -> Iterator[Path]:
-    infos = {path: path / "run.json" for path in paths}
-    there = {path: info.stat().st_mtime for path, info in infos.items() if info.exists()}
-    return iter(sorted(there, key=lambda path: there[path], reverse=True))
-
-
-def _readable(path: Path, config: Config) -> Run | None:
-    """Return a run of the same policy that has episodes with an outcome."""
-    try:
-        run = load(path)
-    except BadInputError:
-        return None
-    theirs = run.info.get("config")
-    if not isinstance(theirs, dict) or theirs.get("policy") != config.policy or "task_suite" not in theirs:
-        return None
-    return run if pc.any(pc.not_equal(run.episodes["status"], "error")).as_py() else None
-
-
-def _speeds(run: Run) -> Speeds:
-    episodes = run.episodes.filter(pc.not_equal(run.episodes["status"], "error"))
-    count = episodes.num_rows
-    asked = run.decisions.filter(pc.greater(run.decisions["wait_s"], 0))  # a plan's first segment is not requested
-    waited, queued = _sum(asked["wait_s"]), _sum(asked["queue_s"])
-    shares = pc.divide(asked["compute_s"], asked["batch_size"])
-    return Speeds(
-        env_s=(_sum(episodes["wall_s"]) - waited) / count,
-        answer_s=max(0.0, waited - queued) / count,
-        policy_s=_sum(shares) / count,
-        source=f"{counted(count, 'episode')} in {run.path}",
-    )
-
-
-def _sum(column: Any) -> float:
-    return float(pc.sum(column).as_py() or 0.0)
-
-
-def _defaults(num_gpus: float, servers: int) -> Speeds:
-    if servers:
-        return Speeds(_ENV_S, _REQUESTS * _REQUEST_S, _REQUESTS * _REQUEST_S, _GUESSED)
-    answer_s = _ANSWER_S if num_gpus else 0.0
-    return Speeds(_ENV_S, answer_s, answer_s / 8, _DEFAULT)
-
-
-def _layout(config: Config, spec: PolicySpec, speeds: Speeds) -> tuple[RunLayout, list[str]]:
+def _layout(config: Config, spec: PolicySpec, host: Host, speeds: Speeds) -> tuple[RunLayout, list[str]]:
     """Return the actors of the run on this machine; on a cluster with `auto`, those that balance one policy actor.
 
     Servers that answer a request at a time count in place of policy actors, because those only pass requests on.
     """
-    asked, num_gpus, host = config.ray.num_policy_actors, policy_gpus(config, spec), Host.here(config, spec)
+    asked, num_gpus = config.ray.num_policy_actors, policy_gpus(config, spec)
     policies = spec.servers or replicas(config, spec, 1 if config.ray.address else host.gpus)
     notes, here = [], None
     if spec.servers:
@@ -184,10 +117,12 @@ def _layout(config: Config, spec: PolicySpec, speeds: Speeds) -> tuple[RunLayout
     elif wanted != "auto":
         envs = wanted
     else:
-        whole = forecast(1, speeds, RunLayout(1, policies, config.ray.env_cpus, num_gpus))
+        whole = forecast(
+            1, speeds, RunLayout(1, policies, config.ray.env_cpus, num_gpus, max_batch=spec.max_batch_size)
+        )
         envs = whole.env_actors_to_balance or 1
         notes.append("The cluster's nodes are not asked: these are the env actors that its policy actors would need.")
-    return RunLayout(envs, policies, config.ray.env_cpus, num_gpus, here), notes
+    return RunLayout(envs, policies, config.ray.env_cpus, num_gpus, here, spec.max_batch_size), notes
 
 
 def _here(config: Config, spec: PolicySpec, host: Host) -> tuple[int, list[str]]:
@@ -206,6 +141,8 @@ def _table(work: Work, found: Forecast, layout: RunLayout, serves: bool) -> Tabl
     actors = (counted(layout.env_actors, "env actor"), counted(layout.policy_actors, _answering(serves)))
     table.add_row("actors", ", ".join(actors))
     table.add_row("time", f"about {duration(found.seconds)} ({found.per_min:.0f} episodes/min), starting up apart")
+    loading = f", {duration(found.load_s)} of it until the policy answers" if found.load_s else ""
+    table.add_row("whole run", f"about {duration(found.span_s)}{loading}")
     table.add_row("CPU hours", f"{found.cpu_hours:.2f} reserved by env actors")
     table.add_row("GPU hours", f"{found.gpu_hours:.2f} reserved by policy actors")
     table.add_row("bottleneck", found.bottleneck)
@@ -216,14 +153,31 @@ def _answering(serves: bool) -> str:
     return "server" if serves else "policy actor"
 
 
-def _advice(found: Forecast, layout: RunLayout, serves: bool) -> list[str]:
+def _advice(plan: Plan) -> list[str]:
+    found, layout = plan.found, plan.layout
     envs, policies = found.env_actors_to_balance, found.policy_actors_to_balance
-    theirs = f"{counted(layout.env_actors, 'env actor')} can use {counted(policies, _answering(serves))}"
+    if plan.speeds.requests:
+        return [_alternatives(plan)]
+    theirs = f"{counted(layout.env_actors, 'env actor')} can use {counted(policies, _answering(plan.serves))}"
     if envs is not None:
-        busy = f"{counted(envs, 'env actor')} keep {counted(layout.policy_actors, _answering(serves))} busy"
+        busy = f"{counted(envs, 'env actor')} keep {counted(layout.policy_actors, _answering(plan.serves))} busy"
         return [f"Balance: {busy}; {theirs}."]
     there = "there are" if layout.cores is None else f"{counted(layout.cores, 'core')} can carry"
     return [f"Balance: the policy keeps pace with as many env actors as {there}; {theirs}."]
+
+
+def _alternatives(plan: Plan) -> str:
+    """Return the paces of other numbers of actors, because batches grow with the env actors and never stop helping."""
+    layout = plan.layout
+
+    def pace(**other: int) -> str:
+        return f"{forecast(_MANY, plan.speeds, replace(layout, **other)).per_min:.0f}"
+
+    fewer, more, policies = max(1, layout.env_actors // 2), round(1.5 * layout.env_actors), layout.policy_actors + 1
+    return (
+        f"Balance: {counted(fewer, 'env actor')} would bring {pace(env_actors=fewer)} episodes/min, {more} "
+        f"{pace(env_actors=more)}; {counted(policies, 'policy actor')} {pace(policy_actors=policies)}."
+    )
 
 
 def counted(number: int, thing: str) -> str:

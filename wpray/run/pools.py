@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 
-from wpray.cluster.setup import gpu_places, policy_actors, ray_is_running, running_ray
+from wpray.cluster.setup import (
+    env_actors_in_memory,
+    env_actors_that_fit,
+    gpu_places,
+    policy_actors,
+    ray_is_running,
+    running_ray,
+)
 from wpray.config import Config
 from wpray.orchestration.actors import RunContext
 from wpray.orchestration.env_actor_pool import EnvActorPool
@@ -21,7 +29,10 @@ from wpray.orchestration.events import EventQueue
 from wpray.orchestration.live_policy import LivePolicyPool
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.render_actor_pool import RenderActorPool
+from wpray.orchestration.sizing import SizeLimits, Sizer
 from wpray.policies.base import AnyPolicy, PolicySpec
+from wpray.policies.environments import LEAST_A_CORE, Suited
+from wpray.run.output import RunInfo
 
 _LOG = logging.getLogger(__name__)
 # Shares of a GPU, in turn, of the policies of runs that follow each other: two replicas of one run never share a GPU,
@@ -50,6 +61,7 @@ class Pools:
         may load while this one's answers.
         """
         self._for_many, self._stack = for_many_runs, contextlib.ExitStack()
+        self._environments: Suited | None = None
         self._env_actors: EnvActorPool | None = None
         self.render_actors: RenderActorPool | None = None  # of the env actors, if they do not draw by themselves
         self._current: Policies | None = None
@@ -65,12 +77,44 @@ class Pools:
             self.end_env_actors()
             self._end_ahead()
 
-    def join_ray(self, config: Config, console: Console, environments: int | None = None) -> None:
-        """Start or join Ray as `start_ray` does, unless it runs already: of an earlier run, or the caller's own."""
+    def join_ray(self, config: Config, console: Console, environments: Suited | None = None) -> None:
+        """Start or join Ray as `start_ray` does, unless it runs already: of an earlier run, or the caller's own.
+
+        A Ray that it starts has room for `environments`; None: for one a core.
+        """
         if ray_is_running():
             return
         with console.status("starting Ray") if console.is_terminal else contextlib.nullcontext():
-            self._stack.enter_context(running_ray(config, environments))
+            number = None if environments is None else environments.number
+            self._stack.enter_context(running_ray(config, number))
+        self._environments = environments
+
+    def chosen(self, config: Config) -> Suited | None:
+        """Return the number of environments for `auto` that this machine's Ray was started for, as corrected since.
+
+        None if the number is configured, or if Ray is a cluster's or the caller's own.
+        """
+        return self._environments if config.num_env_actors == "auto" else None
+
+    @contextlib.contextmanager
+    def sizing(
+        self, config: Config, number: int, env_actors: EnvActorPool, num_policies: int, info: RunInfo
+    ) -> Iterator[Sizer | None]:
+        """Yield what corrects the `number` of env actors of a run, and go on with its last one in the next run.
+
+        None where the number is fixed.
+        """
+        chosen = self.chosen(config)
+        if chosen is None:
+            yield None
+            return
+        info.add_environments(number, chosen.because, save=False)
+        env_actors.most_reserving = env_actors_that_fit(config)
+        least, most = math.ceil(LEAST_A_CORE * chosen.cores), min(chosen.most, env_actors_in_memory(config))
+        sizer = Sizer(number, SizeLimits(least, most, chosen.cores, chosen.places), num_policies)
+        yield sizer
+        if sizer.number != number:
+            self._environments = replace(chosen, number=sizer.number, because="an earlier run was fastest with it")
 
     @contextlib.contextmanager
     def policies(self, config: Config, spec: PolicySpec, live: AnyPolicy | None) -> Iterator[Policies]:

@@ -16,6 +16,17 @@ def num_gpus() -> int:
     return present if hidden is None else min(present, len([part for part in hidden.split(",") if part.strip()]))
 
 
+def gpu_model() -> str:
+    """Return the model of the first GPU that is present, such as NVIDIA H200; empty if the driver does not say."""
+    for path in sorted(_PRESENT.glob("*/information")):
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            return ""
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")), "")
+    return ""
+
+
 def free_gpu_memory() -> dict[str, float]:
     """Return free bytes by GPU, as the driver's tool reports them; empty if there is none."""
     command = ["nvidia-smi", "--query-gpu=index,name,memory.free", "--format=csv,noheader,nounits"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_STAT = Path("/proc/stat")
 _STATUS = Path("/proc/self/status")
 # Files of a control group in either version: limit, use, and the part of the use that is reclaimable cache.
 _MEMORY = (
@@ -22,6 +24,21 @@ def cores() -> int:
     present = len(os.sched_getaffinity(0))
     shares = [share for group in _own_groups("cpu") if (share := _share(group)) is not None]
     return max(1, int(min([present, *shares])))
+
+
+def busy_seconds() -> float | None:
+    """Return the seconds that this process's CPUs have worked so far; None if the system hides them.
+
+    Where a group's share of time is limited, they are that group's.
+    """
+    limited = [(share, group) for group in _own_groups("cpu") if (share := _share(group)) is not None]
+    allowed = os.sched_getaffinity(0)
+    if limited and min(limited)[0] < len(allowed):
+        return _used(min(limited)[1])
+    times = [line.split() for line in _read(_STAT).splitlines() if re.match(r"cpu\d", line)]
+    mine = [row for row in times if int(row[0][3:]) in allowed]
+    ticks = sum(int(number) for row in mine for number in (*row[1:4], *row[6:9]))  # all but idle and iowait
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
 def memory_left() -> int | None:
@@ -64,6 +81,15 @@ def _share(group: Path) -> float | None:
     if not period:
         quota, period = (_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
     return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else None
+
+
+def _used(group: Path) -> float | None:
+    """Return the CPU seconds of a control group."""
+    found = re.search(r"^usage_usec (\d+)$", _read(group / "cpu.stat"), re.MULTILINE)
+    if found:
+        return int(found[1]) / 1e6
+    nanoseconds = _read(group / "cpuacct.usage").strip()
+    return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else None
 
 
 def _left(group: Path) -> int | None:
