@@ -86,7 +86,7 @@ def client() -> Iterator[CountingClient]:
     from wpray.benchmarks.libero.drawing import LiberoDrawer
     from wpray.benchmarks.libero.imports import asset_roots
 
-    drawer = LiberoDrawer(asset_roots(), most_models=2)
+    drawer = LiberoDrawer(asset_roots())
     yield CountingClient(drawer)
     drawer.close()
 
@@ -140,6 +140,7 @@ def test_a_camera_is_drawn_once_for_all_that_look_through_it(client: CountingCli
 
 def test_a_model_is_sent_once_until_it_is_forgotten(client: CountingClient) -> None:
     models = [Tiny(rgba) for rgba in ("1 0 0 1", "0 1 0 1", "0 0 1 1")]
+    client._drawer._most = 2 * models[0].model.nbuffer
     first = client.draw(models[0].request(), lambda: models[0].data)
     for index in (1, 0, 2):  # two are kept, and 1 was drawn longest ago
         client.draw(models[index].request(), lambda index=index: models[index].data)
