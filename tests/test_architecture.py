@@ -37,9 +37,11 @@ ALLOWED = {
     "policies.waypoint_vla.flat_settings": {"config"},  # for its type: the configuration reads this module
     "testing": {"", "types", "errors", "config", "benchmarks", "cli", "models", "policies", "results.atomic"},
     "storage": {"errors", "system"},
-    "provenance": {"errors", "config", "benchmarks", "policies.factory", "registry", "system.packages"},
+    "provenance": {"errors", "config", "benchmarks", "policies.factory", "registry", "system.packages"}
+    | {"system.cache_folder"},
     "provenance.record": {"benchmarks.factory", "system.packages"},
-    "results": {"types", "errors", "config", "provenance.record", "provenance.settings", "storage"},
+    "results": {"types", "errors", "config", "provenance.record", "provenance.settings", "storage"}
+    | {"system.cache_folder"},
     "cli": {"types", "errors", "config", "system", "results", "storage"},
     "cli.policy_args": {"cli.parser", "errors", "policies", "registry"},  # once `--help` asks for a policy's settings
     "cluster": {"types", "errors", "config", "system", "benchmarks", "provenance"},

@@ -223,7 +223,7 @@ def _assert_that_no_other_field_changed(env: Any) -> None:
         mine, compiled = getattr(ours, name), getattr(theirs, name)
         if isinstance(mine, np.ndarray):
             assert mine.tobytes() == compiled.tobytes(), f"{name} has changed, and no pose holds it"
-        elif isinstance(mine, int) and not name.startswith("_"):
+        elif isinstance(mine, int) and not name.startswith("_") and name != "signature":  # see compiled_models
             assert mine == compiled, name
     assert str(ours.vis) == str(theirs.vis) and str(ours.stat) == str(theirs.stat)
 

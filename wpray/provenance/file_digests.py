@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path
 
+from wpray.system.cache_folder import cache_folder
+
 _SMALL = 256 * 1024  # bytes; a larger file of an intact installation is not read
 _SETTLED_S = 2.0  # a younger file may change again within one tick of its file system's clock
 _COMPILED = (".so", ".pyd", ".dylib", ".dll")
@@ -98,9 +100,8 @@ def _known_hash(
 
 def cache_file(root: Path) -> Path:
     """Return the file that keeps the hashes of the files below `root` between processes."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
-    return Path(base, "wpray", "digests", f"{name}.json")
+    return cache_folder() / "digests" / f"{name}.json"
 
 
 def _sha256(path: str) -> str:

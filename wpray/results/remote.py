@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from wpray.results.writer import parse_info, safe_name
 from wpray.storage.fetch import fetch
 from wpray.storage.store import Store, StoreError
 from wpray.storage.url import StoreUrl
+from wpray.system.cache_folder import cache_folder
 
 _INFO = "run.json"
 _TABLES = (EPISODES, DECISIONS)
@@ -41,7 +41,7 @@ class RemoteRun:
             if data is None:
                 raise BadInputError(f"{url}: holds no run (no {_INFO}); name a run's folder or URL")
             run_id = parse_info(data, f"{url}: its {_INFO}").get("run_id")
-            run = cls(store, _cache() / staging_path(url).name / safe_name(str(run_id)))
+            run = cls(store, cache_folder() / staging_path(url).name / safe_name(str(run_id)))
             run._copy_all()
         return run
 
@@ -73,11 +73,6 @@ class RemoteRun:
         fetch(self.store, [name for name in (_INFO, *_TABLES) if name in there], self.copy)
         if not parts:
             shutil.rmtree(self.copy / "parts", ignore_errors=True)
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "wpray"
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ class LiberoEnvironment:
         """Execute one control step; terminated is LIBERO's `done`. The first of a process may compile."""
         if self._compiled:
             return self._stepper.step(action)
-        with one_at_a_time():
+        with one_at_a_time("controller"):
             step = self._stepper.step(action)
         self._compiled = True
         return step

@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 import mujoco
 import numpy as np
 
+from wpray.benchmarks.libero.compiled_models import compiled
 from wpray.errors import BadInputError, wrapping_errors
 
 Roots = Mapping[str, Path]  # folders of meshes and textures by name; each machine has them in a place of its own
@@ -51,7 +52,7 @@ def compile_recipe(data: bytes, roots: Roots) -> mujoco.MjModel:
         xml = recipe["xml"]
         for name, folder in roots.items():
             xml = xml.replace(f"{_MARK}{name}/", _written(folder))
-        model = mujoco.MjModel.from_xml_string(xml)
+        model = compiled(xml)
     if _digest_of_files(model) != recipe["files"]:
         raise BadInputError(f"scene to draw: this machine's meshes or textures are others; {_REMEDY}")
     return model

@@ -7,7 +7,9 @@ the same bits in some milliseconds.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from wpray.benchmarks.libero.compiled_models import compiled
 from wpray.benchmarks.libero.contacts import Contacts
 from wpray.benchmarks.libero.imports import load
 from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, CONTROL_HZ
@@ -125,7 +128,8 @@ def _remembering(stock: type) -> type:
 
     def initialize(self: Any, xml_string: str | None = None) -> None:
         self.compiled_xml = xml_string or self.model.get_xml()
-        stock._initialize_sim(self, self.compiled_xml)  # type: ignore[attr-defined]
+        with _models_from_the_cache():
+            stock._initialize_sim(self, self.compiled_xml)  # type: ignore[attr-defined]
         model = self.sim.model._model
         self.pristine = {name: getattr(model, name).copy() for name in _RESTORED}
         self.compiled_fields = visible_fields(model)
@@ -145,6 +149,18 @@ def _remembering(stock: type) -> type:
     # LIBERO checks that the class has the problem's name.
     changed = {"_initialize_sim": initialize, "check_contact": check_contact, "_eval_predicate": eval_predicate}
     return type(stock.__name__, (stock,), changed)
+
+
+@contextlib.contextmanager
+def _models_from_the_cache() -> Iterator[None]:
+    """Let robosuite load models that a process has compiled before."""
+    simulation = load("robosuite.utils.binding_utils").MjSim
+    stock = vars(simulation)["from_xml_string"]
+    simulation.from_xml_string = classmethod(lambda cls, xml: cls(compiled(xml)))
+    try:
+        yield
+    finally:
+        simulation.from_xml_string = stock
 
 
 def gripper_axis(env: Any) -> FloatArray:
