@@ -2,6 +2,9 @@
 
 This is a real run (Ray, environments, images sent, trajectories written) of a policy that answers at once. The limit
 beside the figures is the environment itself: reset, steps, and the renders that the policy asks for.
+
+`--environments 24,44,auto` makes a run with each number, and `--config FILE` with the policy of that file. The last
+table compares measured paces with those that `--plan` foretells, and with the best number given.
 """
 
 from __future__ import annotations
@@ -20,38 +23,74 @@ from rich.console import Console
 from rich.table import Table
 
 from wpray.bench.figures import write_figures
+from wpray.bench.paces import Pace, figures_of, print_paces
 from wpray.benchmarks.factory import DEFAULT_SUITE
-from wpray.cli.arguments import file_to_write, whole
+from wpray.cli.arguments import expanded_path, file_to_write, whole
 from wpray.cli.command import run_command
-from wpray.cli.configuration import validate
+from wpray.cli.configuration import expand_paths, read_yaml, validate
 from wpray.cli.parser import ArgumentParser
 from wpray.cluster import process_env
 from wpray.config import Config
-from wpray.errors import RunStoppedError
+from wpray.config.value_types import Auto
+from wpray.errors import BadInputError, RunStoppedError
 
 _TARGET_MS = 5.0  # transport and queue per request
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; return 1 if transport and queue of a request exceed the target, else 0."""
-    parser = ArgumentParser(prog="python -m wpray.bench e2e", description=__doc__)
-    parser.add_argument("--suite", default=DEFAULT_SUITE, help="suite (%(default)s)")
-    parser.add_argument("--tasks", default="0-1", help="task ids (%(default)s)")
-    parser.add_argument("--trials", type=whole(1, 100_000), default=5, help="trials of each task (%(default)s)")
-    parser.add_argument("--envs", default="auto", help="env actors (%(default)s)")
-    parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
-    args = parser.parse_args(argv)
-    _config(args, tempfile.gettempdir())  # checks the configuration before anything starts
+    args = _parser().parse_args(argv)
+    if args.environments is not None and args.envs is not None:
+        raise BadInputError("--envs and --environments mean the same: give one of them")
+    numbers: list[int | Auto] = args.environments or [args.envs or "auto"]
+    for number in numbers:
+        _config(args, tempfile.gettempdir(), number)  # checks the configuration before anything starts
     process_env.prepare(joins_a_cluster=False)
+    found = [_measured(args, number) for number in numbers]
+    console, figures = Console(width=110), found[0][0]
+    if len(found) == 1:
+        _print(figures, args.config is None)
+    paces, source = [pace for _, pace, _ in found], found[0][2]
+    print_paces(paces, source, console)
+    runs = [{**figures, **pace} for (figures, _, _), pace in zip(found, figures_of(paces), strict=True)]
+    write_figures(args.json, runs[0] if args.environments is None else runs)
+    is_harness = len(found) == 1 and args.config is None  # else a request also waits for the policy's batches
+    return int(is_harness and figures["transport_ms"] + figures["queue_ms"] > _TARGET_MS)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m wpray.bench e2e", description=__doc__)
+    parser.add_argument("--suite", help=f"suite (default: that of --config, else {DEFAULT_SUITE})")
+    parser.add_argument("--tasks", help="task ids (default: those of --config, else 0-1)")
+    parser.add_argument("--trials", type=whole(1, 100_000), default=5, help="trials of each task (%(default)s)")
+    parser.add_argument("--envs", type=_number, help="env actors (default: auto)")
+    parser.add_argument(
+        "--environments", type=_numbers, metavar="A,B,auto", help="several numbers of env actors, each in a run"
+    )
+    parser.add_argument("--config", type=expanded_path, metavar="FILE", help="a run's YAML file, for its policy")
+    parser.add_argument("--json", type=file_to_write, help="also write the figures to this file")
+    return parser
+
+
+def _number(text: str) -> int | Auto:
+    return "auto" if text == "auto" else whole(1, 10_000)(text)
+
+
+def _numbers(text: str) -> list[int | Auto]:
+    return [_number(part) for part in text.split(",")]
+
+
+def _measured(args: argparse.Namespace, number: int | Auto) -> tuple[dict[str, Any], Pace, str]:
+    """Run with `number` environments; return an episode's figures, the run's pace, and what its forecast rests on."""
     from wpray.run.evaluation import evaluate
+    from wpray.run.plan import plan_of
 
     with tempfile.TemporaryDirectory(prefix="wpray-bench-") as folder:
-        if evaluate(_config(args, folder)):
+        config = _config(args, folder, number)
+        plan = plan_of(config)
+        if evaluate(config):
             raise RunStoppedError("bench e2e measures whole runs, and this one has errors (see above)")
-        figures = measure(Path(folder))
-    _print(figures)
-    write_figures(args.json, figures)
-    return int(figures["transport_ms"] + figures["queue_ms"] > _TARGET_MS)
+        return measure(Path(folder)), Pace.of(number, Path(folder), plan), plan.speeds.source
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -93,21 +132,17 @@ def _between(episodes: Any) -> float:
     return sum(gaps) / len(gaps) if gaps else 0.0
 
 
-def _config(args: argparse.Namespace, folder: str) -> Config:
-    return validate(
-        {
-            "policy": "wpray.bench.instant",
-            "task_suite": args.suite,
-            "tasks": args.tasks,
-            "num_trials_per_task": args.trials,
-            "output_dir": folder,
-            "video": {"mode": "none"},
-            "ray": {"num_env_actors": args.envs},
-        }
-    )
+def _config(args: argparse.Namespace, folder: str, number: int | Auto) -> Config:
+    given: dict[str, Any] = {"policy": "wpray.bench.instant", "task_suite": DEFAULT_SUITE, "tasks": "0-1"}
+    if args.config is not None:
+        given = {name: value for name, value in read_yaml(args.config).items() if name != "num_parallel"}
+    given |= {"task_suite": args.suite} if args.suite else {}
+    given |= {"tasks": args.tasks} if args.tasks else {}
+    given |= {"num_trials_per_task": args.trials, "output_dir": folder, "video": {"mode": "none"}}
+    return expand_paths(validate(given | {"ray": {**given.get("ray", {}), "num_env_actors": number}}))
 
 
-def _print(figures: dict[str, Any]) -> None:
+def _print(figures: dict[str, Any], with_target: bool) -> None:
     about = {
         "reset_s": "reset (a task's first one compiles its scene)",
         "env_s": "steps",
@@ -129,10 +164,10 @@ def _print(figures: dict[str, Any]) -> None:
     limit = sum(figures["parts"][name] for name in ("reset_s", "env_s", "render_s"))
     console.print(f"whole {figures['episode_s']:.2f} s; limit (the environment alone) {limit:.2f} s", highlight=False)
     both = figures["transport_ms"] + figures["queue_ms"]
-    verdict = "met" if both <= _TARGET_MS else "MISSED"
+    verdict = f" (target {_TARGET_MS:g} ms: {'met' if both <= _TARGET_MS else 'MISSED'})" if with_target else ""
     console.print(
-        f"a request: {figures['transport_ms']:.2f} ms transport + {figures['queue_ms']:.2f} ms queue = {both:.2f} ms "
-        f"(target {_TARGET_MS:g} ms: {verdict})",
+        f"a request: {figures['transport_ms']:.2f} ms transport + {figures['queue_ms']:.2f} ms queue = {both:.2f} ms"
+        + verdict,
         highlight=False,
     )
 
