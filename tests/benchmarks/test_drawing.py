@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +168,32 @@ def test_a_scene_that_is_damaged_foreign_or_unknown_is_refused(client: CountingC
         assert not drawer.knows(model_digest(data))
     with pytest.raises(KeyError):
         drawer.draw([tiny.request()])
+
+
+def test_a_scene_compiles_once_in_another_thread_and_what_fails_shows_when_it_is_learned(
+    client: CountingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wpray.benchmarks.libero import drawing
+
+    tiny, drawer, threads = Tiny(), client._drawer, []
+    compile_recipe = drawing.compile_recipe
+
+    def counted(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return compile_recipe(*given)
+
+    monkeypatch.setattr(drawing, "compile_recipe", counted)
+    drawer.prepare(tiny.digest, tiny.data)
+    drawer.prepare(tiny.digest, tiny.data)
+    assert not drawer.knows(tiny.digest)
+    drawer.learn(tiny.digest, tiny.data)
+    drawer.prepare(tiny.digest, tiny.data)
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
+    assert_equal(drawer.draw([tiny.request()]), [tiny.expected()])
+    drawer.prepare("0" * 64, tiny.data)
+    with pytest.raises(BadInputError, match="digest"):
+        drawer.learn("0" * 64, tiny.data)
+    assert not drawer._compiled, "compiled scenes are kept that nobody draws"
 
 
 def test_files_are_found_below_each_machines_own_folder(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ class Slate:
     def knows(self, model: str) -> bool:
         return model in self.learned
 
+    def prepare(self, model: str, data: bytes) -> None:
+        """Return at once."""
+
     def learn(self, model: str, data: bytes) -> None:
         assert data == model.encode()
         self.learned.append(model)
@@ -108,6 +111,25 @@ def test_a_client_gets_its_pictures_and_sends_each_model_once() -> None:
         asking, other = client(server), client(server)
         assert [drawn(asking, 1), drawn(asking, 2), drawn(other, 3), drawn(asking, 4, "b")] == [1, 2, 3, 4]
     assert slate.learned == ["a", "b"] and slate.closed
+
+
+def test_others_are_drawn_while_a_model_is_prepared() -> None:
+    slate, preparing, prepared = Slate(known=["a"]), threading.Event(), threading.Event()
+
+    def prepare(model: str, data: bytes) -> None:
+        assert (model, data) == ("b", b"b")
+        preparing.set()
+        assert prepared.wait(LONG_S)
+        raise FloatingPointError("shows when it is learned, if at all")
+
+    slate.prepare = prepare  # type: ignore[method-assign]
+    with serving(slate) as server, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(drawn, client(server), 1, "b")
+        assert preparing.wait(LONG_S)
+        assert drawn(client(server), 2) == 2 and not slow.done()
+        prepared.set()
+        assert slow.result(LONG_S) == 1
+    assert slate.turns == [[2], [1]] and slate.learned == ["a", "b"]
 
 
 def test_all_that_wait_are_drawn_in_one_turn_and_an_error_is_that_requests_alone() -> None:

@@ -80,11 +80,17 @@ class Environment(Protocol):
 class Drawer(Protocol):
     """Process that draws for the environments of many others, from models and poses that they send.
 
-    Not thread-safe: one thread makes it and calls it. A process has one at most.
+    Not thread-safe but for `prepare`: one thread makes it and calls it. A process has one at most.
     """
 
     def knows(self, model: str) -> bool:
         """Return True if the model of this digest was learned and is not forgotten."""
+
+    def prepare(self, model: str, data: bytes) -> None:
+        """Do what is slow about learning a model. Any thread may call it, while another draws.
+
+        It may be called without a `learn` that follows, and not before each. What fails here is raised by `learn`.
+        """
 
     def learn(self, model: str, data: bytes) -> None:
         """Keep a compiled model; forget those that were drawn longest ago if there are too many.

@@ -8,6 +8,7 @@ def test_my_benchmark() -> None:
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import pickle
@@ -419,10 +420,11 @@ def _remote_case(case: BenchmarkCase) -> Iterator[BenchmarkCase]:
 
 
 class _SendingClient(LocalDrawClient):
-    """Client that sends what it draws through pickle, as a process would."""
+    """Client whose drawer shares no array with the environment, as in another process."""
 
     def draw(self, request: DrawRequest, model_data: Callable[[], bytes]) -> dict[str, ImageArray]:
-        return super().draw(pickle.loads(pickle.dumps(request)), model_data)
+        pickle.dumps(request)  # it can be sent
+        return super().draw(copy.deepcopy(request), model_data)
 
 
 def _run_alone(kind: type[Benchmark], suite: str) -> CheckedEpisode:

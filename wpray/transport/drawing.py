@@ -91,8 +91,11 @@ class DrawingThread:
 
         Raise PolicyError (of the drawer, for this request), ConnectionResetError if `gone` reports at its turn that the
         client has left, and ThreadDiedError once nothing is drawn any more. With `announce`, which is called just
-        before, the request is drawn alone: it may kill the process.
+        before, the request is drawn alone: it may kill the process. A model that it brings is prepared by the calling
+        thread, while others are drawn for.
         """
+        if (data := drawing.model_data) is not None and announce is None and self._made.done():
+            tried(lambda: self._made.result().prepare(drawing.request.model, data))  # what fails shows at its turn
         pending = _Pending(drawing, announce, gone)
         with self._changed:
             if self._closed:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import mujoco
@@ -19,6 +21,7 @@ from wpray.benchmarks.views import policy_view
 from wpray.types import DrawRequest, ImageArray
 
 _MOST_BYTES = 8 * 2**30  # of compiled scenes; each takes 0.15 to 0.26 GiB, and about as much of the GPU
+_COMPILERS = 4  # scenes that compile at the same time
 _PAGE, _DONT_NEED = 4096, 4  # of Linux's madvise
 # Fields that nothing reads once they are uploaded, nearly all of a scene's memory.
 _UPLOADED = (
@@ -39,24 +42,35 @@ class LiberoDrawer:
         self._gl = GlContext()
         self._roots = roots
         self._most = most_bytes
+        self._lock = threading.Lock()
+        self._compilers = ThreadPoolExecutor(_COMPILERS, "compile")
+        self._compiled: dict[str, Future[mujoco.MjModel]] = {}  # prepared, and not learned yet
         self._drawn: OrderedDict[str, DrawnModel] = OrderedDict()  # the longest unused first
 
     def knows(self, model: str) -> bool:
         """Return True if the model of this digest was learned and is not forgotten."""
         return model in self._drawn
 
+    def prepare(self, model: str, data: bytes) -> None:
+        """Compile a scene in a thread of its own, and wait for it; `learn` raises what fails."""
+        if model not in self._drawn:
+            wait([self._compiling(model, data)])
+
     def learn(self, model: str, data: bytes) -> None:
-        """Compile a scene and upload it to the GPU; forget those that were drawn longest ago if there are too many.
+        """Upload a compiled scene to the GPU; forget those that were drawn longest ago if there are too many.
 
         Raises BadInputError if `data` has another digest, or if this machine's MuJoCo or assets are others.
         """
         if model in self._drawn:
             return
-        check_digest(model, data)
-        compiled = compile_recipe(data, self._roots)
-        while self._drawn and compiled.nbuffer + sum(drawn.size for drawn in self._drawn.values()) > self._most:
-            self._drawn.popitem(last=False)[1].close()
-        self._drawn[model] = DrawnModel(compiled, self._gl)
+        try:
+            compiled = self._compiling(model, data).result()
+            while self._drawn and compiled.nbuffer + sum(drawn.size for drawn in self._drawn.values()) > self._most:
+                self._drawn.popitem(last=False)[1].close()
+            self._drawn[model] = DrawnModel(compiled, self._gl)
+        finally:
+            with self._lock:
+                self._compiled.pop(model, None)
 
     def draw(self, requests: Sequence[DrawRequest]) -> list[dict[str, ImageArray]]:
         """Return the pictures of each request by role, pixel-identical to those of `Environment.observe`.
@@ -69,9 +83,20 @@ class LiberoDrawer:
 
     def close(self) -> None:
         """Free all models and the GL context."""
+        self._compilers.shutdown(cancel_futures=True)
         while self._drawn:
             self._drawn.popitem()[1].close()
         self._gl.close()
+
+    def _compiling(self, model: str, data: bytes) -> Future[mujoco.MjModel]:
+        with self._lock:
+            if model not in self._compiled:
+                self._compiled[model] = self._compilers.submit(self._compile, model, data)
+            return self._compiled[model]
+
+    def _compile(self, model: str, data: bytes) -> mujoco.MjModel:
+        check_digest(model, data)
+        return compile_recipe(data, self._roots)
 
 
 class DrawnModel:
