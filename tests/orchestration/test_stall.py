@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wpray.config import Config
-from wpray.orchestration import env_actor_pool, policy_actor_pool
+from wpray.orchestration import env_actor_pool, policy_actor_pool, serving_actor_pool
 from wpray.orchestration.events import EnvLost, EventQueue
 
 REMEDY = "or retry.stall_s is less than it takes: raise it"
@@ -67,3 +67,17 @@ def test_a_policy_actor_that_loads_may_be_silent_for_longer(
     with caplog.at_level(logging.WARNING):
         assert policy_actors.check() is None
     assert ("hung" in caplog.text) == hangs
+
+
+def test_an_actor_that_was_restarted_gets_its_time_to_start(
+    policy_actors: policy_actor_pool.PolicyActorPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat that it did not answer while it started is Ray's to deliver to the next process."""
+    killed: list[bool] = []
+    monkeypatch.setattr("ray.kill", lambda _, no_restart: killed.append(no_restart))
+    monkeypatch.setattr(serving_actor_pool, "_LOADING_S", 0.0)
+    policy_actors._replicas[0].alive = False
+    _silent_for(policy_actors, 11, loaded=False)
+    for _ in range(3):
+        assert policy_actors.check() is None
+    assert killed == [False]

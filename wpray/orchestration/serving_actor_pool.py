@@ -140,8 +140,13 @@ class ServingActorPool:
         return None
 
     def _forget(self, number: int) -> None:
-        """Expect a new incarnation: a process that has not answered yet."""
-        self._replicas[number].alive = self._replicas[number].loaded = False
+        """Expect a new incarnation: a process that has not answered yet.
+
+        A request under way may reach it, if the earlier one never started, so it gets the time that starting takes.
+        """
+        replica = self._replicas[number]
+        replica.alive = replica.loaded = False
+        replica.requested = None if replica.requested is None else time.monotonic()
 
     def _hung(self, number: int) -> None:
         text = "%s-%d has not answered (retry.stall_s: %g s): hung, %s; it is restarted"
