@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import sys
 import time
@@ -92,20 +93,26 @@ def measure(file: Path) -> None:
         print(f"model {model}: uploaded in {learned:.2f} s")
     pictures = drawer.draw(requests)
     print(f"pictures: SHA-256 {_digest(pictures)}; {_differing(models, requests, pictures)} of them differ")
+    together = _SavedDrawer(models, together=True)
+    for model in models:
+        together.learn(model, b"")
+    print(f"pictures that are submitted together: SHA-256 {_digest(together.draw(requests))}")
     for size in _SIZES:
-        print(f"{size:3} requests a turn: {_rate(drawer, requests, size):7.1f} a second, {len(_CAMERAS)} frames each")
+        rates = [_rate(each, requests, size) for each in (drawer, together)]
+        print(f"{size:3} requests of {len(_CAMERAS)} frames a call: {rates[0]:7.1f} a second, together {rates[1]:7.1f}")
+    together.close()
     drawer.close()
 
 
 class _SavedDrawer(LiberoDrawer):
     """Drawer of models that were compiled elsewhere."""
 
-    def __init__(self, models: Mapping[str, Any]) -> None:
-        super().__init__({})
+    def __init__(self, models: Mapping[str, Any], together: bool = False) -> None:
+        super().__init__({}, together=together)
         self._models = models
 
     def learn(self, model: str, data: bytes) -> None:
-        self._drawn[model] = DrawnModel(self._models[model], self._gl)
+        self._drawn[model] = DrawnModel(copy.copy(self._models[model]), self._gl)  # it gives its memory back
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[DrawRequest]]:

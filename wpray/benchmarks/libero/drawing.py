@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -34,14 +34,15 @@ _UPLOADED = (
 class LiberoDrawer:
     """Drawer of the models that it drew last, all in one GL context."""
 
-    def __init__(self, roots: Roots, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, roots: Roots, most_bytes: int = _MOST_BYTES, together: bool = False) -> None:
         """Make the GL context. Raises what the GL library raises if it does not work.
 
         `roots` are the folders that hold the scenes' meshes and textures. Scenes of `most_bytes` are kept, as compiled.
+        `together`: submit all pictures of a call before the first is read.
         """
         self._gl = GlContext()
         self._roots = roots
-        self._most = most_bytes
+        self._most, self._together = most_bytes, together
         self._lock = threading.Lock()
         self._compilers = ThreadPoolExecutor(_COMPILERS, "compile")
         self._compiled: dict[str, Future[mujoco.MjModel]] = {}  # prepared, and not learned yet
@@ -79,7 +80,8 @@ class LiberoDrawer:
         """
         for request in requests:
             self._drawn.move_to_end(request.model)
-        return [self._drawn[request.model].draw(request) for request in requests]
+        drawn = (self._drawn[request.model].submit(request, self._together) for request in requests)
+        return [pictures() for pictures in (list(drawn) if self._together else drawn)]
 
     def close(self) -> None:
         """Free all models and the GL context."""
@@ -109,15 +111,18 @@ class DrawnModel:
         self._renderer = SceneRenderer(self._model, gl)
         _give_back(model)
 
-    def draw(self, request: DrawRequest) -> dict[str, ImageArray]:
-        """Return the pictures by role."""
+    def submit(self, request: DrawRequest, later: bool) -> Callable[[], dict[str, ImageArray]]:
+        """Draw, and return what gives the pictures by role; `later`: only then are they read."""
         pose = dict(request.pose)
         qpos, site_alpha = pose.pop(QPOS), pose.pop(SITE_ALPHA)
         self._change(pose)
         cameras = list(dict.fromkeys(camera for camera, _ in request.views.values()))
-        drawn = self._renderer.pictures(cameras, CAMERA_SIZE, CAMERA_SIZE, qpos, site_alpha)
-        pictures = dict(zip(cameras, drawn, strict=True))
-        return {role: policy_view(pictures[camera], spec) for role, (camera, spec) in request.views.items()}
+        size = CAMERA_SIZE, CAMERA_SIZE
+        if later:
+            submitted = self._renderer.submit(cameras, *size, qpos, site_alpha)
+            return lambda: _views(request, cameras, [readback.picture() for readback in submitted])
+        pictures = self._renderer.pictures(cameras, *size, qpos, site_alpha)
+        return lambda: _views(request, cameras, pictures)
 
     def close(self) -> None:
         """Free what it takes in OpenGL."""
@@ -129,6 +134,11 @@ class DrawnModel:
         for name, value in values.items():
             getattr(self._model, name)[:] = value
         self._changed = set(pose)
+
+
+def _views(request: DrawRequest, cameras: Sequence[str], drawn: Sequence[ImageArray]) -> dict[str, ImageArray]:
+    pictures = dict(zip(cameras, drawn, strict=True))
+    return {role: policy_view(pictures[camera], spec) for role, (camera, spec) in request.views.items()}
 
 
 def _give_back(model: mujoco.MjModel) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mujoco
 import numpy as np
 
+from wpray.benchmarks.libero.readback import Readback
 from wpray.system import egl_devices, gl
 from wpray.types import ImageArray
 
@@ -69,15 +71,13 @@ class SceneRenderer:
 
     def pictures(self, cameras: Sequence[str], height: int, width: int, qpos: Any, site_alpha: Any) -> list[ImageArray]:
         """Return the same for each of several cameras."""
-        model = self._model
-        self._take_pose(qpos)
-        current = model.site_rgba[:, 3].copy()
-        model.site_rgba[:, 3] = site_alpha
-        try:
-            self._gl.make_current()
+        with self._posed(qpos, site_alpha):
             return [self._picture(camera, height, width) for camera in cameras]
-        finally:
-            model.site_rgba[:, 3] = current
+
+    def submit(self, cameras: Sequence[str], height: int, width: int, qpos: Any, site_alpha: Any) -> list[Readback]:
+        """Submit the same, and return the pictures on their way; other scenes may be submitted before they are read."""
+        with self._posed(qpos, site_alpha):
+            return [self._submitted(camera, height, width) for camera in cameras]
 
     def close(self) -> None:
         """Free what the scene takes in OpenGL."""
@@ -86,14 +86,34 @@ class SceneRenderer:
         if self._owns_gl:
             self._gl.close()
 
-    def _take_pose(self, qpos: Any) -> None:
+    @contextlib.contextmanager
+    def _posed(self, qpos: Any, site_alpha: Any) -> Iterator[None]:
+        """Make the GL context current, and put the scene into a state; give the sites their opacity back afterwards."""
         model, data = self._model, self._pose
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_camlight(model, data)
+        current = model.site_rgba[:, 3].copy()
+        model.site_rgba[:, 3] = site_alpha
+        try:
+            self._gl.make_current()
+            yield
+        finally:
+            model.site_rgba[:, 3] = current
 
     def _picture(self, camera: str, height: int, width: int) -> ImageArray:
+        viewport = self._draw(camera, height, width)
+        picture = np.empty((height, width, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(picture, None, viewport, self._context)
+        return picture
+
+    def _submitted(self, camera: str, height: int, width: int) -> Readback:
+        self._draw(camera, height, width)
+        return Readback(self._context, height, width)
+
+    def _draw(self, camera: str, height: int, width: int) -> mujoco.MjrRect:
+        """Let OpenGL draw into the context's buffer, and return the part of it that is the picture."""
         self._make_room(height, width)
         self._camera.fixedcamid = self._model.camera(camera).id
         every = mujoco.mjtCatBit.mjCAT_ALL
@@ -103,9 +123,7 @@ class SceneRenderer:
         viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(viewport, self._scene, self._context)
-        picture = np.empty((height, width, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(picture, None, viewport, self._context)
-        return picture
+        return viewport
 
     def _make_room(self, height: int, width: int) -> None:
         """Replace the context by one with a larger buffer if the picture needs it."""
