@@ -127,3 +127,20 @@ def test_render_actors_give_the_tables_of_environments_that_draw(tmp_path: Path)
     assert kept[0] is kept[1] is not None and kept[2] is None
     assert len(kept[0].handles) == 2
     assert len(found[0][1]) == 4 and found[0] == found[1] == found[2]
+
+
+@pytest.mark.ray
+@pytest.mark.libero
+@pytest.mark.slow
+def test_libero_is_drawn_by_a_render_actor_to_the_pixel(tmp_path: Path) -> None:
+    """Each action depends on every pixel, so that one other bit would change the trajectory."""
+    short = {"tasks": "0", "num_steps_wait": 2, "num_parallel": 1, "record": "full", "video": {"mode": "none"}}
+    base = {"task_suite": "libero_object", "policy": LOOKING, **short}
+    found = []
+    for render in ("local", "remote"):
+        own = {"output_dir": str(tmp_path / render), "env": {"max_steps": 9, "renderer": "osmesa", "render": render}}
+        folder = evaluate_with(Config.model_validate({**base, **own}), CallerParts()).folder
+        found.append(_tables(folder.path))
+        hosts = (folder.read_info() or {})["hosts"].values()
+        assert [host["renderer"] for host in hosts] == ["osmesa"]
+    assert len(found[0][1]) == 1 and found[0] == found[1]

@@ -127,8 +127,11 @@ def test_others_are_drawn_while_a_model_is_prepared() -> None:
         slow = pool.submit(drawn, client(server), 1, "b")
         assert preparing.wait(LONG_S)
         assert drawn(client(server), 2) == 2 and not slow.done()
+        thread = server._answer_with.__self__  # type: ignore[attr-defined]
+        assert thread.busy_since is not None, "a model that takes too long would not be noticed"
         prepared.set()
         assert slow.result(LONG_S) == 1
+        until(lambda: thread.busy_since is None)
     assert slate.turns == [[2], [1]] and slate.learned == ["a", "b"]
 
 

@@ -72,9 +72,21 @@ class DrawingThread:
         self._asked: dict[str, float] = {}  # by model: monotonic time until which it is waited for
         self._failures = 0  # failed requests since the last that was drawn
         self._turn: list[_Pending] = []  # is being drawn
-        self.busy_since: float | None = None  # start of the turn (monotonic), for a watchdog; None between turns
+        self._drawing_since: float | None = None
+        self._preparing: dict[object, float] = {}  # start of each model's preparation, in order (monotonic)
         self.busy_s = 0.0  # total seconds of drawing
         self._thread = WatchedThread("drawing", self._work, self._fail_all)
+
+    @property
+    def busy_since(self) -> float | None:
+        """Start of the turn, or of a model's preparation if one began earlier (monotonic), for a watchdog.
+
+        None if the drawer's code is not at work.
+        """
+        with self._changed:
+            starts = list(self._preparing.values())[:1]
+        drawing = self._drawing_since
+        return min(starts if drawing is None else [*starts, drawing], default=None)
 
     def wait_for_the_drawer(self) -> None:
         """Return once the drawer is made. Raises what making it raised."""
@@ -94,8 +106,8 @@ class DrawingThread:
         before, the request is drawn alone: it may kill the process. A model that it brings is prepared by the calling
         thread, while others are drawn for.
         """
-        if (data := drawing.model_data) is not None and announce is None and self._made.done():
-            tried(lambda: self._made.result().prepare(drawing.request.model, data))  # what fails shows at its turn
+        if drawing.model_data is not None and announce is None:
+            self._prepare(drawing.request.model, drawing.model_data)
         pending = _Pending(drawing, announce, gone)
         with self._changed:
             if self._closed:
@@ -103,6 +115,14 @@ class DrawingThread:
             self._waiting.append(pending)
             self._changed.notify_all()
         return pending.future.result()
+
+    def _prepare(self, model: str, data: bytes) -> None:
+        mark = object()
+        with self._changed:
+            self._preparing[mark] = time.monotonic()
+        tried(lambda: self._made.result().prepare(model, data))  # what fails shows at its turn
+        with self._changed:
+            del self._preparing[mark]
 
     def close(self) -> None:
         """Stop the thread after the current turn; waiting requests fail with ThreadDiedError."""
@@ -129,10 +149,10 @@ class DrawingThread:
             return
         self._made.set_result(drawer)
         while self._next():
-            self.busy_since = began = time.monotonic()
+            self._drawing_since = began = time.monotonic()
             self._answer(drawer)
             self.busy_s += time.monotonic() - began
-            self.busy_since = None
+            self._drawing_since = None
         drawer.close()
 
     def _next(self) -> bool:
