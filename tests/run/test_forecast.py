@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,11 @@ def test_the_newest_run_of_the_same_policy_is_taken(
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")
     assert "From 1 episode in runs/newer." in _plan(capsys)
     assert "built-in figures" in _plan(capsys, "--policy", "random")
+    here = tmp_path / "runs" / "newer" / "run.json"
+    here.write_text(json.dumps(json.loads(here.read_text()) | {"hosts": {"a": {"gpu": "NVIDIA H100 80GB HBM3"}}}))
+    for host, newest in ((H100, "newer"), (H200, "old")):
+        monkeypatch.setattr(Host, "here", lambda *_, host=host: host)
+        assert f"From 1 episode in runs/{newest}." in _plan(capsys), "times of another GPU are not this one's"
 
 
 def test_a_plan_for_a_cluster_sizes_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from wpray.config import Config
 from wpray.orchestration.actors import PolicyMemory
+from wpray.orchestration.sizing import SizeLimits
+from wpray.policies.environments import Suited
 from wpray.policies.factory import policy_spec
 from wpray.run import pools as module
 from wpray.run.pools import Pools
@@ -103,3 +105,27 @@ def test_without_room_the_next_policy_loads_in_its_turn(
 def test_a_run_alone_takes_whole_gpus(started: list[_PolicyPool]) -> None:
     with Pools() as pools, pools.policies(CONFIGS[0], policy_spec(CONFIGS[0]), None):
         assert [pool.share for pool in started] == [1.0]
+
+
+def test_a_run_goes_on_with_the_number_of_environments_that_the_one_before_it_has_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "env_actors_in_memory", lambda _: 28)
+    monkeypatch.setattr(module, "env_actors_that_fit", lambda _: 16)
+    pools, noted, env_actors = Pools(), list[tuple[Any, ...]](), SimpleNamespace(most_reserving=None)
+    info: Any = SimpleNamespace(add_environments=lambda *what, save: noted.append((*what, save)))
+    assert pools.chosen(CONFIGS[0]) is None, "Ray is somebody else's, or has not started"
+    pools._environments = Suited(16, 16, "they wait", most=32, places=40)
+    with pools.sizing(CONFIGS[0], 16, cast(Any, env_actors), 2, info) as sizer:
+        assert sizer is not None
+        assert (sizer._limits, env_actors.most_reserving) == (SizeLimits(28, 28, 16, 40), 16)
+        sizer.number = 20
+    chosen = pools.chosen(CONFIGS[0])
+    assert chosen is not None and (chosen.number, chosen.most) == (20, 32)
+    with pools.sizing(CONFIGS[0], 20, cast(Any, env_actors), 2, info):
+        pass
+    assert noted == [(16, "they wait", False), (20, "an earlier run was fastest with it", False)]
+    given = CONFIGS[0].model_copy(update={"num_parallel": 5})
+    assert pools.chosen(given) is None
+    with pools.sizing(given, 5, cast(Any, env_actors), 2, info) as fixed:
+        assert fixed is None

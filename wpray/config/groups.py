@@ -97,7 +97,8 @@ class RayConfig(SettingsGroup):
     num_env_actors: ActorCount | Auto = Field(
         "auto",
         description="environments at once; auto: as many as the CPUs and memory of the present nodes hold, and on one "
-        "machine more where they wait for a GPU or a server; a number makes a cluster that autoscales grow to it",
+        "machine more where they wait for a GPU or a server, corrected while the run goes on; a number makes a "
+        "cluster that autoscales grow to it",
     )
     num_policy_actors: ActorCount | Auto = Field("auto", description="policy replicas; auto: one, or one for each GPU")
     env_cpus: float = Field(1.0, ge=0.0001, le=1e6, description="CPUs reserved for each env actor")

@@ -18,7 +18,7 @@ from wpray.system.hardware import busy_seconds
 _ROUNDS = 2  # episodes of every environment that are measured, after one in which it starts and compiles
 _STEP = 1.25  # of the number, up or down
 _MOST_CHANGES = 3
-_WORTH = 4  # episodes that are left for each environment, because one takes as long as several to start
+_WORTH = 10  # episodes that are left for each environment, because more of them start for the time of several
 _WAITING, _IDLE = 0.3, 0.3  # shares of the environments' time and of the cores from which more are tried
 _HARDLY, _BUSY, _RESTS = 0.1, 0.1, 0.5  # the same, and the policy's busy share, below which fewer are as good
 _GAIN, _LOSS = 1.05, 0.97  # of the pace: more must bring as much, fewer may cost as much

@@ -18,6 +18,7 @@ from wpray.policies.drawing import policy_gpus
 from wpray.policies.environments import Host, replicas
 from wpray.results import Run, load
 from wpray.results.pace import steady_per_min
+from wpray.results.sessions import gpus, sessions
 from wpray.run.forecast import Requests, RunLayout, Speeds, forecast
 
 _RUNS = Path("runs")
@@ -61,7 +62,7 @@ _LOAD_S = 30.0  # in a run, of 13 GB of weights: the first time on a machine 39.
 def speeds_for(config: Config, spec: PolicySpec, host: Host, folder: Path) -> Speeds:
     """Return the speeds of the newest run of the policy, in `folder` or under runs/, else the built-in ones."""
     found = _built_in(config, spec, host)
-    run = _alike(config, folder)
+    run = _alike(config, host, folder)
     return found if run is None else _Measured(run, config, spec, host).speeds(found)
 
 
@@ -116,12 +117,15 @@ def _times(number: float, call: tuple[float, float], slower: float) -> Requests:
     return Requests(number, slower * call[0], slower * call[1])
 
 
-def _alike(config: Config, folder: Path) -> Run | None:
-    """Return the newest run of the policy on this suite, else on another of the same simulator."""
+def _alike(config: Config, host: Host, folder: Path) -> Run | None:
+    """Return the newest run of the policy on this suite, else on another of the same simulator.
+
+    Runs on another kind of GPU do not count.
+    """
     alike: Run | None = None
     for path in _newest_first([folder, *_RUNS.glob("*")]):
         run = _readable(path, config)
-        if run is None:
+        if run is None or (host.gpu_model and gpus(sessions(run.info)) - {host.gpu_model}):
             continue
         theirs = run.info["config"]["task_suite"]
         if theirs == config.task_suite or theirs in config.suites:
