@@ -176,7 +176,7 @@ class _Impl(PolicyActorImpl):
         policy = NoopPolicy(CONTEXT.spec)
         self._answering = Batcher(policy, 1, 0.0)
         self._server = PolicyServer(self._answering, "127.0.0.1", b"key")
-        self._remote, self._notices = False, NoticeKeeper()
+        self._relays, self._notices = False, NoticeKeeper()
         self._loading = ThreadPoolExecutor(1).submit(lambda: cast(LoadedReplica, LOADED.loaded))
         self._replica, self._node = 0, "node"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,17 @@ import pytest
 from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.orchestration import render_actor_pool, serving_actor_pool
-from wpray.orchestration.actors import ActorHealth, ActorHost, LoadedReplica, RunContext
+from wpray.orchestration.actors import (
+    ActorHealth,
+    ActorHost,
+    EnvActorImpl,
+    LoadedReplica,
+    RenderActorImpl,
+    RunContext,
+)
 from wpray.orchestration.driver import Driver, RunRecord
 from wpray.orchestration.events import ActorFailure, EnvReady, EventQueue, RenderLost, RenderReady
+from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.render_actor_pool import RenderActorPool
 from wpray.policies.factory import policy_spec
 from wpray.results.schema import OUTCOME_COLUMNS
@@ -82,6 +91,36 @@ def test_a_pool_reports_who_is_ready_to_every_run_and_that_none_is_left(
     assert isinstance(lost, RenderLost) and "it is gone" in lost.failure.reason and pool.is_lost
 
 
+def test_a_turn_that_takes_long_counts_as_idle_time() -> None:
+    actor = object.__new__(RenderActorImpl)
+    actor._loading, actor._notices = Future(), NoticeKeeper()
+    actor._loading.set_result(LoadedReplica(HOST, 1.0))
+    stuck = SimpleNamespace(busy_since=time.monotonic() - 9, busy_s=0.0, check=lambda: None)
+    actor._answering, actor._server = cast(Any, stuck), cast(Any, stuck)
+    assert actor.health().idle_s >= 9
+
+
+def test_an_env_actor_goes_to_a_render_actor_that_has_come_back() -> None:
+    """Those that drew meanwhile would otherwise keep all of its environments."""
+    left: list[str] = []
+    actor = object.__new__(EnvActorImpl)
+    actor._replicas_seen, actor._rebalanced_at = 1, time.monotonic()
+    policy, drawing = (_Line(name, left) for name in ("policy", "drawing"))
+    actor._policy, actor._selector = cast(Any, policy), cast(Any, SimpleNamespace(should_rebalance=lambda _: False))
+    actor._drawing = [(cast(Any, drawing), cast(Any, SimpleNamespace(should_rebalance=lambda name: name == "drawing")))]
+    actor._spread_load(1)
+    assert left == []
+    actor._spread_load(2)
+    assert left == ["drawing"]
+
+
+class _Line:
+    """Connection that is there."""
+
+    def __init__(self, name: str, left: list[str]) -> None:
+        self.connected_to, self.disconnect = name, lambda: left.append(name)
+
+
 def _driver(folder: Path) -> Driver:
     pool: Any = SimpleNamespace(replicas_ready=0)
     return Driver(CONTEXT, pool, pool, pool, RunFolder(folder), Tally({}), cast(Any, None), RunRecord(), pool)
@@ -102,6 +141,7 @@ def test_the_renderer_of_a_run_is_that_of_its_render_actors(tmp_path: Path, capl
     driver._handle(RenderReady(0, HOST))
     driver._handle(EnvReady("env-1", ActorHost("cpu", 1, None, {})))
     assert driver.hosts["render-0"] == HOST and not caplog.records
+    assert driver._env_actors.replicas_ready == 1, "so that env actors look for a less loaded one"
 
 
 def _tables(folder: Path) -> list[Any]:

@@ -31,7 +31,7 @@ from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode,
 from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.system import egl_devices, gl
 from wpray.system.hardware import free_memory, own_memory
-from wpray.transport.connection import Address, Server
+from wpray.transport.connection import Address, Client, Server
 from wpray.transport.draw_connection import DrawError, DrawServer, SocketDrawClient
 from wpray.transport.drawing import DrawingThread
 from wpray.transport.policy_connection import PolicyServer, SocketPolicyClient
@@ -141,7 +141,7 @@ class ServingActorImpl:
 
     _answering: Answering | DrawingThread
     _server: Server
-    _remote = False  # True if other processes answer, so that a long wait is no hang
+    _relays = False  # True if other processes answer, so that a long wait is no hang
 
     def __init__(self, replica: int, context: RunContext) -> None:
         self._replica, self._context = replica, context
@@ -166,7 +166,7 @@ class ServingActorImpl:
         """
         if not self._loading.done():
             return ActorHealth(0.0, notices=self._notices.take())
-        loaded, since = self._loading.result(), None if self._remote else self._answering.busy_since
+        loaded, since = self._loading.result(), None if self._relays else self._answering.busy_since
         self._check_threads()
         idle_s = 0.0 if since is None else time.monotonic() - since
         return ActorHealth(idle_s, self._answering.busy_s, loaded, self._notices.take())
@@ -211,7 +211,7 @@ class PolicyActorImpl(ServingActorImpl):
         files: tuple[Path, ...] = getattr(policy, "files", ())  # most policies have none
         self._hashes = ThreadPoolExecutor(1).submit(lambda: {str(path): record.file_sha256(path) for path in files})
         self._answering = answering(policy, context.config.batching)
-        self._remote = policy.spec.remote
+        self._relays = policy.spec.remote
         self._gpu_memory: Callable[[], tuple[int, int] | None] = getattr(policy, "gpu_memory", lambda: None)
         self._server = PolicyServer(self._answering, own_address(), context.key)
 
@@ -269,8 +269,9 @@ class EnvActorImpl:
         os.nice(_ENV_ACTOR_NICENESS)
         self._name, self._context, self._selector = name, context, ReplicaSelector(name, replicas)
         self._renderers = renderers
+        self._drawing: list[tuple[Client, ReplicaSelector]] = []  # connection to render actors, if they draw
         self._active_at = self._rebalanced_at = time.monotonic()
-        self._replicas_seen = 0  # times that a replica had become ready at the last search for a less loaded one
+        self._replicas_seen = 0  # times that one had become ready at the last search for a less loaded one
         self._working = False
 
     @ray.method(concurrency_group="work")
@@ -291,6 +292,7 @@ class EnvActorImpl:
             selector = ReplicaSelector(self._name, renderers.handles)
             client = SocketDrawClient(selector.select, renderers.key, self._alive)
             cast(RemotelyDrawn, self._env).draw_with(client)
+            self._drawing = [(client, selector)]
         return self._connect()
 
     @ray.method(concurrency_group="work")
@@ -344,17 +346,18 @@ class EnvActorImpl:
         self._active_at = time.monotonic()
 
     def _spread_load(self, replicas_ready: int) -> None:
-        """Disconnect from a replica that should be left for a less loaded one.
+        """Disconnect from a policy replica or render actor that should be left for a less loaded one.
 
-        This is checked between episodes: after a replica has become ready, and once a minute.
+        This is checked between episodes: after one has become ready, and once a minute.
         """
         now = time.monotonic()
         if replicas_ready == self._replicas_seen and now - self._rebalanced_at < _REBALANCE_S:
             return
         self._replicas_seen, self._rebalanced_at = replicas_ready, now
-        incarnation = self._policy.connected_to
-        if incarnation is not None and self._selector.should_rebalance(incarnation):
-            self._policy.disconnect()
+        for client, selector in ((self._policy, self._selector), *self._drawing):
+            incarnation = client.connected_to
+            if incarnation is not None and selector.should_rebalance(incarnation):
+                client.disconnect()
 
     def _row_context(self, assignment: Assignment, started: datetime) -> EpisodeContext:
         return row_context(self._context, assignment, platform.node(), started)

@@ -245,6 +245,7 @@ class Driver:
                 self._none_left(event)
 
     def _renderer_ready(self, name: str, host: ActorHost) -> None:
+        self._env_actors.replicas_ready += 1
         self._note_renderer(host)
         self.hosts[name] = host
         _LOG.info("%s draws with %s on %s", name, host.renderer or "no OpenGL", host.name)

@@ -44,7 +44,7 @@ class EnvActorPool:
         self._workers: dict[str, _Worker] = {}
         self._numbers = itertools.count()
         self._next_check = 0.0
-        self.replicas_ready = 0  # times that a policy replica has become ready
+        self.replicas_ready = 0  # times that a policy replica or a render actor has become ready
         self.most_reserving: int | None = None  # env actors that reserve CPUs, because Ray has no more; None: all
 
     @property
