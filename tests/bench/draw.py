@@ -1,7 +1,8 @@
 """Rate at which a drawer draws LIBERO's scenes on this machine, and whether its pixels are an environment's own.
 
 `python -m tests.bench.draw save FILE` records compiled models and poses, where LIBERO is installed.
-`MUJOCO_GL=egl python -m tests.bench.draw measure FILE` draws them; it needs MuJoCo, PyOpenGL, numpy and Pillow alone.
+`python -m tests.bench.draw measure FILE` draws them, with EGL where there is a GPU; it needs MuJoCo, PyOpenGL, numpy
+and Pillow alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
+import io
+import lzma
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +20,21 @@ from typing import Any
 
 import numpy as np
 
-from wpray.benchmarks.libero.drawing import DrawnModel, LiberoDrawer
-from wpray.types import DrawRequest, ImageArray, ImageSpec
+from wpray.system import gl
+
+gl.prepare(gl.resolve("auto"))  # MuJoCo reads it when it is imported
+
+from wpray.benchmarks.libero.drawing import DrawnModel, LiberoDrawer  # noqa: E402
+from wpray.types import DrawRequest, ImageArray, ImageSpec  # noqa: E402
 
 Pictures = Mapping[str, ImageArray]
 
 _TASKS = (("libero_goal", 7), ("libero_10", 2))  # with few textures
 _CAMERAS = ("agentview", "robot0_eye_in_hand")
 _STEPS, _POSES = 5, 8  # control steps from one pose to the next; poses of a task
+_POLYGONS = ("normal", "vert", "map", "mapnum", "mapadr")
 _SIZES = (1, 2, 4, 8, 16)  # requests a turn
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 2**28}]  # scenes share meshes, far from each other
 _SECONDS = 3.0  # of each measurement
 
 
@@ -50,7 +59,9 @@ def save(file: Path, tasks: Sequence[tuple[str, int]] = _TASKS) -> None:
         arrays[f"model {number}"] = _drawn_part(client.recipe)
         for index, request in enumerate(client.requests):
             arrays |= {f"pose {number} {index} {name}": values for name, values in request.pose.items()}
-    np.savez_compressed(file, **arrays)
+    plain = io.BytesIO()
+    np.savez(plain, **arrays)
+    file.write_bytes(lzma.compress(plain.getbuffer(), filters=_FILTERS))
 
 
 class _Recorder:
@@ -74,7 +85,7 @@ def _drawn_part(recipe: bytes) -> ImageArray:
     from wpray.benchmarks.libero.recipe import compile_recipe
 
     model = compile_recipe(recipe, asset_roots())
-    for name in ("bvh_aabb", "mesh_polynormal", "mesh_polyvert", "mesh_polymap", "mesh_polymapnum", "mesh_polymapadr"):
+    for name in ("bvh_aabb", "bvh_child", "bvh_nodeid", *(f"mesh_poly{part}" for part in _POLYGONS)):
         getattr(model, name)[:] = 0
     data = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
     mujoco.mj_saveModel(model, None, data)
@@ -119,7 +130,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[DrawRequest]]:
     """Return the models by number and the requests, those of all models in turn."""
     import mujoco
 
-    saved = np.load(file)
+    saved = np.load(io.BytesIO(lzma.decompress(file.read_bytes())))
     models: dict[str, Any] = {}
     poses: dict[tuple[int, str], dict[str, Any]] = {}
     for key in saved.files:
