@@ -70,7 +70,8 @@ class Actors:
         start_ray(self.config)
         spec = policy_spec(self.config)
         self.num_replicas, num_gpus = policy_actors(self.config, spec.num_gpus)
-        context, self.events = RunContext("run", self.config, secrets.token_bytes(32), spec=spec), EventQueue()
+        self.context = context = RunContext("run", self.config, secrets.token_bytes(32), spec=spec)
+        self.events = EventQueue()
         self.policy_actors = PolicyActorPool(context, num_gpus, self.num_replicas, self.events)
         self.env_actors = EnvActorPool(context, self.policy_actors.handles, self.events)
 
@@ -115,6 +116,17 @@ class Actors:
         found = ray.get([handle.gpus.remote() for handle in self.policy_actors.handles], timeout=60)
         return [(gpus.node, gpus.names) for gpus in found]
 
+    def render_nodes(self, count: int) -> list[str]:
+        """Return the nodes of `count` render actors that start now."""
+        import ray
+
+        from wpray.cluster.setup import gpu_places
+        from wpray.orchestration.render_actor_pool import RenderActorPool
+
+        pool = RenderActorPool(self.context, count, gpu_places(), self.events)
+        ray.get([handle.health.remote() for handle in pool.handles], timeout=60)
+        return [_node_of(handle) for handle in pool.handles]
+
 
 def _node_of(handle: Any) -> str:
     from ray._private.state import actors as state_of
@@ -139,6 +151,7 @@ def test_auto_gives_every_gpu_a_policy_actor_of_its_own(cluster: Any, gpus: Sequ
     assert actors.num_replicas == 2
     expected = [(node, (str(number),)) for node, count in zip(nodes, gpus, strict=True) for number in range(count)]
     assert sorted(actors.replica_gpus()) == sorted(expected)
+    assert sorted(actors.render_nodes(2)) == sorted(node for node, _ in expected)
 
 
 def test_env_actors_prefer_the_replica_of_their_node_until_it_is_crowded(cluster: Any) -> None:

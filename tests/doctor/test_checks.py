@@ -26,6 +26,7 @@ from wpray.doctor import checks, policies, resources, simulator, software
 from wpray.doctor.checks import carry_out, request_of
 from wpray.errors import BadInputError
 from wpray.policies import environments
+from wpray.policies.drawing import DrawingPlace
 from wpray.policies.waypoint_vla import doctor as vla
 from wpray.run.machine import check_machine
 
@@ -444,3 +445,32 @@ def test_a_cache_that_numba_cannot_write_is_not_blamed_on_mujoco(monkeypatch: py
     found = only(libero_checks.check_mujoco(request_of(Config(policy="noop"))))
     assert (found.status, found.remedy) == ("fail", "set NUMBA_CACHE_DIR to a folder that can be written")
     assert "numba" in found.text
+
+
+@pytest.mark.parametrize(("remote", "drawn_on"), [(True, ["b"]), (False, ["a", "b"])])
+def test_a_frame_is_rendered_where_a_clusters_run_draws(
+    remote: bool, drawn_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wpray.doctor import cluster
+
+    asked: list[str] = []
+
+    def options(scheduling_strategy: Any) -> Any:
+        asked.append(scheduling_strategy.node_id[0])
+        return SimpleNamespace(remote=lambda _: len(asked) - 1)
+
+    nodes = [{"NodeID": name * 56, "NodeManagerHostname": f"host-{name}"} for name in "ab"]
+    frame = [CheckResult("rendering", "pass", "a frame in 1 ms")]
+    monkeypatch.setattr(cluster, "_render_there", SimpleNamespace(options=options))
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "gpu_places", lambda: ["b" * 56] * 2)
+    monkeypatch.setattr(cluster, "gather_within", lambda calls, _: [(calls[0], frame)])
+    monkeypatch.setattr(cluster, "drawing_here", lambda _, gpus: DrawingPlace(remote, f"of {gpus} GPUs"))
+    config = Config.model_validate({"policy": "noop", "ray": {"address": "auto"}})
+    assert simulator.check_rendering(config) == [], "this machine does not draw"
+    *frames, place = cluster._rendering(config)
+    assert asked == drawn_on
+    texts = [result.text for result in frames]
+    assert texts[0] == f"host-{drawn_on[0]}: a frame in 1 ms"
+    assert all("no frame within" in text for text in texts[1:]) and len(texts) == len(drawn_on)
+    assert place.text.startswith("pictures are drawn by ") and place.text.endswith("because of 2 GPUs")

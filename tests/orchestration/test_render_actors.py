@@ -57,8 +57,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, RunContext]
     """List node, place on it and context of each actor that is started."""
     calls: list[tuple[str, int, RunContext]] = []
 
-    def options(scheduling_strategy: Any) -> Any:
-        def remote(number: int, context: RunContext, place: int, policies: list[Any]) -> _Actor:
+    def options(scheduling_strategy: Any, memory: int) -> Any:
+        def remote(number: int, context: RunContext, place: int) -> _Actor:
             calls.append((getattr(scheduling_strategy, "node_id", scheduling_strategy), place, context))
             return _Actor()
 
@@ -72,10 +72,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, RunContext]
 
 def test_actors_go_to_gpus_in_turn_and_have_a_key_of_their_own(started: list[tuple[str, int, RunContext]]) -> None:
     a, b = "a" * 56, "b" * 56  # ids of nodes
-    pool = RenderActorPool(CONTEXT, [], 4, [a, b, a], EventQueue())
+    pool = RenderActorPool(CONTEXT, 4, [a, b, a], EventQueue())
     assert [call[:2] for call in started] == [(a, 0), (b, 0), (a, 1), (a, 2)]
     assert {call[2].key for call in started} == {pool.renderers.key} != {CONTEXT.key}
-    RenderActorPool(CONTEXT, [], 1, [], EventQueue())
+    RenderActorPool(CONTEXT, 1, [], EventQueue())
     assert started[-1][:2] == ("DEFAULT", 0)
 
 
@@ -83,7 +83,7 @@ def test_a_pool_reports_who_is_ready_to_every_run_and_that_none_is_left(
     started: list[tuple[str, int, RunContext]],
 ) -> None:
     first, second = EventQueue(), EventQueue()
-    pool = RenderActorPool(CONTEXT, [], 1, [], first)
+    pool = RenderActorPool(CONTEXT, 1, [], first)
     assert pool.check() is None and first.next(0) == RenderReady(0, HOST)
     pool.hand_over(CONTEXT, second)
     assert pool.check() is None and not pool.is_lost

@@ -42,6 +42,11 @@ def test_the_gpu_that_ray_assigned_is_the_one_that_renders(number: int) -> None:
     assert egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": UUIDS[number][:6]}) == EGL_OF[number]
 
 
+def test_those_that_have_places_take_the_gpus_in_turn() -> None:
+    found = [egl_devices.select_egl_device({}, place=place) for place in (0, 1, 4, -1, -2)]
+    assert found == [1, 2, 1, 4, 3]
+
+
 def test_numbers_mean_what_they_mean_to_cuda_and_uuids_are_nvidia_smis(machine: list[str]) -> None:
     egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": "1"})
     egl_devices.select_egl_device({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})

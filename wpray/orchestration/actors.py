@@ -238,16 +238,18 @@ class PolicyActorImpl(ServingActorImpl):
 class RenderActorImpl(ServingActorImpl):
     """Server of a benchmark's drawer, which draws the observations of many environments."""
 
-    def __init__(self, replica: int, context: RunContext, place: int, policies: list[Any]) -> None:
-        """Draw on the GPU of number `place` of those that no policy owns, else of all on this node."""
-        self._place, self._policies = place, policies
+    def __init__(self, replica: int, context: RunContext, place: int) -> None:
+        """Draw on this node's GPU number `place`, counted from the last, because policies take the first ones.
+
+        The arguments hold no actors: Ray could not restart this one once they are gone.
+        """
+        self._place = place
         super().__init__(replica, context)
 
     def _begin(self) -> tuple[ActorHost, Sources]:
         context, name = self._context, f"render-{self._replica}"
         node_versions.check_this_host(context.versions, context.config)
-        owned = ReplicaSelector(name, self._policies).gpus_here
-        renderer = prepare_rendering(context.config, owned, name, self._place)
+        renderer = prepare_rendering(context.config, name=name, place=-1 - self._place)
         self._answering = DrawingThread(self._make)
         self._answering.wait_for_the_drawer()
         self._server = DrawServer(self._answering, own_address(), context.key)

@@ -20,17 +20,14 @@ class RenderActorPool(ServingActorPool):
 
     kind = "render"
 
-    def __init__(
-        self, context: RunContext, policies: list[Any], count: int, places: Sequence[str], events: EventQueue
-    ) -> None:
+    def __init__(self, context: RunContext, count: int, places: Sequence[str], events: EventQueue) -> None:
         """Start `count` actors for the benchmark of `context`, in turn on `places` (ids of nodes; none: anywhere).
 
-        `policies` are the handles of policy actors, whose GPUs are avoided if there are others. `check` returns a
-        RenderReady event for each that is ready, else a RenderLost.
+        `check` returns a RenderReady event for each that is ready, else a RenderLost.
         """
         self._key = secrets.token_bytes(32)
         own = replace(context.for_environments(), key=self._key)
-        super().__init__(context, _started(own, policies, count, places), events)
+        super().__init__(context, _started(own, count, places), events)
 
     @property
     def renderers(self) -> Renderers:
@@ -57,11 +54,11 @@ class RenderActorPool(ServingActorPool):
         return RenderLost(failure)
 
 
-def _started(context: RunContext, policies: list[Any], count: int, places: Sequence[str]) -> Iterator[Any]:
+def _started(context: RunContext, count: int, places: Sequence[str]) -> Iterator[Any]:
     there = Counter[str]()
     for number in range(count):
         node = places[number % len(places)] if places else ""
-        # Soft: a node that goes away is not waited for.
+        # Soft: a node that goes away is not waited for. Ray puts what demands nothing anywhere, so it demands a byte.
         near = NodeAffinitySchedulingStrategy(node, soft=True) if node else "DEFAULT"
-        yield RenderActor.options(scheduling_strategy=near).remote(number, context, there[node], policies)
+        yield RenderActor.options(scheduling_strategy=near, memory=1).remote(number, context, there[node])
         there[node] += 1

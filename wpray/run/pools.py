@@ -205,4 +205,4 @@ def _render_actors(context: RunContext, policies: Policies) -> RenderActorPool:
     """Start render actors: as many as configured, else one for each GPU of the policy."""
     places, asked = gpu_places(), context.config.env.render_actors
     count = max(1, min(policies.size, len(places))) if asked == "auto" else asked
-    return RenderActorPool(context, policies.pool.handles, count, places, policies.events)
+    return RenderActorPool(context, count, places, policies.events)
