@@ -13,6 +13,7 @@ _BENCHMARKS = {
     "env": "the environment against stock LIBERO's, on the same actions",
     "e2e": "an episode's time by activity, with a policy that costs nothing",
     "policy": "plans and segments on this GPU, against what its memory and arithmetic allow",
+    "share": "a policy's batches beside busy cores and processes that draw on its GPU",
     "pi0": "requests a second of pi0, beside calling Transformers directly",
 }
 _IN_A_CLONE = {"scale": "python -m tests.bench scale"}  # commands that earlier versions installed

@@ -53,6 +53,11 @@ def measure_rates(precision: Precision, device: torch.device) -> DeviceRates:
 
 def timed(function: Callable[[], Any], calls: int = 10, warm_up: int = 2) -> float:
     """Return the median seconds per call, including the GPU's work."""
+    return statistics.median(samples(function, calls, warm_up))
+
+
+def samples(function: Callable[[], Any], calls: int, warm_up: int = 2) -> list[float]:
+    """Return the seconds of each call, including the GPU's work."""
     for _ in range(warm_up):
         function()
     _synchronize()
@@ -62,7 +67,7 @@ def timed(function: Callable[[], Any], calls: int = 10, warm_up: int = 2) -> flo
         function()
         _synchronize()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    return seconds
 
 
 def _synchronize() -> None:
