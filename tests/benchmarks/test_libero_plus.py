@@ -34,7 +34,7 @@ from wpray.config import Config
 from wpray.errors import BadInputError
 from wpray.provenance.record import DECISIVE_PACKAGES
 from wpray.testing.benchmarks import assert_equal
-from wpray.types import FloatArray, ImageArray, ImageSpec, ObservationSpec, Task, Trial
+from wpray.types import FloatArray, ImageArray, ImageSpec, Observation, ObservationSpec, Task, Trial
 
 if importlib.util.find_spec(package.PACKAGE) is None:
     pytest.skip(f"LIBERO-plus is not installed; {package.INSTALL}", allow_module_level=True)
@@ -361,6 +361,20 @@ def _assets(folder: Path) -> Path:
     return assets
 
 
+def _drawn_elsewhere(compiled: _Compiled, folder: Path) -> Observation:
+    """Return what a drawer shows that was told nothing of this machine's `folder`."""
+    drawer, env = load_benchmark("libero_plus").make_drawer(), compiled.env
+    assert drawer is not None
+    env.draw_with(LocalDrawClient(drawer))
+    try:
+        seen = env.observe(BASE_VIEW)
+    finally:
+        env._client = None
+        drawer.close()
+    assert str(folder).encode() not in env._recipe[0]
+    return seen
+
+
 @pytest.mark.libero
 def test_light_background_and_layout_run_from_assets_that_are_given(
     compiled: _Compiled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -371,13 +385,17 @@ def test_light_background_and_layout_run_from_assets_that_are_given(
     for category, name in (("camera", CAMERA), ("light", f"{BOWL}_light_1"), ("background", f"{BOWL}_tb_1")):
         task = Task(f"libero_plus_spatial_{category}", 0, name, "", 50, 9)
         compiled.begin(task)
-        pictures[category] = compiled.picture().astype(int).mean(axis=(0, 1))
+        picture = compiled.picture()
+        if category == "light":
+            assert_equal(_drawn_elsewhere(compiled, tmp_path).images["base"], picture)
+        pictures[category] = picture.astype(int).mean(axis=(0, 1))
     red, green, _ = pictures["light"]
     assert red > 1.5 * green and pictures["camera"][0] < 1.5 * pictures["camera"][1]
     assert np.abs(pictures["background"] - pictures["camera"]).max() > 5
     added = Task("libero_plus_spatial_layout", 0, f"{BOWL}_add_10", "", 1, 9)
     compiled.env.load(added)
     compiled.env.reset(Trial(added, 0, 0))
+    assert_equal(_drawn_elsewhere(compiled, tmp_path).images["base"], compiled.picture())
     assert {"box_of_vegetable_juice__1_1", "bottle_of_antihistamines_1"} <= set(compiled.env._loaded().env.objects_dict)
 
 
