@@ -205,6 +205,19 @@ def test_a_scene_compiles_once_in_another_thread_and_what_fails_shows_when_it_is
     assert not drawer._compiled, "compiled scenes are kept that nobody draws"
 
 
+def test_scenes_that_nobody_learns_are_dropped_and_compile_again(
+    client: CountingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wpray.benchmarks.libero import drawing
+
+    monkeypatch.setattr(drawing, "_MOST_PREPARED", 2)
+    models, drawer = [Tiny(rgba) for rgba in ("1 0 0 1", "0 1 0 1", "0 0 1 1")], client._drawer
+    for tiny in models:
+        drawer.prepare(tiny.digest, tiny.data)
+    assert list(drawer._compiled) == [tiny.digest for tiny in models[1:]]
+    assert_equal(client.draw(models[0].request(), lambda: models[0].data), models[0].expected())
+
+
 def test_files_are_found_below_each_machines_own_folder(tmp_path: Path) -> None:
     from wpray.benchmarks.libero.recipe import compile_recipe, recipe_of
 

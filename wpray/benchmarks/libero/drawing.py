@@ -22,6 +22,7 @@ from wpray.types import DrawRequest, ImageArray
 
 _MOST_BYTES = 8 * 2**30  # of compiled scenes; each takes 0.15 to 0.26 GiB, and about as much of the GPU
 _COMPILERS = 4  # scenes that compile at the same time
+_MOST_PREPARED = 16  # compiled scenes that wait to be learned
 _PAGE, _DONT_NEED = 4096, 4  # of Linux's madvise
 # Fields that nothing reads once they are uploaded, nearly all of a scene's memory.
 _UPLOADED = (
@@ -93,8 +94,15 @@ class LiberoDrawer:
     def _compiling(self, model: str, data: bytes) -> Future[mujoco.MjModel]:
         with self._lock:
             if model not in self._compiled:
+                self._drop_what_nobody_learned()
                 self._compiled[model] = self._compilers.submit(self._compile, model, data)
             return self._compiled[model]
+
+    def _drop_what_nobody_learned(self) -> None:
+        """Make room for a scene to compile, because who asked for another may have gone."""
+        done = [model for model, compiled in self._compiled.items() if compiled.done()]
+        for model in done[: max(0, len(self._compiled) + 1 - _MOST_PREPARED)]:
+            del self._compiled[model]
 
     def _compile(self, model: str, data: bytes) -> mujoco.MjModel:
         check_digest(model, data)
