@@ -30,6 +30,10 @@ _PASSED_ON = (
 # On Linux, Ray binds to every interface by default; to loopback alone if this says that no other node will join.
 _NO_OTHER_NODE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
+# Of all workers of a local Ray, by default 15. Env actors raise theirs to the highest, 19, and a policy at 15 would get
+# hardly more of the cores than each of them.
+_NICENESS = "RAY_worker_niceness"
+
 
 def prepare(joins_a_cluster: bool, environ: MutableMapping[str, str] = os.environ) -> None:
     """Set the variables that are not set yet. Call it before the first import of ray, numpy or torch."""
@@ -39,6 +43,7 @@ def prepare(joins_a_cluster: bool, environ: MutableMapping[str, str] = os.enviro
     environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     if not joins_a_cluster:
         environ[_NO_OTHER_NODE] = "0"
+        environ.setdefault(_NICENESS, "0")
 
 
 def passed_on(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -17,6 +17,7 @@ from ray._private import services
 from wpray.benchmarks.base import InstructionSource
 from wpray.benchmarks.factory import list_tasks
 from wpray.cluster.gather import cause_of
+from wpray.cluster.local_ray import without_unused_processes
 from wpray.cluster.probe import check_answers, host_and_port
 from wpray.cluster.process_env import WORKER_DEFAULTS, passed_on
 from wpray.cluster.ray_folder import short_enough
@@ -49,7 +50,8 @@ def start_ray(config: Config, folder: str | None = None, environments: int | Non
         with wrapping_errors(one_line):  # Ray raises a plain Exception for a node that does not start in time
             if address:
                 _check_is_there(address)
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            with contextlib.nullcontext() if address else without_unused_processes():
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end a run without its summary
 

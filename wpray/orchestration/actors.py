@@ -39,7 +39,7 @@ from wpray.transport.replica_selection import ReplicaGpus, ReplicaSelector
 from wpray.types import Failure, FailureOrigin
 
 ACTOR_LOST = "ActorLostError"  # kind of the error of an attempt whose actor died
-_ENV_ACTOR_NICENESS = 5
+_ENV_ACTOR_NICENESS = 19  # the highest
 _GROWTH, _RESERVE = 1.25, 2**30  # of another policy's memory, and bytes that stay free beside it
 _REBALANCE_S = 60.0  # interval of searches for a less loaded replica
 
