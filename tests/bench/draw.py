@@ -1,8 +1,8 @@
 """Rate at which a drawer draws LIBERO's scenes on this machine, and whether its pixels are an environment's own.
 
 `python -m tests.bench.draw save FILE` records compiled models and poses, where LIBERO is installed.
-`python -m tests.bench.draw measure FILE` draws them, with EGL where there is a GPU; it needs MuJoCo, PyOpenGL, numpy
-and Pillow alone.
+`python -m tests.bench.draw measure FILE` draws them, with EGL where there is a GPU; it needs MuJoCo, PyOpenGL,
+numpy, Pillow and pyarrow alone.
 """
 
 from __future__ import annotations
