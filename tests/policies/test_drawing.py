@@ -1,4 +1,4 @@
-"""Where pictures are drawn: beside the policy's GPUs if EGL draws there, and as `env.render` says."""
+"""Where pictures are drawn: on a cluster beside the policy's GPUs, and as `env.render` says."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ def egl_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(Config().load_benchmark()), "draws_remotely", True)
 
 
-def _config(suite: str = "libero_object", **env: str) -> Config:
-    return Config.model_validate({"task_suite": suite, "env": env})
+def _config(suite: str = "libero_object", cluster: bool = False, **env: str) -> Config:
+    return Config.model_validate({"task_suite": suite, "env": env, "ray": {"address": "auto"} if cluster else {}})
 
 
 @pytest.mark.parametrize(
     ("config", "spec", "gpus", "remote", "because"),
     [
-        (_config(), GPU, 1, True, "few processes"),
-        (_config(), GPU, 0, False, "no policy actor has a GPU"),
-        (_config(), CPU, 1, False, "no policy actor has a GPU"),
-        (_config(renderer="osmesa"), GPU, 1, False, "OSMesa"),
+        (_config(), GPU, 1, False, "as fast as"),
+        (_config(cluster=True), GPU, 1, True, "nodes without a GPU"),
+        (_config(cluster=True), GPU, 0, False, "no policy actor has a GPU"),
+        (_config(cluster=True), CPU, 1, False, "no policy actor has a GPU"),
+        (_config(cluster=True, renderer="osmesa"), GPU, 1, False, "OSMesa"),
         (_config("fake"), GPU, 1, False, "no OpenGL"),
         (_config(), BLIND, 1, False, "sees no pictures"),
         (_config(render="local"), GPU, 1, False, "env.render is local"),
@@ -54,7 +55,7 @@ def test_a_machine_without_egl_draws_on_its_cores_and_a_clusters_nodes_are_taken
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gl, "_has_nvidia_egl", lambda: False)
-    cluster = Config.model_validate({"ray": {"address": "auto"}})
+    cluster = _config(cluster=True)
     assert not drawing_place(_config(), GPU, 1).remote
     assert drawing_place(cluster, GPU, 1).remote
     monkeypatch.setenv("MUJOCO_GL", "osmesa")  # travels to the nodes
@@ -71,8 +72,8 @@ def test_a_benchmark_that_others_cannot_draw_is_refused_with_the_remedy() -> Non
 def test_gpu_memory_limits_environments_only_where_they_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wpray.policies.environments.num_gpus", lambda: 1)
     monkeypatch.setattr("wpray.policies.environments.free_gpu_memory", lambda: {"GPU 0": 7.0})
-    assert Host.here(_config(), GPU).gpu_memory is None
-    assert Host.here(_config(render="local"), GPU).gpu_memory == 7.0
+    assert Host.here(_config(render="remote"), GPU).gpu_memory is None
+    assert Host.here(_config(), GPU).gpu_memory == 7.0
 
 
 def test_no_outcome_depends_on_the_place() -> None:

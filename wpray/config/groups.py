@@ -51,7 +51,7 @@ class EnvConfig(SettingsGroup):
         "auto",
         description="where the policy's pictures are drawn: by each environment (local), or by render actors, which "
         "get the scene's state (remote: environments then need no OpenGL and no GPU); the pictures are the same; "
-        "auto: remote where EGL draws and policy actors have GPUs",
+        "auto: remote on a cluster where EGL draws and policy actors have GPUs",
     )
     render_actors: ActorCount | Auto = Field("auto", description="render actors; auto: one for each GPU of the policy")
     protocol: Literal["wpray", "serial"] = Field(

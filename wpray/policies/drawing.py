@@ -41,7 +41,9 @@ def drawing_place(config: Config, spec: PolicySpec, gpus: int) -> DrawingPlace:
         return DrawingPlace(False, "no policy actor has a GPU")
     if _renderer(config) == "osmesa":
         return DrawingPlace(False, "OSMesa draws on the cores, where environments are")
-    return DrawingPlace(True, "few processes draw faster on the GPUs that policy actors use than many do")
+    if config.ray.address is None:
+        return DrawingPlace(False, "environments of this machine draw on its GPU as fast as render actors would")
+    return DrawingPlace(True, "nodes without a GPU would draw on their cores")
 
 
 def policy_gpus(config: Config, spec: PolicySpec) -> float:
