@@ -73,6 +73,7 @@ class _PaperActors:
     """Both pools and the queue of events in one; its actors finish in the order in which they got their trials."""
 
     busy_s = 0.0
+    starting = 0
 
     def __init__(self) -> None:
         self.size = self.replicas_ready = 0

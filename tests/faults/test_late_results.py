@@ -45,6 +45,7 @@ class Stage:
 
     script: list[Event]
     size: int = 0
+    starting = 0
     busy_s: float = 0.0
     replicas_ready: int = 0
     restarted: list[int] = field(default_factory=list)

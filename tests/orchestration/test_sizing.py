@@ -164,6 +164,7 @@ class Stage:
     """Pools, queue of events and run folder in one; its env actors finish in the order in which they got trials."""
 
     busy_s = 0.0
+    starting = 0
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -241,6 +242,55 @@ def test_the_driver_ends_idle_env_actors_only_and_starts_others_without_losing_a
     assert stage.sizes == [1, 2, 3, 4, 5, 4, 3, 2, 3, 4, 5, 6]
     assert len(sizer.gone) == 3 and not set(sizer.gone) & set(stage.names)
     assert noted == [2, 6]
+
+
+class Loading(Stage):
+    """Stage whose policy is ready when the eighth env actor starts, and answers nothing before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready, self._events = self._events, deque[Event]()
+        self._waiting: list[Assignment] = []
+        self.together: list[int] = []  # env actors that were starting, after every start
+
+    @property
+    def starting(self) -> int:  # type: ignore[override]
+        return sum(isinstance(event, EnvReady) for event in self._events)
+
+    def start(self) -> None:
+        super().start()
+        self.together.append(self.starting)
+        if len(self.together) == 8:
+            self._events.extend(self._ready)
+            for assignment in self._waiting:
+                super().submit(assignment)
+
+    def submit(self, assignment: Assignment) -> None:
+        if len(self.together) < 8:
+            self._waiting.append(assignment)
+        else:
+            super().submit(assignment)
+
+
+def _first_starts(monkeypatch: pytest.MonkeyPatch, **ray: object) -> list[int]:
+    monkeypatch.setattr("wpray.orchestration.driver.cores", lambda: 6)
+    monkeypatch.setattr("wpray.orchestration.driver.env_actors_that_fit", lambda _: 20)
+    config, stage = Config.model_validate({"task_suite": "fake", "ray": ray}), Loading()
+    task = fake_tasks()[0]
+    listener = SimpleNamespace(on_episode=lambda *_: None, on_progress=lambda *_: None)
+    pools: tuple[Any, Any, Any, Any] = (stage, stage, stage, stage)
+    context = RunContext("run", config, b"key", spec=policy_spec(config))
+    driver = Driver(context, *pools, Tally.planned([(task, 40)]), cast(Any, listener), RunRecord())
+    driver.run(Scheduler([Trial(task, number, 0) for number in range(40)], 3), 20)
+    return stage.together
+
+
+def test_env_actors_that_start_leave_cores_to_a_policy_that_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _first_starts(monkeypatch) == [1, 2, 3, 4, 1, 2, 3, 4, *range(1, 13)]
+
+
+def test_a_clusters_env_actors_all_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _first_starts(monkeypatch, address="auto") == [*range(1, 21)]
 
 
 def test_env_actors_beyond_the_cpus_reserve_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ from wpray.policies.base import Sources
 from wpray.results.encode import EncodedEpisode
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
+from wpray.system.hardware import cores
 from wpray.transport.policy_connection import POLICY_DIED
 from wpray.types import AttemptError, Failure, Trial
 
@@ -44,6 +45,7 @@ TOGETHER = 32  # most rows in memory; an episode takes some 0.3 MB
 _COUNT_NODES_S = 15.0
 _SHRUNK_S = 60.0  # pause before env actors are started again after failed starts
 _MOST_MESSAGE = 4000  # characters of the error of an earlier attempt, because it travels with every later one
+_POLICY_CORES = 2  # cores that are kept for a policy that loads
 _FAILED_STARTS = 3  # env actors in a row that never became ready; then the machine is at fault
 
 
@@ -187,7 +189,18 @@ class Driver:
         while self._idle and self._env_actors.size > self._most:
             self._retire(self._idle.pop())
         for _ in range(min(self._size, self._scheduler.num_open) - self._env_actors.size):
+            if self._policy_needs_the_cores():
+                return
             self._env_actors.start()
+
+    def _policy_needs_the_cores(self) -> bool:
+        """Return True if enough env actors are starting beside a policy that loads on this machine.
+
+        Each start keeps a core busy, so more of them at once would be ready no sooner, and the policy later.
+        """
+        if self._policy_has_answered or self._context.config.ray.address is not None:
+            return False
+        return self._env_actors.starting >= max(2, cores() - _POLICY_CORES)
 
     def _correct_size(self, event: AttemptFinished) -> None:
         """Change the number of env actors if what they waited for says so. None starts or ends within an episode."""

@@ -57,6 +57,11 @@ class EnvActorPool:
         """Number of env actors alive or starting."""
         return len(self._workers)
 
+    @property
+    def starting(self) -> int:
+        """Number of env actors that are not ready yet."""
+        return sum(worker.host is None for worker in self._workers.values())
+
     def start(self) -> None:
         """Start one env actor; an EnvReady or an EnvLost event follows."""
         config = self._context.config
