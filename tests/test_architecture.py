@@ -52,6 +52,7 @@ ALLOWED = {
         "system",
         "policies.base",
         "policies.batching",
+        "policies.request_queue",
         "policies.relay",
         "benchmarks.base",
         "cluster.gather",
@@ -107,7 +108,8 @@ AT_THE_TOP = {"", "__main__", "launch", "bench", "jobs.remote"}
 ONLY_IN = {
     "torch": (
         "benchmarks.init_states_file",
-        *("models", "policies.waypoint_vla.policy", "policies.pi0.policy", "policies.pi0.model"),
+        *("models", "policies.waypoint_vla.policy", "policies.waypoint_vla.plans_under_way"),
+        *("policies.pi0.policy", "policies.pi0.model"),
         *("benchmarks.libero", "doctor"),
         *("testing.golden", "bench.policy", "bench.pi0", "bench.policy_layouts", "bench.policy_rates", "bench.share"),
     ),

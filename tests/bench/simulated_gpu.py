@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from wpray.policies.batching import Batcher, _Queue, _Waiting
+from wpray.policies.batching import Batcher
+from wpray.policies.request_queue import RequestQueue, WaitingRequest
 
 RequestKind = Literal["plan", "segment"]
 
@@ -53,12 +54,12 @@ class SimulatedBatcher(Batcher):
     def __init__(self, max_batch_size: int, max_wait_s: float, sizes: Sequence[int] = ()) -> None:
         """`sizes` are those to which batches are padded, ascending."""
         self._size, self._wait_s = max_batch_size, max_wait_s
-        self._plans, self._acts = _Queue(_no_answer, sizes), _Queue(_no_answer, sizes)
+        self._plans, self._acts = RequestQueue(_no_answer, sizes), RequestQueue(_no_answer, sizes)
 
     def ask(self, kind: RequestKind, actor: Asker, now: float, *, isolated: bool = False) -> None:
         """Queue a request; `isolated`: it was asked before of a replica that died."""
-        queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
-        queue.waiting.append(_Waiting(actor, None, now, _announce if isolated else None))  # type: ignore[arg-type]
+        queue: RequestQueue[Any, Any] = self._plans if kind == "plan" else self._acts
+        queue.waiting.append(WaitingRequest(actor, None, now, _announce if isolated else None))  # type: ignore[arg-type]
 
     def due(self, now: float) -> float:
         """Return the time from which a batch may go; infinity if nothing waits."""
@@ -68,12 +69,12 @@ class SimulatedBatcher(Batcher):
         """Return the batch that goes at `now`, which must be due."""
         plan_may, act_may = (queue.due(self._size, self._wait_s) <= now for queue in (self._plans, self._acts))
         kind: RequestKind = "plan" if self._plan_goes(plan_may, act_may) else "segment"
-        queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
+        queue: RequestQueue[Any, Any] = self._plans if kind == "plan" else self._acts
         return kind, [item.request for item in queue.take(queue.worth_taking(self._size))]
 
     def note_cost(self, kind: RequestKind, count: int, seconds: float) -> None:
         """Record the duration of a batch of `count` requests."""
-        queue: _Queue[Any, Any] = self._plans if kind == "plan" else self._acts
+        queue: RequestQueue[Any, Any] = self._plans if kind == "plan" else self._acts
         queue.note_cost(count, seconds)
 
 

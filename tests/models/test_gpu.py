@@ -100,14 +100,21 @@ def test_attention_of_new_tokens_is_that_of_torch(
     theirs = cache[0].clone()
     theirs[:, cursor : cursor + tokens] = new
     expected = gemma.attend(q, theirs, bias)
-    work = ops.workspace(cache)
+    work, first = ops.workspace(cache), torch.full((batch,), cursor, device="cuda")
     for layer in (0, 1, 0):  # launches that follow one another share the workspace
         identity = torch.eye(2560, device="cuda", dtype=dtype)
-        seen = ops.attend_new(projected, identity, (cos, sin), config, cache[layer], cursor, bias, work)
+        seen = ops.attend_new(projected, identity, (cos, sin), config, cache[layer], first, bias, work)
     torch.testing.assert_close(cache[0], theirs)  # the turned keys are rounded once, torch's twice
     assert _error(seen, expected) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
     alone = ops.attend_new(
-        projected[:1], identity, (cos[:1], sin[:1]), config, cache[0][:1], cursor, bias[:1], ops.workspace(cache[:, :1])
+        projected[:1],
+        identity,
+        (cos[:1], sin[:1]),
+        config,
+        cache[0][:1],
+        first[:1],
+        bias[:1],
+        ops.workspace(cache[:, :1]),
     )
     assert torch.equal(alone[0], seen[0])
 

@@ -31,9 +31,10 @@ from wpray.orchestration.events import Event, EventQueue, PolicyHashed, PolicyLo
 from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.policy_actor_pool import PolicyActorPool
 from wpray.orchestration.scheduler import Assignment
-from wpray.policies.batching import Batcher, PolicyError
+from wpray.policies.batching import Batcher
 from wpray.policies.factory import policy_spec
 from wpray.policies.noop import NoopPolicy
+from wpray.policies.request_queue import PolicyError
 from wpray.rollout import PolicyOutputError
 from wpray.transport import connection
 from wpray.transport.connection import Address

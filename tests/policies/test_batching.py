@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from wpray.errors import InvalidRequestError, ThreadDiedError
-from wpray.policies import batching
+from wpray.policies import request_queue
 from wpray.policies.base import PolicySpec
-from wpray.policies.batching import Batcher, PolicyError
+from wpray.policies.batching import Batcher
+from wpray.policies.request_queue import PolicyError
 from wpray.types import (
     ChunkReply,
     ChunkRequest,
@@ -252,7 +253,7 @@ def test_an_answer_that_makes_no_sense_fails_its_request_and_not_the_batcher(ans
 )
 def test_what_is_no_list_of_replies_is_named(replies: object, hint: str) -> None:
     with pytest.raises((TypeError, ValueError), match=hint):
-        batching.checked_replies("predict", replies, 1)
+        request_queue.checked_replies("predict", replies, 1)
 
 
 def test_the_batcher_tells_a_watchdog_how_long_it_has_been_computing() -> None:
@@ -447,7 +448,7 @@ def test_whatever_ends_the_thread_fails_every_request(
         clients = Clients(policy, batcher, pool)
         held = clients.hold()
         waiting = [clients.plan(1), clients.act(2), clients.plan(3, _announce)]
-        monkeypatch.setattr(batching._Queue, "run", die)
+        monkeypatch.setattr(request_queue.RequestQueue, "run", die)
         policy.gate.set()
         held.result(LONG_S)
         for reply in waiting:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.policies.test_stepwise_plans import in_steps
 from tests.policies.vla import (
     DATA,
     JOINT_DATA,
@@ -41,7 +43,7 @@ from wpray.policies.waypoint_vla.policy import WaypointVlaPolicy
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, load_tokenizer
 from wpray.policies.waypoint_vla.statistics import load_scaling
 from wpray.policies.waypoint_vla.suite_statistics import SuiteScalings
-from wpray.types import PlanRequest
+from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
 
 Weights = Callable[[TensorManifest, Precision], tuple[dict[str, torch.Tensor], torch.Tensor]]
 
@@ -176,3 +178,23 @@ def _batches_do_not_show(policy: WaypointVlaPolicy, sizes: tuple[int, ...]) -> N
                 assert reply_bytes(reply) == reply_bytes(whole[0][row])
             for row, answer in zip(rows, policy.act([segments[row] for row in rows]), strict=True):
                 assert answer.segment.actions.tobytes() == whole[1][row].segment.actions.tobytes()
+    _companions_do_not_show(policy, plans, segments, whole)
+
+
+def _companions_do_not_show(
+    policy: WaypointVlaPolicy,
+    plans: Sequence[PlanRequest],
+    segments: Sequence[SegmentRequest],
+    whole: tuple[list[PlanReply], list[SegmentReply]],
+) -> None:
+    """Plans that start in any order while others are under way: equal to the bit, if the policy decodes in steps."""
+    steps = policy.stepwise
+    if steps is None:
+        return
+    for starts in [*itertools.permutations((0, 1, 4)), (0, 0, 0, 3, 3, 3, 5, 6)]:
+        chosen = range(min(len(starts), steps.slots))
+        together = segments[: 5 if len(starts) > 3 else 0]
+        replies, others = in_steps(steps, [plans[row] for row in chosen], [starts[row] for row in chosen], together)
+        assert [reply_bytes(reply) for reply in replies] == [reply_bytes(whole[0][row]) for row in chosen]
+        for other, expected in zip(others, whole[1], strict=False):
+            assert other.segment.actions.tobytes() == expected.segment.actions.tobytes()

@@ -14,8 +14,9 @@ import pytest
 from wpray.config.groups import BatchingConfig
 from wpray.errors import InvalidRequestError
 from wpray.policies.base import PolicySpec
-from wpray.policies.batching import Batcher, PolicyError
+from wpray.policies.batching import Batcher
 from wpray.policies.relay import Relay, answering
+from wpray.policies.request_queue import PolicyError
 from wpray.types import ChunkReply, ChunkRequest, Observation, Task, Trial
 
 TASK = Task("toy", 0, "toy", "do it", num_trials=1000, max_steps=10)

@@ -18,7 +18,8 @@ import pytest
 
 from wpray.errors import InvalidRequestError, ThreadDiedError
 from wpray.policies.base import PolicySpec
-from wpray.policies.batching import Batcher, PolicyError
+from wpray.policies.batching import Batcher
+from wpray.policies.request_queue import PolicyError
 from wpray.transport import connection
 from wpray.transport.connection import Address, PendingConnections
 from wpray.transport.policy_connection import PolicyServer, SocketPolicyClient

@@ -49,6 +49,11 @@ class InvariantShapes:
         size = next(size for size in (*larger, *smaller) if self._agrees(size))
         return BatchShape(self._reads, size)
 
+    def known(self, count: int) -> BatchShape:
+        """Return the smallest shape for `count` requests among those that have been tried."""
+        size = min(size for size, agrees in self._agreeing.items() if agrees and size >= count)
+        return BatchShape(self._reads, size)
+
     def _agrees(self, size: int) -> bool:
         if size not in self._agreeing:
             found = self._trace(0, size, BatchShape(self._reference.reads, size))

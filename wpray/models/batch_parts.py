@@ -57,17 +57,21 @@ def padded(values: Tensor, size: int) -> Tensor:
 
 
 def read_parts(
-    read: Callable[..., tuple[Tensor, ...]], shape: BatchShape, inputs: Sequence[Tensor], cache: Tensor
+    read: Callable[..., tuple[Tensor, ...]],
+    shape: BatchShape,
+    inputs: Sequence[Tensor],
+    cache: Tensor,
+    rows: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """Read (B, ...) inputs part by part, and write their keys beside values to the first slots of their cache rows.
 
-    `read` returns keys beside values (depth, B, S, 2 D) and other results (B, ...). Return the latter, padded to the
-    shape's rows.
+    `rows` are the cache's rows of the inputs (None: the first ones). `read` returns keys beside values (depth, B, S,
+    2 D) and other results (B, ...). Return the latter, padded to the shape's rows.
     """
     found: list[list[Tensor]] = []
-    for rows, size in shape.parts(len(inputs[0])):
-        kv, *others = read(*(padded(values[rows], size) for values in inputs))
-        count = rows.stop - rows.start
-        cache[:, rows, : kv.shape[2]] = kv[:, :count]
+    for part, size in shape.parts(len(inputs[0])):
+        kv, *others = read(*(padded(values[part], size) for values in inputs))
+        count = part.stop - part.start
+        cache[:, part if rows is None else list(rows[part]), : kv.shape[2]] = kv[:, :count]
         found.append([other[:count].clone() for other in others])  # copies: the next part reuses the memory
     return [padded(torch.cat(parts), shape.rows) for parts in zip(*found, strict=True)]

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from wpray.models import ops
 from wpray.models.backbone import Backbone
-from wpray.models.config import BLOCK_PLANNER, IMAGE_TOKENS, Precision
+from wpray.models.config import BLOCK_PLANNER, Precision
 from wpray.models.gemma import bias_of, rope_tables
+from wpray.models.plan_slots import Prefixes
 from wpray.models.sampling import GREEDY, Sampling
 from wpray.models.token_layout import TokenLayout
 from wpray.models.vlm import WaypointVLM
@@ -24,6 +25,8 @@ from wpray.models.vlm import WaypointVLM
 
 class BlockPlanner(WaypointVLM):
     """Planner on one device that decodes a waypoint at once, for one caller at a time."""
+
+    steps_alone = False  # a plan takes seven short passes, so that little is won
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class BlockPlanner(WaypointVLM):
         assert query is not None and slots is not None  # guaranteed by the layout
         self._query, self._slots, self._blocks = query, slots, blocks  # (K, width), (K, width), (M, width) or None
         super().__init__(backbone, layout, header, graphs, pool, head, sampling)
+        self._decode = self._phase(self._answers, shared=1)
 
     def _begins(self, header: Sequence[int]) -> list[int]:
         return list(header)
@@ -52,22 +56,26 @@ class BlockPlanner(WaypointVLM):
     def _new_slots(self, num_waypoints: int) -> int:
         return self.layout.tokens_per_waypoint * num_waypoints
 
+    def _decoded(self, cache: Tensor, prefixes: Prefixes) -> Tensor:
+        given = prefixes.real, prefixes.lengths, prefixes.forced
+        values: Tensor = self._decode(cache, *given, *(() if prefixes.bias is None else (prefixes.bias,)))
+        return values
+
     def _answers(
         self,
         layers: Tensor,
         real: Tensor,
-        hidden: Tensor,
         lengths: Tensor,
         forced: Tensor,
         bias: Tensor | None = None,
     ) -> Tensor:
         """Return sampled values (B, M, V) after the prompts in `layers` (depth, B, slots, 2 D).
 
-        `real` (B, S) are the visible slots of the prefix; `hidden` is not used.
+        `real` (B, S) are the visible slots of the prefix.
         """
         prefix, rows = real.shape[1], self.layout.tokens_per_waypoint
         layers[:, :, prefix:] = 0  # unseen slots of the previous batch must be finite
-        first = 2 * IMAGE_TOKENS + lengths + len(self._answer)
+        first = self._first_position(lengths)
         x = self._shifted(self._wp + self._query, 0).expand(len(lengths), -1, -1)
         values: list[Tensor] = []
         for block in range(forced.shape[1]):
@@ -76,7 +84,7 @@ class BlockPlanner(WaypointVLM):
             reached = torch.arange(layers.shape[2] - prefix, device=self.device) < (block + 1) * rows
             visible = bias_of(torch.cat([real, reached.expand(len(real), -1)], dim=1)[:, None])
             states = self._block(x, layers, prefix + block * rows, tables, visible)
-            chosen, embedded = self._choose(states, forced[:, block], bias, block)
+            chosen, embedded = self._choose(states, forced[:, block], None if bias is None else bias[:, block])
             values.append(chosen)
             x = self._shifted(embedded, block + 1)
         return torch.stack(values, dim=1)
@@ -98,7 +106,7 @@ class BlockPlanner(WaypointVLM):
             self.hidden.append(normed)
         return normed
 
-    def _choose(self, states: Tensor, forced: Tensor, bias: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
+    def _choose(self, states: Tensor, forced: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return values (B, V) of a block's hidden states (B, K, width), and its embedded tokens (B, K, width).
 
         <wp> and <dur> are fixed; the other tokens are chosen independently.
@@ -110,7 +118,7 @@ class BlockPlanner(WaypointVLM):
             stop = next((place for place in range(start, last + 1) if self._choices[place] is not choice), last + 1)
             shift = 1 + (start == last)  # <wp> precedes the values, and <dur> the duration
             scores = self._scores(states[:, start + shift : stop + shift], choice)
-            scores = self._sampled(scores, bias, block, start, stop - start)
+            scores = self._sampled(scores, bias, start, stop - start)
             own = forced[:, start:stop].reshape(-1)
             value, embedded = ops.pick(scores.flatten(0, 1), own, choice.embedded, None)
             values.append(value.view(batch, -1))

@@ -60,16 +60,16 @@ def _block_part(q, kv, bias_ptr, slot, column, asked, slots, scale):
 
 
 @triton.jit
-def _put(projected_ptr, kv, cos_ptr, sin_ptr, slot, first, last, column, half: tl.constexpr):
+def _put(projected_ptr, kv, cos_ptr, sin_ptr, slot, first, column, block: tl.constexpr, half: tl.constexpr):
     """Write a new token's rotated key and its value to its slot if the slot is in this program's block."""
-    if (slot >= first) & (slot < last):
+    if (slot >= first) & (slot < first + block):
         dim: tl.constexpr = 2 * half
         key = _turned(projected_ptr, cos_ptr, sin_ptr, column, column < dim, half)
         tl.store(kv + slot * 2 * dim + column, key.to(kv.dtype.element_ty))
         tl.store(kv + slot * 2 * dim + dim + column, tl.load(projected_ptr + dim + column))
 
 
-@triton.jit(do_not_specialize=["cursor"])
+@triton.jit
 def _attend_new(
     projected_ptr,
     cos_ptr,
@@ -81,7 +81,7 @@ def _attend_new(
     totals_ptr,
     counter_ptr,
     out_ptr,
-    cursor,
+    cursor_ptr,
     slots,
     kv_stride,
     table_stride,
@@ -97,17 +97,15 @@ def _attend_new(
     batch, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     dim: tl.constexpr = 2 * half
     row, column, slot = tl.arange(0, rows), tl.arange(0, dim), part * block + tl.arange(0, block)
-    kind = kv_ptr.dtype.element_ty
     kv, projected = kv_ptr + batch * kv_stride, projected_ptr + batch * tokens * (heads + 2) * dim
-    cos, sin = cos_ptr + batch * table_stride, sin_ptr + batch * table_stride
+    cos, sin, cursor = cos_ptr + batch * table_stride, sin_ptr + batch * table_stride, tl.load(cursor_ptr + batch)
     for new in tl.static_range(tokens):
         source, turn = projected + (new * (heads + 2) + heads) * dim, new * half
-        _put(source, kv, cos + turn, sin + turn, cursor + new, part * block, (part + 1) * block, column, half)
+        _put(source, kv, cos + turn, sin + turn, cursor + new, part * block, column, block, half)
     tl.debug_barrier()
-
     token, asked = row // heads, (row < tokens * heads)[:, None]
     own, tables = projected + (token * (heads + 2) + row % heads)[:, None] * dim, (token * half)[:, None]
-    q = _turned(own, cos + tables, sin + tables, column[None, :], asked, half).to(kind)
+    q = _turned(own, cos + tables, sin + tables, column[None, :], asked, half).to(kv_ptr.dtype.element_ty)
     bias = bias_ptr + batch * bias_stride + (token * slots)[:, None]
     top, total, part_sums = _block_part(q, kv, bias, slot, column, asked, slots, scale)
     first, mine = batch * blocks * rows, (batch * blocks + part) * rows + row
@@ -118,7 +116,9 @@ def _attend_new(
     tl.debug_barrier()  # the part is complete before it is counted
     if tl.atomic_add(counter_ptr + batch, 1, sem="acq_rel") == blocks - 1:
         result = _join(sums_ptr + first * dim, tops_ptr + first, totals_ptr + first, row, column, asked, blocks, rows)
-        tl.store(out_ptr + (batch * tokens * heads + row)[:, None] * dim + column[None, :], result.to(kind), mask=asked)
+        tl.store(
+            out_ptr + (batch * tokens * heads + row)[:, None] * dim + column[None, :], result.to(q.dtype), mask=asked
+        )
         tl.store(counter_ptr + batch, 0)  # ready for the next launch
 
 
@@ -136,13 +136,13 @@ class Workspace:
 
 
 def attend_new(
-    projected: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, cursor: int, bias: Tensor, heads: int, work: Workspace
+    projected: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, cursor: Tensor, bias: Tensor, heads: int, work: Workspace
 ) -> Tensor:
     """Return the attention (B, T, heads * D) of T new tokens over `kv` (B, S, 2 D), after writing theirs to it.
 
     `kv` holds keys beside values. `projected` (B, T, (heads + 2) D) is the tokens' fused projection; `cos` and `sin`
-    (B, T, D / 2) and `bias` (B, T, S) are float32 views, contiguous except for the batch; `cursor` is the first new
-    token's slot.
+    (B, T, D / 2) and `bias` (B, T, S) are float32 views, contiguous except for the batch; `cursor` (B,) int64,
+    contiguous, is the slot of each row's first new token.
     """
     batch, tokens, width = projected.shape
     dim = width // (heads + 2)

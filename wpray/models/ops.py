@@ -80,14 +80,14 @@ def attend_new(
     tables: tuple[Tensor, Tensor],
     config: GemmaConfig,
     kv: Tensor,
-    cursor: int,
+    cursor: Tensor,
     bias: Tensor,
     work: Any,
 ) -> Tensor:
     """Return the attention (B, T, heads * D) of one or two new tokens over a cache `kv` (B, S, 2 D).
 
-    Their keys and values are written to it first, from slot `cursor` on. `tables` are cos and sin (B, T, D / 2), `bias`
-    (B, T, S) is as in `attend`, `work` is the cache's workspace.
+    Their keys and values are written to it first, from slot `cursor` (B,) int64 of each row on. `tables` are cos and
+    sin (B, T, D / 2), `bias` (B, T, S) is as in `attend`, `work` is the cache's workspace.
     """
     cos, sin = tables
     projected = project(normed, weight)
@@ -95,7 +95,8 @@ def attend_new(
         from wpray.models import decode_kernel
 
         return decode_kernel.attend_new(projected, cos, sin, kv, cursor, bias, config.heads, work)
-    q, kv[:, cursor : cursor + normed.shape[1]] = gemma.split_qkv(projected, cos, sin, config)
+    rows, slots = torch.arange(len(kv))[:, None], cursor[:, None] + torch.arange(normed.shape[1])
+    q, kv[rows, slots] = gemma.split_qkv(projected, cos, sin, config)
     return gemma.attend(q, kv, bias)
 
 

@@ -7,7 +7,7 @@ starts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,11 +71,20 @@ class Staging:
 
 def fetch(values: Tensor) -> NDArray[Any]:
     """Return a tensor's values on the host once they are computed. The wait sleeps; torch's would keep a core busy."""
+    return fetch_later(values)()
+
+
+def fetch_later(values: Tensor) -> Callable[[], NDArray[Any]]:
+    """Begin to copy a tensor to the host; return the function that waits for its values and returns them."""
     if not values.is_cuda:
-        return values.numpy()
+        return values.numpy
     here = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     here.copy_(values, non_blocking=True)
     done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record()
-    done.synchronize()
-    return here.numpy()
+
+    def wait() -> NDArray[Any]:
+        done.synchronize()
+        return here.numpy()
+
+    return wait

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from wpray.models.config import IMAGE_TOKENS, Precision
 from wpray.models.gemma import GemmaLayer, aligned, bias_of, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
 from wpray.models.lora import project
+from wpray.models.plan_slots import PlanSlots, Prefixes
 from wpray.models.sampling import GREEDY, Sampling
 from wpray.models.stored_table import TableAdapter
 from wpray.models.token_layout import TokenLayout
@@ -56,6 +58,11 @@ class _Prefix:
     forced: Tensor  # (B, M, V) values to feed instead of the sampled ones where >= 0
     bias: Tensor | None  # (B, M, S) to add to the scores of a waypoint's values, one family after the other
 
+    @property
+    def read(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is read."""
+        return self.seen, self.tokens, self.lengths
+
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
@@ -67,25 +74,19 @@ class _Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _KeyValues:
-    """Keys beside values of every layer for decoding, with the prefix's slots first."""
-
-    layers: Tensor  # (depth, B, slots, 2 D)
-    prefix: int
-    workspace: Any
-
-
-@dataclass(frozen=True, slots=True)
 class _Places:
-    """Rotary tables and masks of the N tokens that may follow a prefix."""
+    """Places of a waypoint's tokens, in each row's own plan."""
 
-    cos: Tensor  # (B, N, D / 2)
+    cos: Tensor  # (R, N, D / 2)
     sin: Tensor
-    bias: Tensor  # (B, N, slots) float32: 0 for visible slots, else -inf
+    visible: Tensor  # (R, N, slots) float32: 0 for visible slots, else -inf
+    slots: Tensor  # (R, N) int64 where their keys and values go
 
 
 class WaypointVLM:
     """Planner on one device, for one caller at a time."""
+
+    steps_alone = True  # `start` and `advance` decode plans that did not start together
 
     def __init__(
         self,
@@ -112,10 +113,16 @@ class WaypointVLM:
         self._choices = [choices[family] for family in layout.families]
         self._dur, self._wp = self._tokens.embedded([layout.duration, layout.waypoint])
         self._caches = KvCaches(len(self._layers), self._text.head_dim, self._tokens.rows)
-        captured = graphs and self.device.type == "cuda"
-        self._read: _Phase = GraphCache(self._prefill, pool) if captured else self._prefill
-        self._decode: _Phase = GraphCache(self._answers, pool, shared=1) if captured else self._answers
+        self._under_way: dict[tuple[int, int], PlanSlots] = {}  # by slots of a row, waypoints of a plan
+        self._pool, self._captures = pool, graphs and self.device.type == "cuda"
+        self._read = self._phase(self._prefill)
+        self._step = self._phase(partial(self._waypoint, last=False), shared=8)
+        self._last_step = self._phase(partial(self._waypoint, last=True), shared=8)
         self.hidden: list[Tensor] | None = None  # a list collects the hidden states that tokens are read from
+
+    def _phase(self, function: _Phase, shared: int = 0) -> _Phase:
+        """Return `function`, captured if this planner captures graphs."""
+        return GraphCache(function, self._pool, shared) if self._captures else function
 
     def _begins(self, header: Sequence[int]) -> list[int]:
         """Return the ids after a prompt, before the first sampled value."""
@@ -156,14 +163,73 @@ class WaypointVLM:
         cache, hidden, values = self._run(prefix, shape)
         return fingerprints(*(part[: stop - start] for part in (*cache, hidden, values)))
 
+    @torch.inference_mode()
+    def start(
+        self,
+        images: Tensor,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        shape: BatchShape,
+        num_waypoints: int = 7,
+        bias: Tensor | None = None,
+    ) -> tuple[PlanSlots, Tensor]:
+        """Read prompts and images, whose plans take slots `rows` of plans under way; return these, and the features.
+
+        `shape.rows` are the slots that there may be, always as many for prompts of one padded length. The other
+        arguments, results and errors are those of `plan`.
+        """
+        reads = BatchShape(shape.reads, len(prompts))
+        prefix = self._prefix(self.backbone.features(images, reads), prompts, num_waypoints, None, bias)
+        cache = self._cache(prefix, shape.rows)
+        hidden, real = read_parts(self._read, reads, prefix.read, cache, rows)
+        plans = self._plan_slots(cache, real.shape[1], num_waypoints)
+        plans.put(
+            rows,
+            Prefixes(real, hidden, prefix.lengths, prefix.forced, prefix.bias),
+            self._first_position(prefix.lengths),
+        )
+        return plans, prefix.seen
+
+    @torch.inference_mode()
+    def advance(self, plans: PlanSlots, rows: int, last: bool = False) -> None:
+        """Decode the next waypoint of the first `rows` slots; nothing follows it if it is the `last` of all of them."""
+        step = self._last_step if last else self._step
+        plans.note(*step(*plans.step(rows).tensors))
+
     def _run(self, prefix: _Prefix, shape: BatchShape) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cache (depth, rows, slots, 2 D), last hidden states (rows, width) and values (rows, M, V)."""
-        num_waypoints = prefix.forced.shape[1]
+        cache = self._cache(prefix, shape.rows)
+        hidden, real = read_parts(self._read, shape, prefix.read, cache)
+        lengths, forced = padded(prefix.lengths, shape.rows), padded(prefix.forced, shape.rows)
+        bias = None if prefix.bias is None else padded(prefix.bias, shape.rows)
+        return cache, hidden, self._decoded(cache, Prefixes(real, hidden, lengths, forced, bias))
+
+    def _cache(self, prefix: _Prefix, rows: int) -> Tensor:
+        """Return the cache (depth, rows, slots, 2 D) of plans that start so."""
         length = 2 * IMAGE_TOKENS + prefix.tokens.shape[1] + len(self._answer)
-        cache = self._caches.take(shape.rows, aligned(length + self._new_slots(num_waypoints)))
-        hidden, real = read_parts(self._read, shape, (prefix.seen, prefix.tokens, prefix.lengths), cache)
-        given = (prefix.lengths, prefix.forced, *(() if prefix.bias is None else (prefix.bias,)))
-        return cache, hidden, self._decode(cache, real, hidden, *(padded(part, shape.rows) for part in given))
+        return self._caches.take(rows, aligned(length + self._new_slots(prefix.forced.shape[1])))
+
+    def _decoded(self, cache: Tensor, prefixes: Prefixes) -> Tensor:
+        """Return sampled values (R, M, V) after the prompts that have been read into `cache` (depth, R, slots, 2 D)."""
+        rows, num_waypoints = prefixes.forced.shape[:2]
+        plans = self._plan_slots(cache, prefixes.real.shape[1], num_waypoints)
+        plans.put(range(rows), prefixes, self._first_position(prefixes.lengths))
+        for waypoint in range(num_waypoints):
+            self.advance(plans, rows, last=waypoint == num_waypoints - 1)
+        return plans.values[:rows]
+
+    def _plan_slots(self, cache: Tensor, prefix: int, num_waypoints: int) -> PlanSlots:
+        """Return the slots of plans over a cache (depth, R, slots, 2 D), R at least."""
+        key = cache.shape[2], num_waypoints
+        known = self._under_way.get(key)
+        if known is None or known.layers.data_ptr() != cache.data_ptr() or known.layers.shape[1] < cache.shape[1]:
+            shape = (num_waypoints, len(self._choices), self.layout.scores)
+            known = self._under_way[key] = PlanSlots(cache, prefix, self._text.head_dim, self._text.width, shape)
+        return known
+
+    def _first_position(self, lengths: Tensor) -> Tensor:
+        """Return the position (B,) of the first token after prompts of `lengths` (B,)."""
+        return 2 * IMAGE_TOKENS + lengths + len(self._answer)
 
     def prompt_size(self, tokens: int) -> int:
         """Return the padded length of a prompt. Raise ValueError if it is too long."""
@@ -186,36 +252,46 @@ class WaypointVLM:
         to = self.device
         return _Prefix(seen, rows.to(to), lengths.to(to), forced.to(to), None if bias is None else bias.to(to))
 
-    def _answers(
+    def _waypoint(
         self,
         layers: Tensor,
-        real: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        visible: Tensor,
         hidden: Tensor,
-        lengths: Tensor,
+        waypoint: Tensor,
         forced: Tensor,
         bias: Tensor | None = None,
-    ) -> Tensor:
-        """Return sampled values (B, M, V) after the prompts in `layers` (depth, B, slots, 2 D).
+        *,
+        last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return a waypoint's values (R, V) and the hidden states (R, width) after it; the inputs are a WaypointStep's.
 
-        `real` (B, S) are the visible slots of the prefix; the first value is read from `hidden` (B, width).
+        After the `last` waypoint of a plan, no token is fed, and the hidden states are those before its last value.
         """
-        batch, num_waypoints = forced.shape[:2]
-        cache = _KeyValues(layers, real.shape[1], ops.workspace(layers))
-        layers[:, :, cache.prefix :] = 0  # unseen slots of the previous batch must be finite
-        places = self._places(lengths, cache, real)
-        fed = 0  # tokens after the prefix
+        rows, number = torch.arange(len(hidden), device=self.device), waypoint.clamp(max=forced.shape[1] - 1)
+        places = self._places(number, layers.shape[2], cos, sin, visible)
+        workspace, own = ops.workspace(layers), forced[rows, number]
+        own_bias = None if bias is None else bias[rows, number]
+        fed = 0  # tokens of this waypoint
         values: list[Tensor] = []
-        for waypoint in range(num_waypoints):
-            for index, choice in enumerate(self._choices):
-                follower = self._follower(index)
-                scores = self._sampled(self._scores(hidden, choice), bias, waypoint, index)
-                value, new = ops.pick(scores, forced[:, waypoint, index], choice.embedded, follower)
-                values.append(value)
-                if len(values) == num_waypoints * len(self._choices):
-                    break
-                hidden = self._pass(new, fed, cache, places)
-                fed += new.shape[1]
-        return torch.stack(values, dim=1).view(batch, num_waypoints, len(self._choices))
+        for index, choice in enumerate(self._choices):
+            scores = self._sampled(self._scores(hidden, choice), own_bias, index)
+            value, new = ops.pick(scores, own[:, index], choice.embedded, self._follower(index))
+            values.append(value)
+            if last and len(values) == len(self._choices):
+                break
+            hidden = self._pass(new, fed, layers, places, workspace)
+            fed += new.shape[1]
+        return torch.stack(values, dim=1), hidden
+
+    def _places(self, number: Tensor, slots: int, cos: Tensor, sin: Tensor, visible: Tensor) -> _Places:
+        """Return the places of the tokens of each row's waypoint `number` (R,), from the tables of all tokens."""
+        size, new = self.layout.tokens_per_waypoint, visible.shape[1]
+        rows = torch.arange(len(number), device=self.device)[:, None]
+        # What follows a plan's last waypoint is not read, so it may lie anywhere in the row's own slots.
+        at = (number[:, None] * size + torch.arange(size, device=self.device)).clamp(max=new - 1)
+        return _Places(cos[rows, at], sin[rows, at], visible[rows, at], at + (slots - new))
 
     def _choice(self, ids: Sequence[int]) -> _Choice:
         return _Choice(*self._tokens.scoring(ids), self._tokens.embedded(ids))
@@ -232,12 +308,15 @@ class WaypointVLM:
     def _rounded(self, scores: Tensor, hidden: Tensor) -> Tensor:
         return scores.to(hidden.dtype).float() if self._rounds else scores
 
-    def _sampled(self, scores: Tensor, bias: Tensor | None, waypoint: int, first: int, places: int = 1) -> Tensor:
-        """Return the scores (..., N) of a waypoint's values from number `first` on, as the best of them is a sample."""
+    def _sampled(self, scores: Tensor, bias: Tensor | None, first: int, places: int = 1) -> Tensor:
+        """Return the scores (..., N) of a waypoint's values from number `first` on, as the best of them is a sample.
+
+        `bias` (B, S) is the waypoint's own.
+        """
         if bias is None:
             return scores
         start, count = self.layout.first_score(first), scores.shape[-1]
-        own = bias[:, waypoint, start : start + places * count].reshape(scores.shape)
+        own = bias[:, start : start + places * count].reshape(scores.shape)
         return scores / self.sampling.temperature + own if self.sampling.temperature else scores + own
 
     @torch.inference_mode()
@@ -284,23 +363,15 @@ class WaypointVLM:
         visible = causal & ((slots[:, None] >= body) | (slots[None, :] < body))  # and not visible to earlier tokens
         return positions, bias_of(visible[None] & real[:, None, :]), real
 
-    def _places(self, lengths: Tensor, cache: _KeyValues, real: Tensor) -> _Places:
-        """Return rotary tables and masks of every token that may follow the prefix, over all slots."""
-        new = torch.arange(cache.layers.shape[2] - cache.prefix, device=self.device)
-        first = 2 * IMAGE_TOKENS + lengths + len(self._answer)
-        cos, sin = rope_tables(first[:, None] + new, self._text.head_dim)
-        reached = (new <= new[:, None]).expand(len(lengths), -1, -1)
-        before = real[:, None].expand(-1, len(new), -1)
-        return _Places(cos, sin, bias_of(torch.cat([before, reached], dim=2)))
-
-    def _pass(self, x: Tensor, fed: int, cache: _KeyValues, places: _Places) -> Tensor:
-        """Feed embedded tokens (B, T, width), the first being `fed` after the prefix. Return the last hidden state."""
-        end, cursor, config = fed + x.shape[1], cache.prefix + fed, self._text
-        tables, bias = (places.cos[:, fed:end], places.sin[:, fed:end]), places.bias[:, fed:end]
+    def _pass(self, x: Tensor, fed: int, layers: Tensor, places: _Places, workspace: Any) -> Tensor:
+        """Feed embedded tokens (R, T, width), the first being number `fed` of its waypoint; return the hidden state."""
+        own, config = slice(fed, fed + x.shape[1]), self._text
+        tables, visible = (places.cos[:, own], places.sin[:, own]), places.visible[:, own]
+        cursor = places.slots[:, fed].clamp(max=layers.shape[2] - x.shape[1])
         branch = None
-        for layer, kv in zip(self._layers, cache.layers, strict=True):
+        for layer, kv in zip(self._layers, layers, strict=True):
             x, normed = ops.add_norm(x, branch, layer.norm_in)
-            seen = ops.attend_new(normed, layer.qkv, tables, config, kv, cursor, bias, cache.workspace)
+            seen = ops.attend_new(normed, layer.qkv, tables, config, kv, cursor, visible, workspace)
             x, branch = self._finish(x, seen, layer)
         return self._final(x, branch)
 

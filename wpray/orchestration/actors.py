@@ -23,9 +23,9 @@ from wpray.orchestration.loop_options import loop_options
 from wpray.orchestration.notices import NoticeKeeper
 from wpray.orchestration.scheduler import Assignment
 from wpray.policies.base import AnyPolicy, PolicySpec, Sources
-from wpray.policies.batching import PolicyError
 from wpray.policies.factory import build_policy
 from wpray.policies.relay import Answering, answering
+from wpray.policies.request_queue import PolicyError
 from wpray.provenance import record
 from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode, encode_error
 from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial

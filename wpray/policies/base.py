@@ -113,6 +113,8 @@ class Policy(Protocol):
     what it took from them in `sources` (Sources). One whose plans all have one `space` (WaypointSpace) may say so, for
     `wpray.serve`. One that computes on a GPU may have `gpu_memory()`, which returns the
     bytes that it takes there and the free ones; then a sweep loads the next checkpoint beside it where there is room.
+    One whose plans are decoded in steps may have them started and answered between any two steps: `stepwise`
+    (StepwisePlans, or None).
     """
 
     spec: PolicySpec
@@ -122,6 +124,35 @@ class Policy(Protocol):
 
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """Return one reply per request, in order."""
+
+
+class StepwisePlans(Protocol):
+    """Plans that a policy decodes together although they did not start together (continuous batching).
+
+    Replies have the bits of those of the policy's own methods, of which none is called while plans are under way. There
+    is one caller at a time. After an exception, `clear` is called, and then `plan` and `act` for the same requests.
+    """
+
+    @property
+    def slots(self) -> int:
+        """Number of plans that may be under way together."""
+
+    def start(self, requests: Sequence[PlanRequest]) -> list[Any]:
+        """Start plans, and return what stands for each, in order."""
+
+    def advance(self) -> list[Any]:
+        """Compute a step of every plan; return those that are ready to be answered, which are no longer under way."""
+
+    def answer(
+        self, plans: Sequence[Any], segments: Sequence[SegmentRequest]
+    ) -> Callable[[], tuple[list[PlanReply], list[SegmentReply]]]:
+        """Begin to answer plans that are ready, and segments, which may share a batch with the plans' first ones.
+
+        Return the function that waits for the replies. Other calls may come before it.
+        """
+
+    def clear(self) -> None:
+        """Forget every plan under way."""
 
 
 class ChunkPolicy(Protocol):

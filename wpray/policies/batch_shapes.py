@@ -24,6 +24,9 @@ class Shapes(Protocol):
     def of(self, count: int) -> BatchShape:
         """Return the shape for `count` requests; a smaller one takes the first of them."""
 
+    def known(self, count: int) -> BatchShape:
+        """Return the smallest shape for `count` requests that needs no trial now; there are at most as many rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnyShapes:
@@ -35,6 +38,10 @@ class AnyShapes:
     def of(self, count: int) -> BatchShape:
         """Return the smallest shape for `count` requests, or the largest one."""
         return BatchShape(self.reads, next((size for size in self.sizes if size >= count), self.sizes[-1]))
+
+    def known(self, count: int) -> BatchShape:
+        """Return what `of` returns."""
+        return self.of(count)
 
 
 @dataclass(frozen=True, slots=True)

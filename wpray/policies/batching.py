@@ -3,7 +3,8 @@
 There is a queue for each kind of request (plans and segments, or chunks), and one thread that computes. While a batch
 computes, requests collect, and the thread of each request prepares it (tokens, noise, images in page-locked memory) if
 the policy supports that. A batch goes when it is full or its oldest request has waited long enough. If two may go,
-segments overtake plans for a while; then the one that has waited longer goes, so neither kind starves.
+segments overtake plans for a while; then the one that has waited longer goes, so neither kind starves. Where a policy
+decodes plans in steps, requests join between two of them (stepwise_batches.py).
 
 Requests of one kind are answered in order of arrival. A request that must be isolated, because it may kill the process,
 is a batch of its own. A request whose client has gone is dropped. If the thread ends, all requests fail, also later
@@ -12,223 +13,41 @@ ones.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from wpray.errors import InvalidRequestError, ThreadDiedError, wrapping_errors
+from wpray.errors import ThreadDiedError
 from wpray.policies.base import AnyPolicy
+from wpray.policies.request_queue import (
+    PolicyError,
+    ReplyT,
+    RequestQueue,
+    RequestT,
+    WaitingRequest,
+    queue_of,
+    tried,
+)
+from wpray.policies.stepwise_batches import StepwiseBatches
 from wpray.system.threads import WatchedThread
 from wpray.types import (
     ChunkReply,
     ChunkRequest,
-    Failure,
-    FailureOrigin,
     PlanReply,
     PlanRequest,
-    PolicyReply,
-    PolicyRequest,
     SegmentReply,
     SegmentRequest,
-    Timing,
 )
 
 _LOG = logging.getLogger(__name__)
-_REPLIES = {"plan": PlanReply, "act": SegmentReply, "predict": ChunkReply}  # by the policy's method
 
 # A plan streams the VLM's weights once for each token, for one request or for many, and costs as much as several
 # batches of segments. Gathering plans for three times as long gave a sixth more episodes with 40 environments.
 _GATHER = 3.0
-_RECENT = 0.2  # weight of the last batch in the mean duration of its size
-_WORTH_WAITING = 0.1  # share of a batch's duration: a longer wait for more requests costs more than it saves
-
-RequestT = TypeVar("RequestT", bound=PolicyRequest)
-ReplyT = TypeVar("ReplyT", bound=PolicyReply)
-Done = TypeVar("Done")
-
-
-class PolicyError(RuntimeError):
-    """Exception of the policy in a request that was answered alone, hence not the environment's fault.
-
-    It holds text only, so that processes without the policy's classes can receive it.
-    """
-
-    def __init__(self, failure: Failure) -> None:
-        """Take a failure, whose origin is "request" if no process could answer the request (InvalidRequestError)."""
-        super().__init__(failure)
-        self.failure = failure
-
-    def __str__(self) -> str:
-        return f"{self.failure.kind}: {self.failure.message}"
-
-
-@dataclass(slots=True, eq=False)  # equal requests are different, and arrays do not compare
-class _Waiting(Generic[RequestT, ReplyT]):
-    request: RequestT
-    future: Future[ReplyT]
-    since: float
-    announce: Callable[[], None] | None  # called before it is answered, in a batch of its own
-    gone: Callable[[], bool] | None = None  # returns True once nobody waits for the answer
-
-    @property
-    def isolated(self) -> bool:
-        """True if it must be answered in a batch of its own."""
-        return self.announce is not None
-
-
-class _Queue(Generic[RequestT, ReplyT]):
-    """Queue of requests of one kind, with the function that answers them."""
-
-    def __init__(self, answer: Callable[[list[RequestT]], Sequence[ReplyT]], sizes: Sequence[int] = ()) -> None:
-        """Take ascending `sizes` that are worth filling, because other batches are padded to the next of them."""
-        self.answer = answer
-        self.cost_s: float | None = None  # duration of the last batch
-        self.waiting: deque[_Waiting[RequestT, ReplyT]] = deque()
-        self._sizes = sizes
-        self._costs_s: dict[int, float] = {}  # number of requests -> recent mean duration of such a batch
-
-    def due(self, max_batch_size: int, max_wait_s: float) -> float:
-        """Return the instant at which a batch may go: 0 if it is full, else the oldest request's deadline."""
-        if len(self.waiting) >= max_batch_size or any(item.isolated for item in self.waiting):
-            return 0.0  # no other request can join, because the batch is full or ends at an isolated one
-        if not self.waiting:
-            return float("inf")
-        worth_s = max_wait_s if self.cost_s is None else _WORTH_WAITING * self.cost_s
-        return self.waiting[0].since + min(max_wait_s, worth_s)
-
-    def worth_taking(self, most: int) -> int:
-        """Return the size of the next batch: all that may go, or fewer that fill a size if that is faster."""
-        count = self._batchable(most)
-        full = max((size for size in self._sizes if size <= count), default=count)
-        cost_s, full_cost_s = self._costs_s.get(count), self._costs_s.get(full)
-        if cost_s is None or full_cost_s is None:
-            return count
-        return full if full / full_cost_s > count / cost_s else count
-
-    def note_cost(self, count: int, seconds: float) -> None:
-        """Record the duration of a batch of `count` requests."""
-        self.cost_s = seconds
-        known = self._costs_s.get(count, seconds)
-        self._costs_s[count] = known + _RECENT * (seconds - known)
-
-    def drop_gone(self, most: int) -> bool:
-        """Fail those of the oldest `most` requests that nobody waits for any more; return whether there were any."""
-        before, kept = len(self.waiting), list[_Waiting[RequestT, ReplyT]]()
-        while self.waiting and len(kept) < most:
-            item = self.waiting.popleft()
-            if item.gone is not None and item.gone():
-                item.future.set_exception(ConnectionResetError("whoever asked has gone"))
-            else:
-                kept.append(item)
-        self.waiting.extendleft(reversed(kept))
-        return len(self.waiting) < before
-
-    def take(self, most: int) -> list[_Waiting[RequestT, ReplyT]]:
-        """Remove the oldest requests from the queue, up to `most` and to the first that must be isolated."""
-        return [self.waiting.popleft() for _ in range(self._batchable(most))]
-
-    def run(self, batch: list[_Waiting[RequestT, ReplyT]]) -> None:
-        """Answer a batch. Halve a failed one until only the requests at fault fail.
-
-        Halving also helps a batch that does not fit into memory.
-        """
-        failure = self._try(batch)
-        if failure is None:
-            return
-        if len(batch) == 1:
-            _LOG.warning("the policy failed on %s: %s", batch[0].request.trial.key, failure)
-            batch[0].future.set_exception(failure)
-            return
-        middle = len(batch) // 2
-        self.run(batch[:middle])
-        self.run(batch[middle:])
-
-    def _batchable(self, most: int) -> int:
-        """Return how many at the head may share a batch of at most `most`."""
-        for index, item in enumerate(self.waiting):
-            if index == most:
-                return most
-            if item.isolated:
-                return max(1, index)
-        return len(self.waiting)
-
-    def _try(self, batch: list[_Waiting[RequestT, ReplyT]]) -> PolicyError | None:
-        """Answer a batch. Return its error, if there is one."""
-        replies = tried(lambda: self._announced(batch))
-        if isinstance(replies, PolicyError):
-            return replies
-        for item, reply in zip(batch, replies, strict=True):
-            item.future.set_result(reply)
-        return None
-
-    def _announced(self, batch: list[_Waiting[RequestT, ReplyT]]) -> list[ReplyT]:
-        if batch[0].announce is not None:
-            batch[0].announce()
-        return self._timed(batch)
-
-    def _timed(self, batch: list[_Waiting[RequestT, ReplyT]]) -> list[ReplyT]:
-        began = time.perf_counter()
-        replies = self.answer([item.request for item in batch])
-        took_s = time.perf_counter() - began
-        self.note_cost(len(batch), took_s)
-        return [
-            dataclasses.replace(reply, timing=_measured(reply.timing, began - item.since, took_s, len(batch)))
-            for reply, item in zip(replies, batch, strict=True)
-        ]
-
-
-def _measured(own: Timing, queue_s: float, compute_s: float, batch_size: int) -> Timing:
-    """Return the policy's `own` timing with what the batch took."""
-    return dataclasses.replace(own, queue_s=queue_s, compute_s=compute_s, batch_size=batch_size)
-
-
-def _queue_of(policy: AnyPolicy, method: str, sizes: str) -> _Queue[Any, Any]:
-    """Return the queue of what `method` answers; a request of a kind that the policy has no method for fails."""
-
-    def answer(requests: list[Any]) -> Sequence[Any]:
-        function = getattr(policy, method, None)
-        if function is None:
-            raise TypeError(f"a policy of kind {policy.spec.kind!r} has no method {method}")
-        return checked_replies(method, function(requests), len(requests))
-
-    return _Queue(answer, getattr(policy, sizes, ()))
-
-
-def checked_replies(method: str, replies: object, count: int) -> Sequence[Any]:
-    """Return the replies of a policy's `method` to `count` requests. Raise TypeError or ValueError if they are none."""
-    wanted = _REPLIES[method]
-    if not isinstance(replies, Sequence):
-        raise TypeError(f"{method} must return a list of {wanted.__name__}, not {type(replies).__name__}")
-    for reply in replies:
-        if not isinstance(reply, wanted):
-            raise TypeError(f"{method} must return a list of {wanted.__name__}, not of {type(reply).__name__}")
-    if len(replies) != count:
-        raise ValueError(f"{len(replies)} replies to {count} requests")
-    return replies
-
-
-def tried(work: Callable[[], Done], *but: type[BaseException]) -> Done | PolicyError:
-    """Return the result of the policy's `work`, or its exception as PolicyError; let exceptions of type `but` pass."""
-    try:
-        with wrapping_errors(_in_words, *but, caught=BaseException):
-            return work()
-    except PolicyError as error:
-        # It is a new error, because the cause of this one would keep its frames' tensors alive.
-        return PolicyError(error.failure)
-
-
-def _in_words(error: BaseException) -> PolicyError:
-    trace = "".join(traceback.format_exception(error))
-    origin: FailureOrigin = "request" if isinstance(error, InvalidRequestError) else "policy"
-    return PolicyError(Failure(origin, type(error).__name__, str(error), trace))
 
 
 class Batcher:
@@ -237,12 +56,15 @@ class Batcher:
     def __init__(self, policy: AnyPolicy, max_batch_size: int, max_wait_s: float) -> None:
         self._size, self._wait_s = max_batch_size, max_wait_s
         self._prepare: Callable[[Any], Any] | None = getattr(policy, "prepare", None)
-        self._plans: _Queue[PlanRequest, PlanReply] = _queue_of(policy, "plan", "plan_sizes")
-        self._acts: _Queue[SegmentRequest, SegmentReply] = _queue_of(policy, "act", "segment_sizes")
-        self._chunks: _Queue[ChunkRequest, ChunkReply] = _queue_of(policy, "predict", "chunk_sizes")
+        self._plans: RequestQueue[PlanRequest, PlanReply] = queue_of(policy, "plan", "plan_sizes")
+        self._acts: RequestQueue[SegmentRequest, SegmentReply] = queue_of(policy, "act", "segment_sizes")
+        self._chunks: RequestQueue[ChunkRequest, ChunkReply] = queue_of(policy, "predict", "chunk_sizes")
+        plans = getattr(policy, "stepwise", None)
+        batches = (self._plans, self._acts, max_batch_size, max_wait_s)
+        self._stepwise = None if plans is None else StepwiseBatches(plans, *batches)
         self._changed = threading.Condition()
         self._closed = False
-        self._open: set[_Waiting[Any, Any]] = set()  # not answered, the batch in hand included
+        self._open: set[WaitingRequest[Any, Any]] = set()  # not answered, the batch in hand included
         self._preparing: dict[object, float] = {}  # start of each request's preparation, in order (monotonic)
         self._computing_since: float | None = None
         self.busy_s = 0.0  # total seconds of computing
@@ -307,7 +129,7 @@ class Batcher:
 
     def _call(
         self,
-        queue: _Queue[RequestT, ReplyT],
+        queue: RequestQueue[RequestT, ReplyT],
         request: RequestT,
         announce: Callable[[], None] | None,
         gone: Callable[[], bool] | None,
@@ -315,7 +137,7 @@ class Batcher:
         since = time.perf_counter()
         if announce is None:  # a request that may kill must not do so before it is announced
             request = self._prepared(request)
-        item: _Waiting[RequestT, ReplyT] = _Waiting(request, Future(), since, announce, gone)
+        item: WaitingRequest[RequestT, ReplyT] = WaitingRequest(request, Future(), since, announce, gone)
         with self._changed:
             if self._closed:
                 raise ThreadDiedError("the policy thread has ended")
@@ -363,19 +185,24 @@ class Batcher:
         """Wait until a batch may go. Return None when closed."""
         with self._changed:
             while not self._closed:
-                queues: tuple[_Queue[Any, Any], ...] = (self._plans, self._acts, self._chunks)
-                due = [queue.due(self._size, self._wait_s) for queue in queues]
                 now = time.perf_counter()
-                if min(due) > now:
-                    pause = min(due) - now
-                    self._changed.wait(pause if pause < 3600 else None)
-                    continue
-                run = self._take(self._first(*(instant <= now for instant in due)))
+                run, due = self._now(now) if self._stepwise is None else self._stepwise.next(now)
                 if run is not None:
                     return run
+                if due > now:
+                    pause = due - now
+                    self._changed.wait(pause if pause < 3600 else None)
         return None
 
-    def _first(self, plan_may: bool, act_may: bool, chunk_may: bool) -> _Queue[Any, Any]:
+    def _now(self, now: float) -> tuple[Callable[[], None] | None, float]:
+        """Return the function that answers a batch, or None and the instant at which one may go."""
+        queues: tuple[RequestQueue[Any, Any], ...] = (self._plans, self._acts, self._chunks)
+        due = [queue.due(self._size, self._wait_s) for queue in queues]
+        if min(due) > now:
+            return None, min(due)
+        return self._take(self._first(*(instant <= now for instant in due))), now
+
+    def _first(self, plan_may: bool, act_may: bool, chunk_may: bool) -> RequestQueue[Any, Any]:
         """Return the queue whose batch goes, of those that may. Chunks wait for nothing: their policy has no plans."""
         if chunk_may:
             return self._chunks
@@ -392,7 +219,7 @@ class Batcher:
             return first.since + gather_s < self._acts.waiting[0].since
         return plan_may
 
-    def _take(self, queue: _Queue[RequestT, ReplyT]) -> Callable[[], None] | None:
+    def _take(self, queue: RequestQueue[RequestT, ReplyT]) -> Callable[[], None] | None:
         """Return the function that answers the next batch; None if clients have left, because another may be due."""
         if queue.drop_gone(self._size):
             return None

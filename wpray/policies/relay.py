@@ -15,7 +15,8 @@ from typing import cast
 
 from wpray.config.groups import BatchingConfig
 from wpray.policies.base import AnyPolicy, ChunkPolicy
-from wpray.policies.batching import Batcher, PolicyError, checked_replies, tried
+from wpray.policies.batching import Batcher
+from wpray.policies.request_queue import PolicyError, checked_replies, tried
 from wpray.types import ChunkReply, ChunkRequest, Failure, PlanReply, PlanRequest, SegmentReply, SegmentRequest, Timing
 
 

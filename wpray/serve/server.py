@@ -18,8 +18,8 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from wpray.errors import BadInputError, InvalidRequestError, wrapping_errors
-from wpray.policies.batching import PolicyError
 from wpray.policies.remote import arrays
+from wpray.policies.request_queue import PolicyError
 from wpray.serve.session import ClientSession, SharedPolicy
 from wpray.system.threads import WatchedThread
 

@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from typing import Any
 
 from wpray.errors import ThreadDiedError
-from wpray.policies.batching import PolicyError, tried
+from wpray.policies.request_queue import PolicyError, tried
 from wpray.system.threads import WatchedThread
 
 _RETRY_S = 0.5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from wpray.policies.batching import PolicyError
+from wpray.policies.request_queue import PolicyError
 from wpray.transport.connection import Client, FatalRequestError, Server
 from wpray.transport.drawing import Drawing, DrawingThread, ModelWanted
 from wpray.types import DrawRequest, Failure, ImageArray

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from wpray.benchmarks.base import Drawer
 from wpray.errors import BadInputError, ThreadDiedError, wrapping_errors
-from wpray.policies.batching import PolicyError, tried
+from wpray.policies.request_queue import PolicyError, tried
 from wpray.system.threads import WatchedThread
 from wpray.types import DrawRequest, ImageArray
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from wpray.policies.base import PolicySpec
-from wpray.policies.batching import PolicyError
 from wpray.policies.relay import Answering
+from wpray.policies.request_queue import PolicyError
 from wpray.transport.connection import Address, Client, FatalRequestError, Server
 from wpray.types import (
     ChunkReply,

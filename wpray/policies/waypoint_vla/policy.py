@@ -8,8 +8,8 @@ answer does not depend on the batch, the order or the replica.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from wpray.models.loading import Computing, load
 from wpray.models.memory import gpu_memory
 from wpray.models.reference_noise import episode_seed, segment_noise
 from wpray.models.sampling import Sampling
-from wpray.models.staging import Staging, fetch
+from wpray.models.spans import Span
+from wpray.models.staging import Staging, fetch, fetch_later
 from wpray.models.vlm import WaypointVLM
-from wpray.policies.base import Sources
+from wpray.policies.base import Sources, StepwisePlans
 from wpray.policies.batch_shapes import BatchShapes, RequestKind, TraceOf, fixed_shapes
 from wpray.policies.waypoint_vla.model_files import (
     head_precision,
@@ -37,6 +38,7 @@ from wpray.policies.waypoint_vla.model_files import (
     tokenizer_path,
 )
 from wpray.policies.waypoint_vla.noise import flow_noise, noise_key, planner_generator
+from wpray.policies.waypoint_vla.plans_under_way import PlansUnderWay, PlanUnderWay
 from wpray.policies.waypoint_vla.preparation import NoiseOf, Preparation, ReadyPlan, ReadySegment
 from wpray.policies.waypoint_vla.prompt import PromptEncoder, TokenIds, load_tokenizer
 from wpray.policies.waypoint_vla.request_kinds import PLAN, SEGMENT
@@ -91,6 +93,38 @@ def build(config: Config, noise: NoiseOf | None = None) -> WaypointVlaPolicy:
     return policy
 
 
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """Segments to compute; D is the action expert's width."""
+
+    requests: Sequence[ReadyPlan | ReadySegment]
+    seen: torch.Tensor  # images (B, 2, 224, 224, 3) uint8 on the device, or their features
+    starts: Float32Array  # (B, D)
+    ends: Float32Array  # (B, D)
+    durations: IntArray  # (B,) control steps
+
+    def of(self, rows: Sequence[int]) -> Goals:
+        """Return those of some rows."""
+        chosen = list(rows)
+        return Goals(
+            [self.requests[row] for row in chosen],
+            self.seen[chosen],
+            self.starts[chosen],
+            self.ends[chosen],
+            self.durations[chosen],
+        )
+
+    def __add__(self, other: Goals) -> Goals:
+        """Return both, in order; both must have images or both features."""
+        return Goals(
+            [*self.requests, *other.requests],
+            torch.cat([self.seen, other.seen]),
+            np.concatenate([self.starts, other.starts]),
+            np.concatenate([self.ends, other.ends]),
+            np.concatenate([self.durations, other.durations]),
+        )
+
+
 class WaypointVlaPolicy:
     """Policy of the two models, for one batch at a time."""
 
@@ -114,11 +148,17 @@ class WaypointVlaPolicy:
         self._deterministic = config.batching.deterministic
         self._plan_shapes = self._shapes(PLAN, self._trace_plan, planner_precision(config))
         self._segment_shapes = self._shapes(SEGMENT, expert.trace, config.precision)
-        # Two batches: one that computes, and one that gathers meanwhile.
-        self._staging = Staging(2 * largest, vlm.device)
+        steps = vlm.steps_alone and vlm.device.type == "cuda"  # a CPU takes plans one by one
+        # Two batches: one that computes, and one that gathers meanwhile; a third one of plans under way.
+        self._staging = Staging((3 if steps else 2) * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
         bias = partial(_bias, config, vlm)
         self._preparation = Preparation(encoder, self._state, noise, noise_shape, self._staging, bias)
+        self.stepwise = self.in_steps() if steps else None
+
+    def in_steps(self) -> StepwisePlans:
+        """Return this policy's plans, decoded together although they do not start together."""
+        return _StepwisePlans(self)
 
     def gpu_memory(self) -> tuple[int, int] | None:
         """Return the bytes that it takes of its GPU, and the free ones; None on a CPU."""
@@ -142,18 +182,12 @@ class WaypointVlaPolicy:
         ready = [self._preparation.plan(request) for request in requests]
         images = self._staging.gather([request.images for request in ready])
         values, seen = self._waypoints(images, ready)
-        states = self._vlm.layout.states(values)
-        plans = [
-            WaypointPlan(self._wide(request.state), self._wide(own), own_values[:, -1])
-            for request, own, own_values in zip(ready, states, values, strict=True)
-        ]
+        plans = self._plans(ready, values)
         planned = time.perf_counter()
-        firsts = self._first_segments(ready, seen, plans)
+        rows, goals = self._first_goals(ready, seen, plans)
+        chunks = self._actions(goals)
         timing = Timing(planner_s=planned - began, expert_s=time.perf_counter() - planned)
-        return [
-            PlanReply(plan, first, timing, self._scaling(request))
-            for request, plan, first in zip(ready, plans, firsts, strict=True)
-        ]
+        return self._plan_replies(ready, plans, dict(zip(rows, chunks, strict=True)), timing)
 
     @property
     def space(self) -> PolicyScaling | None:
@@ -163,12 +197,7 @@ class WaypointVlaPolicy:
     def act(self, requests: Sequence[SegmentRequest]) -> list[SegmentReply]:
         """Return the actions of each segment. Raise what `prepare` raises, for requests that are not prepared."""
         began = time.perf_counter()
-        ready = [self._preparation.segment(request) for request in requests]
-        images = self._staging.gather([request.images for request in ready])
-        starts = np.stack([request.begin for request in ready])
-        ends = np.stack([request.end for request in ready])
-        durations = np.array([request.duration for request in ready])
-        chunks = self._actions(ready, images, starts, ends, durations)
+        chunks = self._actions(self._goals(requests))
         timing = Timing(expert_s=time.perf_counter() - began)
         return [SegmentReply(Segment(chunk), timing) for chunk in chunks]
 
@@ -221,58 +250,83 @@ class WaypointVlaPolicy:
                 features[row] = own
         return values, torch.stack([own for own in features if own is not None]) if shared else images
 
-    def _first_segments(
+    def _plans(self, ready: Sequence[ReadyPlan], values: IntArray) -> list[WaypointPlan]:
+        """Return the plans of sampled values (B, M, V)."""
+        states = self._vlm.layout.states(values)
+        return [
+            WaypointPlan(self._wide(request.state), self._wide(own), own_values[:, -1])
+            for request, own, own_values in zip(ready, states, values, strict=True)
+        ]
+
+    def _plan_replies(
+        self,
+        ready: Sequence[ReadyPlan],
+        plans: Sequence[WaypointPlan],
+        chunks: Mapping[int, FloatArray],
+        timing: Timing,
+    ) -> list[PlanReply]:
+        """Return replies with first segments of `chunks` by number of the plan; a plan without executes nothing."""
+        return [
+            PlanReply(plan, Segment(chunks[row]) if row in chunks else None, timing, self._scaling(request))
+            for row, (request, plan) in enumerate(zip(ready, plans, strict=True))
+        ]
+
+    def _first_goals(
         self, requests: Sequence[ReadyPlan], seen: torch.Tensor, plans: Sequence[WaypointPlan]
-    ) -> list[Segment | None]:
-        """Return first segments, which see the same images as their plans; None for a plan that executes nothing."""
-        segments: list[Segment | None] = [None] * len(plans)
+    ) -> tuple[list[int], Goals]:
+        """Return the plans that execute something, and their first segments, which see the same images."""
         first = {
             row: index for row, plan in enumerate(plans) if (index := first_executable(plan.durations)) is not None
         }
-        if not first:
-            return segments
-        rows = list(first)
-        starts = np.stack([plans[row].start for row in rows])
-        ends = np.stack([plans[row].waypoints[index] for row, index in first.items()])
-        durations = np.array([plans[row].durations[index] for row, index in first.items()])
-        chunks = self._actions([requests[row] for row in rows], seen[rows], starts, ends, durations)
-        for row, chunk in zip(rows, chunks, strict=True):
-            segments[row] = Segment(chunk)
-        return segments
-
-    def _actions(
-        self,
-        requests: Sequence[ReadyPlan] | Sequence[ReadySegment],
-        seen: torch.Tensor,
-        starts: Float32Array,
-        ends: Float32Array,
-        durations: IntArray,
-    ) -> list[FloatArray]:
-        """Return executable actions (H, 7) of each segment."""
-        prompts = [request.action_prompt for request in requests]
-        noise = np.stack([request.noise for request in requests])
-        chunks = np.empty_like(noise)
-        sizes = [padded_size(len(prompt), PROMPT_SIZES) for prompt in prompts]
-        for rows, shape in self._segment_shapes.cut(sizes):
-            given = (starts[rows], ends[rows], np.minimum(durations, self._expert.config.horizon)[rows])
-            chunks[rows] = self._flow(seen[rows], [prompts[row] for row in rows], *given, noise[rows], shape)
-        scalings = [self._scaling(request) for request in requests]
-        return [_executable(chunk, scaling) for chunk, scaling in zip(chunks, scalings, strict=True)]
-
-    def _flow(
-        self,
-        seen: torch.Tensor,
-        prompts: Sequence[TokenIds],
-        starts: Float32Array,
-        ends: Float32Array,
-        durations: IntArray,
-        noise: Float32Array,
-        shape: BatchShape,
-    ) -> Float32Array:
-        start, end, duration, first = (
-            torch.from_numpy(np.ascontiguousarray(array)) for array in (starts, ends, durations, noise)
+        rows, width = list(first), self._expert.config.action_dim
+        goals = Goals(
+            [requests[row] for row in rows],
+            seen[rows],
+            _rows([plans[row].start for row in rows], width),
+            _rows([plans[row].waypoints[index] for row, index in first.items()], width),
+            np.array([plans[row].durations[index] for row, index in first.items()], np.int64),
         )
-        return fetch(self._expert.act(seen, prompts, start, end, duration, first, shape))
+        return rows, goals
+
+    def _goals(self, requests: Sequence[SegmentRequest]) -> Goals:
+        """Return segments as they are requested."""
+        ready, width = [self._preparation.segment(request) for request in requests], self._expert.config.action_dim
+        return Goals(
+            ready,
+            self._staging.gather([request.images for request in ready]),
+            _rows([request.begin for request in ready], width),
+            _rows([request.end for request in ready], width),
+            np.array([request.duration for request in ready], np.int64),
+        )
+
+    def _actions(self, goals: Goals) -> list[FloatArray]:
+        """Return executable actions (H, 7) of each segment."""
+        return self._actions_later(goals)()
+
+    def _actions_later(self, goals: Goals) -> Callable[[], list[FloatArray]]:
+        """Begin to compute executable actions (H, 7) of each segment; return the function that waits for them."""
+        prompts = [request.action_prompt for request in goals.requests]
+        sizes = [padded_size(len(prompt), PROMPT_SIZES) for prompt in prompts]
+        parts = [
+            (rows, self._flow(goals.of(rows), [prompts[row] for row in rows], shape))
+            for rows, shape in self._segment_shapes.cut(sizes)
+        ]
+        scalings = [self._scaling(request) for request in goals.requests]
+
+        def wait() -> list[FloatArray]:
+            chunks = {row: chunk for rows, values in parts for row, chunk in zip(rows, values(), strict=True)}
+            return [_executable(chunks[row], scaling) for row, scaling in enumerate(scalings)]
+
+        return wait
+
+    def _flow(self, goals: Goals, prompts: Sequence[TokenIds], shape: BatchShape) -> Callable[[], Float32Array]:
+        """Begin to compute normalized actions (B, H, D); return the function that waits for them."""
+        noise = np.stack([request.noise for request in goals.requests])
+        durations = np.minimum(goals.durations, self._expert.config.horizon)
+        start, end, duration, first = (
+            torch.from_numpy(np.ascontiguousarray(array)) for array in (goals.starts, goals.ends, durations, noise)
+        )
+        return fetch_later(self._expert.act(goals.seen, prompts, start, end, duration, first, shape))
 
     def _scaling(self, request: WaypointRequest) -> PolicyScaling:
         return self._scalings.of(request.trial.task.suite)
@@ -284,6 +338,68 @@ class WaypointVlaPolicy:
         """Return states, zero-padded to the action expert's width."""
         missing = self._expert.config.action_dim - values.shape[-1]
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
+
+
+class _StepwisePlans:
+    """StepwisePlans of a policy: a step is a waypoint of every plan."""
+
+    def __init__(self, policy: WaypointVlaPolicy) -> None:
+        self._policy = policy
+        self._shares = policy._vlm.backbone is policy._expert.backbone
+        self._under_way = PlansUnderWay(policy._vlm, policy._plan_shapes, policy._num_waypoints, self._shares)
+
+    @property
+    def slots(self) -> int:
+        """Number of plans that may be under way together."""
+        return min(self._policy.spec.max_batch_size, self._under_way.slots(self._policy._vlm.prompt_size(1)))
+
+    def start(self, requests: Sequence[PlanRequest]) -> list[PlanUnderWay]:
+        """Read the requests' prompts and images."""
+        ready = [self._policy._preparation.plan(request) for request in requests]
+        images = self._policy._staging.gather([request.images for request in ready])
+        return self._under_way.start(images, ready)
+
+    def advance(self) -> list[PlanUnderWay]:
+        """Decode a waypoint of every plan; return those that have all of theirs."""
+        return self._under_way.advance()
+
+    def answer(
+        self, plans: Sequence[PlanUnderWay], segments: Sequence[SegmentRequest]
+    ) -> Callable[[], tuple[list[PlanReply], list[SegmentReply]]]:
+        """Begin to answer; first segments and requested ones are one batch, unless plans have features of images."""
+        policy, ready = self._policy, [plan.request for plan in plans]
+        values = [plan.values() for plan in plans if plan.values is not None]
+        decoded = policy._plans(ready, np.stack(values)) if plans else []
+        goals, rows = policy._goals(segments), list[int]()
+        batches = [goals] if segments else []
+        if plans:
+            rows, firsts = policy._first_goals(ready, torch.stack([plan.seen for plan in plans]), decoded)
+            batches = [firsts, *batches] if self._shares else [firsts + goals]
+        span = Span(policy._vlm.device)
+        waits = [policy._actions_later(batch) for batch in batches if batch.requests]
+        span.end()
+
+        def wait() -> tuple[list[PlanReply], list[SegmentReply]]:
+            chunks = [chunk for own in waits for chunk in own()]
+            timing = Timing(expert_s=span.seconds())
+            firsts = dict(zip(rows, chunks[: len(rows)], strict=True))
+            replies = policy._plan_replies(ready, decoded, firsts, timing)
+            timed = [
+                replace(reply, timing=replace(timing, planner_s=plan.planner_s))
+                for plan, reply in zip(plans, replies, strict=True)
+            ]
+            return timed, [SegmentReply(Segment(chunk), timing) for chunk in chunks[len(rows) :]]
+
+        return wait
+
+    def clear(self) -> None:
+        """Forget every plan under way."""
+        self._under_way.clear()
+
+
+def _rows(states: Sequence[Float32Array], width: int) -> Float32Array:
+    """Return states as rows (B, width), also if there are none."""
+    return np.stack(states) if states else np.empty((0, width), np.float32)
 
 
 def _executable(chunk: Float32Array, scaling: PolicyScaling) -> FloatArray:
