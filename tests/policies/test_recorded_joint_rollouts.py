@@ -46,12 +46,12 @@ class _Recorder:
 
     def __post_init__(self) -> None:
         self.spec = self.policy.spec
-        inner: Callable[..., np.ndarray] = self.policy._flow
+        inner: Callable[..., Callable[[], np.ndarray]] = self.policy._flow
 
-        def flow(*given: Any) -> np.ndarray:
-            chunk = inner(*given)
-            self.chunks.append(chunk[0])
-            return chunk
+        def flow(*args: Any) -> Callable[[], np.ndarray]:
+            wait = inner(*args)
+            self.chunks.extend(wait())
+            return wait
 
         self.policy._flow = flow  # type: ignore[method-assign]
 
