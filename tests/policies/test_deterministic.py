@@ -126,6 +126,7 @@ def test_a_shape_is_tried_when_a_batch_first_needs_it() -> None:
     assert [shapes.of(count).rows for count in (3, 4, 8, 3)] == [4, 4, 8, 4]
     assert tried == [4]
     assert shapes.of(32).rows == 16, "the largest shape gave other bits"
+    assert (shapes.most, shapes.known(3).rows, shapes.known(9).rows) == (16, 4, 16)
 
 
 def test_a_bit_shows_in_a_fingerprint() -> None:

@@ -98,3 +98,17 @@ def test_plans_that_are_forgotten_leave_nothing_behind(checkpoints: Path) -> Non
 
 def test_a_cpu_takes_plans_one_by_one(checkpoints: Path) -> None:
     assert waypoint_vla.build(golden_config(checkpoints)).stepwise is None
+
+
+def test_one_plan_starts_before_it_is_known_how_many_may(checkpoints: Path) -> None:
+    policy = _policy(checkpoints, "pair")
+    policy._plan_shapes = BatchShapes(lambda _: AnyShapes((1,), (4,)))
+    steps = policy.in_steps()
+    assert steps.slots == 1
+    requests = [
+        PlanRequest(trial(number), number, 0, observation(np.random.default_rng(number))) for number in range(5)
+    ]
+    steps.start(requests[:1])
+    assert steps.slots == 4
+    with pytest.raises(RuntimeError, match="5 plans under way, and only 4 slots"):
+        steps.start(requests[1:])

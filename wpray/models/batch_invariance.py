@@ -49,8 +49,13 @@ class InvariantShapes:
         size = next(size for size in (*larger, *smaller) if self._agrees(size))
         return BatchShape(self._reads, size)
 
+    @property
+    def most(self) -> int:
+        """Rows of the largest shape among those that have been tried."""
+        return max(size for size, agrees in self._agreeing.items() if agrees)
+
     def known(self, count: int) -> BatchShape:
-        """Return the smallest shape for `count` requests among those that have been tried."""
+        """Return the smallest shape for `count` requests, `most` at most, among those that have been tried."""
         size = min(size for size, agrees in self._agreeing.items() if agrees and size >= count)
         return BatchShape(self._reads, size)
 

@@ -24,8 +24,12 @@ class Shapes(Protocol):
     def of(self, count: int) -> BatchShape:
         """Return the shape for `count` requests; a smaller one takes the first of them."""
 
+    @property
+    def most(self) -> int:
+        """Rows of the largest shape that needs no trial now."""
+
     def known(self, count: int) -> BatchShape:
-        """Return the smallest shape for `count` requests that needs no trial now; there are at most as many rows."""
+        """Return the smallest shape for `count` requests, `most` at most, that needs no trial now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class AnyShapes:
     def of(self, count: int) -> BatchShape:
         """Return the smallest shape for `count` requests, or the largest one."""
         return BatchShape(self.reads, next((size for size in self.sizes if size >= count), self.sizes[-1]))
+
+    @property
+    def most(self) -> int:
+        """Rows of the largest shape."""
+        return self.sizes[-1]
 
     def known(self, count: int) -> BatchShape:
         """Return what `of` returns."""
@@ -105,6 +114,10 @@ class BatchShapes:
         if prompt_size not in self._found:
             self._found[prompt_size] = self._find(prompt_size)
         return self._found[prompt_size]
+
+    def found(self, prompt_size: int) -> Shapes | None:
+        """Return what `of` returns if it needs no trial, else None."""
+        return self._any if self._any is not None else self._found.get(prompt_size)
 
     def sizes(self, prompt_size: int, max_batch_size: int) -> tuple[int, ...]:
         """Return the batch sizes that are worth filling, ascending; none if there are shapes of many sizes."""

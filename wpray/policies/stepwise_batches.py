@@ -114,10 +114,11 @@ class StepwiseBatches:
             return bool(self._decoded) or self._segment_queue.due(self._size, self._wait_s) <= now
         if not self._decoded and self._plans_starve(now):
             return False
-        since = [plan.decoded for plan in self._decoded[:1]] + [
-            item.since for item in [*self._segment_queue.waiting][:1]
-        ]
-        return asked + len(self._decoded) >= _ENOUGH_SEGMENTS or now - min(since) >= self._segments_s
+        oldest = min(
+            self._segment_queue.waiting[0].since if asked else now,
+            self._decoded[0].decoded if self._decoded else now,
+        )
+        return asked + len(self._decoded) >= _ENOUGH_SEGMENTS or now - oldest >= self._segments_s
 
     def _plans_starve(self, now: float) -> bool:
         """Return True if plans have waited for several batches of segments."""

@@ -105,9 +105,9 @@ class PlansUnderWay:
         self._step_done = None
 
     def slots(self, prompt_size: int) -> int:
-        """Return how many plans with prompts of a padded length may be under way."""
-        shapes = self._shapes.of(prompt_size)
-        return shapes.of(shapes.sizes[-1]).rows
+        """Return how many plans with prompts of a padded length may be under way; one until its shapes are found."""
+        shapes = self._shapes.found(prompt_size)
+        return 1 if shapes is None else shapes.most
 
     def _start(self, size: int, images: Tensor, requests: list[ReadyPlan]) -> list[PlanUnderWay]:
         group = self._groups.setdefault(size, _Group())
@@ -117,7 +117,9 @@ class PlansUnderWay:
         rows = list(itertools.islice(group.free(), len(requests)))
         bias = [request.bias for request in requests if request.bias is not None]
         span = Span(self._vlm.device)
-        shape = BatchShape(shapes.known(1).reads, self.slots(size))
+        shape = BatchShape(shapes.known(1).reads, shapes.most)
+        if max(rows) >= shape.rows:
+            raise RuntimeError(f"{len(group.by_row) + len(rows)} plans under way, and only {shape.rows} slots")
         group.plans, features = self._vlm.start(
             images,
             [request.prompt for request in requests],
