@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from tests.results.recorded import write_run
 from wpray.cli.command import run_command
 from wpray.export import __main__ as command
+from wpray.export.lerobot import pictures_rotated
 from wpray.export.statistics import levels, of_levels, of_numbers
 from wpray.results import load, matrix
 
@@ -103,3 +106,18 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert _export(*argv) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "usual", "rotated"),
+    [
+        ({"images": True, "cameras": {"base": {"rotated": False}, "wrist": {"rotated": False}}}, True, False),
+        ({"images": True, "cameras": {"base": {"rotated": True}}}, False, True),
+        ({"images": True, "cameras": {"base": {"rotated": True}, "wrist": {"rotated": False}}}, False, False),
+        ({"images": False, "cameras": {"base": {"rotated": True}}}, False, False),  # it saw none
+        (None, True, True),  # a run of a version that did not say
+    ],
+)
+def test_pictures_are_turned_as_the_policy_saw_them(spec: object, usual: bool, rotated: bool) -> None:
+    run: Any = SimpleNamespace(info={} if spec is None else {"policy_spec": spec})
+    assert pictures_rotated(run, usual) is rotated

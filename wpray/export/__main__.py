@@ -98,10 +98,11 @@ def _render(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     jobs = jobs_for(run, [episode.row for episode in episodes])
     config = rendering_config(run, options)
-    cameras, fps = config.load_benchmark().video_cameras, lerobot.features(run).fps
+    benchmark, fps = config.load_benchmark(), lerobot.features(run).fps
+    cameras, rotated = benchmark.video_cameras, lerobot.pictures_rotated(run, benchmark.turns_pictures)
     keys = lerobot.video_keys(len(cameras))
     for key, camera in zip(keys, cameras, strict=True):
-        style = VideoStyle((camera,), lerobot.IMAGE_SIZE, 1, fps, rotated=True, keyframe_every=_KEYFRAME_EVERY)
+        style = VideoStyle((camera,), lerobot.IMAGE_SIZE, 1, fps, rotated=rotated, keyframe_every=_KEYFRAME_EVERY)
         named = [replace(job, name=lerobot.video_file(key, number)) for number, job in enumerate(jobs)]
         for job in named:
             (out / job.name).parent.mkdir(parents=True, exist_ok=True)

@@ -92,6 +92,13 @@ def features(run: Run) -> Features:
     return Features(run.info.get("robot") or _USUAL_ROBOT, round(hz), run.action.names)
 
 
+def pictures_rotated(run: Run, usual: bool) -> bool:
+    """Return whether the policy saw pictures turned by 180 degrees; `usual` if it saw none, or some turned."""
+    spec = run.info.get("policy_spec", {})
+    seen = {camera["rotated"] for camera in spec.get("cameras", {}).values()} if spec.get("images") else set()
+    return seen.pop() if len(seen) == 1 else usual
+
+
 def video_keys(cameras: int) -> list[str]:
     """Return the feature of each camera: the first is the scene's, the second the wrist's."""
     return [f"observation.images.image{number if number > 1 else ''}" for number in range(1, cameras + 1)]

@@ -32,7 +32,7 @@ class LiberoBenchmark(Benchmark):
     robot = "panda"
     other_names = suites_by_name.OTHER_NAMES
     control_hz = CONTROL_HZ
-    uses_opengl = takes_own_states = draws_remotely = True
+    uses_opengl = takes_own_states = draws_remotely = turns_pictures = True
     packages: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "mujoco": ("mujoco",),
         "robosuite": ("robosuite",),
