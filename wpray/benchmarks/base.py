@@ -184,9 +184,7 @@ class Benchmark(Protocol):
     cameras: ClassVar[tuple[str, ...]] = ()  # names that Environment.render takes
     video_cameras: ClassVar[tuple[str, ...]] = ()  # those of observation_spec, side by side in videos
     robot: ClassVar[str] = "unknown"  # its name in exported data sets
-    turns_pictures: ClassVar[bool] = (
-        False  # in its data sets, pictures are turned by 180 degrees from robosuite's array
-    )
+    turns_pictures: ClassVar[bool] = False  # by 180 degrees, as its data sets have them
     control_hz: ClassVar[float | None] = None  # control steps of a second; None: not known, so no latency is simulated
     uses_opengl: ClassVar[bool] = False  # rendered by EGL or OSMesa, as MuJoCo does: wpray selects the device
     draws_remotely: ClassVar[bool] = False  # make_drawer returns one, and environments are RemotelyDrawn
