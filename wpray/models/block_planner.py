@@ -26,7 +26,7 @@ from wpray.models.vlm import WaypointVLM
 class BlockPlanner(WaypointVLM):
     """Planner on one device that decodes a waypoint at once, for one caller at a time."""
 
-    steps_alone = False  # a plan takes seven short passes, so that little is won
+    decodes_in_steps = False  # a plan takes seven short passes, so that little is won
 
     def __init__(
         self,

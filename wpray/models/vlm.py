@@ -86,7 +86,7 @@ class _Places:
 class WaypointVLM:
     """Planner on one device, for one caller at a time."""
 
-    steps_alone = True  # `start` and `advance` decode plans that did not start together
+    decodes_in_steps = True  # `start` and `advance` decode plans that did not start together
 
     def __init__(
         self,

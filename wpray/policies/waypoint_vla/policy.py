@@ -148,7 +148,7 @@ class WaypointVlaPolicy:
         self._deterministic = config.batching.deterministic
         self._plan_shapes = self._shapes(PLAN, self._trace_plan, planner_precision(config))
         self._segment_shapes = self._shapes(SEGMENT, expert.trace, config.precision)
-        steps = vlm.steps_alone and vlm.device.type == "cuda"  # a CPU takes plans one by one
+        steps = vlm.decodes_in_steps and vlm.device.type == "cuda"  # a CPU takes plans one by one
         # Two batches: one that computes, and one that gathers meanwhile; a third one of plans under way.
         self._staging = Staging((3 if steps else 2) * largest, vlm.device)
         noise_shape = (expert.config.horizon, expert.config.action_dim)
