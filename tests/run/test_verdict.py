@@ -14,6 +14,7 @@ from wpray.benchmarks.fake.environment import fake_tasks
 from wpray.config import Config
 from wpray.errors import RunStoppedError
 from wpray.orchestration.stop_rules import Stop
+from wpray.policies.drawing import drawing_place
 from wpray.policies.factory import policy_spec
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -40,7 +41,9 @@ def _run(path: Path, outcomes: list[bool | None]) -> evaluation._Run:
     for trial, success in enumerate(outcomes):
         tally.add(TrialKey("fake", 0, trial), "error" if success is None else "success" if success else "failure", 40)
     info = RunInfo.read_or_new(CONFIG, folder, "run", {"planned_episodes": 2})
-    return evaluation._Run(CONFIG, policy_spec(CONFIG), folder, (), tally, info, evaluation.CallerParts())
+    spec = policy_spec(CONFIG)
+    drawing = drawing_place(CONFIG, spec, gpus=0)
+    return evaluation._Run(CONFIG, spec, folder, (), tally, info, evaluation.CallerParts(), drawing)
 
 
 def _state(path: Path) -> tuple[str, str | None]:
