@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from tests.policies.vla import golden_config, joint_config, observation, segment_request, trial
 from wpray.policies.base import StepwisePlans
 from wpray.policies.batch_shapes import AnyShapes, BatchShapes
+from wpray.policies.batching import Batcher
 from wpray.policies.waypoint_vla import policy as waypoint_vla
 from wpray.policies.waypoint_vla.policy import WaypointVlaPolicy
 from wpray.types import PlanReply, PlanRequest, SegmentReply, SegmentRequest
@@ -79,6 +81,27 @@ def test_every_order_of_arrival_gives_the_same_plans(name: str, checkpoints: Pat
             assert None not in times and min(times) > 0, "what the device computed for it"  # type: ignore[type-var]
         for other, segment in zip(others, acted, strict=True):
             np.testing.assert_allclose(other.segment.actions, segment.segment.actions, atol=1e-4)
+
+
+def test_a_batcher_gives_many_threads_the_plans_that_each_has_alone(checkpoints: Path) -> None:
+    policy = _policy(checkpoints, "pair")
+    rng = np.random.default_rng(6)
+    requests = [PlanRequest(trial(number), number, 2 * number, observation(rng)) for number in range(12)]
+    segments = [segment_request(rng, number) for number in range(12)]
+    alone, acted = [policy.plan([request])[0] for request in requests], [policy.act([one])[0] for one in segments]
+    policy.stepwise = policy.in_steps()
+    batcher = Batcher(policy, 4, 0.001)
+
+    def converse(number: int) -> tuple[SegmentReply, PlanReply]:
+        return batcher.act(segments[number]), batcher.plan(requests[number])
+
+    with ThreadPoolExecutor(len(requests)) as pool:
+        found = list(pool.map(converse, range(len(requests))))
+    batcher.close()
+    assert max(reply.timing.batch_size for _, reply in found) > 1, "plans were under way together"
+    for (segment, plan), expected, own in zip(found, alone, acted, strict=True):
+        assert np.array_equal(plan.plan.waypoints, expected.plan.waypoints)
+        np.testing.assert_allclose(segment.segment.actions, own.segment.actions, atol=1e-4)
 
 
 def test_plans_that_are_forgotten_leave_nothing_behind(checkpoints: Path) -> None:
