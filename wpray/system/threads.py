@@ -18,7 +18,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from wpray.errors import ThreadDiedError
+from wpray.errors import ThreadDiedError, wrapping_errors
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,9 +53,13 @@ class WatchedThread:
 
     def _run(self) -> None:
         try:
-            self._work()
-        except BaseException as error:
-            self._died = ThreadDiedError(f"the thread {self._name} died: {type(error).__name__}: {error}")
-            _LOG.error("%s", self._died, exc_info=error)
+            with wrapping_errors(self._death, caught=BaseException):
+                self._work()
+        except ThreadDiedError as death:
+            self._died = ThreadDiedError(*death.args)  # a new one, because the cause of this one keeps its frames alive
+            _LOG.error("%s", death, exc_info=death.__cause__)
             if self._on_death is not None:
                 self._on_death(self._died)
+
+    def _death(self, error: BaseException) -> ThreadDiedError:
+        return ThreadDiedError(f"the thread {self._name} died: {type(error).__name__}: {error}")
