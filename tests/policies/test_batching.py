@@ -72,11 +72,11 @@ def _plan(number: int) -> WaypointPlan:
     return WaypointPlan(np.full(8, number, np.float32), np.zeros((1, 8), np.float32), np.zeros(1, np.int64))
 
 
-def _plan_request(number: int) -> PlanRequest:
+def plan_request(number: int) -> PlanRequest:
     return PlanRequest(Trial(TASK, number, 0), 0, 0, Observation(np.zeros(8)))
 
 
-def _act_request(number: int) -> SegmentRequest:
+def act_request(number: int) -> SegmentRequest:
     nowhere = np.zeros(8, np.float32)
     return SegmentRequest(Trial(TASK, number, 0), 0, 0, Observation(np.zeros(8)), nowhere, nowhere, 1)
 
@@ -91,11 +91,11 @@ class Clients:
         self, number: int, announce: Callable[[], None] | None = None, gone: Callable[[], bool] | None = None
     ) -> Future[PlanReply]:
         return self._submit(
-            lambda: self.batcher.plan(_plan_request(number), announce, gone), self.batcher._plans.waiting
+            lambda: self.batcher.plan(plan_request(number), announce, gone), self.batcher._plans.waiting
         )
 
     def act(self, number: int) -> Future[SegmentReply]:
-        return self._submit(lambda: self.batcher.act(_act_request(number)), self.batcher._acts.waiting)
+        return self._submit(lambda: self.batcher.act(act_request(number)), self.batcher._acts.waiting)
 
     def hold(self) -> Future[PlanReply]:
         """Keeps the policy busy with a request of its own until `policy.gate` opens, so that others queue up."""
@@ -236,9 +236,9 @@ def test_an_answer_that_makes_no_sense_fails_its_request_and_not_the_batcher(ans
     policy.plan = lambda requests: answer  # type: ignore[method-assign, assignment, return-value]
     with _clients(policy, size=1, wait_s=0.0) as clients:
         with pytest.raises(PolicyError):
-            clients.batcher.plan(_plan_request(1))
+            clients.batcher.plan(plan_request(1))
         clients.batcher._plans.answer = sound
-        assert int(clients.batcher.plan(_plan_request(2)).plan.start[0]) == 2
+        assert int(clients.batcher.plan(plan_request(2)).plan.start[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_request_that_cannot_be_prepared_fails_at_once_and_joins_no_batch() ->
     with _clients(policy, size=4, wait_s=0.0) as clients:
         held = clients.hold()
         with pytest.raises(PolicyError, match="ValueError: no image"):
-            clients.batcher.plan(_plan_request(2))
+            clients.batcher.plan(plan_request(2))
         assert not held.done()
 
 
@@ -317,7 +317,7 @@ def test_a_request_that_may_kill_is_announced_before_anything_is_done_for_it() -
     sound = policy.plan
     policy.plan = lambda requests: sound([policy.prepare(request) for request in requests])  # type: ignore[method-assign]
     with _clients(policy, size=4, wait_s=0.0) as clients:
-        clients.batcher.plan(_plan_request(3), announce=lambda: asked.append(list(policy.prepared)))
+        clients.batcher.plan(plan_request(3), announce=lambda: asked.append(list(policy.prepared)))
     assert asked == [[]]
     assert policy.prepared == [3]
 
@@ -348,8 +348,8 @@ def test_many_clients_of_both_kinds_all_get_their_own_answer() -> None:
     def converse(batcher: Batcher, number: int) -> list[float]:
         answers = []
         for _ in range(10):
-            answers.append(float(batcher.plan(_plan_request(number)).plan.start[0]))
-            answers.append(float(batcher.act(_act_request(number)).segment.actions[0, 0]))
+            answers.append(float(batcher.plan(plan_request(number)).plan.start[0]))
+            answers.append(float(batcher.act(act_request(number)).segment.actions[0, 0]))
         return answers
 
     policy = RecordingPolicy()
@@ -455,7 +455,7 @@ def test_whatever_ends_the_thread_fails_every_request(
             with pytest.raises(ThreadDiedError, match=r"policy died: .*no more"):
                 reply.result(LONG_S)
     with pytest.raises(ThreadDiedError):
-        batcher.plan(_plan_request(4))
+        batcher.plan(plan_request(4))
     with pytest.raises(ThreadDiedError, match=f"policy died: {type(error).__name__}: no more"):
         batcher.check()
     assert "the thread policy died" in caplog.text
@@ -473,7 +473,7 @@ def test_a_closed_batcher_leaves_nobody_waiting() -> None:
         policy.gate.set()
         closing.result(LONG_S)
         held.result(LONG_S)
-        for fails in (lambda: waiting.result(LONG_S), lambda: batcher.act(_act_request(2))):
+        for fails in (lambda: waiting.result(LONG_S), lambda: batcher.act(act_request(2))):
             with pytest.raises(ThreadDiedError):
                 fails()
 
@@ -517,7 +517,7 @@ def test_a_watchdog_sees_a_preparation_that_does_not_end() -> None:
     policy.gate.clear()
     batcher = Batcher(policy, 1, 0.0)
     with ThreadPoolExecutor(2) as pool:
-        reply = pool.submit(lambda: batcher.plan(_plan_request(1)))
+        reply = pool.submit(lambda: batcher.plan(plan_request(1)))
         deadline = time.monotonic() + LONG_S
         while batcher.busy_since is None and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -577,7 +577,7 @@ def test_a_request_of_another_kind_is_the_policys_error() -> None:
     batcher = Batcher(ChunkNumbers(), 1, 0.0)
     try:
         with pytest.raises(PolicyError, match="a policy of kind 'chunk' has no method act"):
-            batcher.act(_act_request(0), lambda: None)
+            batcher.act(act_request(0), lambda: None)
     finally:
         batcher.close()
 

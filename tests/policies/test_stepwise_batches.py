@@ -10,25 +10,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.policies.test_batching import LONG_S, act_request, plan_request
 from wpray.policies.base import PolicySpec
 from wpray.policies.batching import Batcher
 from wpray.policies.request_queue import PolicyError, WaitingRequest, queue_of
 from wpray.policies.stepwise_batches import StepwiseBatches
 from wpray.types import (
-    Observation,
     PlanReply,
     PlanRequest,
     Segment,
     SegmentReply,
     SegmentRequest,
-    Task,
     Timing,
-    Trial,
     WaypointPlan,
 )
 
-TASK = Task("toy", 0, "toy", "do it", num_trials=1000, max_steps=10)
-LONG_S = 30.0
 STEPS = 3
 
 
@@ -110,15 +106,6 @@ def _segment(request: SegmentRequest) -> SegmentReply:
     return SegmentReply(Segment(np.full((1, 7), float(request.trial.init_state))))
 
 
-def _plan_request(number: int) -> PlanRequest:
-    return PlanRequest(Trial(TASK, number, 0), 0, 0, Observation(np.zeros(8)))
-
-
-def _segment_request(number: int) -> SegmentRequest:
-    nowhere = np.zeros(8, np.float32)
-    return SegmentRequest(Trial(TASK, number, 0), 0, 0, Observation(np.zeros(8)), nowhere, nowhere, 1)
-
-
 class Turns:
     """Batches without a thread, on a clock of its own."""
 
@@ -133,10 +120,10 @@ class Turns:
         return self.policy.stepwise.done
 
     def plan(self, number: int, alone: bool = False) -> Future[PlanReply]:
-        return self._ask(self.plans, _plan_request(number), alone)
+        return self._ask(self.plans, plan_request(number), alone)
 
     def act(self, number: int) -> Future[SegmentReply]:
-        return self._ask(self.segments, _segment_request(number), False)
+        return self._ask(self.segments, act_request(number), False)
 
     def run(self, count: int | None = None) -> None:
         """Compute `count` times, or until there is nothing to do."""
@@ -268,8 +255,8 @@ def test_many_threads_get_their_own_answers(count: int) -> None:
 
     def converse(number: int) -> list[int]:
         barrier.wait(LONG_S)
-        plan = batcher.plan(_plan_request(number))
-        segment = batcher.act(_segment_request(number + 1000))
+        plan = batcher.plan(plan_request(number))
+        segment = batcher.act(act_request(number + 1000))
         assert plan.timing.batch_size >= 1 and plan.timing.compute_s >= 0 <= segment.timing.queue_s
         return [int(plan.plan.start[0]), int(segment.segment.actions[0, 0])]
 
