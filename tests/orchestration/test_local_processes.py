@@ -17,6 +17,7 @@ from wpray.config import Config
 from wpray.policies.base import PolicySpec
 from wpray.policies.factory import policy_spec, with_policy_args
 from wpray.policies.noop import NoopPolicy
+from wpray.system.time_slices import slice_s
 
 pytestmark = pytest.mark.ray
 
@@ -83,6 +84,19 @@ def test_a_policy_comes_before_all_environments_where_cores_are_scarce(config: C
     assert ray.get(nice, timeout=60) == [os.nice(0), 19]
     for actor in (policy, environment):
         ray.kill(actor)
+
+
+@pytest.mark.skipif(slice_s() is None, reason="this system does not say how long a thread's slices are")
+def test_the_thread_that_runs_episodes_takes_long_slices_and_no_other(config: Config) -> None:
+    import ray
+
+    actor = _env_actor(config)
+    ray.get(actor.start.remote(), timeout=60)
+    ask = actor.__ray_call__
+    working = ask.options(concurrency_group="work").remote(lambda _: (slice_s(), os.nice(0)))
+    assert ray.get(working, timeout=60) == (0.1, 19)
+    assert ray.get(ask.remote(lambda _: slice_s()), timeout=60) == slice_s()
+    ray.kill(actor)
 
 
 def test_ray_starts_no_process_that_a_local_run_does_not_use(config: Config) -> None:

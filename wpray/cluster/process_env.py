@@ -18,6 +18,9 @@ WORKER_DEFAULTS = {
     # An episode (100 to 400 kB) returns inside the actor's reply. The object store, which Ray uses from 100 kB on,
     # costs the driver 1.3 ms of CPU instead of 0.8.
     "RAY_max_direct_call_object_size": "2000000",
+    # MuJoCo's model and data lie in a few large blocks. In huge pages they cost the processor fewer look-ups of
+    # addresses: steps of many environments take 3 to 10% less time. Other C libraries than glibc ignore it.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 # Further variables of the starting machine that nodes may see; none is secret.
 _PASSED_ON = (

@@ -31,6 +31,7 @@ from wpray.results.encode import EncodedEpisode, EpisodeContext, encode_episode,
 from wpray.rollout import PolicyOutputError, RolloutSettings, run_trial
 from wpray.system import egl_devices, gl
 from wpray.system.hardware import free_memory, own_memory
+from wpray.system.time_slices import take_long_slices
 from wpray.transport.connection import Address, Client, Server
 from wpray.transport.draw_connection import DrawError, DrawServer, SocketDrawClient
 from wpray.transport.drawing import DrawingThread
@@ -282,6 +283,7 @@ class EnvActorImpl:
 
         Raises BadInputError on a machine that cannot render, or has another simulator than the run.
         """
+        take_long_slices()  # of this thread, which runs the episodes
         config, renderers = self._context.config, self._renderers
         node_versions.check_this_host(self._context.versions, config)
         self._renderer = None
