@@ -131,3 +131,15 @@ def test_the_set_up_compiles_the_controller_before_any_run() -> None:
         "sys.exit(warm_up.main() or not osc_math.act.signatures)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_no_step_clears_what_only_a_viewer_shows() -> None:
+    env, task = LiberoEnvironment(), tasks.list_tasks("libero_object")[0]
+    env.load(task)
+    env.reset(Trial(task, 0, seed=0))
+    marks = env._loaded().data.bvh_active
+    marks[:] = True
+    env.step(np.zeros(7))
+    marked = marks.all()
+    env.close()
+    assert marked
