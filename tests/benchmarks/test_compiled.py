@@ -133,13 +133,14 @@ def test_the_set_up_compiles_the_controller_before_any_run() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
-def test_no_step_clears_what_only_a_viewer_shows() -> None:
+def test_a_step_does_nothing_that_only_a_viewer_or_a_profiler_shows() -> None:
     env, task = LiberoEnvironment(), tasks.list_tasks("libero_object")[0]
     env.load(task)
     env.reset(Trial(task, 0, seed=0))
-    marks = env._loaded().data.bvh_active
-    marks[:] = True
+    data = env._loaded().data
+    data.bvh_active[:] = True
     env.step(np.zeros(7))
-    marked = marks.all()
+    still_marked, timed = data.bvh_active.all(), [timer.duration for timer in data.timer]
     env.close()
-    assert marked
+    assert still_marked
+    assert not any(timed)

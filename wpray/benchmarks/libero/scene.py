@@ -53,6 +53,7 @@ class Scene:
         Raises RuntimeError if no placement of the objects is found in 100 attempts (stock would try forever).
         """
         env = self.env
+        mujoco.set_mjcb_time(None)  # MjData sets it, and every stage of a substep then reads the clock twice
         for _ in range(_RESET_ATTEMPTS):
             self._restore(rounds)
             mujoco.mj_resetData(self.model, self.data)
