@@ -280,6 +280,28 @@ def test_a_process_that_hangs_holds_nobody_up_for_ever(tmp_path: Path, monkeypat
         pass
 
 
+def test_those_who_waited_for_the_first_one_read_its_cache_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_folder, "path_under", lambda: tmp_path)
+    inside, together = threading.Semaphore(0), threading.Barrier(3, timeout=30)
+
+    def read() -> None:
+        with compiling.first_one_alone("controller"):
+            inside.release()
+            together.wait()
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    with compiling.first_one_alone("controller"):
+        for reader in readers:
+            reader.start()
+        assert not inside.acquire(timeout=0.2), "the first one compiles alone"
+    together.wait()
+    for reader in readers:
+        reader.join()
+    assert inside.acquire(blocking=False) and inside.acquire(blocking=False)
+
+
 @pytest.mark.libero
 def test_an_environment_from_the_cache_is_the_same_to_the_bit(cache: Path, compilations: list[str]) -> None:
     """Compare model, steps and pixels of a task with a stove, whose colours and pose change."""

@@ -12,7 +12,7 @@ import numpy as np
 from wpray.benchmarks.base import DrawClient
 from wpray.benchmarks.drawing import model_digest
 from wpray.benchmarks.libero import tasks
-from wpray.benchmarks.libero.compiling import one_at_a_time
+from wpray.benchmarks.libero.compiling import first_one_alone
 from wpray.benchmarks.libero.imports import asset_roots
 from wpray.benchmarks.libero.observed import CAMERA_SIZE, CAMERAS, QPOS, SITE_ALPHA
 from wpray.benchmarks.libero.privileged import read_privileged
@@ -101,7 +101,7 @@ class LiberoEnvironment:
         """Execute one control step; terminated is LIBERO's `done`. The first of a process may compile."""
         if self._compiled:
             return self._stepper.step(action)
-        with one_at_a_time("controller"):
+        with first_one_alone("controller"):
             step = self._stepper.step(action)
         self._compiled = True
         return step

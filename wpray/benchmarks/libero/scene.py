@@ -39,8 +39,8 @@ class Scene:
         self.data: mujoco.MjData = self.env.sim.data._data
         # Nothing reads the force sensors, and no dynamics depend on them.
         self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
-        # MuJoCo would clear a mark of each bounding volume in every substep, for its viewer. LIBERO's meshes have 0.6 to
-        # 0.8 million of them, so that took 10 to 25% of a step, and pushed all else out of the processor's caches.
+        # In every substep MuJoCo would clear a mark of each bounding volume, for its viewer. LIBERO's meshes have 0.6
+        # to 0.8 million, which takes 10 to 20% of a step and pushes all else out of the processor's caches.
         self.model.vis.global_.bvactive = 0
         self._initialisers = self.env.pristine_initialisers
         self._visible_sites = {
