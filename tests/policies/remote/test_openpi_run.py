@@ -45,7 +45,7 @@ def test_outcomes_are_the_same_however_many_servers_and_actors_there_are(tmp_pat
     assert code == other_code == 0
     for other in (many, chosen):
         assert alone.episodes.select(OUTCOME_COLUMNS).equals(other.episodes.select(OUTCOME_COLUMNS))
-    suits = max(cores(), min(int(2.75 * cores()), 18))
+    suits = max(cores(), min(int(3.5 * cores()), 18))
     log = (tmp_path / "auto" / "run.log").read_text()
     assert f"ray.num_env_actors auto: at most {suits} on {cores()} cores, because" in log
     assert f"6 episodes, {min(6, suits)} env actors" in log
