@@ -12,7 +12,7 @@ from wpray.system.gpus import free_gpu_memory, gpu_model, num_gpus
 from wpray.system.hardware import cores, free_memory
 
 # Measured on 16 cores with one GPU (wpray/bench/README.md, End to end): 51 to 57 environments bring up to a tenth more
-# than 44, which bring a fifth more than 24. With a policy that answers at once, 44 bring no more than 28.
+# than 44, which bring a quarter more than 24. With a policy that answers at once, 44 bring no more than 28.
 ENVIRONMENTS_A_CORE = 56 / 16
 LEAST_A_CORE = 28 / 16  # as fast, with a policy that answers at once
 _BATCHES = 2  # of environments that a policy can use at once: one is computed while the next gathers
