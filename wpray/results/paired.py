@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom, binomtest, norm
+import scipy
 
 from wpray.types import TrialKey
 
@@ -57,14 +57,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def mcnemar_p(pairs: PairCounts) -> float:
     """Return the two-sided p-value of the exact McNemar test: flips are equally likely in both directions."""
-    return float(binomtest(pairs.only_a, pairs.discordant, 0.5).pvalue) if pairs.discordant else 1.0
+    return float(scipy.stats.binomtest(pairs.only_a, pairs.discordant, 0.5).pvalue) if pairs.discordant else 1.0
 
 
 def difference_interval(pairs: PairCounts, confidence: float = 0.95) -> tuple[float, float]:
     """Return the interval of B's rate minus A's for paired trials (Bonett and Price 2012: adjusted Wald)."""
     total = pairs.total + 2
     a, b = (pairs.only_a + 1) / total, (pairs.only_b + 1) / total
-    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt((a + b - (b - a) ** 2) / total)
+    half = float(scipy.stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt((a + b - (b - a) ** 2) / total)
     return max(-1.0, b - a - half), min(1.0, b - a + half)
 
 
@@ -76,6 +76,7 @@ def mcnemar_power(trials: int, difference: float, discordant: float, alpha: floa
     spread = 9 * math.sqrt(trials * discordant * (1 - discordant)) + 9
     middle = trials * discordant
     flips = np.arange(max(0, int(middle - spread)), min(trials, int(middle + spread)) + 1)
+    binom = scipy.stats.binom
     critical = binom.ppf(alpha / 2, flips, 0.5)  # the largest count with a tail of at most alpha / 2
     critical -= binom.cdf(critical, flips, 0.5) > alpha / 2
     upward = (discordant + difference) / 2 / discordant

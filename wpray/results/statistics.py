@@ -1,4 +1,7 @@
-"""Intervals of success rates."""
+"""Intervals of success rates.
+
+SciPy imports its statistics when they are first used. That takes up to a second, which no start should wait for.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 
-from scipy.stats import binomtest, chi2, norm
+import scipy
 
 _EVIDENCE = 0.9  # quantile under equal rates that a spread between tasks must exceed to count
 
@@ -32,12 +36,17 @@ class Difference:
     high: float
 
 
+def prepare() -> None:
+    """Import what the first interval needs."""
+    import_module("scipy.stats")
+
+
 @lru_cache(maxsize=4096)
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Rate:
     """Return Wilson's score interval of a proportion."""
     if trials == 0:
         return Rate(0, 0, math.nan, 0.0, 1.0)
-    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return Rate(successes, trials, successes / trials, float(interval.low), float(interval.high))
 
 
@@ -57,7 +66,7 @@ def stratified(strata: Sequence[tuple[int, int]], confidence: float = 0.95) -> R
     within = pooled.rate * (1 - pooled.rate)
     spread = sum(n * (k / n - pooled.rate) ** 2 for k, n in strata) / within  # chi-square for equal rates
     between = max(0.0, spread - _chance_spread(len(strata))) / pooled.trials
-    return _wilson_at(pooled, pooled.trials / (1 - between), float(norm.ppf(0.5 + confidence / 2)) ** 2)
+    return _wilson_at(pooled, pooled.trials / (1 - between), float(scipy.stats.norm.ppf(0.5 + confidence / 2)) ** 2)
 
 
 def average(suites: Sequence[Sequence[tuple[int, int]]], confidence: float = 0.95) -> Rate:
@@ -96,7 +105,7 @@ def average_of_tried(suites: Sequence[Sequence[tuple[int, int]]]) -> Rate:
 
 @lru_cache
 def _chance_spread(strata: int) -> float:
-    return float(chi2.ppf(_EVIDENCE, strata - 1))
+    return float(scipy.stats.chi2.ppf(_EVIDENCE, strata - 1))
 
 
 def _wilson_at(pooled: Rate, effective: float, z2: float) -> Rate:

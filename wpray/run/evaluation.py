@@ -29,7 +29,7 @@ from wpray.policies.environments import Host, Suited, suited
 from wpray.policies.factory import all_policy_args, waypoint_units, with_policy_args
 from wpray.policies.fit import fitting_spec
 from wpray.report.page import write_report
-from wpray.results import difficulty
+from wpray.results import difficulty, statistics
 from wpray.results.merge import merge
 from wpray.results.summary import Tally
 from wpray.results.writer import RunFolder
@@ -41,6 +41,7 @@ from wpray.run.pools import Pools
 from wpray.run.selection import Selection, select
 from wpray.run.tracked import TrackedRates, tracked
 from wpray.system.gpus import num_gpus
+from wpray.system.threads import WatchedThread
 from wpray.types import Trial
 from wpray.video.render import after_run as videos_after_run
 
@@ -194,6 +195,7 @@ def _carry_out(run: _Run, console: Console, versions: dict[str, str], pools: Poo
     config, live = run.config, run.guest.policy
     num_workers = _num_workers(config, pools, len(run.todo))
     with pools.policies(config, run.spec, live) as policies:
+        WatchedThread("statistics", statistics.prepare)  # no interval is needed before an episode is over
         context = replace(policies.context, run_id=run.info.run_id, versions=versions, session=run.info.session)
         _LOG.info("%d episodes, %d env actors, %d policy actors", len(run.todo), num_workers, policies.size)
         env_actors = pools.env_actors(context, policies, remote=run.drawing.remote)

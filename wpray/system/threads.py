@@ -10,6 +10,7 @@ The end of each is noticed as follows:
 - uploader (storage/uploader.py): the next row that is written, or `flush`, stops the run.
 - lease (storage/lease.py): as for the uploader, because another driver could take the lease unnoticed.
 - tracker (trackers/process.py): the tracker gets no more, is ended at its deadline, and the run goes on.
+- statistics (run/evaluation.py): the first interval imports them itself.
 """
 
 from __future__ import annotations

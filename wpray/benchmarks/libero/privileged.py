@@ -7,7 +7,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from scipy.spatial import ConvexHull
+import scipy
 
 from wpray.benchmarks.libero.scene import gripper_axis
 from wpray.types import FloatArray, ObjectState, PrivilegedState
@@ -30,7 +30,7 @@ def read_privileged(env: Any) -> PrivilegedState:
 def _object_state(env: Any, name: str) -> ObjectState:
     model, data, root = env.sim.model._model, env.sim.data._data, env.obj_body_id[name]
     vertices = np.concatenate(list(_collision_vertices(model, data, root)))
-    outline = vertices[:, :2][ConvexHull(vertices[:, :2]).vertices]
+    outline = vertices[:, :2][scipy.spatial.ConvexHull(vertices[:, :2]).vertices]
     low, high = vertices[:, 2].min(), vertices[:, 2].max()
     return ObjectState(name, np.array(data.xpos[root]), outline, float(low), float(high))
 
