@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.policies.vla import golden_config, joint_config, observation, segment_request, trial
+from wpray.models.staging import rows_of
 from wpray.policies.base import StepwisePlans
 from wpray.policies.batch_shapes import AnyShapes, BatchShapes
 from wpray.policies.batching import Batcher
@@ -117,6 +119,33 @@ def test_plans_that_are_forgotten_leave_nothing_behind(checkpoints: Path) -> Non
     alone = [policy.plan([request])[0] for request in requests]
     for reply, expected in zip(replies, alone, strict=True):
         assert np.array_equal(reply.plan.waypoints, expected.plan.waypoints)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["pair", "joint, sampled"])
+def test_a_gpu_gets_more_work_before_it_has_done_what_it_has(
+    name: str, checkpoints: Path, joint_checkpoints: Path
+) -> None:
+    policy = _policy(checkpoints if name == "pair" else joint_checkpoints, name)
+    rng = np.random.default_rng(5)
+    requests = [PlanRequest(trial(number), number, 2 * number, observation(rng)) for number in NUMBERS]
+    segments, steps = [segment_request(rng, number) for number in NUMBERS], policy.in_steps()
+    in_steps(steps, requests, (0, 0, 1), segments)  # captures what the next ones replay
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        replies, _ = in_steps(steps, requests, (0, 0, 1), segments)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(replies) == len(requests)
+
+
+@pytest.mark.parametrize("rows", [[2, 0], [1, 2], [0, 1, 2], []])
+def test_rows_that_are_copied_later_are_those_of_a_list(rows: list[int]) -> None:
+    values = torch.arange(12).view(3, 4)
+    found = rows_of(values, rows)
+    assert torch.equal(found, values[rows])
+    values.zero_()
+    assert found.sum() == sum(sum(range(4 * row, 4 * row + 4)) for row in rows), "a copy"
 
 
 def test_a_cpu_takes_plans_one_by_one(checkpoints: Path) -> None:

@@ -24,6 +24,7 @@ from wpray.models.config import IMAGE_TOKENS, MAX_DURATION, NUM_DURATIONS, Actio
 from wpray.models.gemma import Modulation, aligned, bias_of, load_layers, padded_size, rope_tables
 from wpray.models.graphs import GraphCache
 from wpray.models.lora import project, take_weight
+from wpray.models.staging import send
 
 NUM_STEPS = 10
 PROMPT_SIZES = (32, 64)  # prompts are padded to the next of these
@@ -106,7 +107,7 @@ class ActionExpert:
         size = padded_size(max(map(len, prompts)), PROMPT_SIZES)
         rows = torch.tensor([[*row, *[0] * (size - len(row))] for row in self._tokens.places(prompts)])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
-        inputs = [tensor.to(self.device, non_blocking=True) for tensor in (rows, lengths, *given)]
+        inputs = [send(tensor, self.device) for tensor in (rows, lengths, *given)]
         cache = self._caches.take(shape.rows, aligned(2 * IMAGE_TOKENS + size + self._ahead + self.config.horizon))
         (real,) = read_parts(self._read, shape, (self.backbone.features(seen, shape), *inputs[:2]), cache)
         return cache, self._steps(cache, real, *(padded(values, shape.rows) for values in inputs[1:]))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wpray.models.staging import send
+
 
 @dataclass(frozen=True, slots=True)
 class BatchShape:
@@ -69,9 +71,10 @@ def read_parts(
     2 D) and other results (B, ...). Return the latter, padded to the shape's rows.
     """
     found: list[list[Tensor]] = []
+    at = None if rows is None else send(torch.tensor(rows), cache.device)
     for part, size in shape.parts(len(inputs[0])):
         kv, *others = read(*(padded(values[part], size) for values in inputs))
         count = part.stop - part.start
-        cache[:, part if rows is None else list(rows[part]), : kv.shape[2]] = kv[:, :count]
+        cache[:, part if at is None else at[part], : kv.shape[2]] = kv[:, :count]
         found.append([other[:count].clone() for other in others])  # copies: the next part reuses the memory
     return [padded(torch.cat(parts), shape.rows) for parts in zip(*found, strict=True)]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wpray.models.gemma import bias_of, rope_tables
+from wpray.models.staging import send
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class PlanSlots:
 
     def put(self, rows: Sequence[int], prefixes: Prefixes, first: Tensor) -> None:
         """Start plans in slots `rows`, whose caches hold the prefixes; their next token has position `first` (B,)."""
-        at = torch.tensor(rows, device=self.layers.device)
+        at = send(torch.tensor(rows), self.layers.device)
         new = torch.arange(self._visible.shape[1], device=at.device)
         self.layers[:, at, self.prefix :] = 0  # unseen slots of the plan before must be finite
         self._cos[at], self._sin[at] = rope_tables(first[:, None] + new, self._head_dim)

@@ -1,7 +1,8 @@
 """Copies to a GPU and back through page-locked memory.
 
 Images of requests are copied when they arrive, while another batch computes. The GPU fetches them when their batch
-starts.
+starts. Small values pass through page-locked memory, too: a copy from any other waits until the GPU has done all that
+it was given, so the GPU would then have nothing to do until it gets more.
 """
 
 from __future__ import annotations
@@ -67,6 +68,18 @@ class Staging:
         for row, staged in zip(images, batch, strict=True):
             row.copy_(staged.images, non_blocking=True)
         return images
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor's values on the device, which copies them once it has done what it was given before."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def rows_of(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return a copy of some rows of a tensor, without waiting for the device as an index from a list would."""
+    return values[send(torch.tensor(rows, dtype=torch.int64), values.device)]
 
 
 def fetch(values: Tensor) -> NDArray[Any]:

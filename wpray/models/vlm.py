@@ -27,6 +27,7 @@ from wpray.models.graphs import GraphCache
 from wpray.models.lora import project
 from wpray.models.plan_slots import PlanSlots, Prefixes
 from wpray.models.sampling import GREEDY, Sampling
+from wpray.models.staging import send
 from wpray.models.stored_table import TableAdapter
 from wpray.models.token_layout import TokenLayout
 
@@ -248,9 +249,10 @@ class WaypointVLM:
         rows = torch.tensor([[*row, *[0] * (size - len(row))] for row in self._tokens.places(prompts)])
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         if forced is None:
-            forced = torch.full((len(prompts), num_waypoints, len(self._choices)), -1)
+            forced = torch.full((len(prompts), num_waypoints, len(self._choices)), -1, device=self.device)
         to = self.device
-        return _Prefix(seen, rows.to(to), lengths.to(to), forced.to(to), None if bias is None else bias.to(to))
+        own_bias = None if bias is None else send(bias, to)
+        return _Prefix(seen, send(rows, to), send(lengths, to), send(forced, to), own_bias)
 
     def _waypoint(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor
 from wpray.models.batch_parts import BatchShape
 from wpray.models.plan_slots import PlanSlots
 from wpray.models.spans import Span
-from wpray.models.staging import fetch_later
+from wpray.models.staging import fetch_later, rows_of
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.batch_shapes import BatchShapes
 from wpray.policies.waypoint_vla.preparation import ReadyPlan
@@ -78,7 +78,7 @@ class PlansUnderWay:
         sizes = [self._vlm.prompt_size(len(request.prompt)) for request in requests]
         for size in sorted(set(sizes)):
             numbers = [number for number, own in enumerate(sizes) if own == size]
-            plans = self._start(size, images[numbers], [requests[number] for number in numbers])
+            plans = self._start(size, rows_of(images, numbers), [requests[number] for number in numbers])
             for number, plan in zip(numbers, plans, strict=True):
                 started[number] = plan
         return [plan for plan in started if plan is not None]
@@ -147,7 +147,7 @@ class PlansUnderWay:
         if not rows:
             return []
         finished = [group.by_row.pop(row) for row in rows]
-        values = fetch_later(group.plans.values[rows])  # a copy: others take the slots
+        values = fetch_later(rows_of(group.plans.values, rows))  # a copy: others take the slots
         for number, plan in enumerate(finished):
             plan.values = partial(_row, values, number)
         return finished

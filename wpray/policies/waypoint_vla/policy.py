@@ -26,7 +26,7 @@ from wpray.models.memory import gpu_memory
 from wpray.models.reference_noise import episode_seed, segment_noise
 from wpray.models.sampling import Sampling
 from wpray.models.spans import Span
-from wpray.models.staging import Staging, fetch, fetch_later
+from wpray.models.staging import Staging, fetch, fetch_later, rows_of
 from wpray.models.vlm import WaypointVLM
 from wpray.policies.base import Sources, StepwisePlans
 from wpray.policies.batch_shapes import BatchShapes, RequestKind, TraceOf, fixed_shapes
@@ -108,7 +108,7 @@ class Goals:
         chosen = list(rows)
         return Goals(
             [self.requests[row] for row in chosen],
-            self.seen[chosen],
+            rows_of(self.seen, chosen),
             self.starts[chosen],
             self.ends[chosen],
             self.durations[chosen],
@@ -244,7 +244,7 @@ class WaypointVlaPolicy:
         sizes = [self._vlm.prompt_size(len(prompt)) for prompt in prompts]
         for rows, shape in self._plan_shapes.cut(sizes):
             own_prompts, bias = [prompts[row] for row in rows], _stacked([ready[row].bias for row in rows])
-            output = self._vlm.plan(images[rows], own_prompts, self._num_waypoints, shape=shape, bias=bias)
+            output = self._vlm.plan(rows_of(images, rows), own_prompts, self._num_waypoints, shape=shape, bias=bias)
             values[rows] = fetch(output.values)
             for row, own in zip(rows, output.features, strict=True):
                 features[row] = own
@@ -281,7 +281,7 @@ class WaypointVlaPolicy:
         rows, width = list(first), self._expert.config.action_dim
         goals = Goals(
             [requests[row] for row in rows],
-            seen[rows],
+            rows_of(seen, rows),
             _rows([plans[row].start for row in rows], width),
             _rows([plans[row].waypoints[index] for row, index in first.items()], width),
             np.array([plans[row].durations[index] for row, index in first.items()], np.int64),
