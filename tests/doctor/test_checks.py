@@ -116,8 +116,8 @@ def test_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert many.status == "warn" and "9 are asked for; auto would be 4 on 4 cores" in many.message
     asking = Config(policy="openpi", policy_args={"url": "ws://a:1", "connections": 40}, num_parallel=9)
     assert only(policies.check_environments(asking)).status == "pass"
-    asking = asking.model_copy(update={"num_parallel": 12})
-    assert "auto would be 11 on 4 cores, because they wait" in only(policies.check_environments(asking)).message
+    asking = asking.model_copy(update={"num_parallel": 15})
+    assert "auto would be 14 on 4 cores, because they wait" in only(policies.check_environments(asking)).message
     assert not policies.check_environments(FAKE)
     assert not policies.check_environments(Config(policy="nop"))
 
