@@ -72,7 +72,7 @@ class Staging:
 
 def send(values: Tensor, device: torch.device) -> Tensor:
     """Return a tensor's values on the device, which copies them once it has done what it was given before."""
-    if device.type != "cuda" or values.is_cuda:
+    if device.type != "cuda" or values.is_cuda or values.numel() == 0:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
