@@ -86,13 +86,21 @@ class Run:
         for child in children:
             with suppress(psutil.Error):
                 child.kill()
-        return list(left)
+        return [actor for actor in left if not _has_ended(actor)]
 
     def _children(self) -> list[psutil.Process]:
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.Error:
             return []
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Return True also for a zombie: it has ended, and its adoptive parent may be slow to collect it."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def command(folder: Path | str, *options: str, policy: str = SLOW, suite: str = "fake") -> list[str]:
