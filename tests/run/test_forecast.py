@@ -202,11 +202,11 @@ def test_the_built_in_figures_foretell_every_measured_run(
 @pytest.mark.parametrize(
     ("what", "episodes", "envs", "measured"),
     [
+        ("pair, first run, an earlier version", 480, 44, 190),
         ("pair, first run", 240, 44, 160),
         ("pair", 240, 51, 227),
         ("pair", 240, 56, 222),
         ("pair", 240, 57, 202),
-        ("pair", 150, 44, 182),
         ("joint", 300, 44, 208),
         ("block planner", 300, 44, 234),
     ],
@@ -304,5 +304,5 @@ def test_the_plan_of_a_policy_on_a_gpu_says_what_other_numbers_would_bring(
 ) -> None:
     monkeypatch.setattr(Host, "here", lambda *_: H200)
     said = _plan(capsys, "--policy", "tests.gpu_policy", "--num_trials_per_task", "50", "--num_parallel", "44")
-    assert "whole run   about 2 min, 24 s of it until the policy answers" in said
+    assert "whole run   about 2 min, 29 s of it until the policy answers" in said
     assert "Balance: 22 env actors would bring " in said and "; 2 policy actors " in said

@@ -56,7 +56,7 @@ _PLANS, _SEGMENTS = 2.9, 16.8
 _CHUNK_STEPS = 5  # executed of a chunk, where the policy does not say
 # In a run whose environments draw on the same GPU, calls take so many times as long as alone.
 _PLAN_SLOWER, _SEGMENT_SLOWER = 1.7, 1.26
-_LOAD_S = 24.0  # in a run, of 13 GB of weights: the first time on a machine about 30 s, later 15
+_LOAD_S = 29.0  # in a run, of 13 GB of weights and the start of the first episodes beside it
 
 
 def speeds_for(config: Config, spec: PolicySpec, host: Host, folder: Path) -> Speeds:
