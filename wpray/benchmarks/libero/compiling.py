@@ -30,8 +30,8 @@ def one_at_a_time(what: str) -> Iterator[None]:
 def first_one_alone(what: str) -> Iterator[None]:
     """Hold this user's lock for compiling `what` alone if it is free, else share it once its first holder is done.
 
-    It suits code that is read from a cache in no time: forty environments, each of which waited until another had read
-    it, would start a quarter of a second after one another.
+    It suits code that is read from a cache in a moment, because forty environments that start together would otherwise
+    read it one after another.
     """
     with _opened(what) as file:
         if file is not None and not _took(file, fcntl.LOCK_EX):
