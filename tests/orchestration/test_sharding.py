@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.orchestration.shared_trials import keep_a_trial_for_each
 from wpray.benchmarks.factory import list_tasks, make_environment
+from wpray.cli.configuration import read_config
 from wpray.config import Config
 from wpray.orchestration.scheduler import Assignment, Scheduler
 from wpray.policies.base import PolicyClient
@@ -28,6 +30,7 @@ from wpray.results.merge import merge
 from wpray.results.schema import DECISION_SCHEMA, OUTCOME_COLUMNS
 from wpray.results.writer import RunFolder
 from wpray.rollout import RolloutSettings, run_trial
+from wpray.run.evaluation import evaluate
 from wpray.trials import make_trials, remaining
 from wpray.types import Failure, Trial
 
@@ -146,22 +149,27 @@ def test_any_two_shardings_give_identical_tables_and_trajectories(policy_name: s
 
 
 @pytest.mark.ray
-def test_one_and_three_env_actors_give_identical_tables_and_trajectories(tmp_path: Path) -> None:
-    one, three = (_launch(tmp_path / str(count), count) for count in (1, 3))
-    for process in (one, three):
-        output, _ = process.communicate(timeout=180)
-        assert process.returncode == 0, output
+def test_one_and_three_env_actors_give_identical_tables_and_trajectories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = subprocess.Popen(  # at the same time: a run must not be affected by another on the same machine
+        [sys.executable, "-m", "wpray.launch", *_arguments(tmp_path / "1", 1)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    keep_a_trial_for_each(monkeypatch, 3)
+    assert evaluate(read_config(_arguments(tmp_path / "3", 3))) == 0
+    output, _ = one.communicate(timeout=180)
+    assert one.returncode == 0, output
     results = Results.read(tmp_path / "1")
     results.assert_equal(Results.read(tmp_path / "3"))
     assert len(results.trajectories) == len(results.episodes) == 20
     workers = pq.read_table(tmp_path / "3" / "episodes.parquet", columns=["worker"])["worker"].unique()
-    assert len(workers) > 1
+    assert set(workers.to_pylist()) == {"env-0", "env-1", "env-2"}
 
 
-def _launch(folder: Path, num_env_actors: int) -> subprocess.Popen[str]:
-    """Run at the same time: a run must not be affected by another on the same machine."""
+def _arguments(folder: Path, num_env_actors: int) -> list[str]:
     argv = ["--task_suite", "fake", "--policy", "random", "--num_trials_per_task", "2", "--output_dir", str(folder)]
-    argv += ["--video.mode", "none"]
-    command = [sys.executable, "-m", "wpray.launch", *argv, "--ray.num_env_actors", str(num_env_actors)]
-    environ = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
+    return [*argv, "--video.mode", "none", "--ray.num_env_actors", str(num_env_actors)]

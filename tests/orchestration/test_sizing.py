@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from tests.faults.policies import slow
+from tests.orchestration.shared_trials import keep_a_trial_for_each
 from tests.results.recorded import read_json
 from wpray.benchmarks.fake.environment import FakeEnvironment, fake_tasks
 from wpray.cli.configuration import read_config
@@ -334,6 +335,7 @@ def test_a_run_with_a_slow_policy_gets_more_environments_and_the_same_outcomes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wpray.policies.environments.cores", lambda: 1)
+    keep_a_trial_for_each(monkeypatch, 2)
     config = read_config([*RUN, "--output_dir", str(tmp_path)])
     assert evaluate(config) == 0
     found = load(tmp_path).episodes
