@@ -13,6 +13,7 @@ BENCHMARKS = {
     "scale": "growth of a run over env actors and GPUs, and what limits it",
     "draw": "frames a second of a drawer on this machine, from recorded models and poses",
     "steps": "control steps in many processes at once, against MuJoCo's own part of them",
+    "solver": "control steps with and without what the constraint solver does not compute again",
     "screenshot": "a picture of a report or a live page, for the README",
     "variants": "LIBERO-plus's variants in scenes that they share, against compiling each",
 }

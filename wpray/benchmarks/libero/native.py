@@ -22,10 +22,16 @@ def _routine(name: str, address: int | None, arguments: list[Any]) -> Any:
     return types.ExternalFunction(f"wpray_{name}", types.void(*arguments))
 
 
+def mujoco_address(name: str) -> int:
+    """Return the address of a function of MuJoCo's."""
+    address = ctypes.cast(getattr(_library, name), ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
 def _mujoco(name: str, *more: Any) -> Any:
     """Return MuJoCo's function, which takes the addresses of the model and of the data, then `more`."""
-    address = ctypes.cast(getattr(_library, name), ctypes.c_void_p).value
-    return _routine(name, address, [types.intp, types.intp, *more])
+    return _routine(name, mujoco_address(name), [types.intp, types.intp, *more])
 
 
 def _linalg(library: str, name: str, arguments: int) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from wpray.benchmarks.libero.opspace import same_bits
 from wpray.benchmarks.libero.osc_math import Arm, act, compiled_dot, run, sense
+from wpray.benchmarks.libero.solver import Constraints
 from wpray.types import FloatArray, IntArray
 
 _GRIPPER_SIGNS = np.array([-1.0, 1.0])
@@ -57,7 +58,7 @@ class OscController:
         if controller.interpolator_pos is not None or controller.interpolator_ori is not None or not fixed:
             raise RuntimeError("only robosuite's default OSC_POSE controller is reproduced")
         self._model, self._data = sim.model._model, sim.data._data  # kept alive while their addresses are in use
-        self._gripper = robot.gripper
+        self._gripper, self._constraints = robot.gripper, Constraints(self._data)
         site = sim.model.site_name2id(controller.eef_name)
         parts = {**self._buffers(), **self._seen(site), **self._driven(robot, sim)}
         self._arm = Arm(model=self._model._address, data=self._data._address, site=site, **parts)
@@ -126,7 +127,8 @@ class OscController:
     def run(self, count: int) -> None:
         """Run `count` more substeps."""
         if _same_dot(self._model.nv):
-            run(self._arm, count, same_bits())
+            with self._constraints.solving() as jacobian:
+                run(self._arm, count, same_bits(), jacobian)
             return
         for _ in range(count):
             self._sense(again=True)

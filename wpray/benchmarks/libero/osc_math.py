@@ -1,7 +1,8 @@
 """The substeps, compiled: MuJoCo's calls, and between them robosuite's operations in robosuite's order.
 
 It runs without the interpreter's lock, as MuJoCo's bindings do, so that an actor answers meanwhile. numba's cache
-notices a change of this file, but not of opspace.py, whose functions are compiled into these: touch this file then.
+notices a change of this file, but not of opspace.py and solver.py, whose functions are compiled into these: touch this
+file then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from wpray.benchmarks.libero.imports import load
 from wpray.benchmarks.libero.native import mj_forward_skip, mj_fwd_constraint, mj_jac_site, mj_step1, mj_step2
 from wpray.benchmarks.libero.opspace import opspace_matrices
+from wpray.benchmarks.libero.solver import begin, end
 from wpray.types import FloatArray, IntArray
 
 _control = load("robosuite.utils.control_utils")
@@ -61,19 +63,30 @@ class Arm(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def run(arm: Arm, count: int, split: bool) -> None:
-    """Run `count` substeps, not a control step's first one; `split`: see opspace.py."""
+def run(arm: Arm, count: int, split: bool, jacobian: int) -> None:
+    """Run `count` substeps, not a control step's first one; `split`: see opspace.py, `jacobian`: see solver.py."""
     for _ in range(count):
-        sense(arm, True)
+        mj_step1(arm.model, arm.data)
+        if jacobian:
+            begin(jacobian)
+        _sense(arm, True)
         compiled_dot(arm.site_jac_pos, arm.qvel, arm.vel_pos)
         compiled_dot(arm.site_jac_ori, arm.qvel, arm.vel_ori)
         act(arm, True, split)
+        if jacobian:
+            end()
 
 
 @numba.njit(cache=True, nogil=True)
 def sense(arm: Arm, again: bool) -> None:
     """Compute a substep up to the site's velocity: stock's first `forward`, and if `again` the solver of its second."""
     mj_step1(arm.model, arm.data)
+    _sense(arm, again)
+
+
+@numba.njit(cache=True)
+def _sense(arm: Arm, again: bool) -> None:
+    """Compute what follows a substep's constraints."""
     mj_forward_skip(arm.model, arm.data, _AFTER_VELOCITY, 1)
     if again:
         mj_fwd_constraint(arm.model, arm.data)

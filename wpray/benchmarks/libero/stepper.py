@@ -3,6 +3,7 @@
 Stock runs `forward` before the controller, again inside it, and then `step`, 25 times a control step. On MuJoCo 3.3.2
 each `forward` changes the solver's warm start, so its solver passes must stay. The other stages would compute the same
 numbers again: the first `forward` is `mj_step1` and what follows the velocity stage, the second is the solver alone.
+What the passes themselves would compute again is answered from memory (solver.py).
 """
 
 from __future__ import annotations
