@@ -184,9 +184,11 @@ def test_bad_input_is_one_line_here_too(capsys: pytest.CaptureFixture[str]) -> N
         ("pair, an earlier version", PLENTY, VLA, (44, 1, 64), 360),
         ("pair, an earlier version", PLENTY, VLA, (88, 2, 64), 693),
         ("pair, an earlier version", PLENTY, VLA, (88, 2, 64), 709),
-        ("tiny", H200, TINY, (28, 1, 16), 369),
-        ("tiny", H200, TINY, (44, 1, 16), 376),
-        ("tiny", H200, TINY, (88, 2, 32), 1.55 * 376),
+        ("pair, on a slower machine", H200, VLA, (56, 1, 16), 340),
+        ("pair, on a slower machine", H200, VLA, (56, 1, 16), 352),
+        ("tiny", H200, TINY, (28, 1, 16), 549),
+        ("tiny, beside another such run on the host", H200, TINY, (28, 1, 16), 453),
+        ("tiny", H200, TINY, (56, 2, 32), 899),
     ],
 )
 def test_the_built_in_figures_foretell_every_measured_run(
@@ -304,5 +306,5 @@ def test_the_plan_of_a_policy_on_a_gpu_says_what_other_numbers_would_bring(
 ) -> None:
     monkeypatch.setattr(Host, "here", lambda *_: H200)
     said = _plan(capsys, "--policy", "tests.gpu_policy", "--num_trials_per_task", "50", "--num_parallel", "44")
-    assert "whole run   about 2 min, 29 s of it until the policy answers" in said
+    assert "whole run   about 2 min, 30 s of it until the policy answers" in said
     assert "Balance: 22 env actors would bring " in said and "; 2 policy actors " in said

@@ -23,11 +23,11 @@ from wpray.run.forecast import Requests, RunLayout, Speeds, forecast
 
 _RUNS = Path("runs")
 _STEPS, _OBSERVATIONS = 290, 17  # of an episode of libero_object that takes all its steps
-# An env actor's core: steps of 5.5 ms, observations that a GPU renders in 5 ms, a reset of 50 ms. OSMesa takes 0.1 s
-# for each of an observation's two frames. Beside 15 others, a step takes 1.4 times as long as alone.
-_ENV_S = _STEPS * 0.0055 + _OBSERVATIONS * 0.005 + 0.05
+# An env actor's core: steps of 4.7 ms, observations that a GPU renders in 5 ms, a reset of 50 ms. OSMesa takes 0.1 s
+# for each of an observation's two frames. Beside 15 others, a step takes 1.3 times as long as alone.
+_ENV_S = _STEPS * 0.0047 + _OBSERVATIONS * 0.005 + 0.05
 _OSMESA_S = _OBSERVATIONS * 2 * 0.1
-_CROWDING = 0.4 / 15
+_CROWDING = 0.3 / 15
 # A server's policy: 58 requests, each after 5 of the steps above. The time of one is a guess, which `doctor` replaces.
 _REQUESTS, _REQUEST_S = 58, 0.1
 _GUESSED = (
@@ -56,7 +56,7 @@ _PLANS, _SEGMENTS = 2.9, 16.8
 _CHUNK_STEPS = 5  # executed of a chunk, where the policy does not say
 # In a run whose environments draw on the same GPU, calls take so many times as long as alone.
 _PLAN_SLOWER, _SEGMENT_SLOWER = 1.7, 1.26
-_LOAD_S = 29.0  # in a run, of 13 GB of weights and the start of the first episodes beside it
+_LOAD_S = 29.5  # in a run, of 13 GB of weights and the start of the first episodes beside it
 
 
 def speeds_for(config: Config, spec: PolicySpec, host: Host, folder: Path) -> Speeds:
