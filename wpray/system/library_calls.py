@@ -69,8 +69,8 @@ class LibraryCalls:
         for kind, place, size in self._segments():
             if kind == _TABLE:
                 entries = dict(struct.iter_unpack("<qQ", ctypes.string_at(place, size - size % 16)))
-            elif kind == _RELRO:
-                self._fixed.append(range(place, place + size))
+            elif kind == _RELRO:  # the C library leaves a last page as it is that is not all of this kind
+                self._fixed.append(range(place, place + size - (place + size) % mmap.PAGESIZE))
         if not entries.keys() >= {_STRINGS, _SYMBOLS, _SIZE, _CALLS}:
             raise OSError("the library calls its functions directly")
         strings, symbols, calls = (self._absolute(entries[kind]) for kind in (_STRINGS, _SYMBOLS, _CALLS))
