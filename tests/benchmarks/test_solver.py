@@ -158,6 +158,32 @@ def test_an_episode_has_the_bits_that_it_has_without(
     assert [state.tobytes() for state in ours] == [state.tobytes() for state in usual]
 
 
+def test_a_changed_jacobian_ends_the_solving(environment: LiberoEnvironment) -> None:
+    scene = environment._loaded()
+    with solver.Constraints(scene.data).solving() as field:
+        solver.begin(field)
+        assert _WORDS[solver._THREAD] != 0
+        mujoco.mj_forward(scene.model, scene.data)
+        assert _WORDS[solver._THREAD] == 0
+
+
+def test_a_simulation_that_mujoco_resets_has_the_bits_that_it_has_without(
+    environment: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for usable in (solver.usable, lambda: False):
+        monkeypatch.setattr(solver, "usable", usable)
+        environment.reset(Trial(tasks.list_tasks("libero_spatial")[5], 0, 0))
+        environment.step(np.zeros(7))
+        data = environment._loaded().data
+        data.qfrc_applied[0] = np.nan
+        environment._stepper._osc.run(3)
+        resets = data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number
+        found.append((resets, data.qpos.tobytes(), data.qvel.tobytes(), data.qacc_warmstart.tobytes()))
+    assert found[0] == found[1]
+    assert found[0][0] == 1
+
+
 def test_a_thread_that_comes_second_solves_as_usual(environment: LiberoEnvironment) -> None:
     constraints = solver.Constraints(environment._loaded().data)
     with constraints.solving() as first, constraints.solving() as second:
