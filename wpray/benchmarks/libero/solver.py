@@ -31,16 +31,16 @@ from wpray.benchmarks.libero.native import mujoco_address
 from wpray.system.library_calls import LibraryCalls
 
 _VERSION = "3.3.2"  # in which mj_makeConstraint alone changes the Jacobian
-_ROWS, _COLUMNS = 1024, 60  # most constraints and degrees of freedom of what is kept
+_ROWS, _COLUMNS = 1000, 60  # most constraints and degrees of freedom of what is kept
 _KEPT = 16  # products of a substep; there are rarely more
 
 # Places in one block of memory: words, then arrays of float64.
 _THREAD, _JACOBIAN, _PRODUCTS, _TRANSPOSED, _SQUARED, _FACTORED, _RANK, _LEAST, _WORDS = range(9)
-_PRODUCT_OF = _WORDS  # (_KEPT, _COLUMNS) vectors
-_PRODUCT_IS = _PRODUCT_OF + _KEPT * _COLUMNS  # (_KEPT, _ROWS)
-_TRANSPOSED_OF = _PRODUCT_IS + _KEPT * _ROWS  # (_KEPT, _ROWS)
-_TRANSPOSED_IS = _TRANSPOSED_OF + _KEPT * _ROWS  # (_KEPT, _COLUMNS)
-_SQUARED_OF = _TRANSPOSED_IS + _KEPT * _COLUMNS  # (_ROWS,) diagonal
+_PRODUCT_OF = _WORDS  # (_KEPT, _ROWS) vectors, of which only the first columns are used
+_PRODUCT_IS = _PRODUCT_OF + _KEPT * _ROWS  # (_KEPT, _ROWS) their products
+_TRANSPOSED_OF = _PRODUCT_IS + _KEPT * _ROWS  # and the same of the transposed matrix
+_TRANSPOSED_IS = _TRANSPOSED_OF + _KEPT * _ROWS
+_SQUARED_OF = _TRANSPOSED_IS + _KEPT * _ROWS  # (_ROWS,) diagonal
 _SQUARED_IS = _SQUARED_OF + _ROWS  # (_COLUMNS, _COLUMNS), as the next two
 _FACTOR_OF = _SQUARED_IS + _COLUMNS * _COLUMNS
 _FACTOR_IS = _FACTOR_OF + _COLUMNS * _COLUMNS
@@ -146,50 +146,47 @@ def _copy(source: int, target: int, size: int) -> None:
 
 
 @_compiled()
-def _found(vector: int, size: int, kept: int, width: int, count: int) -> int:
-    """Return the number of a vector (size,) among those that are kept (count, width), -1 if it is not there."""
+def _answered(count: int, kept: int, vector: int, size: int, result: int, length: int) -> bool:
+    """Copy the result (length,) of a vector (size,) that is among `count` of those kept; return True if it is."""
     for number in range(count):
-        if _equal(vector, kept + 8 * number * width, size):
-            return number
-    return -1
+        place = kept + 8 * number * _ROWS
+        if _equal(vector, place, size):
+            _copy(place + 8 * _KEPT * _ROWS, result, length)
+            return True
+    return False
+
+
+@_compiled()
+def _keep(count: int, kept: int, vector: int, size: int, result: int, length: int) -> int:
+    """Keep a vector and its result beside `count` others, if there is room; return how many are kept now."""
+    if count == _KEPT:
+        return count
+    place = kept + 8 * count * _ROWS
+    _copy(vector, place, size)
+    _copy(result, place + 8 * _KEPT * _ROWS, length)
+    return count + 1
 
 
 def _product(result: int, matrix: int, vector: int, rows: int, columns: int) -> None:
     """Do what mju_mulMatVec does: result (rows,) is a matrix (rows, columns) times a vector (columns,)."""
     block = _block()
-    words = _integers(block, _WORDS)
+    words, kept = _integers(block, _WORDS), block + 8 * _PRODUCT_OF
     if not _is_jacobian(words, matrix, rows, columns):
         _own_product(result, matrix, vector, rows, columns)
-        return
-    vectors, answers, count = block + 8 * _PRODUCT_OF, block + 8 * _PRODUCT_IS, words[_PRODUCTS]
-    number = _found(vector, columns, vectors, _COLUMNS, count)
-    if number >= 0:
-        _copy(answers + 8 * number * _ROWS, result, rows)
-        return
-    _own_product(result, matrix, vector, rows, columns)
-    if count < _KEPT:
-        _copy(vector, vectors + 8 * count * _COLUMNS, columns)
-        _copy(result, answers + 8 * count * _ROWS, rows)
-        words[_PRODUCTS] = count + 1
+    elif not _answered(words[_PRODUCTS], kept, vector, columns, result, rows):
+        _own_product(result, matrix, vector, rows, columns)
+        words[_PRODUCTS] = _keep(words[_PRODUCTS], kept, vector, columns, result, rows)
 
 
 def _transposed(result: int, matrix: int, vector: int, rows: int, columns: int) -> None:
     """Do what mju_mulMatTVec does: result (columns,) is a transposed matrix (rows, columns) times a vector (rows,)."""
     block = _block()
-    words = _integers(block, _WORDS)
+    words, kept = _integers(block, _WORDS), block + 8 * _TRANSPOSED_OF
     if not _is_jacobian(words, matrix, rows, columns):
         _own_transposed(result, matrix, vector, rows, columns)
-        return
-    vectors, answers, count = block + 8 * _TRANSPOSED_OF, block + 8 * _TRANSPOSED_IS, words[_TRANSPOSED]
-    number = _found(vector, rows, vectors, _ROWS, count)
-    if number >= 0:
-        _copy(answers + 8 * number * _COLUMNS, result, columns)
-        return
-    _own_transposed(result, matrix, vector, rows, columns)
-    if count < _KEPT:
-        _copy(vector, vectors + 8 * count * _ROWS, rows)
-        _copy(result, answers + 8 * count * _COLUMNS, columns)
-        words[_TRANSPOSED] = count + 1
+    elif not _answered(words[_TRANSPOSED], kept, vector, rows, result, columns):
+        _own_transposed(result, matrix, vector, rows, columns)
+        words[_TRANSPOSED] = _keep(words[_TRANSPOSED], kept, vector, rows, result, columns)
 
 
 def _squared(result: int, matrix: int, diagonal: int, rows: int, columns: int) -> None:
