@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -178,8 +179,9 @@ def test_a_changed_jacobian_ends_the_solving(environment: LiberoEnvironment) -> 
 
 
 def test_a_simulation_that_mujoco_resets_has_the_bits_that_it_has_without(
-    environment: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
+    environment: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its warning
     found = []
     for usable in (solver.usable, lambda: False):
         monkeypatch.setattr(solver, "usable", usable)
