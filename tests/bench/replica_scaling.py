@@ -23,7 +23,7 @@ class ReplicaRate:
     replicas: int
     env_actors: int
     episodes: int
-    per_min: float  # episodes per minute, over the middle half of the run's requests
+    per_min: float  # episodes' worth of computing per minute, over the middle half of the answers
     busy: float  # share of the time in which a replica computes
 
 
@@ -46,21 +46,25 @@ def measure(replicas: int, env_actors: int, episodes: int) -> ReplicaRate:
         command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         subprocess.run(command, check=True, capture_output=True, text=True, env=environ)
-        return _rate(Path(folder), replicas, env_actors)
+        return rate_of(Path(folder), replicas, env_actors)
 
 
-def _rate(folder: Path, replicas: int, env_actors: int) -> ReplicaRate:
-    """Return the rate by answered requests, because so few episodes end that their ends say little."""
+def rate_of(folder: Path, replicas: int, env_actors: int) -> ReplicaRate:
+    """Return the rate in `folder` by how many replicas compute between a quarter and three quarters of the answers.
+
+    Few episodes end in that time, and a plan takes as long as several segments, so neither are counted.
+    """
     keys = ["task_id", "trial"]
     episodes = pq.read_table(folder / "episodes.parquet", columns=[*keys, "started_at"])
     decisions = pq.read_table(folder / "decisions.parquet", columns=[*keys, "asked_s", "wait_s", "compute_s"])
     asked = decisions.filter(pc.greater(decisions["wait_s"], 0))  # a plan's first segment comes without a request
     started = {(row["task_id"], row["trial"]): row["started_at"].timestamp() for row in episodes.to_pylist()}
-    answered = sorted(
-        started[row["task_id"], row["trial"]] + row["asked_s"] + row["wait_s"] for row in asked.to_pylist()
+    answers = sorted(
+        (started[row["task_id"], row["trial"]] + row["asked_s"] + row["wait_s"], row["compute_s"])
+        for row in asked.to_pylist()
     )
-    first, last = len(answered) // 4, 3 * len(answered) // 4
-    requests_per_s = (last - first) / (answered[last] - answered[first])
-    per_s = requests_per_s * len(started) / len(answered)
-    busy = requests_per_s * pc.mean(asked["compute_s"]).as_py() / replicas
-    return ReplicaRate(replicas, env_actors, len(started), 60 * per_s, busy)
+    begin, end = answers[len(answers) // 4][0], answers[3 * len(answers) // 4][0]
+    spans = ((max(begin, answered - compute_s), min(end, answered)) for answered, compute_s in answers)
+    computing = sum(max(0.0, last - first) for first, last in spans) / (end - begin)  # replicas at a time
+    episode_s = pc.sum(asked["compute_s"]).as_py() / len(started)
+    return ReplicaRate(replicas, env_actors, len(started), 60 * computing / episode_s, computing / replicas)

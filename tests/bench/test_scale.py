@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.bench import disk, driver_load, merge_cost, replica_scaling, scale, scale_curves
@@ -132,6 +135,25 @@ def test_the_drivers_own_work_does_not_grow_with_env_actors_and_its_memory_hardl
     assert many.cpu_ms < 0.5, "of the millisecond that an episode may take, Ray needs most"
     assert many.cpu_ms < 3 * few.cpu_ms
     assert driver_load.measure(2000, 10_000, memory=True).kept_bytes < 1000
+
+
+def test_a_replica_that_always_computes_is_busy_all_the_time_whatever_it_is_asked_when(tmp_path: Path) -> None:
+    plan_s, segment_s = 0.3, 0.05
+    costs = [plan_s] * 8 + [segment_s] * 24 + [plan_s] * 8  # no plan ends in the middle half
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    episodes = {"task_id": [0, 0], "trial": [0, 1], "started_at": [start, start]}
+    decisions = {
+        "task_id": [0] * len(costs),
+        "trial": [index % 2 for index in range(len(costs))],
+        "asked_s": [sum(costs[:index]) for index in range(len(costs))],
+        "wait_s": costs,
+        "compute_s": costs,
+    }
+    for name, columns in {"episodes": episodes, "decisions": decisions}.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    rate = replica_scaling.rate_of(tmp_path, replicas=1, env_actors=2)
+    assert rate.busy == pytest.approx(1)
+    assert rate.per_min == pytest.approx(60 * 2 / sum(costs))
 
 
 @pytest.mark.ray
