@@ -22,7 +22,10 @@ pytestmark = pytest.mark.libero
 
 _ADDRESS, _WHOLE = ctypes.c_void_p, ctypes.c_int
 _PRODUCT = ctypes.CFUNCTYPE(None, _ADDRESS, _ADDRESS, _ADDRESS, _WHOLE, _WHOLE)
-_KINDS = {"mju_cholFactor": ctypes.CFUNCTYPE(_WHOLE, _ADDRESS, _WHOLE, ctypes.c_double)}
+_KINDS: dict[str, Any] = {
+    "mju_cholFactor": ctypes.CFUNCTYPE(_WHOLE, _ADDRESS, _WHOLE, ctypes.c_double),
+    "mju_cholSolve": ctypes.CFUNCTYPE(None, _ADDRESS, _ADDRESS, _ADDRESS, _WHOLE),
+}
 _WORDS = solver._memory.view(np.int64)[: solver._WORDS]
 
 
@@ -39,7 +42,7 @@ class Problem:
 
     def answers(self, ours: bool, seed: int = 0) -> list[bytes]:
         """Return answers to 60 calls in some order, most of which repeat another."""
-        names = ("mju_mulMatVec", "mju_mulMatTVec", "mju_sqrMatTD", "mju_cholFactor")
+        names = ("mju_mulMatVec", "mju_mulMatTVec", "mju_sqrMatTD", "mju_cholFactor", "mju_cholSolve")
         call = {name: _KINDS.get(name, _PRODUCT)(_address(name, ours)) for name in names}
         random, found = np.random.default_rng(seed), []
         for name, number in zip(random.choice(names, 60), random.integers(0, 20, 60) ** 2 // 20, strict=True):
@@ -52,6 +55,10 @@ class Problem:
         if name == "mju_cholFactor":
             rank = function(matrix.ctypes.data, columns, 1e-15 if number else 0.5)
             return matrix.tobytes() + bytes([rank])
+        if name == "mju_cholSolve":
+            factor, result = np.linalg.cholesky(matrix), self.motions[number].copy()
+            function(result.ctypes.data, factor.ctypes.data, result.ctypes.data, columns)
+            return result.tobytes()
         vector, size = (self.motions[number], rows) if name == "mju_mulMatVec" else (self.forces[number], columns)
         if name == "mju_sqrMatTD":
             vector, size = np.abs(self.forces[number % 3]), columns * columns
@@ -72,6 +79,15 @@ def problem() -> Iterator[Problem]:
     solver.end()
 
 
+@pytest.fixture(params=["without zeros", "dense"])
+def sums(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let new inputs be computed without the zeros, or by MuJoCo's own functions."""
+    _WORDS[solver._DENSE] = request.param == "dense"
+    yield
+    _WORDS[solver._DENSE] = False
+
+
+@pytest.mark.usefixtures("sums")
 @pytest.mark.parametrize("shape", [(90, 45), (1, 1), (3, 60), (1000, 4), (1001, 12), (80, 61)])
 def test_every_call_gives_mujocos_bits_whatever_came_before(shape: tuple[int, int]) -> None:
     for seed in range(5):
